@@ -1,0 +1,74 @@
+"""``convert_mnist_data``: turns IDX files into an LMDB, as the original's converter does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CaffeKDError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        convert(
+            Path(arguments.images), Path(arguments.labels), Path(arguments.out), arguments.overwrite
+        )
+    except CaffeKDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def convert(images_path: Path, labels_path: Path, out: Path, overwrite: bool = False) -> None:
+    """Write the records of two IDX files as an LMDB: key ``%08d``, Datum of one channel.
+
+    Raises:
+        DataError: a file is missing or damaged, the counts differ, or ``out`` exists.
+    """
+    from ..data.idx import read_pair
+    from ..data.lmdb import write_lmdb
+
+    if out.exists() and not overwrite:
+        raise DataError("exists already; give -overwrite to replace it", str(out))
+    images, labels = read_pair(images_path, labels_path)
+    print(f"A total of {len(images)} items.")
+    print(f"Rows: {images.shape[1]} Cols: {images.shape[2]}")
+    count = write_lmdb(out, _records(images, labels), overwrite)
+    print(f"Processed {count} files.")
+
+
+def _records(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
+    from ..proto import caffe_pb2
+
+    _, height, width = images.shape
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        datum = caffe_pb2.Datum(
+            channels=1, height=height, width=width, data=image.tobytes(), label=int(label)
+        )
+        yield b"%08d" % index, datum.SerializeToString()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="convert_mnist_data",
+        allow_abbrev=False,
+        description="Writes the records of two IDX files (plain or .gz) as an LMDB of Datum.",
+    )
+    parser.add_argument("images", metavar="IMAGES", help="e.g. train-images-idx3-ubyte")
+    parser.add_argument("labels", metavar="LABELS", help="e.g. train-labels-idx1-ubyte")
+    parser.add_argument("out", metavar="OUT", help="the folder of the database to be made")
+    parser.add_argument(
+        "-backend", "--backend", choices=["lmdb"], default="lmdb", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "-overwrite", "--overwrite", action="store_true", help="replace a database at OUT"
+    )
+    return parser

@@ -1,0 +1,70 @@
+"""``export_onnx``: writes a net and its weights as an ONNX model and checks it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import flag, guarded, parser
+
+if TYPE_CHECKING:
+    from ..export.pipeline import Exported
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    from ..export.pipeline import export_onnx
+
+    exported = export_onnx(
+        arguments.model,
+        arguments.weights,
+        arguments.output,
+        preprocess=arguments.preprocess,
+        images=arguments.data,
+    )
+    _print(exported, Path(arguments.output))
+    return 0
+
+
+def _print(exported: Exported, path: Path) -> None:
+    import onnx
+
+    graph = exported.model.graph
+    for what, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            tensor = value.type.tensor_type
+            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            extents = ", ".join(d.dim_param or str(d.dim_value or "?") for d in tensor.shape.dim)
+            print(f"{what}: {value.name} {kind} [{extents}]")
+    for blob in exported.mirrored:
+        print(f"note: '{blob}' is not mirrored at random, as the net's data layer does")
+    report = exported.report
+    print(f"{path}: {path.stat().st_size:,} bytes, {len(graph.node)} nodes")
+    print(
+        f"ONNX Runtime and the net agree on {report.records} records: greatest difference "
+        f"{report.difference:.2e}, greatest value {report.value:.4g}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    result = parser(
+        "export_onnx",
+        "Writes a net as an ONNX model: what leads to its predictions in phase TEST, without data, "
+        "labels, losses and teacher. The model is checked in ONNX Runtime before the file appears; "
+        "a difference above 1e-4 * max(1, greatest value) is an error.",
+    )
+    flag(result, "model", required=True, metavar="NET", help="the net's prototxt")
+    flag(result, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    flag(result, "output", required=True, metavar="FILE", help="the .onnx file to write")
+    flag(
+        result,
+        "preprocess",
+        action="store_true",
+        help="the model takes uint8 pixels (N, C, H, W) and holds the data layer's mean and scale",
+    )
+    flag(result, "data", metavar="IDX", help="an IDX file of images to check on, too")
+    return result

@@ -1,0 +1,63 @@
+"""``plot_training_log``: draws the logs of one or more trainings into a picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import CaffeKDError, DataError, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _plot([Path(log) for log in arguments.logs], Path(arguments.output), arguments.title)
+    except CaffeKDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    print(arguments.output)
+    return 0
+
+
+def _plot(paths: Sequence[Path], output: Path, title: str) -> None:
+    from ..log_parser import parse_log
+    from ..plot import plot
+
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"-output: the picture is a PNG. Received: {output}")
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise DataError(f"no such file: {', '.join(missing)}. Looked from {Path.cwd()}")
+    logs = {label: parse_log(path) for label, path in _labels(paths).items()}
+    plot(logs, output, title)
+
+
+def _labels(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name each log by its file; where files of several folders share a name, by its path."""
+    paths = list(dict.fromkeys(paths))
+    names = {path: path.stem if path.suffix in (".log", ".txt") else path.name for path in paths}
+    times = Counter(names.values())
+    return {name if times[name] == 1 else str(path): path for path, name in names.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="plot_training_log",
+        allow_abbrev=False,
+        description="Draws training loss, test accuracy and learning rate over the iterations, "
+        "from the logs of caffe_kd or of the original Caffe; several logs over one another.",
+    )
+    parser.add_argument("logs", nargs="+", metavar="LOG", help="a training log")
+    parser.add_argument(
+        "-output",
+        "--output",
+        default="training.png",
+        metavar="PNG",
+        help="the picture to write (default: %(default)s)",
+    )
+    parser.add_argument("-title", "--title", default="", help="a heading for the picture")
+    return parser

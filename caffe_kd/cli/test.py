@@ -1,0 +1,75 @@
+"""``test``: scores a net's weights on its test data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from . import common
+
+if TYPE_CHECKING:
+    from ..log import Log
+    from ..net import Net
+
+DESCRIPTION = """Runs batches of test data through a net and reports the mean of its outputs."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("test", DESCRIPTION)
+    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
+    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
+    common.flag(parser, "iterations", type=int, default=50, help="batches (default: 50)")
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
+    common.flag(parser, "level", type=int, default=0, help="the net's level (default: 0)")
+    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    arguments = parser.parse_args(argv)
+    if not arguments.model:
+        raise UsageError("Need a model definition to score: -model NET.prototxt")
+    if not arguments.weights:
+        raise UsageError("Need model weights to score: -weights FILE.caffemodel")
+    if arguments.iterations < 1:
+        raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
+    from ..log import Log
+    from ..net import load_net
+
+    device, told = common.choose_device(arguments.gpu, None)
+    with Log() as log:
+        log.info(told)
+        stages = common.comma_list(arguments.stage)
+        net = load_net(arguments.model, level=arguments.level, stages=stages)
+        for path in common.comma_list(arguments.weights):
+            for name in net.load_weights(path):
+                log.info(f"Ignoring source layer {name}")
+        net.place(device, channels_last=False)
+        log.info(f"Running for {arguments.iterations} iterations.")
+        score(net, arguments.iterations, log)
+    return 0
+
+
+def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:
+    """Run batches through a net and log its outputs and their means, which are returned."""
+    import torch
+
+    sums: dict[str, list[float]] = {}
+    loss = 0.0
+    with torch.no_grad():
+        for index in range(iterations):
+            objective = net()
+            loss += float(objective) if objective is not None else 0.0
+            for name in net.outputs:
+                values = net.blobs[name].flatten().tolist()
+                for value in values:
+                    log.info(f"Batch {index}, {name} = {value:g}")
+                before = sums.get(name, [0.0] * len(values))
+                sums[name] = [a + b for a, b in zip(before, values, strict=True)]
+    log.info(f"Loss: {loss / iterations:g}")
+    means = {name: [value / iterations for value in values] for name, values in sums.items()}
+    for name, values in means.items():
+        weight = net.loss_weights.get(name, 0.0)
+        for value in values:
+            note = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
+            log.info(f"{name} = {value:g}{note}")
+    return means

@@ -1,0 +1,180 @@
+"""``train``: runs a solver; with a teacher in it, distils."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CaffeKDError, UsageError
+from . import common
+
+if TYPE_CHECKING:
+    from ..export.pipeline import Exported
+    from ..solver.plan import Plan
+    from ..solver.solver import Solver
+
+DESCRIPTION = """Trains the net of a solver prototxt. If the solver names a teacher and a
+distiller_net, the student is trained with what the teacher knows. Flags may be written -name value
+or --name=value."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    if not arguments.solver:
+        raise UsageError("Need a solver definition to train: -solver SOLVER.prototxt")
+    if arguments.snapshot and arguments.weights:
+        raise UsageError("Give a snapshot to resume training or weights to finetune but not both.")
+    from ..solver.plan import Overrides, read_plan
+
+    load_layer_modules(arguments.layers)
+    plan = read_plan(
+        arguments.solver,
+        Overrides(
+            weights=[arguments.weights] if arguments.weights else [],
+            teacher_weights=arguments.teacher_weights,
+            temperature=arguments.temperature,
+            alpha=arguments.alpha,
+            max_iter=arguments.max_iter,
+            level=arguments.level,
+            stages=common.comma_list(arguments.stage),
+        ),
+    )
+    if arguments.print_net:
+        print_net(plan)
+        return 0
+    if arguments.output:
+        into_folder(plan, Path(arguments.output))
+    solver = train(plan, arguments.gpu, arguments.snapshot, arguments.progress)
+    if solver.stopped:
+        return 0
+    if arguments.export_onnx:
+        export(plan, solver, Path(arguments.export_onnx))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("train_kd", DESCRIPTION)
+    caffe = parser.add_argument_group("as in Caffe")
+    common.flag(caffe, "solver", metavar="FILE", help="the solver's prototxt")
+    common.flag(
+        caffe,
+        "weights",
+        metavar="FILES",
+        help="caffemodels to start from, separated by commas; they go to the teacher where it "
+        "names none, else to the student",
+    )
+    common.flag(caffe, "snapshot", metavar="FILE", help="a .solverstate to resume from")
+    common.flag(caffe, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
+    common.flag(caffe, "level", type=int, default=0, help="the net's level (default: 0)")
+    common.flag(caffe, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    own = parser.add_argument_group("distillation and results")
+    common.flag(own, "teacher_weights", metavar="FILE", help="weights of the teacher")
+    common.flag(own, "temperature", type=float, help="temperature of every DistillingLoss")
+    common.flag(own, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
+    common.flag(own, "max_iter", type=int, help="train to this iteration")
+    common.flag(own, "output", metavar="FOLDER", help="put snapshots and the log there")
+    common.flag(
+        own, "export_onnx", metavar="FILE", help="after training, write the student as ONNX"
+    )
+    common.flag(
+        own,
+        "print_net",
+        action="store_true",
+        help="print the composed net that would be trained, and stop",
+    )
+    common.flag(
+        own, "layers", metavar="FILE", help="a Python file that registers layer types of your own"
+    )
+    own.add_argument(
+        "-no_progress", "--no_progress", dest="progress", action="store_const", const=False,
+        help="no progress line, even on a terminal",
+    )  # fmt: skip
+    return parser
+
+
+def load_layer_modules(path: str | None) -> None:
+    """Run a user's Python file, which registers layer types.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if path is None:
+        return
+    import runpy
+
+    if not Path(path).is_file():
+        raise UsageError(f"-layers {path}: no such file")
+    runpy.run_path(path)
+
+
+def print_net(plan: Plan) -> None:
+    """Print the composed net as prototxt."""
+    from ..proto import text
+
+    print(text.to_text(plan.composed), end="")
+
+
+def into_folder(plan: Plan, folder: Path) -> None:
+    """Move the solver's snapshots (and with them the log) into a folder."""
+    plan.solver.snapshot_prefix = str(folder / Path(plan.solver.snapshot_prefix).name)
+
+
+def log_path(plan: Plan) -> Path:
+    """Return where the run's log goes: beside its snapshots, with the time of its start."""
+    return Path(f"{plan.solver.snapshot_prefix}_{time.strftime('%Y%m%d-%H%M%S')}.log")
+
+
+def train(
+    plan: Plan,
+    gpu: str | None = None,
+    snapshot: str | None = None,
+    progress: bool | None = None,
+    log: Path | None = None,
+) -> Solver:
+    """Train as planned, with a log on stderr and in a file; Ctrl-C snapshots and stops."""
+    from ..log import Log
+    from ..proto import caffe_pb2 as pb
+    from ..solver.signals import SignalActions
+    from ..solver.solver import Solver
+
+    wants_gpu = None
+    if plan.solver.HasField("solver_mode"):
+        wants_gpu = plan.solver.solver_mode == pb.SolverParameter.GPU
+    device, told = common.choose_device(gpu, wants_gpu)
+    path = log or log_path(plan)
+    with Log(path, progress=progress) as lines, SignalActions() as signals:
+        lines.info(f"Log file: {path}")
+        lines.info(told)
+        try:
+            solver = Solver(plan, lines, device, signals)
+            lines.info("Starting Optimization")
+            solver.solve(snapshot)
+        except CaffeKDError as error:
+            lines.error(str(error))
+            error.told = True
+            raise
+        if not solver.stopped:
+            lines.info("Optimization Done.")
+        elif solver.snapshots is not None:
+            lines.info(f"To go on: -snapshot {solver.snapshots[1]}")
+    return solver
+
+
+def export(plan: Plan, solver: Solver, path: Path) -> Exported:
+    """Write the trained student as ONNX, and beside it the ``deploy.prototxt`` of its caffemodel."""
+    from ..export.pipeline import export_net
+    from ..proto import text
+
+    weights, _ = solver.snapshots or solver.snapshot()
+    exported = export_net(plan.student, plan.train.file, weights, path)
+    deploy = path.with_name("deploy.prototxt")
+    text.write(deploy, exported.net.param)
+    print(
+        f"{path}: agrees with the net within {exported.report.difference:.1e}; {deploy}: for {weights}"
+    )
+    return exported

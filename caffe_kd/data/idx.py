@@ -1,0 +1,197 @@
+"""The IDX format of the original MNIST files, plain or gzip-compressed.
+
+An IDX file is a big-endian header, then the values: two zero bytes, a type code (8: unsigned
+bytes), the number of dimensions, and each dimension as four bytes. The magic number of an images
+file is therefore 0x00000803, that of a labels file 0x00000801.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from ..errors import DataError
+from ..files import write_atomically
+from .source import FolderLookup, MemoryRecords
+
+IMAGES, LABELS = 0x00000803, 0x00000801
+_KINDS = {IMAGES: "images", LABELS: "labels"}
+_LIMIT_BYTES = 2 << 30  # far above any MNIST-like set, far below what would exhaust a machine
+_GZIP_MOST = 1032  # deflate cannot expand one byte to more
+_CHUNK = 1 << 20
+
+
+def open_idx(source: str, folder_lookup: FolderLookup) -> MemoryRecords:
+    """Read the images file ``source`` and the labels file that belongs to it.
+
+    The labels file has the images file's name with ``images-idx3`` replaced by ``labels-idx1``.
+    Each may be there with or without ``.gz``.
+
+    Raises:
+        DataError: a file is missing or damaged, or the files differ in their number of records.
+    """
+    images_path = _existing(source, folder_lookup)
+    labels_name, found = re.subn(r"images([-.])idx3", r"labels\1idx1", images_path.name)
+    if not found:
+        raise DataError(
+            "cannot tell the labels file from this name. "
+            f"Received: '{images_path.name}'. Expected: a name with 'images-idx3'.",
+            str(images_path),
+        )
+    labels_path = _existing(str(images_path.with_name(labels_name)), Path)
+    images, labels = read_pair(images_path, labels_path)
+    return MemoryRecords(images[:, None], labels, str(images_path))
+
+
+def _existing(source: str, folder_lookup: FolderLookup) -> Path:
+    """Return the path of ``source``, with or without ``.gz``, whichever exists."""
+    other = source[:-3] if source.endswith(".gz") else source + ".gz"
+    for candidate in (source, other):
+        if (path := folder_lookup(candidate)).is_file():
+            return path
+    raise DataError(
+        f"no such file, nor '{Path(other).name}'; get the digits with tools/get_mnist.py",
+        str(folder_lookup(source)),
+    )
+
+
+def read_pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [N, H, W] and labels uint8 [N] of two files that belong together.
+
+    Raises:
+        DataError: a file is missing or damaged, or the files differ in their number of records.
+    """
+    images, labels = read_idx(images_path, IMAGES), read_idx(labels_path, LABELS)
+    if len(images) != len(labels):
+        raise DataError(
+            f"images and labels differ in number. Received: {len(images)} images, "
+            f"{len(labels)} labels in {labels_path}. Expected: one label for each image.",
+            str(images_path),
+        )
+    return images, labels
+
+
+def read_idx(path: Path, magic: int) -> np.ndarray:
+    """Return the unsigned bytes of an IDX file: images [N, H, W] or labels [N].
+
+    Sizes are checked against the file before memory is taken.
+
+    Args:
+        path: a plain or gzip-compressed file; its first bytes tell which, not its name.
+        magic: ``IMAGES`` or ``LABELS``.
+
+    Raises:
+        DataError: the file is missing, truncated or damaged, or is another kind of file.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"\x1f\x8b":
+                file.seek(0)
+                return _read(file, path, magic, file_bytes=path.stat().st_size)
+            file.seek(0)
+            with gzip.open(file) as unpacked:
+                most = path.stat().st_size * _GZIP_MOST
+                return _read(cast(BinaryIO, unpacked), path, magic, file_bytes=None, most=most)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"the gzip file is truncated or damaged ({error}). Fetch it again, for MNIST with "
+            "tools/get_mnist.py",
+            str(path),
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", str(path)) from error
+
+
+def _read(
+    file: BinaryIO, path: Path, magic: int, file_bytes: int | None, most: int = _LIMIT_BYTES
+) -> np.ndarray:
+    """Read header and values; ``file_bytes`` is None where only an upper bound is known."""
+    shape = _read_header(file, path, magic)
+    expected = math.prod(shape)
+    header = 4 + 4 * len(shape)
+    if file_bytes is not None and file_bytes != header + expected:
+        raise _wrong_size(path, shape, file_bytes - header)
+    if expected > min(most, _LIMIT_BYTES):
+        raise DataError(
+            f"the header announces an absurd size. Received: {_product(shape)} bytes. Expected: "
+            f"at most {min(most, _LIMIT_BYTES)} for a file of {path.stat().st_size} bytes.",
+            str(path),
+        )
+    values = np.empty(expected, np.uint8)
+    filled = 0
+    while filled < expected:
+        chunk = file.read(min(_CHUNK, expected - filled))
+        if not chunk:
+            raise _wrong_size(path, shape, filled)
+        values[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        filled += len(chunk)
+    if file.read(1):  # also makes gzip compare its checksum
+        raise _wrong_size(path, shape, filled + 1, "or more ")
+    return values.reshape(shape)
+
+
+def _read_header(file: BinaryIO, path: Path, magic: int) -> tuple[int, ...]:
+    """Return the dimensions that the header announces."""
+    kind = _KINDS[magic]
+    dimensions = magic & 0xFF
+    start = file.read(4)
+    received = int.from_bytes(start, "big")
+    if len(start) == 4 and received != magic:
+        other = f", an IDX {_KINDS[received]} file" if received in _KINDS else ""
+        raise DataError(
+            f"wrong magic number. Received: 0x{received:08x}{other}. "
+            f"Expected: 0x{magic:08x}, an IDX {kind} file.",
+            str(path),
+        )
+    rest = file.read(4 * dimensions)
+    if len(start) + len(rest) < 4 + 4 * dimensions:
+        raise DataError(
+            f"the header is truncated. Received: {len(start) + len(rest)} bytes. "
+            f"Expected: {4 + 4 * dimensions} bytes of header in an IDX {kind} file.",
+            str(path),
+        )
+    shape = struct.unpack(f">{dimensions}I", rest)
+    if not math.prod(shape):
+        raise DataError(
+            f"the file holds no {kind}. Received: {_product(shape)}. Expected: all at least 1.",
+            str(path),
+        )
+    return shape
+
+
+def _wrong_size(path: Path, shape: tuple[int, ...], received: int, more: str = "") -> DataError:
+    state = "longer than its header says" if received > math.prod(shape) else "truncated"
+    return DataError(
+        f"the file is {state}. Received: {received} {more}bytes after the header. "
+        f"Expected: {_product(shape)}.",
+        str(path),
+    )
+
+
+def _product(shape: tuple[int, ...]) -> str:
+    """Return ``60000 x 28 x 28 = 47040000``."""
+    factors = " x ".join(map(str, shape))
+    return f"{factors} = {math.prod(shape)}" if len(shape) > 1 else factors
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """Write images uint8 [N, H, W] or labels uint8 [N] as a plain IDX file, atomically.
+
+    Raises:
+        DataError: the values are of another type.
+        CaffeKDError: the file cannot be written.
+    """
+    if values.dtype != np.uint8 or values.ndim not in (1, 3):
+        raise DataError(
+            f"IDX takes uint8 [N] or [N, H, W]. Received: {values.dtype} {values.shape}.",
+            str(path),
+        )
+    header = struct.pack(f">I{values.ndim}I", 0x800 | values.ndim, *values.shape)
+    write_atomically(path, [header, values.tobytes()])

@@ -1,0 +1,279 @@
+"""LMDB databases of Datum records.
+
+Reading does not go through the lmdb library: it trusts every page of the file it maps, so that a
+truncated or damaged database ends the process with a bus error, and it refuses to open the same
+database twice, which a train and a test net may well do. The format is small and frozen; the walk
+below checks each offset before it is followed. Writing is the library's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import shutil
+import struct
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .datum import decode_datum, parse_datum
+from .source import RecordSource
+
+# The layout on disk (64-bit, little-endian), after the page header of 16 bytes:
+_PAGE = struct.Struct("<QHHHH")  # page number, unused, flags, end of node pointers, start of nodes
+_META = struct.Struct("<IIQQ48s48sQQ")  # magic, version, address, size, free, main, last page, txn
+_TREE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, branches, leaves, overflow, n, root
+_NODE = struct.Struct("<HHHH")  # size low, size high, flags, key size; in a branch a page number
+_MAGIC, _VERSION = 0xBEEFC0DE, 1
+_BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # page flags
+_BIG = 1  # node flag: the value lies on overflow pages
+_NO_ROOT = (1 << 64) - 1
+_COMMIT_EVERY = 1000  # records in a transaction, as in the original's tools
+_FIRST_MAP_BYTES = 16 << 20
+
+
+class LmdbRecords(RecordSource):
+    """The records of an LMDB, in the order of their keys.
+
+    Args:
+        path: the folder, or its ``data.mdb``.
+        force_color: encoded images become BGR (True) or grey (False); None leaves them as stored.
+
+    Raises:
+        DataError: there is no LMDB, or it is empty, truncated or damaged.
+    """
+
+    def __init__(self, path: Path, force_color: bool | None = None) -> None:
+        self.name = str(path)
+        self._force_color = force_color
+        self._file = _map(path)
+        self._places = _Tree(self._file, self.name).places()
+        self.encoded = bool(parse_datum(self._value(0), self._where(0)).encoded)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def key(self, index: int) -> bytes:
+        """Return the key of a record."""
+        at, size = self._places[index, :2]
+        return self._file[at : at + size]
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Return image [C, H, W] and label.
+
+        Raises:
+            DataError: the record is damaged; the message names its key.
+        """
+        where = self._where(index)
+        return decode_datum(parse_datum(self._value(index), where), where, self._force_color)
+
+    def _value(self, index: int) -> bytes:
+        at, size = self._places[index, 2:]
+        return self._file[at : at + size]
+
+    def _where(self, index: int) -> str:
+        return f"{self.name}: key '{self.key(index).decode(errors='replace')}'"
+
+
+def _map(path: Path) -> mmap.mmap:
+    """Return the database file as read-only memory."""
+    file = path / "data.mdb" if path.is_dir() else path
+    if not file.is_file():
+        is_level_db = (path / "CURRENT").is_file()
+        raise DataError(
+            ("this is a LevelDB, which is not supported: " if is_level_db else "")
+            + f"no LMDB at {path}; make it with tools/convert_mnist_data.py IMAGES LABELS "
+            f"{path} -backend lmdb",
+        )
+    try:
+        with file.open("rb") as opened:
+            if file.stat().st_size == 0:
+                raise DataError("the LMDB is truncated. Received: an empty file.", str(path))
+            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", str(path)) from error
+
+
+class _Tree:
+    """Walks the main tree of an LMDB file and believes nothing that it reads there."""
+
+    def __init__(self, file: mmap.mmap, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._page_bytes = 4096  # for the first header; each database states its own
+        metas = [self._meta(at=0)]
+        self._page_bytes = metas[0][2]
+        metas.append(self._meta(at=self._page_bytes))
+        _, self._entries, _, self._root = max(metas)  # the newest transaction counts
+
+    def places(self) -> np.ndarray:
+        """Return int64 [N, 4]: key position, key size, value position, value size, by key."""
+        if self._root == _NO_ROOT or not self._entries:
+            raise DataError("the LMDB holds no records", self._name)
+        found = array("q")
+        seen = set()
+        to_visit = [self._root]
+        while to_visit:
+            page = to_visit.pop()
+            if page in seen:
+                raise self._damaged(f"page {page} is reached twice")
+            seen.add(page)
+            flags, nodes = self._nodes(page)
+            if flags & _BRANCH:
+                to_visit.extend(reversed([self._child(node) for node in nodes]))
+            else:
+                for node in nodes:
+                    found.extend(self._record(node, page))
+        if len(found) != 4 * self._entries:
+            raise self._damaged(f"{len(found) // 4} records found, {self._entries} announced")
+        return np.frombuffer(found, np.int64).reshape(-1, 4)
+
+    def _meta(self, at: int) -> tuple[int, int, int, int]:
+        """Return transaction, entries, page size and root page of one of the two headers."""
+        if len(self._file) < at + _PAGE.size + _META.size:
+            raise self._damaged("the header is cut off")
+        magic, version, _, _, free, main, _, transaction = _META.unpack_from(
+            self._file, at + _PAGE.size
+        )
+        if magic != _MAGIC or version != _VERSION:
+            raise DataError(
+                "not an LMDB database of a 64-bit little-endian machine. "
+                f"Received: magic 0x{magic:08x}, version {version}. "
+                f"Expected: 0x{_MAGIC:08x}, version {_VERSION}.",
+                self._name,
+            )
+        page_bytes = _TREE.unpack(free)[0]
+        if page_bytes not in (1 << bits for bits in range(9, 16)):
+            raise self._damaged(f"a page size of {page_bytes} bytes")
+        *_, entries, root = _TREE.unpack(main)
+        return transaction, entries, page_bytes, root
+
+    def _page(self, page: int) -> tuple[int, int, int, int]:
+        """Return position, flags, end of pointers and start of nodes of a page."""
+        at = page * self._page_bytes
+        if page < 2 or at + self._page_bytes > len(self._file):
+            raise self._damaged(f"page {page} lies outside the file")
+        number, _, flags, lower, upper = _PAGE.unpack_from(self._file, at)
+        if number != page:
+            raise self._damaged(f"page {page} bears the number {number}")
+        return at, flags, lower, upper
+
+    def _nodes(self, page: int) -> tuple[int, Iterator[int]]:
+        """Return the flags of a tree page and the positions of its nodes."""
+        at, flags, lower, upper = self._page(page)
+        if flags & ~0x10 not in (_BRANCH, _LEAF):  # 0x10: a mark for pages in use while writing
+            raise self._damaged(f"page {page} has the unexpected flags 0x{flags:x}")
+        if not _PAGE.size <= lower <= upper <= self._page_bytes:
+            raise self._damaged(f"page {page} has impossible bounds")
+        offsets = struct.unpack_from(f"<{(lower - _PAGE.size) // 2}H", self._file, at + _PAGE.size)
+        if offsets and (min(offsets) < upper or max(offsets) > self._page_bytes - _NODE.size):
+            raise self._damaged(f"a node of page {page} lies outside it")
+        return flags, (at + offset for offset in offsets)
+
+    def _child(self, node: int) -> int:
+        low, high, highest, _ = _NODE.unpack_from(self._file, node)
+        return int(low | high << 16 | highest << 32)
+
+    def _record(self, node: int, page: int) -> tuple[int, int, int, int]:
+        """Return where key and value of a leaf's node lie."""
+        low, high, flags, key_size = _NODE.unpack_from(self._file, node)
+        size = low | high << 16
+        key = node + _NODE.size
+        value = key + key_size
+        page_end = (page + 1) * self._page_bytes
+        if flags not in (0, _BIG):
+            raise DataError(
+                "the LMDB has named databases or several values for a key. "
+                "Expected: one Datum for each key.",
+                self._name,
+            )
+        if value + (8 if flags else size) > page_end:
+            raise self._damaged(f"a record of page {page} reaches beyond it")
+        if flags == _BIG:
+            first = int.from_bytes(self._file[value : value + 8], "little")
+            at, page_flags, low, high = self._page(first)
+            end = at + (low | high << 16) * self._page_bytes
+            value = at + _PAGE.size
+            if not page_flags & _OVERFLOW or value + size > min(end, len(self._file)):
+                raise self._damaged(f"the value on page {first} is cut off")
+        return key, key_size, value, size
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(
+            f"the LMDB is truncated or damaged: {what}. Received: {len(self._file)} bytes. Make it "
+            "again, for MNIST with tools/convert_mnist_data.py",
+            self._name,
+        )
+
+
+def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]], overwrite: bool = False) -> int:
+    """Write records (key, Datum bytes) as an LMDB, atomically; return their number.
+
+    The database is made in a folder beside ``path`` that takes its name when it is complete.
+    It commits after each 1000 records and its map grows as needed.
+
+    Raises:
+        DataError: the folder exists and ``overwrite`` is false, a key is empty, too long or
+            comes twice, or the disk is full.
+    """
+    if path.exists() and not overwrite:
+        raise DataError("exists already and is not overwritten", str(path))
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        count = _fill(unfinished, records, path)
+        (unfinished / "lock.mdb").unlink(missing_ok=True)
+        if path.exists():
+            _remove(path)
+        unfinished.rename(path)
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", str(path)) from error
+    finally:
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+    return count
+
+
+def _remove(path: Path) -> None:
+    """Remove an earlier LMDB, and nothing that is something else."""
+    if not path.is_dir() or {p.name for p in path.iterdir()} - {"data.mdb", "lock.mdb"}:
+        raise DataError("is not replaced, because it holds more than an LMDB", str(path))
+    shutil.rmtree(path)
+
+
+def _fill(folder: Path, records: Iterable[tuple[bytes, bytes]], path: Path) -> int:
+    import lmdb
+
+    count = 0
+    remaining = iter(records)
+    try:
+        with lmdb.open(str(folder), map_size=_FIRST_MAP_BYTES, sync=False) as database:
+            while portion := list(itertools.islice(remaining, _COMMIT_EVERY)):
+                _commit(database, portion, path)
+                count += len(portion)
+            database.sync(True)
+    except lmdb.Error as error:
+        raise DataError(f"cannot be written: {error}", str(path)) from error
+    if not count:
+        raise DataError("no records to write", str(path))
+    return count
+
+
+def _commit(database: Any, portion: list[tuple[bytes, bytes]], path: Path) -> None:
+    """Write some records in one transaction; a full map is doubled and the transaction redone."""
+    import lmdb
+
+    while True:
+        try:
+            with database.begin(write=True) as transaction:
+                for key, value in portion:
+                    if not transaction.put(key, value, overwrite=False):
+                        raise DataError(f"the key {key!r} comes twice", str(path))
+            return
+        except lmdb.MapFullError:
+            database.set_mapsize(2 * database.info()["map_size"])

@@ -1,0 +1,257 @@
+"""The handwritten digits: MNIST where it can be had, else the small digits inside scikit-learn."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import queue
+import threading
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import CaffeKDError, DataError
+from ..files import replacing
+from .idx import IMAGES, LABELS, read_idx, write_idx
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+SEARCH_DIRS = (Path("data/mnist"), Path("../shared/data/mnist"))
+
+_PATIENCE_SECONDS = 4.0  # for a mirror to answer
+_TEST_DIGITS = 360  # of the 1797 small digits
+_SIDE, _DIGIT_SIDE = 28, 20  # as in MNIST: the digit fills 20 x 20 of 28 x 28
+_OTHER_FIGURES = (
+    "These are the 1797 small digits that ship with scikit-learn, not MNIST: "
+    "figures measured on them are not MNIST's."
+)
+
+
+@dataclass(frozen=True)
+class _File:
+    """One of the four files: its name, kind, and the SHA-256 of its values without header."""
+
+    name: str
+    magic: int
+    gzip_bytes: int
+    digest: str
+
+
+FILES = (
+    _File(
+        "train-images-idx3-ubyte",
+        IMAGES,
+        9912422,
+        "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+    ),
+    _File(
+        "train-labels-idx1-ubyte",
+        LABELS,
+        28881,
+        "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+    ),
+    _File(
+        "t10k-images-idx3-ubyte",
+        IMAGES,
+        1648877,
+        "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+    ),
+    _File(
+        "t10k-labels-idx1-ubyte",
+        LABELS,
+        4542,
+        "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Which digits were found, and the folder of their four IDX files (each plain or ``.gz``)."""
+
+    kind: Literal["MNIST", "digits"]
+    folder: Path
+
+
+def get_mnist(
+    out_dir: Path,
+    search_dirs: Sequence[Path] = SEARCH_DIRS,
+    allow_download: bool = True,
+    say: Callable[[str], None] = print,
+    mirrors: Sequence[str] = MIRRORS,
+) -> Digits:
+    """Find, download or make the four files of handwritten digits.
+
+    MNIST is looked for in ``out_dir`` and ``search_dirs``, then downloaded to ``out_dir``. Where
+    neither succeeds, the small digits of scikit-learn are written to ``out_dir/digits``. What is
+    found counts only if its values are MNIST's, by checksum.
+
+    Args:
+        out_dir: where new files go.
+        search_dirs: further folders to look in, which are only read.
+        allow_download: whether to try the network.
+        say: is given each sentence about what happens.
+        mirrors: addresses of folders with the four ``.gz`` files, tried in turn.
+
+    Raises:
+        CaffeKDError: the files cannot be written, or scikit-learn is missing.
+    """
+    for folder in dict.fromkeys([out_dir, *search_dirs]):
+        if _is_complete(folder, say):
+            say(f"MNIST found in {folder}")
+            return Digits("MNIST", folder)
+    if allow_download and any(_download(mirror, out_dir, say) for mirror in mirrors):
+        say(f"MNIST downloaded to {out_dir}")
+        return Digits("MNIST", out_dir)
+    folder = out_dir / "digits"
+    _make_digits(folder)
+    say(
+        f"No MNIST at hand{'' if allow_download else ', and no download wished'}. "
+        f"{_OTHER_FIGURES} They are in {folder}"
+    )
+    return Digits("digits", folder)
+
+
+def _is_complete(folder: Path, say: Callable[[str], None]) -> bool:
+    """Tell whether a folder has all of MNIST; say so where it has some of it."""
+    found = [path for file in FILES for path in _candidates(folder, file) if path.is_file()]
+    try:
+        for file in FILES:
+            _check(folder, file)
+    except DataError as error:
+        if found:
+            say(f"{folder} is not used: {error}")
+        return False
+    return True
+
+
+def _candidates(folder: Path, file: _File) -> tuple[Path, Path]:
+    return folder / file.name, folder / (file.name + ".gz")
+
+
+def _check(folder: Path, file: _File) -> None:
+    """Raise DataError unless a folder holds this file of MNIST, plain or compressed."""
+    plain, packed = _candidates(folder, file)
+    _check_values(plain if plain.is_file() else packed, file)
+
+
+def _check_values(path: Path, file: _File) -> None:
+    digest = hashlib.sha256(read_idx(path, file.magic).tobytes()).hexdigest()
+    if digest != file.digest:
+        raise DataError(
+            f"an IDX file, but not MNIST's. Received: SHA-256 {digest[:12]}… of its values. "
+            f"Expected: {file.digest[:12]}….",
+            str(path),
+        )
+
+
+def _download(mirror: str, out_dir: Path, say: Callable[[str], None]) -> bool:
+    """Fetch from one mirror the files that are still missing; tell whether all are there."""
+    say(f"Downloading MNIST from {mirror}")
+    for file in FILES:
+        try:
+            _check(out_dir, file)
+        except DataError:
+            try:
+                _fetch(f"{mirror}{file.name}.gz", out_dir, file)
+            except DataError as error:
+                say(f"The download failed: {error}")
+                return False
+    return True
+
+
+def _fetch(url: str, out_dir: Path, file: _File) -> None:
+    """Download one file; it appears under its name only when its checksum is right."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    plain, packed = _candidates(out_dir, file)
+    with replacing(packed) as temporary:
+        try:
+            with (
+                _open(url) as answer,
+                temporary.open("wb") as part,
+                tqdm(
+                    total=file.gzip_bytes, unit="B", unit_scale=True, desc=packed.name, disable=None
+                ) as bar,
+            ):
+                # One byte more than expected is enough to know that it is another file.
+                while part.tell() <= file.gzip_bytes and (chunk := answer.read(1 << 16)):
+                    part.write(chunk)
+                    bar.update(len(chunk))
+        except (OSError, http.client.HTTPException) as error:
+            raise DataError(str(error), url) from error
+        try:
+            _check_values(temporary, file)
+        except DataError as error:
+            raise DataError(f"wrong checksum or damaged: {error.message}", url) from error
+    plain.unlink(missing_ok=True)  # it was checked and is not MNIST's, and would be found first
+
+
+def _open(url: str) -> Any:
+    """Open an address, or raise OSError within seconds.
+
+    A timeout of urllib's counts for each address of a host and not for its name's look-up, so the
+    waiting is done here and the attempt is left behind on a thread of its own.
+    """
+    result: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            result.put(urllib.request.urlopen(url, timeout=_PATIENCE_SECONDS))
+        except Exception as error:  # handed to the thread that waits
+            result.put(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        answer = result.get(timeout=_PATIENCE_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {_PATIENCE_SECONDS:g} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _make_digits(folder: Path) -> None:
+    """Write scikit-learn's digits as the four IDX files, unless they are there."""
+    if _has_digits(folder):
+        return
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise CaffeKDError(
+            "no MNIST found, and the small digits need scikit-learn: pip install scikit-learn"
+        ) from error
+    small = load_digits()
+    images = np.stack([_like_mnist(image) for image in small.images])
+    labels = small.target.astype(np.uint8)
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=_TEST_DIGITS, stratify=labels, random_state=0
+    )
+    for file, values, chosen in zip(
+        FILES, (images, labels, images, labels), (train, train, test, test), strict=True
+    ):
+        write_idx(folder / file.name, values[chosen])
+
+
+def _has_digits(folder: Path) -> bool:
+    try:
+        counts = [len(read_idx(folder / file.name, file.magic)) for file in FILES]
+    except DataError:
+        return False
+    return counts[0] == counts[1] and counts[2] == counts[3] == _TEST_DIGITS
+
+
+def _like_mnist(image: np.ndarray) -> np.ndarray:
+    """Bring 8 x 8 values of 0 to 16 to uint8 28 x 28, the digit in the middle 20 x 20."""
+    from PIL import Image
+
+    small = Image.fromarray((image * (255 / 16)).round().astype(np.uint8))
+    digit = small.resize((_DIGIT_SIDE, _DIGIT_SIDE), Image.Resampling.BICUBIC)
+    return np.pad(np.asarray(digit), (_SIDE - _DIGIT_SIDE) // 2)

@@ -1,0 +1,74 @@
+"""Every error a user can meet, in one tree.
+
+    CaffeKDError                exit status 1
+    ├── UsageError              exit status 2: a flag or argument is wrong
+    ├── ParseError              a file is not what it is said to be, or is damaged
+    ├── NetError                a net or layer cannot be built or run
+    ├── WeightsError            weights do not fit the net
+    ├── DataError               records are missing or wrong
+    ├── SolverError             a solver setting is missing or wrong
+    │   └── NonFiniteLoss       the loss became NaN or infinite
+    └── ExportError             a net cannot be exported, or the export differs
+
+A message names, as far as known, the place (``file:line``), the layer, what was wrong, what was
+received and what would be right. The command line prints it as one paragraph without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CaffeKDError(Exception):
+    """Root of the tree; ``where`` is ``file:line`` or a file, and begins the message."""
+
+    exit_status = 1
+    told = False  # whether a log has shown it to the user already
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(f"{where}: {message}" if where else message)
+        self.message = message
+        self.where = where
+
+
+class UsageError(CaffeKDError):
+    """A command was called wrongly."""
+
+    exit_status = 2
+
+
+class ParseError(CaffeKDError):
+    """A file could not be read as what it is said to be."""
+
+
+class NetError(CaffeKDError):
+    """A net or one of its layers cannot be built or run."""
+
+
+class WeightsError(CaffeKDError):
+    """Weights do not fit the net they are given to."""
+
+
+class DataError(CaffeKDError):
+    """Records are missing, damaged or out of range."""
+
+
+class SolverError(CaffeKDError):
+    """A solver setting is missing or wrong."""
+
+
+class NonFiniteLoss(SolverError):
+    """The loss became NaN or infinite."""
+
+
+class ExportError(CaffeKDError):
+    """A net cannot be exported, or the exported model does not answer as the net does."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known word, or an empty string."""
+    known = list(known)
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -1,0 +1,1 @@
+"""The net that is deployed, and its ONNX model."""

@@ -1,0 +1,169 @@
+"""Holds an exported model against the net it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import torch
+
+from ..errors import ExportError
+from ..layers.input import Input
+from ..net import Net
+from .onnx import has_batch, output_names
+from .preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+BATCHES = (1, 2, 5)
+# Two engines add in different orders: float32 after some dozen layers differs by about 1e-6.
+TOLERANCE = 1e-4
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        difference: the greatest absolute difference of any output value.
+        value: the greatest absolute value among the outputs.
+        records: how many records went through both.
+    """
+
+    difference: float = 0.0
+    value: float = 0.0
+    records: int = 0
+
+
+def check(
+    net: Net,
+    model: onnx.ModelProto,
+    preprocess: Mapping[str, Preprocess] | None = None,
+    records: Sequence[Mapping[str, np.ndarray]] = (),
+    seed: int = 0,
+) -> Report:
+    """Check a model's form, and its answers in ONNX Runtime against the net's.
+
+    Random inputs in batches of 1, 2 and 5, then the given ones, go through both. An output may
+    differ by at most ``1e-4 * max(1, greatest value)``.
+
+    Args:
+        net: the deployed net that was exported.
+        model: what `to_onnx` made of it.
+        preprocess: as it was given to ``to_onnx``.
+        records: values for all inputs, as the model takes them: float32, or uint8 pixels.
+        seed: of the random inputs.
+
+    Raises:
+        ExportError: the model is not valid, does not run, or answers otherwise than the net.
+    """
+    session = _session(model)
+    generator = np.random.default_rng(seed)
+    rules = preprocess or {}
+    trials = [_random_inputs(net, batch, rules, generator) for batch in BATCHES]
+    report = Report()
+    with _inputs_kept(net), torch.no_grad():
+        for values in [*trials, *records]:
+            _compare(net, session, values, rules, report)
+    return report
+
+
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # checker and shape inference have no common root but this
+        raise ExportError(f"the exported model is not valid: {error}") from error
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions as well
+    providers = ["CPUExecutionProvider"]
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no public root
+        raise ExportError(f"ONNX Runtime cannot load the model: {error}") from error
+
+
+def _random_inputs(
+    net: Net, batch: int, rules: Mapping[str, Preprocess], generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    values: dict[str, np.ndarray] = {}
+    for name in net.inputs:
+        shape = net.shapes[name]
+        if has_batch(net, shape):
+            shape = (batch, *shape[1:])
+        if name in rules:
+            values[name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            values[name] = generator.standard_normal(shape, dtype=np.float32)
+    return values
+
+
+@contextmanager
+def _inputs_kept(net: Net) -> Iterator[None]:
+    """Give the net's inputs and blobs back as they were."""
+    layers = [step.layer for step in net.steps if isinstance(step.layer, Input)]
+    before = [(list(layer.values), list(layer.shapes)) for layer in layers]
+    blobs = dict(net.blobs)
+    try:
+        yield
+    finally:
+        for layer, (values, shapes) in zip(layers, before, strict=True):
+            layer.values, layer.shapes = values, shapes
+        net.blobs.clear()
+        net.blobs.update(blobs)
+
+
+def _compare(
+    net: Net,
+    session: ort.InferenceSession,
+    values: Mapping[str, np.ndarray],
+    rules: Mapping[str, Preprocess],
+    report: Report,
+) -> None:
+    """Run both on the same records; add to the report or fail."""
+    floats = {n: rules[n](v) if n in rules else v for n, v in values.items()}
+    net.forward({n: torch.from_numpy(v).to(net.context.device) for n, v in floats.items()})
+    batch = len(next(iter(values.values())))
+    try:
+        answers = session.run(None, dict(values))
+    except Exception as error:  # onnxruntime's exceptions have no public root
+        raise ExportError(
+            f"the exported model does not run with a batch of {batch}: {error}"
+        ) from error
+    for name, answer in zip(output_names(net), answers, strict=True):
+        wanted = net.blobs[name].cpu().numpy()
+        if answer.shape != wanted.shape:
+            raise ExportError(
+                f"with a batch of {batch} the exported model's output '{name}' has the shape "
+                f"{answer.shape}, the net's {wanted.shape}"
+            )
+        finite = np.abs(wanted[np.isfinite(wanted)])
+        if not len(finite):
+            raise ExportError(
+                f"the net's own output '{name}' is nowhere finite: its weights are not trained, "
+                "or training has diverged"
+            )
+        greatest = float(finite.max())
+        difference = _difference(answer, wanted)
+        if not difference <= TOLERANCE * max(1.0, greatest):  # not: NaN differs from everything
+            raise ExportError(
+                f"with a batch of {batch} the exported model's output '{name}' differs from the "
+                f"net's by {difference:.3g}, where at most {TOLERANCE:g} * max(1, {greatest:.3g}) "
+                "is allowed"
+            )
+        report.difference = max(report.difference, difference)
+        report.value = max(report.value, greatest)
+    report.records += batch
+
+
+def _difference(answer: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the greatest difference; NaN and infinity equal themselves."""
+    same = (answer == wanted) | (np.isnan(answer) & np.isnan(wanted))
+    with np.errstate(invalid="ignore"):
+        return float(np.where(same, 0, np.abs(answer - wanted)).max())

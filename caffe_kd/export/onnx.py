@@ -1,0 +1,229 @@
+"""From a deployed net to an ONNX model whose values bear Caffe's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, version_converter
+
+from ..errors import CaffeKDError, ExportError
+from ..files import write_atomically
+from ..layers import Shape
+from ..layers.input import Input
+from ..net import Net, Step
+from ..proto import caffe_pb2 as pb
+from ..version import VERSION
+from .graph import OPSET, Dims, Graph
+from .preprocess import Preprocess
+
+BATCH = "batch"
+_PRODUCER = "caffe_kd"
+_MOST_BYTES = 2**31 - 1  # of a protobuf message
+
+
+def to_onnx(
+    net: Net,
+    path: str | Path,
+    preprocess: Mapping[str, Preprocess] | None = None,
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """Write a net as an ONNX model and return it.
+
+    Inputs and outputs bear the names of their blobs; extent 0 of the inputs is open and called
+    ``batch``. The outputs are the net's, and the logits where it ends in a Softmax. Parameter
+    blobs are initialisers ``<layer>.<i>`` in Caffe's order; a layer's only node has the layer's
+    name, several are ``<layer>/<op>``. Where layers work in place the last one owns the blob's name
+    (an input keeps its own), and earlier values are ``<blob>/<layer>``. Names that would collide
+    get ``_2``, ``_3``, ….
+
+    Args:
+        net: a net of phase TEST as ``deploy`` makes it, with its weights.
+        path: the file to write.
+        preprocess: for inputs that take uint8 pixels, their mean and scale.
+        opset: the operators' version; other than 17, the model is converted by ONNX's converter.
+
+    Raises:
+        ExportError: the net is not one to deploy, a layer cannot be exported, or the model is too
+            large for one file.
+        CaffeKDError: the file cannot be written.
+    """
+    _check(net)
+    model = _Exporter(net, preprocess or {}).model()
+    if opset != OPSET:
+        model = _converted(model, opset)
+    write_atomically(path, model.SerializeToString())
+    return model
+
+
+def output_names(net: Net) -> list[str]:
+    """Return the model's outputs in the order the net makes them.
+
+    They are the blobs no layer takes, and the logits under a Softmax at the end.
+    """
+    names = set(net.outputs)
+    for step in net.steps:
+        if step.layer.type == "Softmax" and names.issuperset(step.tops):
+            names.update(step.bottoms)
+    made = {top for step in net.steps if not isinstance(step.layer, Input) for top in step.tops}
+    return [name for name in net.shapes if name in names and name in made]
+
+
+def shapes_at(net: Net, batch: int) -> list[tuple[list[Shape], list[Shape]]]:
+    """Return each layer's bottom and top shapes for another batch, without running the net.
+
+    Inputs whose extent 0 is that of the first input follow it; others keep theirs.
+
+    Raises:
+        ExportError: a layer cannot take the batch.
+    """
+    shapes: dict[str, Shape] = {}
+    result = []
+    for step in net.steps:
+        bottoms = [shapes[name] for name in step.bottoms]
+        if isinstance(step.layer, Input):
+            tops = [_with_batch(net, s, batch) for s in step.top_shapes]
+        else:
+            try:
+                tops = step.layer.top_shapes(bottoms)
+            except (CaffeKDError, RuntimeError, ValueError) as error:
+                raise ExportError(
+                    f"layer '{step.layer.name}' ({step.layer.type}) cannot take another batch "
+                    f"than the net was written for (tried {batch}): {error}",
+                    step.layer.proto.source_line or None,
+                ) from error
+        shapes.update(zip(step.tops, tops, strict=True))
+        result.append((bottoms, tops))
+    return result
+
+
+def has_batch(net: Net, shape: Shape) -> bool:
+    """Say whether extent 0 of an input's shape is the batch."""
+    return bool(shape) and shape[0] == net.shapes[net.inputs[0]][0]
+
+
+def _with_batch(net: Net, shape: Shape, batch: int) -> Shape:
+    return (batch, *shape[1:]) if has_batch(net, shape) else shape
+
+
+def _check(net: Net) -> None:
+    if net.phase != pb.TEST:
+        raise ExportError(f"net '{net.name}': a net is exported in phase TEST, not in TRAIN")
+    if not net.inputs or not net.shapes[net.inputs[0]]:
+        raise ExportError(
+            f"net '{net.name}': an exported net has an Input layer with a batch as its first "
+            "extent; `deploy` puts one in place of a data layer"
+        )
+    size = sum(4 * param.blob.numel() for param in net.params)
+    if size > _MOST_BYTES:
+        raise ExportError(
+            f"net '{net.name}': its parameters take {size} bytes, and a single ONNX file holds at "
+            f"most {_MOST_BYTES}"
+        )
+
+
+class _Exporter:
+    """Walks the layers and knows which value a blob's name stands for at the time."""
+
+    def __init__(self, net: Net, preprocess: Mapping[str, Preprocess]) -> None:
+        self.net = net
+        self.preprocess = preprocess
+        self.graph = Graph(net.shapes)
+        self.current: dict[str, str] = {}  # blob → value
+        self.values: dict[str, Dims] = {}
+        self.outputs = output_names(net)
+        self.last_writer = {top: step for step in net.steps for top in step.tops}
+        start = net.shapes[net.inputs[0]][0]
+        self.batches = (start, start + 1)
+        self.probes = [shapes_at(net, batch) for batch in self.batches]
+
+    def model(self) -> onnx.ModelProto:
+        inputs: dict[str, tuple[int, Dims]] = {}
+        for step, *probes in zip(self.net.steps, *self.probes, strict=True):
+            if isinstance(step.layer, Input):
+                dims = [self._dims(shapes) for shapes in zip(*(p[1] for p in probes), strict=True)]
+                for top, top_dims in zip(step.tops, dims, strict=True):
+                    inputs[top] = self._input(top, top_dims)
+            else:
+                self._layer(step, probes)
+        outputs = {self.current[blob]: self.values[self.current[blob]] for blob in self.outputs}
+        name = self.net.name or "net"
+        graph = self.graph.finish(name, inputs, outputs, self.values)
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(
+            graph,
+            producer_name=_PRODUCER,
+            producer_version=VERSION,
+            opset_imports=[opset],
+            ir_version=helper.find_min_ir_version_for([opset]),
+        )
+        helper.set_model_props(model, {"producer": _PRODUCER, "net": name})
+        return model
+
+    def _input(self, blob: str, dims: Dims) -> tuple[int, Dims]:
+        """Add an input; the blob is the input itself, or what becomes of its pixels."""
+        shape = self.net.shapes[blob]
+        self.graph.define(blob, shape)
+        self.current[blob] = blob
+        if blob not in self.preprocess:
+            return onnx.TensorProto.FLOAT, dims
+        self.graph.begin(f"{blob}/preprocess")
+        value = self._preprocessed(blob, self.preprocess[blob])
+        self.graph.define(value, shape)
+        self.current[blob] = value
+        return onnx.TensorProto.UINT8, dims
+
+    def _preprocessed(self, pixels: str, rule: Preprocess) -> str:
+        graph = self.graph
+        value = graph.temporary("float")
+        graph.node("Cast", [pixels], [value], to=onnx.TensorProto.FLOAT)
+        operands: list[tuple[str, str, Any]] = []
+        if rule.mean is not None:
+            operands.append(("Sub", "mean", rule.mean[np.newaxis]))
+        if rule.scale != 1.0:
+            operands.append(("Mul", "scale", rule.scale))
+        for op, hint, operand in operands:
+            result = graph.temporary(op.lower())
+            graph.node(op, [value, graph.constant(operand, hint)], [result])
+            value = result
+        return value
+
+    def _layer(self, step: Step, probes: list[tuple[list[Shape], list[Shape]]]) -> None:
+        layer, graph = step.layer, self.graph
+        bottoms = [self.current[name] for name in step.bottoms]
+        tops = []
+        for blob in step.tops:
+            is_last = self.last_writer[blob] is step and blob not in self.net.inputs
+            tops.append(blob if is_last else graph.unique(f"{blob}/{layer.name}"))
+        for top, shape in zip(tops, step.top_shapes, strict=True):
+            graph.define(top, shape)
+        graph.begin(layer.name)
+        layer.onnx(graph, bottoms, tops)
+        for top, *shapes in zip(tops, *(p[1] for p in probes), strict=True):
+            self.values[top] = self._dims(tuple(shapes))
+        self.current.update(zip(step.tops, tops, strict=True))
+
+    def _dims(self, shapes: tuple[Shape, ...]) -> Dims:
+        """Return a value's extents, from its shapes at the two batches that were tried."""
+        dims: list[int | str | None] = []
+        for extents in zip(*shapes, strict=True):
+            if extents == self.batches:
+                dims.append(BATCH)
+            else:
+                dims.append(extents[0] if extents[0] == extents[1] else None)
+        return dims
+
+
+def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    try:
+        converted: onnx.ModelProto = version_converter.convert_version(model, opset)
+    except Exception as error:  # the converter raises RuntimeError, and more in its C++ part
+        reason = str(error).strip().splitlines()
+        raise ExportError(
+            f"the model cannot be converted from opset {OPSET} to {opset}: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    return converted

@@ -1,0 +1,130 @@
+"""The whole export: from a net's prototxt and its weights to a checked ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..data.idx import IMAGES, read_idx
+from ..errors import DataError, WeightsError, did_you_mean
+from ..files import find, replacing
+from ..layers import Shape
+from ..net import Net, read_net
+from ..proto import caffe_pb2 as pb
+from ..proto.binary import read_weights
+from .check import Report, check
+from .deploy import deploy, images_of
+from .onnx import to_onnx
+from .preprocess import Preprocess, preprocess_of
+
+_REAL_RECORDS, _REAL_BATCH = 64, 16
+
+
+@dataclass
+class Exported:
+    """What an export made.
+
+    Attributes:
+        net: the deployed net with its weights.
+        model: the ONNX model.
+        report: how far the two differ.
+        mirrored: inputs whose data layer mirrors at random, which the model leaves out.
+    """
+
+    net: Net
+    model: onnx.ModelProto
+    report: Report
+    mirrored: list[str]
+
+
+def export_onnx(
+    model: str | Path,
+    weights: str | Path,
+    output: str | Path,
+    preprocess: bool = False,
+    images: str | Path | None = None,
+) -> Exported:
+    """Export the net of a prototxt file; see ``export_net``."""
+    return export_net(read_net(model), model, weights, output, preprocess, images)
+
+
+def export_net(
+    param: Any,
+    file: str | Path | None,
+    weights: str | Path,
+    output: str | Path,
+    preprocess: bool = False,
+    images: str | Path | None = None,
+) -> Exported:
+    """Write the ONNX file of a net; it appears only once it answers as the net does.
+
+    Args:
+        param: the net, train/test or deploy, with the layers of all phases.
+        file: where it was read, for relative paths and messages.
+        weights: its .caffemodel or .caffemodel.h5.
+        output: the file to write.
+        preprocess: whether the model takes uint8 pixels and holds the data layer's mean and scale.
+        images: an IDX file of images to check on, besides random numbers.
+
+    Raises:
+        CaffeKDError: the net, the weights or the images are wrong, or the model differs.
+    """
+    net = Net(deploy(param, file), pb.TEST, file)
+    load_all_weights(net, weights)
+    layers = images_of(param)
+    shapes = {name: net.shapes[name] for name in net.inputs}
+    known = {blob: layer for blob, layer in layers.items() if blob in shapes}
+    wanted = preprocess or (images is not None and known)
+    rules = preprocess_of(layers, shapes, lambda path: find(path, file)) if wanted else {}
+    records = list(_records(images, shapes, rules, preprocess)) if images is not None else []
+    inside = rules if preprocess else {}
+    with replacing(output) as temporary:
+        made = to_onnx(net, temporary, inside)
+        report = check(net, made, inside, records)
+    mirrored = [blob for blob, layer in known.items() if layer.transform_param.mirror]
+    return Exported(net, made, report, mirrored if preprocess else [])
+
+
+def load_all_weights(net: Net, path: str | Path) -> None:
+    """Copy weights into a net, each of whose layers with blobs must be in the file.
+
+    Raises:
+        WeightsError: a layer is not in the file, or its blobs differ in number or shape.
+        ParseError: the file is not one of weights.
+    """
+    weights = read_weights(path)
+    given = {layer.name for layer in weights if layer.blobs}
+    for step in net.steps:
+        layer = step.layer
+        if layer.blobs and layer.name not in given:
+            raise WeightsError(
+                f"layer '{layer.name}' ({layer.type}) has no weights in '{path}'."
+                f"{did_you_mean(layer.name, given)} Layers there: {', '.join(sorted(given))}",
+                layer.proto.source_line or None,
+            )
+    net.copy_weights(weights, str(path))
+
+
+def _records(
+    path: str | Path, shapes: Mapping[str, Shape], rules: Mapping[str, Preprocess], raw: bool
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield batches of images as the model takes them: pixels if ``raw``, else transformed."""
+    pixels = read_idx(Path(path), IMAGES)[:_REAL_RECORDS, None]
+    ((name, shape),) = shapes.items() if len(shapes) == 1 else (("", ()),)
+    if shape[1:] != pixels.shape[1:]:
+        inputs = ", ".join(f"'{n}' {s[1:]}" for n, s in shapes.items())
+        raise DataError(
+            f"the images do not fit the net's input. Received: images {pixels.shape[1:]}, "
+            f"input {inputs}",
+            str(path),
+        )
+    for start in range(0, len(pixels), _REAL_BATCH):
+        batch: Any = pixels[start : start + _REAL_BATCH]
+        if not raw:
+            batch = rules[name](batch) if name in rules else batch.astype(np.float32)
+        yield {name: batch}

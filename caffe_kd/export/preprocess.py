@@ -1,0 +1,107 @@
+"""What a data layer does to pixels, brought inside the exported model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ExportError
+from ..layers import Shape
+from ..proto.binary import read_blob
+
+
+@dataclass
+class Preprocess:
+    """``y = (pixel - mean) * scale``.
+
+    Attributes:
+        mean: float32, of a shape that fits [C, H, W], or None.
+        scale: a factor.
+    """
+
+    mean: np.ndarray | None
+    scale: float
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Return uint8 pixels [N, C, H, W] as the float32 the net was trained on."""
+        values = pixels.astype(np.float32)
+        if self.mean is not None:
+            values -= self.mean
+        return values * np.float32(self.scale)
+
+
+def preprocess_of(
+    layers: Mapping[str, Any], shapes: Mapping[str, Shape], resolve: Callable[[str], Path]
+) -> dict[str, Preprocess]:
+    """Return the mean and scale of the inputs that were images of a data layer.
+
+    A mean image is cut to the input's size at its centre, where the crop of phase TEST lies. The
+    mirror, which is random in TEST too, is left out.
+
+    Args:
+        layers: the data layer behind each input, see ``images_of``.
+        shapes: the inputs' shapes (N, C, H, W) in the deployed net.
+        resolve: finds ``mean_file`` where it is a relative path.
+
+    Raises:
+        ExportError: no input comes from images, or a mean does not fit.
+        ParseError: a mean file cannot be read.
+    """
+    found = {
+        blob: _of_layer(layer, shapes[blob], resolve)
+        for blob, layer in layers.items()
+        if blob in shapes
+    }
+    if not found:
+        raise ExportError(
+            "-preprocess takes mean and scale from a data layer's transform_param, but no input of "
+            "this net comes from a data layer of images. Give the net that was trained "
+            "(train_val.prototxt), not its deploy form"
+        )
+    return found
+
+
+def _of_layer(layer: Any, shape: Shape, resolve: Callable[[str], Path]) -> Preprocess:
+    transform = layer.transform_param
+    where = layer.source_line or None
+    if len(shape) != 4:
+        raise ExportError(
+            f"layer '{layer.name}' ({layer.type}): -preprocess takes images of 4 axes "
+            f"(N, C, H, W). Received: shape={shape}",
+            where,
+        )
+    channels, height, width = shape[1:]
+    mean: np.ndarray | None = None
+    if transform.HasField("mean_file"):
+        path = resolve(transform.mean_file)
+        image = _mean_image(read_blob(path), path)
+        planes, rows, columns = image.shape
+        top, left = (rows - height) // 2, (columns - width) // 2
+        if planes != channels or top < 0 or left < 0:
+            raise ExportError(
+                f"layer '{layer.name}' ({layer.type}): the mean in '{transform.mean_file}' does "
+                f"not fit the input. Received: mean {image.shape}, input {shape[1:]}",
+                where,
+            )
+        mean = image[:, top : top + height, left : left + width]
+    elif transform.mean_value:
+        mean = np.array(transform.mean_value, np.float32).reshape(-1, 1, 1)
+        if len(mean) not in (1, channels):
+            raise ExportError(
+                f"layer '{layer.name}' ({layer.type}): Specify either 1 mean_value or as many as "
+                f"channels: {channels}. Received: {len(mean)}",
+                where,
+            )
+    return Preprocess(mean, float(transform.scale))
+
+
+def _mean_image(blob: np.ndarray, path: Path) -> np.ndarray:
+    """Return a mean blob as [C, H, W]."""
+    if blob.ndim < 3 or blob.size != math.prod(blob.shape[-3:]):
+        raise ExportError(f"the mean must be one image. Received: shape {blob.shape}", str(path))
+    return blob.reshape(blob.shape[-3:])

@@ -1,0 +1,75 @@
+"""Reading files with a bound and writing them so that a reader never sees half a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import CaffeKDError, ParseError
+
+
+def read_bytes(path: str | Path, max_bytes: int) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        ParseError: the file is missing, a folder, unreadable or larger than ``max_bytes``.
+    """
+    try:
+        size = os.path.getsize(path)
+        if size > max_bytes:
+            raise ParseError(f"is {size} bytes long, more than the {max_bytes} allowed", str(path))
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ParseError(f"no such file. Looked from {Path.cwd()}", str(path)) from None
+    except IsADirectoryError:
+        raise ParseError("is a folder, where a file was expected", str(path)) from None
+    except OSError as error:
+        raise ParseError(f"cannot be read: {error.strerror}", str(path)) from None
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place when the block succeeds.
+
+    A reader sees the old file or the new one, never a part; if the block fails, the old file stays
+    and the temporary one is removed.
+
+    Raises:
+        CaffeKDError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CaffeKDError(f"cannot be written: {error.strerror}", str(path)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file so that at any moment either the old or the new one is there, whole."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        for chunk in [content] if isinstance(content, bytes) else content:
+            file.write(chunk)
+
+
+def find(path: str, beside: str | Path | None) -> Path:
+    """Resolve a path of a prototxt: from the working directory, then beside the file naming it."""
+    if beside is not None and not Path(path).exists():
+        neighbour = Path(beside).parent / path
+        if neighbour.exists():
+            return neighbour
+    return Path(path)

@@ -1,0 +1,239 @@
+"""What a layer is, and the registry of layer types.
+
+A layer type is one class in one file of this folder::
+
+    @register("Power", param="power_param", bottoms=1, tops=1)
+    class Power(Layer):
+        def setup(self, bottom_shapes): ...   # check parameters, add blobs in Caffe's order
+        def forward(self, x): ...             # plain torch; autograd is the backward
+
+The net checks counts and names, the layer only states them. ``setup`` must not keep anything that
+depends on the batch size, since blobs may be reshaped later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NetError, did_you_mean
+from ..files import find
+from ..fillers import fill
+from ..proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from ..export.graph import Graph
+
+Shape = tuple[int, ...]
+Tops = Tensor | tuple[Tensor, ...]
+
+# An absurd shape in a prototxt is refused before memory is taken: 2^31 - 1 is Caffe's own limit.
+MAX_COUNT = 2**31 - 1
+
+
+@dataclass
+class Context:
+    """What a layer may know of the run around it.
+
+    Attributes:
+        file: the prototxt the net was read from, beside which relative paths are looked up.
+        device: where the net's blobs live.
+        rate: the solver's current learning rate, kept up to date by the solver.
+        notify: takes what a layer has to tell while it runs, as a line for the log.
+    """
+
+    file: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rate: float = 0.0
+    notify: Callable[[str], None] = lambda line: None
+
+
+class Layer(nn.Module):
+    """The base of every layer type.
+
+    Attributes:
+        proto: its LayerParameter; ``param`` is the message of the type's own parameters.
+        phase: TRAIN or TEST: the layer's own ``phase`` if it has one, else the net's.
+        blobs: its parameter blobs in Caffe's order.
+    """
+
+    type: str  # type: ignore[assignment]  # Caffe's word; Module's cast of that name is unused
+    param_field: str | None = None
+    bottoms: tuple[int, int | None]
+    tops: tuple[int, int | None]
+    as_many_tops_as_bottoms = False
+    is_loss = False  # the first top has loss_weight 1 unless told otherwise, and may be left out
+    # Bottoms that get no gradient unless propagate_down asks: labels, the teacher's logits.
+    constant_bottoms: tuple[int, ...] = ()
+
+    def __init__(self, proto: Any, phase: int, context: Context) -> None:
+        super().__init__()
+        self.proto = proto
+        self.name: str = proto.name
+        self.phase = phase
+        self.context = context
+        self.param: Any = getattr(proto, self.param_field) if self.param_field else None
+        self._blobs: list[nn.Parameter] = []
+        self._blob_shapes: list[Shape] = []
+        self._viewed = False  # whether a shared blob has another shape at its owner
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the layer is in phase TRAIN."""
+        return self.phase == pb.TRAIN
+
+    @property
+    def blobs(self) -> list[Tensor]:
+        """The parameter blobs; one shared from a layer where it has another shape is a view."""
+        if self._viewed:
+            pairs = zip(self._blobs, self._blob_shapes, strict=True)
+            return [blob.view(shape) for blob, shape in pairs]
+        return self._blobs  # type: ignore[return-value]  # Parameter is a Tensor; lists invariant
+
+    @property
+    def parameters_in_order(self) -> list[nn.Parameter]:
+        """The parameter blobs as the tensors that learn, in Caffe's order."""
+        return self._blobs
+
+    @property
+    def blob_shapes(self) -> list[Shape]:
+        """The shapes of the parameter blobs as this layer sees them."""
+        return self._blob_shapes
+
+    def add_blob(self, shape: Sequence[int], filler: Any = None) -> None:
+        """Add a parameter blob, filled as ``filler`` (a FillerParameter) says, else with zeros."""
+        shape = tuple(int(s) for s in shape)
+        blob = torch.zeros(self.check_shape(shape, f"parameter blob {len(self._blobs)}"))
+        if filler is not None:
+            try:
+                fill(blob, filler)
+            except NetError as error:
+                self.fail(error.message)
+        self._blobs.append(nn.Parameter(blob))
+        self._blob_shapes.append(shape)
+        self.register_parameter(str(len(self._blobs) - 1), self._blobs[-1])
+
+    def share_blob(self, index: int, owner: nn.Parameter) -> None:
+        """Use another layer's blob as this layer's blob ``index``."""
+        self._blobs[index] = owner
+        self.register_parameter(str(index), owner)
+        shapes = zip(self._blobs, self._blob_shapes, strict=True)
+        self._viewed = any(tuple(b.shape) != s for b, s in shapes)
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        """Check the parameters and the bottoms' shapes, and add the blobs."""
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        """Return the tops' shapes; here by running ``forward`` on tensors without storage."""
+        blobs = self._blobs
+        self._blobs = [nn.Parameter(b.to("meta")) for b in blobs]
+        try:
+            with torch.no_grad():
+                tops = self.forward(*(torch.empty(s, device="meta") for s in bottom_shapes))
+        finally:
+            self._blobs = blobs
+        return [tuple(t.shape) for t in ([tops] if isinstance(tops, Tensor) else tops)]
+
+    def forward(self, *bottoms: Tensor) -> Tops:
+        """Compute the tops from the bottoms."""
+        raise NotImplementedError
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        """Add the ONNX nodes that compute ``tops`` from ``bottoms`` (blob names) to ``graph``."""
+        graph.splice_torch(self, bottoms, tops)
+
+    # ---- for the layers' own use
+
+    def fail(self, fact: str, **received: Any) -> NoReturn:
+        """Raise a NetError that names the layer, the fact and the values received."""
+        values = ", ".join(f"{k}={v}" for k, v in received.items())
+        if values:
+            fact = f"{fact}. Received: {values}"
+        raise NetError(
+            f"layer '{self.name}' ({self.type}): {fact}", self.proto.source_line or None
+        )
+
+    def check_shape(self, shape: Shape, what: str) -> Shape:
+        """Return ``shape``, or fail if an extent is not positive or the count is absurd."""
+        count = 1
+        for extent in shape:
+            if extent < 1:
+                self.fail(f"every extent of {what} must be at least 1", shape=shape)
+            count *= extent
+        if count > MAX_COUNT:
+            self.fail(
+                f"{what} is too large: blob size exceeds INT_MAX ({MAX_COUNT} values)", shape=shape
+            )
+        return shape
+
+    def axis(self, value: int, rank: int, what: str = "axis") -> int:
+        """Return an axis counted from the front, given one that may count from the back."""
+        if not -rank <= value < rank:
+            self.fail(f"{what} is out of range for a bottom of {rank} axes", **{what: value})
+        return value % rank
+
+    def find(self, path: str) -> Path:
+        """Resolve a path: from the working directory, then beside the prototxt naming it."""
+        return find(path, self.context.file)
+
+
+_REGISTRY: dict[str, type[Layer]] = {}
+AnyLayer = TypeVar("AnyLayer", bound=type[Layer])
+
+
+def register(
+    type_name: str,
+    *,
+    param: str | None = None,
+    bottoms: int | tuple[int, int | None] = 1,
+    tops: int | tuple[int, int | None] = 1,
+) -> Callable[[AnyLayer], AnyLayer]:
+    """Make a class the layer type ``type_name``.
+
+    Args:
+        type_name: the ``type`` string of the prototxt.
+        param: the LayerParameter field with the type's parameters.
+        bottoms: how many bottoms, exactly or from–to (``None``: without limit).
+        tops: how many tops, likewise.
+    """
+
+    def decorate(cls: AnyLayer) -> AnyLayer:
+        if type_name in _REGISTRY:
+            raise ValueError(f"layer type '{type_name}' is registered already")
+        if param is not None and param not in pb.LayerParameter.DESCRIPTOR.fields_by_name:
+            raise ValueError(f"LayerParameter has no field '{param}'")
+        cls.type = type_name
+        cls.param_field = param
+        cls.bottoms = (bottoms, bottoms) if isinstance(bottoms, int) else bottoms
+        cls.tops = (tops, tops) if isinstance(tops, int) else tops
+        _REGISTRY[type_name] = cls
+        return cls
+
+    return decorate
+
+
+def layer_types() -> dict[str, type[Layer]]:
+    """Return every registered type by name, in alphabetical order."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def create(proto: Any, phase: int, context: Context) -> Layer:
+    """Create the layer a LayerParameter describes; its blobs come with ``setup``.
+
+    Raises:
+        NetError: the type is unknown.
+    """
+    cls = _REGISTRY.get(proto.type)
+    if cls is None:
+        raise NetError(
+            f"layer '{proto.name}': Unknown layer type: '{proto.type}'."
+            f"{did_you_mean(proto.type, _REGISTRY)} Known types: {', '.join(sorted(_REGISTRY))}",
+            proto.source_line or None,
+        )
+    own_phase: int = proto.phase if proto.HasField("phase") else phase
+    return cls(proto, own_phase, context)

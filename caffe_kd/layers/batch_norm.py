@@ -1,0 +1,104 @@
+"""BatchNorm: normalises each channel, without the learned scale that Scale adds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Layer, Shape, register
+
+if TYPE_CHECKING:
+    from ..export.graph import Graph
+
+
+@register("BatchNorm", param="batch_norm_param")
+class BatchNorm(Layer):
+    """Subtract each channel's mean and divide by its standard deviation.
+
+    ``y = (x - mean) / sqrt(var + eps)``. In TRAIN mean and (biased) variance are the batch's, m
+    values per channel, and the forward pass also updates the blobs, with f the
+    moving_average_fraction::
+
+        scale = f scale + 1;  mean = f mean + batch mean;  var = f var + m / (m - 1) batch var
+
+    In TEST, or with ``use_global_stats: true``, they are ``mean / scale`` and ``var / scale``, 0
+    while scale is 0.
+
+    Bottom, top: (N, C, any axes...), or (N) for one channel.
+    Blobs: mean (C), var (C), scale (1), zeros at first. They are not learned: lr_mult is 0 always.
+
+    Raises:
+        NetError: a ``param`` gives a blob another lr_mult than 0.
+
+    Source: Ioffe and Szegedy 2015; Caffe's BatchNormLayer.
+    """
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        (shape,) = bottom_shapes
+        if not shape:
+            self.fail("the bottom must have at least 1 axis", bottom=shape)
+        for index, spec in enumerate(self.proto.param):
+            if spec.lr_mult != 0:
+                self.fail(
+                    "Cannot configure batch normalization statistics as layer parameters: "
+                    f"lr_mult of param {index} must be 0",
+                    lr_mult=spec.lr_mult,
+                )
+        param = self.param
+        given = param.HasField("use_global_stats")
+        self.use_global = param.use_global_stats if given else not self.is_training
+        self.channels = shape[1] if len(shape) > 1 else 1
+        for blob_shape in ((self.channels,), (self.channels,), (1,)):
+            self.add_blob(blob_shape)
+        for blob in self.parameters_in_order:
+            blob.requires_grad_(False)
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        (shape,) = bottom_shapes
+        if len(shape) > 1 and shape[1] != self.channels:
+            self.fail("the bottom's channels may not change", bottom=shape, channels=self.channels)
+        return bottom_shapes
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if x.dim() == 1:
+            return self.forward(x.unsqueeze(1)).squeeze(1)
+        eps = self.param.eps
+        if self.use_global:
+            mean, var = self._global_stats()
+            return F.batch_norm(x, mean, var, eps=eps)
+        values = math.prod(x.shape) // self.channels
+        if values == 1:  # torch refuses: the variance is 0, and so is every gradient
+            mean, var = x.detach().reshape(self.channels), x.new_zeros(self.channels)
+            y = (x - x) / math.sqrt(eps)
+        else:
+            # At momentum 1 torch leaves the batch's mean and unbiased variance here. Zeros, not
+            # empty: it computes 0 * before + 1 * batch, and memory left over may hold NaN.
+            mean, var = x.new_zeros(self.channels), x.new_zeros(self.channels)
+            y = F.batch_norm(x, mean, var, training=True, momentum=1.0, eps=eps)
+        self._update(mean, var)
+        return y
+
+    def _global_stats(self) -> tuple[Tensor, Tensor]:
+        mean, var, scale = self.blobs
+        factor = torch.where(scale == 0, 0.0, scale.reciprocal())
+        return mean * factor, var * factor
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, var: Tensor) -> None:
+        blobs = self.blobs
+        torch._foreach_mul_(blobs, self.param.moving_average_fraction)
+        torch._foreach_add_(blobs[:2], [mean, var])
+        blobs[2].add_(1)
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        if len(graph.shape(bottoms[0])) == 1 or not self.use_global:
+            return super().onnx(graph, bottoms, tops)
+        mean, var = (s.detach().cpu().numpy() for s in self._global_stats())
+        constants = {"scale": 1 + 0 * mean, "bias": 0 * mean, "mean": mean, "var": var}
+        inputs = [graph.constant(value, name) for name, value in constants.items()]
+        graph.node("BatchNormalization", [*bottoms, *inputs], tops, epsilon=self.param.eps)
+        return None

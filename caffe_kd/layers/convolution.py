@@ -1,0 +1,196 @@
+"""Convolution over any number of spatial axes, and what its relatives share with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Layer, Shape, register
+
+if TYPE_CHECKING:
+    from ..export.graph import Graph
+
+_MOST_SPATIAL_AXES = 3  # what torch has kernels for
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window that slides over the spatial axes, one number for each of them."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def places(self, extents: Shape) -> Shape:
+        """Return how many places the window takes: ``(H + 2 p - (d (k - 1) + 1)) // s + 1``."""
+        numbers = zip(extents, self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        return tuple((e + 2 * p - (d * (k - 1) + 1)) // s + 1 for e, k, s, p, d in numbers)
+
+
+def window(layer: Layer, spatial_axes: int) -> Window:
+    """Read kernel, stride, pad and dilation of a layer's convolution_param.
+
+    Raises:
+        NetError: one is given in both forms, or for another number of axes, or is zero.
+
+    Source: Caffe's BaseConvolutionLayer.
+    """
+    kernel = _per_axis(layer, "kernel_size", "kernel", spatial_axes, None)
+    return Window(
+        kernel=_nonzero(layer, kernel, "Filter dimensions"),
+        stride=_nonzero(layer, _per_axis(layer, "stride", "stride", spatial_axes, 1), "Stride"),
+        pad=_per_axis(layer, "pad", "pad", spatial_axes, 0),
+        dilation=_nonzero(layer, _per_axis(layer, "dilation", "", spatial_axes, 1), "Dilation"),
+    )
+
+
+def _per_axis(
+    layer: Layer, field: str, stem: str, axes: int, default: int | None
+) -> tuple[int, ...]:
+    """Read a number for each axis: from ``stem``_h and _w, else from the repeated ``field``."""
+    given = list(getattr(layer.param, field))
+    names = [f"{stem}_h", f"{stem}_w"] if stem else []
+    if any(layer.param.HasField(name) for name in names):
+        if axes != 2:
+            layer.fail(
+                f"{names[0]} & {names[1]} can only be used for 2D convolution", spatial_axes=axes
+            )
+        if given:
+            layer.fail(
+                f"Either {field} or {stem}_h/w should be specified; not both", **{field: given}
+            )
+        return tuple(getattr(layer.param, name) for name in names)
+    if not given and default is not None:
+        given = [default]
+    if len(given) not in (1, axes):
+        layer.fail(
+            f"{field} must be specified once, or once per spatial dimension "
+            f"({field} specified {len(given)} times; {axes} spatial dims)"
+        )
+    return tuple(given * axes if len(given) == 1 else given)
+
+
+def _nonzero(layer: Layer, numbers: tuple[int, ...], what: str) -> tuple[int, ...]:
+    if 0 in numbers:
+        layer.fail(f"{what} must be nonzero", received=numbers)
+    return numbers
+
+
+@register("Convolution", param="convolution_param", bottoms=(1, None), tops=(1, None))
+class Convolution(Layer):
+    """Slide learned filters over the axes behind the channel axis, the same for each bottom.
+
+    ``y[o] = sum over i of w[o, i] * x[i] + b[o]``, where ``*`` is cross-correlation and ``i`` runs
+    over the channels of o's group.
+
+    Bottoms: (leading axes..., C, spatial axes...), all of one shape; C at ``axis``.
+    Tops: (leading axes..., num_output, places of the window...), one for each bottom.
+    Blobs: weight (num_output, C / group, kernel...), bias (num_output).
+
+    Raises:
+        NetError: kernel, stride, pad or dilation is given wrongly (see ``window``), channels or
+            num_output are no multiple of group, the bottoms differ in shape, or the kernel is
+            larger than the padded bottom.
+
+    Source: Caffe's ConvolutionLayer. Other than there, more than 3 spatial axes are refused.
+    """
+
+    as_many_tops_as_bottoms = True
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        shape, param = bottom_shapes[0], self.param
+        self.channel_axis = self.axis(param.axis, len(shape))
+        self.spatial_axes = len(shape) - self.channel_axis - 1
+        if self.spatial_axes > _MOST_SPATIAL_AXES:
+            self.fail(
+                f"at most {_MOST_SPATIAL_AXES} spatial axes are supported",
+                bottom=shape,
+                axis=param.axis,
+            )
+        self.window = window(self, self.spatial_axes)
+        self.channels = shape[self.channel_axis]
+        if param.num_output < 1:
+            self.fail("num_output must be at least 1", num_output=param.num_output)
+        if param.group < 1 or self.channels % param.group:
+            self.fail(
+                "the bottom's channels should be multiples of group",
+                channels=self.channels,
+                group=param.group,
+            )
+        if param.num_output % param.group:
+            self.fail(
+                "Number of output should be multiples of group",
+                num_output=param.num_output,
+                group=param.group,
+            )
+        channels = self.channels // param.group
+        self.add_blob((param.num_output, channels, *self.window.kernel), param.weight_filler)
+        if param.bias_term:
+            self.add_blob((param.num_output,), param.bias_filler)
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        shape, axis = bottom_shapes[0], self.channel_axis
+        for index, other in enumerate(bottom_shapes):
+            if other != shape:
+                self.fail(
+                    f"shape mismatch - bottom[0]: {shape} vs. bottom[{index}]: {other}",
+                )
+        if len(shape) != axis + 1 + self.spatial_axes or shape[axis] != self.channels:
+            self.fail(
+                "Input size incompatible with convolution kernel",
+                bottom=shape,
+                channels=self.channels,
+                spatial_axes=self.spatial_axes,
+            )
+        places = self.window.places(shape[axis + 1 :])
+        if any(p < 1 for p in places):
+            self.fail(
+                "the kernel is larger than the padded bottom",
+                bottom=shape,
+                kernel=self.window.kernel,
+                pad=self.window.pad,
+                dilation=self.window.dilation,
+            )
+        return [(*shape[:axis], self.param.num_output, *places)] * len(bottom_shapes)
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._convolve(x) for x in bottoms)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        weight = self.blobs[0]
+        bias = self.blobs[1] if self.param.bias_term else None
+        leading = x.shape[: self.channel_axis]
+        if self.channel_axis != 1:
+            x = x.reshape(math.prod(leading), *x.shape[self.channel_axis :])
+        if self.spatial_axes:
+            w = self.window
+            y = _CONVOLVE[self.spatial_axes](
+                x, weight, bias, w.stride, w.pad, w.dilation, self.param.group
+            )
+        else:  # every record is one place
+            x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
+            y = F.conv1d(x, weight, bias, groups=self.param.group).squeeze(-1)
+        return y if self.channel_axis == 1 else y.reshape(*leading, *y.shape[1:])
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        if self.channel_axis != 1 or not self.spatial_axes:
+            return super().onnx(graph, bottoms, tops)
+        blobs = [graph.blob(self, index) for index in range(len(self.blobs))]
+        for bottom, top in zip(bottoms, tops, strict=True):
+            graph.node(
+                "Conv",
+                [bottom, *blobs],
+                [top],
+                kernel_shape=self.window.kernel,
+                strides=self.window.stride,
+                pads=self.window.pad * 2,
+                dilations=self.window.dilation,
+                group=self.param.group,
+            )
+        return None

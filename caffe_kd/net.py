@@ -1,0 +1,422 @@
+"""A NetParameter as a torch module: names, in-place tops, sharing, loss weights, weights.
+
+The message must be of the current format and hold only the layers of one state; ``load_net`` takes
+a file through those steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import NetError, WeightsError, did_you_mean
+from .layers import Context, Layer, Shape, create
+from .layers.input import Input
+from .proto import caffe_pb2 as pb
+from .proto import text
+from .proto.binary import LayerWeights, read_weights
+from .proto.filter import filter_net
+
+
+@dataclass
+class Step:
+    """One layer's place in the net."""
+
+    layer: Layer
+    bottoms: list[str]
+    tops: list[str]
+    detached: list[bool]  # bottoms that get no gradient from this layer
+    loss_weights: list[float]
+    bottom_shapes: list[Shape]
+    top_shapes: list[Shape]
+
+
+@dataclass
+class Param:
+    """One learnable blob, at the layer that owns it."""
+
+    layer: Layer
+    index: int
+    blob: nn.Parameter
+    lr_mult: float
+    decay_mult: float
+    given: set[str] = field(default_factory=set)  # which of the two the prototxt states
+
+
+class Net(nn.Module):
+    """The net that a NetParameter describes.
+
+    Args:
+        param: the net in the current format, filtered for one state.
+        phase: TRAIN or TEST; a ``state`` in the message wins, as in Caffe.
+        file: where it was read, for relative paths and messages.
+
+    Attributes:
+        blobs: the blobs of the last forward pass by name, in the order they are first made.
+        loss_weights: the weight of each blob in the objective, 0 for most.
+        outputs: names of the blobs no layer takes as bottom, alphabetically, as Caffe logs them.
+        params: the learnable blobs at their owners, in Caffe's order, lr_mult 0 included.
+
+    Raises:
+        NetError: a layer cannot be built; the message names file, line and layer.
+
+    Source: Caffe's Net.
+    """
+
+    def __init__(self, param: Any, phase: int = pb.TEST, file: str | Path | None = None) -> None:
+        super().__init__()
+        self.name: str = param.name
+        self.param = param
+        self.phase: int = param.state.phase if param.state.HasField("phase") else phase
+        self.context = Context(file=Path(file) if file else None)
+        self.steps: list[Step] = []
+        self.shapes: dict[str, Shape] = {}
+        self.blobs: dict[str, Tensor] = {}
+        self.params: list[Param] = []
+        self.loss_weights: dict[str, float] = {}
+        self._owners: dict[str, Param] = {}
+        self._unused: set[str] = set()
+        for proto in param.layer:
+            self._add(proto)
+        self.layers = nn.ModuleList(step.layer for step in self.steps)
+        self.outputs: list[str] = sorted(self._unused)
+        self.inputs: list[str] = [
+            t for s in self.steps if isinstance(s.layer, Input) for t in s.tops
+        ]
+
+    # ---- building
+
+    def _add(self, proto: Any) -> None:
+        layer = create(proto, self.phase, self.context)
+        bottoms = [b for b in proto.bottom if b]  # `bottom: ""` is no bottom
+        shapes = [self._bottom_shape(layer, name, i) for i, name in enumerate(bottoms)]
+        tops = list(proto.top)
+        if layer.is_loss and not tops:
+            tops = [proto.name]  # the loss may be left unnamed
+        self._check_count(layer, "bottom", len(bottoms), layer.bottoms)
+        self._check_count(layer, "top", len(tops), layer.tops)
+        if layer.as_many_tops_as_bottoms and len(bottoms) != len(tops):
+            layer.fail("it makes one top for each bottom", bottoms=len(bottoms), tops=len(tops))
+        layer.setup(shapes)
+        top_shapes = layer.top_shapes(shapes)
+        for index, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
+            self._add_top(layer, name, index, bottoms)
+            self.shapes[name] = layer.check_shape(shape, f"top '{name}'")
+        self._unused.difference_update(bottoms)
+        self._unused.update(tops)
+        step = Step(layer, bottoms, tops, self._detached(layer, bottoms), [], shapes, top_shapes)
+        step.loss_weights = self._loss_weights(layer, tops)
+        self.loss_weights.update(zip(tops, step.loss_weights, strict=True))
+        self._add_params(layer)
+        self.steps.append(step)
+
+    def _bottom_shape(self, layer: Layer, name: str, index: int) -> Shape:
+        if name not in self.shapes:
+            layer.fail(
+                f"Unknown bottom blob '{name}' (bottom index {index}): no layer before this one "
+                f"makes it.{did_you_mean(name, self.shapes)}"
+            )
+        return self.shapes[name]
+
+    @staticmethod
+    def _check_count(layer: Layer, what: str, count: int, bounds: tuple[int, int | None]) -> None:
+        low, high = bounds
+        if low <= count and (high is None or count <= high):
+            return
+        if high is None:
+            wanted = f"at least {low}"
+        else:
+            wanted = str(low) if low == high else f"{low} to {high}"
+        layer.fail(f"takes {wanted} {what} blob(s)", **{f"{what}s": count})
+
+    def _add_top(self, layer: Layer, name: str, index: int, bottoms: list[str]) -> None:
+        in_place = index < len(bottoms) and bottoms[index] == name
+        if name in self.shapes and not in_place:
+            layer.fail(
+                f"Top blob '{name}' produced by multiple sources. Give it another name, or name "
+                "it as the bottom too to work in place"
+            )
+
+    @staticmethod
+    def _detached(layer: Layer, bottoms: list[str]) -> list[bool]:
+        given = list(layer.proto.propagate_down)
+        if given and len(given) != len(bottoms):
+            layer.fail(
+                "propagate_down param must be specified either 0 or bottom_size times",
+                propagate_down=len(given),
+                bottoms=len(bottoms),
+            )
+        if given:
+            return [not flag for flag in given]
+        return [i in layer.constant_bottoms for i in range(len(bottoms))]
+
+    @staticmethod
+    def _loss_weights(layer: Layer, tops: list[str]) -> list[float]:
+        given = list(layer.proto.loss_weight)
+        if given and len(given) != len(tops):
+            layer.fail(
+                "loss_weight must be unspecified or specified once per top",
+                loss_weights=len(given),
+                tops=len(tops),
+            )
+        if given:
+            return given
+        return [1.0 if layer.is_loss and i == 0 else 0.0 for i in range(len(tops))]
+
+    def _add_params(self, layer: Layer) -> None:
+        specs = list(layer.proto.param)
+        blobs = layer.parameters_in_order
+        if len(specs) > len(blobs):
+            layer.fail("Too many params specified", param=len(specs), blobs=len(blobs))
+        for index, blob in enumerate(blobs):
+            spec = specs[index] if index < len(specs) else pb.ParamSpec()
+            owner = self._owners.get(spec.name) if spec.name else None
+            if owner is not None:
+                self._share(layer, index, spec, owner)
+                continue
+            # BatchNorm's statistics ask for no gradient, whatever lr_mult's default is.
+            lr_mult = spec.lr_mult if blob.requires_grad else 0.0
+            param = Param(layer, index, blob, lr_mult, spec.decay_mult)
+            # Without a gradient, as in Caffe; otherwise clipping would count it.
+            blob.requires_grad_(lr_mult != 0)
+            param.given = {f for f in ("lr_mult", "decay_mult") if spec.HasField(f)}
+            self.params.append(param)
+            if spec.name:
+                self._owners[spec.name] = param
+
+    def _share(self, layer: Layer, index: int, spec: Any, owner: Param) -> None:
+        mine, theirs = layer.blob_shapes[index], owner.layer.blob_shapes[owner.index]
+        permissive = spec.share_mode == pb.ParamSpec.PERMISSIVE
+        fits = np.prod(mine) == np.prod(theirs) if permissive else mine == theirs
+        if not fits:
+            layer.fail(
+                f"Cannot share param '{spec.name}' owned by layer '{owner.layer.name}': "
+                + ("count mismatch" if permissive else "shape mismatch"),
+                shape=mine,
+                owner_shape=theirs,
+            )
+        for name in ("lr_mult", "decay_mult"):
+            if not spec.HasField(name):
+                continue
+            here, there = getattr(spec, name), getattr(owner, name)
+            if name in owner.given and here != there:
+                layer.fail(
+                    f"Shared param '{spec.name}' has mismatched {name}", here=here, owner=there
+                )
+            owner.given.add(name)
+            setattr(owner, name, here)
+        owner.blob.requires_grad_(owner.lr_mult != 0)
+        layer.share_blob(index, owner.blob)
+
+    # ---- running
+
+    def forward(self, inputs: Mapping[str, Tensor] | None = None) -> Tensor | None:
+        """Run all layers and return the objective: the sum of loss_weight times top.
+
+        Args:
+            inputs: new values for Input tops.
+
+        Returns:
+            A scalar, or None when no top has a loss weight. The blobs are in ``blobs``.
+        """
+        if inputs:
+            self.set_inputs(inputs)
+        blobs = self.blobs
+        objective: Tensor | None = None
+        for step in self.steps:
+            bottoms = [blobs[name] for name in step.bottoms]
+            if any(step.detached):
+                pairs = zip(bottoms, step.detached, strict=True)
+                bottoms = [b.detach() if d else b for b, d in pairs]
+            result = step.layer(*bottoms)
+            tops = (result,) if isinstance(result, Tensor) else result
+            for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
+                blobs[name] = top
+                if weight:
+                    term = weight * (top if top.dim() == 0 else top.sum())
+                    objective = term if objective is None else objective + term
+        return objective
+
+    def set_inputs(self, inputs: Mapping[str, Tensor]) -> None:
+        """Set Input tops by name.
+
+        Raises:
+            NetError: the net has no such input.
+        """
+        for name, value in inputs.items():
+            for step in self.steps:
+                if isinstance(step.layer, Input) and name in step.tops:
+                    step.layer.set(step.tops.index(name), value)
+                    break
+            else:
+                raise NetError(
+                    f"the net has no input '{name}'.{did_you_mean(name, self.inputs)} "
+                    f"Inputs: {', '.join(self.inputs) or 'none'}"
+                )
+
+    def step_of(self, name: str) -> Step | None:
+        """Return the first layer of this name with its place, or None."""
+        return next((s for s in self.steps if s.layer.name == name), None)
+
+    def place(self, device: torch.device, channels_last: bool) -> None:
+        """Move the net to a device, and lay out 4-D blobs NHWC or NCHW in memory.
+
+        Only the parameters need it: a convolution follows the layout of its weight.
+        """
+        self.context.device = device
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(device=device)
+        # What one layer sees under another shape is a view, and those need plain order.
+        viewed = {
+            id(blob)
+            for step in self.steps
+            for blob, shape in zip(
+                step.layer.parameters_in_order, step.layer.blob_shapes, strict=True
+            )
+            if blob.shape != shape
+        }
+        for param in self.params:
+            if param.blob.dim() == 4 and id(param.blob) not in viewed:
+                param.blob.data = param.blob.data.contiguous(memory_format=layout)
+
+    # ---- weights
+
+    def weights(self) -> dict[str, list[np.ndarray]]:
+        """Return copies of all layers' blobs by layer name, in Caffe's axis order."""
+        return {
+            step.layer.name: [
+                b.detach().cpu().contiguous().numpy().copy() for b in step.layer.blobs
+            ]
+            for step in self.steps
+            if step.layer.blobs
+        }
+
+    def load_weights(self, path: str | Path) -> list[str]:
+        """Copy weights from a file into the layers of the same name.
+
+        Returns:
+            The names of layers in the file that this net lacks.
+
+        Raises:
+            WeightsError: a layer's blobs differ in number or shape.
+            ParseError: the file is not a caffemodel.
+        """
+        return self.copy_weights(read_weights(path), str(path))
+
+    def copy_weights(self, layers: Iterable[LayerWeights], source: str) -> list[str]:
+        """Copy weights into the layers of the same name; see ``load_weights``.
+
+        A blob with a legacy shape of 4 axes (num, channels, height, width) fits a blob whose shape
+        it equals after leading axes of extent 1 are dropped.
+
+        Source: Caffe's Net::CopyTrainedLayersFrom.
+        """
+        ignored = []
+        for weights in layers:
+            step = self.step_of(weights.name)
+            if step is None:
+                ignored.append(weights.name)
+                continue
+            blobs = step.layer.blobs
+            values = self._values_for(step.layer, weights, source)
+            for index, (value, blob) in enumerate(zip(values, blobs, strict=False)):
+                if value is not None:
+                    self._copy_blob(step.layer, index, value, weights.legacy[index], blob, source)
+        return ignored
+
+    def _values_for(
+        self, layer: Layer, weights: LayerWeights, source: str
+    ) -> Sequence[np.ndarray | None]:
+        """Return the file's blobs of a layer, checked to be as many as the layer has.
+
+        Only blobs that another layer owns may be missing: HDF5 files hold them at the owner alone.
+        """
+        values = list(weights.blobs)
+        owned = {p.index for p in self.params if p.layer is layer}
+        missing = owned.difference(i for i, value in enumerate(values) if value is not None)
+        # A layer without any blobs in the file, such as a Split, matches nothing.
+        if values and (missing or len(values) > len(layer.blobs)):
+            self._misfit(
+                layer,
+                source,
+                f"Incompatible number of blobs: {len(values)} in the file, "
+                f"{len(layer.blobs)} in the net",
+            )
+        return values
+
+    def _copy_blob(
+        self,
+        layer: Layer,
+        index: int,
+        value: np.ndarray,
+        legacy: bool,
+        blob: Tensor,
+        source: str,
+    ) -> None:
+        wanted = tuple(blob.shape)
+        padded = (1,) * (4 - len(wanted)) + wanted if legacy and len(wanted) <= 4 else wanted
+        if value.shape != padded:
+            self._misfit(
+                layer,
+                source,
+                f"Cannot copy param {index} weights: shape mismatch. The file's shape is "
+                f"{value.shape}, the net's {wanted}. To learn this layer's parameters from "
+                "scratch rather than copying from a saved net, rename the layer",
+            )
+        with torch.no_grad():
+            blob.copy_(torch.from_numpy(np.require(value.reshape(wanted), requirements="W")))
+
+    @staticmethod
+    def _misfit(layer: Layer, source: str, fact: str) -> NoReturn:
+        raise WeightsError(
+            f"{source}: layer '{layer.name}' ({layer.type}): {fact}",
+            layer.proto.source_line or None,
+        )
+
+    def share_weights(self, other: Net) -> None:
+        """Use the parameter blobs of another net's layers of the same name, as a test net does.
+
+        Raises:
+            NetError: a shared layer's blobs differ in shape.
+
+        Source: Caffe's Net::ShareTrainedLayersWith.
+        """
+        for theirs in other.steps:
+            mine = self.step_of(theirs.layer.name)
+            if mine is None:
+                continue
+            blobs = theirs.layer.parameters_in_order
+            for index, shape in enumerate(mine.layer.blob_shapes):
+                if index >= len(blobs) or shape != theirs.layer.blob_shapes[index]:
+                    mine.layer.fail(
+                        f"Cannot share param {index} weights with the train net's layer: "
+                        "shape mismatch",
+                        here=mine.layer.blob_shapes,
+                        train_net=theirs.layer.blob_shapes,
+                    )
+                mine.layer.share_blob(index, blobs[index])
+        for param in self.params:
+            param.blob = param.layer.parameters_in_order[param.index]
+
+
+def read_net(path: str | Path) -> Any:
+    """Read a net's prototxt into a NetParameter of the current format."""
+    return text.read(path, pb.NetParameter())
+
+
+def load_net(
+    path: str | Path, phase: int = pb.TEST, level: int = 0, stages: Sequence[str] = ()
+) -> Net:
+    """Read a net's prototxt, filter it for a state and build it.
+
+    Phase and level given here win over a ``state`` in the file; its stages join the ones given.
+    """
+    param = read_net(path)
+    state = pb.NetState(phase=phase, level=level, stage=[*param.state.stage, *stages])
+    return Net(filter_net(param, state), phase, path)

@@ -1,0 +1,181 @@
+"""Composes teacher, student and distiller into the one net that is trained.
+
+The result is an ordinary net that can be printed and read: the student's layers as they are, the
+teacher's under ``<teacher>/<name>`` and frozen, the distiller's after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import NetError, did_you_mean
+from . import caffe_pb2 as pb
+from .filter import filter_net
+
+
+@dataclass
+class Teacher:
+    """A teacher net, before it is filtered.
+
+    Attributes:
+        name: the prefix of its layers and blobs: ``<name>/conv1``.
+        net: its NetParameter.
+        blob_counts: how many parameter blobs each layer has, by layer name.
+    """
+
+    name: str
+    net: Any
+    blob_counts: Mapping[str, int]
+
+
+def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = None) -> Any:
+    """Return the net that holds the student, what is used of the teachers, and the distiller.
+
+    A teacher is filtered in phase TEST. Its layers without bottoms give way to the student's blobs
+    of the same name. Of the others only those remain that lead to a teacher blob in use; they get
+    ``phase: TEST``, lr_mult 0, decay_mult 0 and propagate_down false. A teacher that is used only
+    by layers with include rules is included by the same rules.
+
+    Args:
+        student: the student's NetParameter with the layers of all phases.
+        teachers: the teachers; their names differ.
+        distiller: a NetParameter whose layers see the student's blobs by name and a teacher's as
+            ``<teacher>/<blob>``, or None.
+
+    Raises:
+        NetError: a teacher blob in use does not exist, a name is taken twice, or a teacher needs
+            input that the student lacks.
+    """
+    own = list(student.layer)
+    added = list(distiller.layer) if distiller is not None else []
+    _check_names(own, added)
+    composed = pb.NetParameter()
+    composed.CopyFrom(student)
+    del composed.layer[:]
+    frozen: list[Any] = []
+    student_blobs = {top for layer in own for top in layer.top}
+    for teacher in teachers:
+        frozen += _frozen_layers(teacher, [*own, *added], student_blobs)
+    place = _place_of_teachers(own, frozen)
+    composed.layer.extend([*own[:place], *frozen, *own[place:], *added])
+    return composed
+
+
+def _check_names(own: Sequence[Any], added: Iterable[Any]) -> None:
+    places = {layer.name: layer.source_line for layer in own}
+    for layer in added:
+        if layer.name in places:
+            raise NetError(
+                f"layer '{layer.name}' has the name of a layer of the student "
+                f"({places[layer.name]}). Give the distiller's layer another name",
+                layer.source_line or None,
+            )
+
+
+def _frozen_layers(teacher: Teacher, users: Sequence[Any], student_blobs: set[str]) -> list[Any]:
+    prefix = f"{teacher.name}/"
+    layers = list(filter_net(teacher.net, pb.NetState(phase=pb.TEST)).layer)
+    given = {top for layer in layers if not layer.bottom for top in layer.top}
+    _check_used_blobs(teacher, layers, users)
+    needed = {b.removeprefix(prefix) for u in users for b in u.bottom if b.startswith(prefix)}
+    kept: list[Any] = []
+    for layer in reversed(layers):
+        if layer.bottom and needed.intersection(layer.top):
+            kept.append(layer)
+            needed.update(layer.bottom)
+    for blob in sorted(needed & given - student_blobs):
+        raise NetError(
+            f"the teacher '{teacher.name}' takes its input '{blob}' from the student, which has "
+            f"no blob of this name.{did_you_mean(blob, student_blobs)} Name both alike",
+            _place_of_top(layers, blob),
+        )
+    rules = _rules_of_users(prefix, users)
+    names = {blob: blob for blob in given}  # what a teacher's blob is called in the composed net
+    return [_freeze(layer, teacher, names, rules) for layer in reversed(kept)]
+
+
+def _place_of_top(layers: Sequence[Any], blob: str) -> str | None:
+    return next((x.source_line or None for x in layers if blob in x.top), None)
+
+
+def _check_used_blobs(teacher: Teacher, layers: Sequence[Any], users: Sequence[Any]) -> None:
+    prefix = f"{teacher.name}/"
+    known = [prefix + top for layer in layers for top in layer.top]
+    for user in users:
+        for bottom in user.bottom:
+            if bottom.startswith(prefix) and bottom not in known:
+                raise NetError(
+                    f"layer '{user.name}' ({user.type}): the teacher '{teacher.name}' has no blob "
+                    f"'{bottom.removeprefix(prefix)}' in phase TEST.{did_you_mean(bottom, known)}",
+                    user.source_line or None,
+                )
+
+
+def _rules_of_users(prefix: str, users: Sequence[Any]) -> list[Any]:
+    """Return the include rules of all layers that use the teacher; none if one has no rule."""
+    rules: list[Any] = []
+    for user in users:
+        if not any(b.startswith(prefix) for b in user.bottom):
+            continue
+        if not user.include:
+            return []
+        rules += [rule for rule in user.include if rule not in rules]
+    return rules
+
+
+def _freeze(layer: Any, teacher: Teacher, names: dict[str, str], rules: Sequence[Any]) -> Any:
+    prefix = f"{teacher.name}/"
+    frozen = pb.LayerParameter()
+    frozen.CopyFrom(layer)
+    for field in ("include", "exclude", "param", "propagate_down", "loss_weight", "blobs"):
+        frozen.ClearField(field)
+    frozen.name = prefix + layer.name
+    frozen.phase = pb.TEST
+    frozen.bottom[:] = [names.get(b, b) for b in layer.bottom]
+    names.update((top, prefix + top) for top in layer.top)
+    frozen.top[:] = [names[top] for top in layer.top]
+    frozen.propagate_down.extend([False] * len(layer.bottom))
+    frozen.include.extend(rules)
+    for index in range(teacher.blob_counts.get(layer.name, 0)):
+        spec = frozen.param.add(lr_mult=0, decay_mult=0)
+        if index < len(layer.param) and layer.param[index].name:
+            spec.name = prefix + layer.param[index].name
+            if layer.param[index].HasField("share_mode"):
+                spec.share_mode = layer.param[index].share_mode
+    return frozen
+
+
+def _place_of_teachers(own: Sequence[Any], frozen: Sequence[Any]) -> int:
+    """Return where the teachers go: after the last layer without bottoms that feeds them.
+
+    That is before the student's own layers, which may change the input in place.
+    """
+    used = {b for layer in frozen for b in layer.bottom}
+    feeding = [i for i, x in enumerate(own) if not x.bottom and used.intersection(x.top)]
+    return feeding[-1] + 1 if feeding else 0
+
+
+def override_distillation(
+    net: Any, temperature: float | None = None, alpha: float | None = None
+) -> list[str]:
+    """Set temperature and alpha of every DistillingLoss; return what was changed, in words.
+
+    Raises:
+        NetError: there is no DistillingLoss to set them on.
+    """
+    layers = [layer for layer in net.layer if layer.type == "DistillingLoss"]
+    if not layers and (temperature is not None or alpha is not None):
+        raise NetError("-temperature and -alpha need a DistillingLoss layer, but the net has none")
+    changes = []
+    for layer in layers:
+        for field, value in (("temperature", temperature), ("alpha", alpha)):
+            if value is not None:
+                before = getattr(layer.distilling_loss_param, field)
+                setattr(layer.distilling_loss_param, field, value)
+                changes.append(
+                    f"layer '{layer.name}': {field} {value:g} from the command line "
+                    f"instead of {before:g}"
+                )
+    return changes

@@ -1,0 +1,49 @@
+"""Keeps the layers whose include and exclude rules the net's state meets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import NetError
+from . import caffe_pb2 as pb
+
+
+def meets(state: Any, rule: Any) -> bool:
+    """Say whether a state meets a rule: phase, levels, every stage and no forbidden stage."""
+    if rule.HasField("phase") and rule.phase != state.phase:
+        return False
+    if rule.HasField("min_level") and state.level < rule.min_level:
+        return False
+    if rule.HasField("max_level") and state.level > rule.max_level:
+        return False
+    stages = set(state.stage)
+    return stages.issuperset(rule.stage) and stages.isdisjoint(rule.not_stage)
+
+
+def is_included(layer: Any, state: Any) -> bool:
+    """Say whether a layer belongs to the net in this state.
+
+    A layer without rules always does; one with ``include`` does if any of its rules is met; one
+    with ``exclude`` does if none is.
+
+    Raises:
+        NetError: the layer has both kinds of rules.
+    """
+    if layer.include and layer.exclude:
+        raise NetError(
+            f"layer '{layer.name}': specify either include rules or exclude rules; not both",
+            layer.source_line or None,
+        )
+    if layer.include:
+        return any(meets(state, rule) for rule in layer.include)
+    return not any(meets(state, rule) for rule in layer.exclude)
+
+
+def filter_net(net: Any, state: Any) -> Any:
+    """Return a copy of ``net`` with the layers that ``state`` (a NetState) includes."""
+    filtered = pb.NetParameter()
+    filtered.CopyFrom(net)
+    del filtered.layer[:]
+    filtered.state.CopyFrom(state)
+    filtered.layer.extend(layer for layer in net.layer if is_included(layer, state))
+    return filtered

@@ -1,0 +1,167 @@
+"""Reads ``caffe.proto`` into a private descriptor pool.
+
+The pool is private because a process may hold only one ``caffe.NetParameter`` in protobuf's default
+pool: a program that has imported the original's ``caffe_pb2`` can still import this package. The
+``.proto`` text itself is the only source, so there is no generated file that could fall behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+FILE_NAME = "caffe_kd/proto/caffe.proto"
+
+_Field = descriptor_pb2.FieldDescriptorProto
+_SCALARS = {
+    name: getattr(_Field, f"TYPE_{name.upper()}")
+    for name in ("double", "float", "int64", "uint64", "int32", "bool", "string", "bytes", "uint32")
+}
+_LABELS = {
+    label: getattr(_Field, f"LABEL_{label.upper()}")
+    for label in ("optional", "required", "repeated")
+}
+# A comment, a string, a number, a word; any other character is a token of its own.
+_TOKEN = re.compile(r'//[^\n]*|"(?:[^"\\]|\\.)*"|-?\d[\d.]*(?:e[-+]?\d+)?|[\w.]+|\S')
+
+
+def _unexpected(token: str) -> ValueError:
+    return ValueError(f"caffe.proto: unexpected '{token}'")
+
+
+class _Reader:
+    """A reader for the part of the proto2 language that ``caffe.proto`` is written in."""
+
+    def __init__(self, text: str, file: descriptor_pb2.FileDescriptorProto) -> None:
+        tokens = (t for t in _TOKEN.findall(text) if not t.startswith("//"))
+        self._tokens: Iterator[str] = iter(tokens)
+        self._file = file
+
+    def read(self) -> None:
+        for token in self._tokens:
+            if token in ("syntax", "package"):
+                value = self._until(";")[-1].strip('"')
+                setattr(self._file, token, value)
+            elif token == "enum":
+                self._enum(self._file.enum_type.add())
+            elif token == "message":
+                self._message(self._file.message_type.add())
+            else:
+                raise _unexpected(token)
+
+    def _until(self, end: str) -> list[str]:
+        """Take the tokens before the next ``end``, and ``end`` too."""
+        taken: list[str] = []
+        for token in self._tokens:
+            if token == end:
+                return taken
+            taken.append(token)
+        raise ValueError(f"caffe.proto: '{end}' expected")
+
+    def _block(self) -> Iterator[str]:
+        """Yield the first token of each statement, up to the block's closing brace."""
+        for token in self._tokens:
+            if token == "}":
+                return
+            yield token
+        raise ValueError("caffe.proto: '}' expected")
+
+    def _enum(self, enum: descriptor_pb2.EnumDescriptorProto) -> None:
+        (enum.name,) = self._until("{")
+        for name in self._block():
+            _, number = self._until(";")
+            enum.value.add(name=name, number=int(number))
+
+    def _message(self, message: descriptor_pb2.DescriptorProto) -> None:
+        (message.name,) = self._until("{")
+        for token in self._block():
+            if token == "enum":
+                self._enum(message.enum_type.add())
+            elif token in _LABELS:
+                self._field(message.field.add(label=_LABELS[token]), self._until(";"))
+            else:
+                raise _unexpected(token)
+        own_enums = {e.name for e in message.enum_type}
+        for field in message.field:
+            if field.type_name in own_enums:
+                field.type_name = f"{message.name}.{field.type_name}"
+
+    def _field(self, field: descriptor_pb2.FieldDescriptorProto, statement: list[str]) -> None:
+        type_name, field.name, _, number, *options = statement
+        field.number = int(number)
+        if type_name in _SCALARS:
+            field.type = _SCALARS[type_name]
+        else:
+            field.type_name = type_name
+        pairs = [o for o in options if o not in "[],="]
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if key == "packed":
+                field.options.packed = value == "true"
+            elif key == "default":
+                field.default_value = value.strip('"')
+            else:
+                raise _unexpected(key)
+
+
+def _resolve(file: descriptor_pb2.FileDescriptorProto) -> None:
+    """Give every field of a message or enum type its kind and fully qualified name."""
+    enums = {e.name for e in file.enum_type}
+    enums |= {f"{m.name}.{e.name}" for m in file.message_type for e in m.enum_type}
+    for message in file.message_type:
+        for field in message.field:
+            if field.type_name:
+                is_enum = field.type_name in enums
+                field.type = _Field.TYPE_ENUM if is_enum else _Field.TYPE_MESSAGE
+                field.type_name = f".{file.package}.{field.type_name}"
+
+
+def parse(text: str, name: str = FILE_NAME) -> descriptor_pb2.FileDescriptorProto:
+    """Return what the text of a ``.proto`` file describes.
+
+    Raises:
+        ValueError: the text uses more of the language than ``caffe.proto`` does.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name=name)
+    _Reader(text, file).read()
+    _resolve(file)
+    return file
+
+
+@cache
+def pool() -> descriptor_pool.DescriptorPool:
+    """Return the private pool that holds ``caffe.proto``."""
+    text = Path(__file__).with_name("caffe.proto").read_text(encoding="utf-8")
+    private = descriptor_pool.DescriptorPool()
+    private.AddSerializedFile(parse(text).SerializeToString())
+    return private
+
+
+def descriptor() -> FileDescriptor:
+    """Return the descriptor of ``caffe.proto``."""
+    return pool().FindFileByName(FILE_NAME)
+
+
+@cache
+def messages() -> dict[str, Any]:
+    """Return the message classes by name without package: ``{"NetParameter": <class>, …}``."""
+    return {
+        name: message_factory.GetMessageClass(message)
+        for name, message in descriptor().message_types_by_name.items()
+    }
+
+
+def enums() -> dict[str, Any]:
+    """Return the top-level enums by name: ``enums()["Phase"].Name(0) == "TRAIN"``."""
+    return {name: EnumTypeWrapper(enum) for name, enum in descriptor().enum_types_by_name.items()}
+
+
+def enum_values() -> dict[str, int]:
+    """Return the values of the top-level enums: ``{"TRAIN": 0, "TEST": 1}``."""
+    return {v.name: v.number for e in descriptor().enum_types_by_name.values() for v in e.values}

@@ -1,0 +1,316 @@
+"""Reads and writes prototxt, protobuf's text format, and remembers the line of every layer.
+
+A reader of our own, since protobuf's keeps no positions: each message that has a ``source_line``
+field (the layers) gets ``file:line`` there, which follows it through upgrade, composition and
+filtering, so that any later message about the layer can name the place. Writing clears it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from google.protobuf import text_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from ..errors import ParseError, did_you_mean
+from ..files import read_bytes, write_atomically
+
+Message = TypeVar("Message", bound=Any)
+
+MAX_DEPTH = 100  # protobuf's own limit of nesting
+MAX_BYTES = 256 << 20  # far above any net; a larger file is not prototxt
+
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\f\v]+|\#[^\n]*)
+    |(?P<newline>\n)
+    |(?P<word>[A-Za-z_]\w*)
+    |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?))
+    |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+    |(?P<left_out>\.\.\.)
+    |(?P<mark>[-{}<>\[\]:;,])
+    |(?P<other>.)""",
+    re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+
+_F = FieldDescriptor
+_INTEGER_BITS = {_F.TYPE_INT32: (-(2**31), 2**31), _F.TYPE_INT64: (-(2**63), 2**63)}
+_INTEGER_BITS |= {_F.TYPE_UINT32: (0, 2**32), _F.TYPE_UINT64: (0, 2**64)}
+_TYPE_WORDS = {
+    _F.TYPE_STRING: 'a string in quotes, as "name"',
+    _F.TYPE_BYTES: 'a string in quotes, as "name"',
+    _F.TYPE_BOOL: "true or false",
+    _F.TYPE_FLOAT: "a number",
+    _F.TYPE_DOUBLE: "a number",
+}
+
+
+def read(path: str | Path, message: Message) -> Message:
+    """Read a prototxt file into ``message`` and return it.
+
+    Raises:
+        ParseError: the file is missing, is not prototxt, or has an unknown field or wrong value;
+            the message names file and line.
+    """
+    data = read_bytes(path, MAX_BYTES)
+    if b"\0" in data[:4096]:
+        raise ParseError(
+            "is not a prototxt: it holds binary data. Weights (.caffemodel) are given with "
+            "-weights",
+            str(path),
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:  # comments in another encoding; the names of nets are ASCII
+        text = data.decode("latin-1")
+    return parse(text, message, str(path))
+
+
+def parse(text: str, message: Message, name: str = "<prototxt>") -> Message:
+    """Parse prototxt ``text`` into ``message``; ``name`` stands for the file in messages."""
+    _Parser(text, name).fields(message, end="", depth=0)
+    return message
+
+
+def locate(path: str | Path, field: str) -> str:
+    """Return ``file:line`` of the first mention of a field in a prototxt, or the file alone."""
+    try:
+        lines = read_bytes(path, MAX_BYTES).decode("latin-1").splitlines()
+    except ParseError:
+        return str(path)
+    mention = re.compile(rf"(?:^|[\s}}]){field}\s*[:{{<]")
+    for number, line in enumerate(lines, 1):
+        if mention.search(line.split("#")[0]):
+            return f"{path}:{number}"
+    return str(path)
+
+
+def clear_source_lines(message: Any) -> None:
+    """Remove the places where layers were read, here and in every message below."""
+    for field, value in message.ListFields():
+        if field.name == "source_line":
+            message.ClearField("source_line")
+        elif field.message_type is not None:
+            for item in value if field.is_repeated else [value]:
+                clear_source_lines(item)
+
+
+def to_text(message: Any) -> str:
+    """Return a message as prototxt, without the places where its layers were read."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    clear_source_lines(copy)
+    return text_format.MessageToString(copy, use_short_repeated_primitives=False, as_utf8=True)
+
+
+def write(path: str | Path, message: Any) -> None:
+    """Write a message as prototxt, atomically."""
+    write_atomically(path, to_text(message).encode("utf-8"))
+
+
+class _Parser:
+    """A recursive descent over the tokens of one file."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._name = name
+        self._tokens = list(self._tokenize(text))
+        self._next = 0
+
+    def _tokenize(self, text: str) -> Any:
+        line = 1
+        for match in _TOKEN.finditer(text):
+            kind = match.lastgroup
+            if kind == "newline":
+                line += 1
+            elif kind == "other":
+                self._fail_at(line, *self._stray(match.group()))
+            elif kind == "left_out":
+                self._fail_at(
+                    line, "'...' stands where layers were left out: write them here, then run again"
+                )
+            elif kind != "space":
+                yield kind, match.group(), line
+        yield "end", "", line
+
+    @staticmethod
+    def _stray(character: str) -> tuple[str]:
+        if character in "\"'":
+            return (f"a string that begins with {character} does not end on its line",)
+        return (f"not a prototxt: unexpected character {character!r}",)
+
+    def _fail_at(self, line: int, message: str) -> NoReturn:
+        raise ParseError(message, f"{self._name}:{line}")
+
+    def _fail(self, message: str) -> NoReturn:
+        self._fail_at(self._tokens[self._next][2], message)
+
+    def _peek(self) -> str:
+        return self._tokens[self._next][1]
+
+    def _take(self) -> tuple[str, str, int]:
+        token = self._tokens[self._next]
+        if token[0] != "end":
+            self._next += 1
+        return token
+
+    def _skip(self, *marks: str) -> bool:
+        if self._peek() in marks and self._tokens[self._next][0] == "mark":
+            self._next += 1
+            return True
+        return False
+
+    def fields(self, message: Any, end: str, depth: int) -> None:
+        """Read the fields of one message up to the mark that ends it."""
+        descriptor: Descriptor = message.DESCRIPTOR
+        by_name = descriptor.fields_by_name
+        opened = self._tokens[self._next - 1][2]
+        seen: dict[str, int] = {}
+        while True:
+            kind, word, line = self._take()
+            if kind == "end" and end:
+                self._fail_at(
+                    line, f"the file ends, but the block opened at line {opened} has no '{end}'"
+                )
+            if kind == "end" or (kind == "mark" and word == end):
+                return
+            if kind != "word":
+                self._fail_at(line, f"a field name was expected. Received: {word[:40]!r}")
+            field = by_name.get(word)
+            if field is None or word == "source_line":
+                self._unknown(descriptor, word, line)
+            if not field.is_repeated:
+                if word in seen:
+                    self._fail_at(
+                        line,
+                        f"'{word}' is given twice, first at line {seen[word]}, but takes one value",
+                    )
+                seen[word] = line
+            self._field(message, field, line, depth)
+            self._skip(",", ";")
+
+    def _unknown(self, descriptor: Descriptor, word: str, line: int) -> NoReturn:
+        names = [n for n in descriptor.fields_by_name if n != "source_line"]
+        self._fail_at(
+            line, f"{descriptor.name} has no field named '{word}'.{did_you_mean(word, names)}"
+        )
+
+    def _field(self, message: Any, field: FieldDescriptor, line: int, depth: int) -> None:
+        colon = self._skip(":")
+        if field.message_type is None and not colon:
+            self._fail(f"':' was expected after '{field.name}'. Received: {self._peek()[:40]!r}")
+        if field.is_repeated and self._skip("["):
+            while not self._skip("]"):
+                self._value(message, field, line, depth)
+                if not self._skip(",") and self._peek() != "]":
+                    self._fail(f"',' or ']' was expected. Received: {self._peek()[:40]!r}")
+        else:
+            self._value(message, field, line, depth)
+
+    def _value(self, message: Any, field: FieldDescriptor, line: int, depth: int) -> None:
+        if field.message_type is not None:
+            target = getattr(message, field.name)
+            self._block(target.add() if field.is_repeated else target, field, line, depth)
+        elif field.is_repeated:
+            getattr(message, field.name).append(self._scalar(field))
+        else:
+            setattr(message, field.name, self._scalar(field))
+
+    def _block(self, message: Any, field: FieldDescriptor, line: int, depth: int) -> None:
+        if depth >= MAX_DEPTH:
+            self._fail(f"blocks are nested more than {MAX_DEPTH} deep")
+        if not self._skip("{", "<"):
+            self._fail(
+                f"'{{' was expected after '{field.name}', which is a block. "
+                f"Received: {self._peek()[:40]!r}"
+            )
+        if "source_line" in message.DESCRIPTOR.fields_by_name:
+            message.source_line = f"{self._name}:{line}"
+        message.SetInParent()
+        end = "}" if self._tokens[self._next - 1][1] == "{" else ">"
+        self.fields(message, end, depth + 1)
+
+    def _scalar(self, field: FieldDescriptor) -> Any:
+        negative = self._skip("-")
+        kind, word, line = self._take()
+        if field.enum_type is not None:
+            return self._enum_value(field, kind, word, line, negative)
+        if field.type in _INTEGER_BITS:
+            return self._integer(field, kind, word, line, negative)
+        if field.type in (_F.TYPE_FLOAT, _F.TYPE_DOUBLE):
+            number = self._number(kind, word)
+            if number is not None:
+                return -number if negative else number
+        elif field.type == _F.TYPE_BOOL and not negative:
+            if word in ("true", "True", "t", "1"):
+                return True
+            if word in ("false", "False", "f", "0"):
+                return False
+        elif kind == "string" and not negative:
+            text = _unquote(word)
+            while self._tokens[self._next][0] == "string":
+                text += _unquote(self._take()[1])
+            # A byte string writes its octets as characters below 256.
+            return text.encode("latin-1", "replace") if field.type == _F.TYPE_BYTES else text
+        self._fail_at(
+            line, f"'{field.name}' takes {_TYPE_WORDS[field.type]}. Received: {word[:40]}"
+        )
+
+    @staticmethod
+    def _number(kind: str, word: str) -> float | None:
+        if kind == "number":
+            if word[:2] in ("0x", "0X"):
+                return float(int(word, 16))
+            return float(word.rstrip("fF"))
+        return float(word) if word.lower() in ("inf", "infinity", "nan") else None
+
+    def _integer(
+        self, field: FieldDescriptor, kind: str, word: str, line: int, negative: bool
+    ) -> int:
+        low, high = _INTEGER_BITS[field.type]
+        if kind == "number" and re.fullmatch(r"\d+|0[xX][0-9a-fA-F]+", word):
+            octal = len(word) > 1 and word.isdigit() and word[0] == "0"
+            try:
+                value = int(word, 8) if octal else int(word, 0)
+            except ValueError:  # a digit 8 or 9 in an octal number, or far too many digits
+                value = high
+            value = -value if negative else value
+            if low <= value < high:
+                return value
+        sign = "-" if negative else ""
+        self._fail_at(
+            line,
+            f"'{field.name}' takes a whole number of {low} to {high - 1}. "
+            f"Received: {sign}{word[:40]}",
+        )
+
+    def _enum_value(
+        self, field: FieldDescriptor, kind: str, word: str, line: int, negative: bool
+    ) -> int:
+        enum = field.enum_type
+        assert enum is not None
+        if word in enum.values_by_name and not negative:
+            return enum.values_by_name[word].number
+        if kind == "number" and word.isdigit() and int(word) in enum.values_by_number:
+            return int(word)
+        known = list(enum.values_by_name)
+        some = ", ".join(known[:6]) + (", …" if len(known) > 6 else "")
+        self._fail_at(
+            line,
+            f"'{field.name}' takes one of {some}. Received: {word[:40]}."
+            f"{did_you_mean(word, known)}",
+        )
+
+
+def _unquote(token: str) -> str:
+    def unescape(match: re.Match[str]) -> str:
+        escape = match.group(1)
+        if escape[0] == "x" and len(escape) > 1:
+            return chr(int(escape[1:], 16))
+        if escape[0] in "01234567":
+            return chr(int(escape, 8) & 0xFF)
+        return _ESCAPED.get(escape, escape)
+
+    return _ESCAPE.sub(unescape, token[1:-1])

@@ -1,0 +1,1 @@
+"""The solver: what to train, learning rates, updates, the loop, snapshots."""

@@ -1,0 +1,340 @@
+"""The training loop.
+
+``Solver.step`` is the loop, readable from top to bottom; the other methods are its sentences.
+Source: Caffe's Solver::Solve, Step, TestAll, Snapshot and SGDSolver::ApplyUpdate.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteLoss, WeightsError
+from ..log import Log
+from ..net import Net
+from ..proto import caffe_pb2 as pb
+from ..proto.binary import LayerWeights
+from . import lr_policy, snapshot
+from .plan import Plan
+from .signals import Action, SignalActions
+from .updates import Updater
+
+
+class Solver:
+    """Trains the net of a plan.
+
+    Args:
+        plan: what to train, from ``read_plan``.
+        log: where the lines go.
+        device: where to train.
+        signals: what was asked for by signals; None: nothing ever is.
+
+    Attributes:
+        net: the train net; ``test_nets`` share its weights.
+        iter: the number of updates done.
+        snapshots: the paths of the last snapshot's weights and state.
+        stopped: whether a signal ended the training early.
+
+    Raises:
+        CaffeKDError: a setting, net or weights file is wrong.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        log: Log,
+        device: torch.device | None = None,
+        signals: SignalActions | None = None,
+    ) -> None:
+        self.plan = plan
+        self.param = plan.solver
+        self.log = log
+        self.device = device or torch.device("cpu")
+        self.iter = 0
+        self.snapshots: tuple[Path, Path] | None = None
+        self._signals = signals
+        self.stopped = False
+        self._losses: deque[float] = deque(maxlen=max(1, self.param.average_loss))
+        self._timer = time.perf_counter()
+        self._timed_iter = 0
+        lr_policy.check(self.param, plan.where("lr_policy"))
+        self._seed()
+        for note in plan.notes:
+            log.info(note)
+        self.net = self._build(plan.train.param, pb.TRAIN, plan.train.file, "training net")
+        self.test_nets = [
+            self._build(test.param, pb.TEST, test.file, f"test net (#{i})")
+            for i, test in enumerate(plan.tests)
+        ]
+        self._load_teachers()
+        for path in plan.student_weights:
+            self.load_weights(path)
+        teachers = [t.name for t in plan.teachers]
+        self._own, _ = snapshot.learned(self.net, teachers)
+        params = [(p.blob, p.lr_mult, p.decay_mult) for p in self._own]
+        self.updater = Updater(self.param, params, plan.where("type"))
+        for net in self.test_nets:
+            net.share_weights(self.net)
+
+    # ---- building
+
+    def _seed(self) -> None:
+        seed = self.param.random_seed
+        if seed >= 0:
+            torch.manual_seed(seed)
+        else:
+            self.log.info(f"random_seed is not given; this run's is {torch.seed() % 2**63}")
+
+    def _build(self, param: object, phase: int, file: Path | None, what: str) -> Net:
+        self.log.info(f"Creating {what} from {file}")
+        net = Net(param, phase, file)
+        net.context.notify = self.log.info
+        for step in net.steps:
+            tops = ", ".join(
+                f"{name} {' '.join(map(str, shape))}"
+                for name, shape in zip(step.tops, step.top_shapes, strict=True)
+            )
+            self.log.info(f"Layer {step.layer.name} ({step.layer.type}) -> {tops}")
+        count = sum(p.blob.numel() for p in net.params)
+        learning = sum(p.blob.numel() for p in net.params if p.blob.requires_grad)
+        blobs = sum(math.prod(s) for step in net.steps for s in step.top_shapes)
+        self.log.info(f"{count} parameters, of which {learning} learn")
+        self.log.info(f"Memory required for data: {4 * blobs}")
+        net.place(self.device, channels_last=any(p.blob.dim() == 4 for p in net.params))
+        return net
+
+    def _load_teachers(self) -> None:
+        for net in [self.net, *self.test_nets]:
+            for teacher in self.plan.teachers:
+                prefix = f"{teacher.name}/"
+                renamed = [
+                    LayerWeights(prefix + w.name, w.type, w.blobs, w.legacy) for w in teacher.layers
+                ]
+                net.copy_weights(renamed, str(teacher.path))
+                given = {w.name for w in renamed if w.blobs}
+                for step in net.steps:
+                    layer = step.layer
+                    if layer.name.startswith(prefix) and layer.blobs and layer.name not in given:
+                        raise WeightsError(
+                            f"{teacher.path}: no weights for layer "
+                            f"'{layer.name.removeprefix(prefix)}' of the teacher '{teacher.name}'. "
+                            f"The file has: {', '.join(w.name for w in teacher.layers if w.blobs)}",
+                            layer.proto.source_line or None,
+                        )
+        for teacher in self.plan.teachers:
+            self.log.info(f"Teacher '{teacher.name}': weights from {teacher.path}")
+
+    def load_weights(self, path: str | Path) -> None:
+        """Start from the weights of a file, in the layers of the same name."""
+        self.log.info(f"Finetuning from {path}")
+        for name in self.net.load_weights(path):
+            self.log.info(f"Ignoring source layer {name}")
+
+    # ---- running
+
+    def solve(self, resume: str | Path | None = None) -> None:
+        """Train to max_iter, with tests and snapshots on the way, and report the end.
+
+        Args:
+            resume: a solverstate to go on from.
+
+        Raises:
+            NonFiniteLoss: the loss became NaN or infinite.
+        """
+        log, param = self.log, self.param
+        log.info(f"Solving {self.net.name}")
+        log.info(f"Learning Rate Policy: {param.lr_policy}")
+        if resume is not None:
+            self.restore(resume)
+        self.step(param.max_iter - self.iter)
+        on_snapshot = param.snapshot and self.iter % param.snapshot == 0
+        if param.snapshot_after_train and not on_snapshot:
+            self.snapshot()
+        if self.stopped:
+            log.info("Optimization stopped early.")
+            return
+        if param.display and self.iter % param.display == 0:
+            with torch.no_grad():
+                loss = self.net()
+            self._losses.append(0.0 if loss is None else float(loss))
+            log.info(f"Iteration {self.iter}, loss = {self._smoothed():g}")
+        if self._tests_now():
+            self.test_all()
+        log.info("Optimization Done.")
+
+    def step(self, count: int) -> None:
+        """Run ``count`` iterations.
+
+        An iteration: test if it is time, sum the gradients of iter_size passes, display, update,
+        obey signals, snapshot if it is time.
+        """
+        param = self.param
+        stop_iter = self.iter + count
+        self._losses.clear()
+        self._timer, self._timed_iter = time.perf_counter(), self.iter
+        while self.iter < stop_iter:
+            self.updater.clear()
+            if self._tests_now() and (self.iter > 0 or param.test_initialization):
+                self.test_all()
+                if self.stopped:
+                    return
+            rate = lr_policy.learning_rate(param, self.iter)
+            loss = self._forward_backward(rate)
+            self._losses.append(loss)
+            if param.display and self.iter % param.display == 0:
+                self._display(rate)
+            self.log.progress(self.iter, param.max_iter, loss, rate)
+            self._update(rate)
+            self.iter += 1
+            action = self._requested()
+            due = param.snapshot and self.iter % param.snapshot == 0
+            if due or action is Action.SNAPSHOT:
+                self.snapshot()
+            if action is Action.STOP:
+                self.stopped = True
+                return
+
+    def _forward_backward(self, rate: float) -> float:
+        """Add up the gradients of iter_size passes; return the mean loss."""
+        self.net.context.rate = rate
+        total = 0.0
+        for _ in range(self.param.iter_size):
+            objective = self.net()
+            if objective is None:
+                continue  # a net without loss has nothing to learn, as in the original
+            if objective.requires_grad:
+                objective.backward()
+            total += float(objective.detach())
+        loss = total / self.param.iter_size
+        if not math.isfinite(loss):
+            self._stop_non_finite(loss)
+        return loss
+
+    def _stop_non_finite(self, loss: float) -> None:
+        kept = self.snapshots or ("none yet", "")
+        raise NonFiniteLoss(
+            f"the loss is {loss} in iteration {self.iter}: training stopped before this update. "
+            f"Last snapshot: {kept[0]}. Try a smaller base_lr (now {self.param.base_lr:g}), "
+            "clip_gradients, or look for records and labels out of range"
+        )
+
+    def _update(self, rate: float) -> None:
+        clipped = self.updater.apply(rate, self.iter)
+        if clipped is not None:
+            norm, scale = clipped
+            self.log.info(
+                f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > "
+                f"{self.param.clip_gradients:g}) by scale factor {scale:g}"
+            )
+
+    def _requested(self) -> Action:
+        return self._signals.requested() if self._signals else Action.NONE
+
+    # ---- telling
+
+    def _smoothed(self) -> float:
+        """Return the mean loss of the last average_loss iterations of this step() call."""
+        return sum(self._losses) / len(self._losses) if self._losses else 0.0
+
+    def _display(self, rate: float) -> None:
+        elapsed = time.perf_counter() - self._timer
+        per_second = (self.iter - self._timed_iter) / (elapsed or 1)
+        self._timer, self._timed_iter = time.perf_counter(), self.iter
+        self.log.info(
+            f"Iteration {self.iter} ({per_second:g} iter/s, {elapsed:g}s/{self.param.display} "
+            f"iters), loss = {self._smoothed():g}"
+        )
+        index = 0
+        for name in self.net.outputs:
+            for value in self.net.blobs[name].detach().flatten().tolist():
+                line = self._output_line(self.net, name, value)
+                self.log.info(f"    Train net output #{index}: {line}")
+                index += 1
+        self.log.info(f"Iteration {self.iter}, lr = {rate:g}")
+
+    @staticmethod
+    def _output_line(net: Net, name: str, value: float) -> str:
+        weight = net.loss_weights.get(name, 0.0)
+        note = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
+        return f"{name} = {value:g}{note}"
+
+    # ---- testing
+
+    def _tests_now(self) -> bool:
+        interval = self.param.test_interval
+        return bool(self.test_nets) and interval > 0 and self.iter % interval == 0
+
+    def test_all(self) -> list[dict[str, list[float]]]:
+        """Test every test net; return the mean of each output blob by name."""
+        results = []
+        for index in range(len(self.test_nets)):
+            if not self.stopped:
+                results.append(self.test(index))
+        return results
+
+    @torch.no_grad()
+    def test(self, index: int) -> dict[str, list[float]]:
+        """Run test_iter batches through a test net and log the mean of its outputs."""
+        net = self.test_nets[index]
+        self.log.info(f"Iteration {self.iter}, Testing net (#{index})")
+        sums: dict[str, Tensor] = {}
+        total_loss = 0.0
+        batches = self.param.test_iter[index]
+        for _ in range(batches):
+            action = self._requested()
+            if action is Action.SNAPSHOT:
+                self.snapshot()
+            elif action is Action.STOP:
+                self.stopped = True
+                self.log.info("Test interrupted.")
+                return {}
+            loss = net()
+            if self.param.test_compute_loss and loss is not None:
+                total_loss += float(loss)
+            for name in net.outputs:
+                value = net.blobs[name].flatten()
+                sums[name] = sums[name] + value if name in sums else value
+        if self.param.test_compute_loss:
+            self.log.info(f"Test loss: {total_loss / batches:g}")
+        means = {name: (total / batches).tolist() for name, total in sums.items()}
+        number = 0
+        for name, values in means.items():
+            for value in values:
+                line = self._output_line(net, name, value)
+                self.log.info(f"    Test net output #{number}: {line}")
+                number += 1
+        return means
+
+    # ---- snapshots
+
+    def snapshot(self) -> tuple[Path, Path]:
+        """Write weights and state; return their paths."""
+        hdf5 = self.param.snapshot_format == pb.SolverParameter.HDF5
+        kind, ending = ("HDF5", ".h5") if hdf5 else ("binary proto", "")
+        stem = f"{self.param.snapshot_prefix}_iter_{self.iter}"
+        self.log.info(f"Snapshotting to {kind} file {stem}.caffemodel{ending}")
+        self.log.info(f"Snapshotting solver state to {kind} file {stem}.solverstate{ending}")
+        step = lr_policy.current_step(self.param, self.iter)
+        teachers = [t.name for t in self.plan.teachers]
+        self.snapshots = snapshot.write(
+            self.param, self.net, teachers, self.updater, self.iter, step
+        )
+        return self.snapshots
+
+    def restore(self, path: str | Path) -> None:
+        """Go on from a solverstate and the weights it names.
+
+        Raises:
+            SolverError: the snapshot belongs to another net or solver type.
+            ParseError: a file is missing or damaged.
+        """
+        self.log.info(f"Resuming from {path}")
+        self.log.info(f"{self.updater.rule.__name__}Solver: restoring history")
+        state, weights = snapshot.read(path, self.updater, self._own)
+        self.net.load_weights(weights)
+        self.iter = state.iter

@@ -1,0 +1,349 @@
+"""The six update rules.
+
+Each rule keeps a history per parameter and changes parameters in place. ``g`` is the gradient
+after clipping and weight decay, ``r`` the rate: the policy's rate times the blob's lr_mult.
+Parameters of equal (lr_mult, decay_mult) are updated together by torch's multi-tensor kernels.
+
+Source: Caffe's solvers; Duchi et al. 2011 (AdaGrad), Tieleman and Hinton 2012 (RMSProp), Zeiler
+2012 (AdaDelta), Kingma and Ba 2015 (Adam), Sutskever et al. 2013 (Nesterov).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SolverError, did_you_mean
+
+Tensors = list[Tensor]
+
+
+class Update:
+    """One rule's history and step for the parameters of one (lr_mult, decay_mult) group.
+
+    Attributes:
+        slots: how many history blobs the rule keeps for a parameter.
+    """
+
+    slots = 1
+    # Whether the rule's own kernel adds the L2 decay; otherwise it is added to g beforehand.
+    decays = False
+
+    def __init__(self, solver: Any, params: Tensors) -> None:
+        self.solver = solver
+        self.params = params
+        self._history = [[torch.zeros_like(p) for p in params] for _ in range(self.slots)]
+
+    @staticmethod
+    def check(solver: Any) -> None:
+        """Raise SolverError if the solver has a setting the rule cannot take."""
+
+    def history(self) -> list[Tensors]:
+        """Return the history as Caffe would hold it: one list over the parameters a slot."""
+        return self._history
+
+    def restore(self, history: Sequence[Tensors]) -> None:
+        """Take over a history in the form ``history`` returns."""
+        for mine, given in zip(self._history, history, strict=True):
+            torch._foreach_copy_(mine, given)
+
+    def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
+        """Update the parameters; ``decay`` is not 0 only if the rule ``decays``."""
+        raise NotImplementedError
+
+
+class SGD(Update):
+    """``h = momentum * h + r * g; w -= h``.
+
+    The rate is inside the history, so a drop of the rate does not shrink the momentum at once.
+    Torch's kernel keeps ``b = h / r`` instead; the ratio of the rates carries the history over.
+    """
+
+    decays = True
+
+    def __init__(self, solver: Any, params: Tensors) -> None:
+        super().__init__(solver, params)
+        self._rate = 1.0  # the rate of the step that left the buffers: h = rate * buffer
+
+    def history(self) -> list[Tensors]:
+        return [[b * self._rate for b in self._history[0]]]
+
+    def restore(self, history: Sequence[Tensors]) -> None:
+        super().restore(history)
+        self._rate = 1.0
+
+    def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
+        if rate == 0 or self.solver.momentum == 0:  # the kernel takes neither
+            self._step_plainly(grads, rate, decay)
+            return
+        torch._fused_sgd_(
+            self.params,
+            grads,
+            self._history[0],
+            weight_decay=decay,
+            momentum=self.solver.momentum * self._rate / rate,
+            lr=rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
+        self._rate = rate
+
+    def _step_plainly(self, grads: Tensors, rate: float, decay: float) -> None:
+        (history,) = self.history()
+        torch._foreach_mul_(history, self.solver.momentum)
+        if decay:
+            torch._foreach_add_(grads, self.params, alpha=decay)
+        torch._foreach_add_(history, grads, alpha=rate)
+        torch._foreach_sub_(self.params, history)
+        self.restore([history])
+
+
+class Nesterov(Update):
+    """``h' = momentum * h + r * g; w -= (1 + momentum) * h' - momentum * h``."""
+
+    def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
+        momentum = self.solver.momentum
+        (history,) = self._history
+        torch._foreach_add_(self.params, history, alpha=momentum)
+        torch._foreach_mul_(history, momentum)
+        torch._foreach_add_(history, grads, alpha=rate)
+        torch._foreach_sub_(self.params, history, alpha=1 + momentum)
+
+
+def _refuse_momentum(solver: Any, rule: str) -> None:
+    if solver.momentum != 0:
+        raise SolverError(
+            f"Momentum cannot be used with {rule}. Received: momentum={solver.momentum:g}; "
+            "leave it out"
+        )
+
+
+class AdaGrad(Update):
+    """``h += g^2; w -= r * g / (sqrt(h) + delta)``."""
+
+    @staticmethod
+    def check(solver: Any) -> None:
+        _refuse_momentum(solver, "AdaGrad")
+
+    def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
+        (history,) = self._history
+        torch._foreach_addcmul_(history, grads, grads)
+        self._descend(grads, rate)
+
+    def _descend(self, grads: Tensors, rate: float) -> None:
+        roots = torch._foreach_sqrt(self._history[0])
+        torch._foreach_add_(roots, self.solver.delta)
+        torch._foreach_addcdiv_(self.params, grads, roots, value=-rate)
+
+
+class RMSProp(AdaGrad):
+    """``h = d * h + (1 - d) * g^2; w -= r * g / (sqrt(h) + delta)``, d = rms_decay."""
+
+    @staticmethod
+    def check(solver: Any) -> None:
+        _refuse_momentum(solver, "RMSProp")
+        if not 0 <= solver.rms_decay < 1:
+            raise SolverError(
+                f"rms_decay should lie between 0 and 1. Received: {solver.rms_decay:g}"
+            )
+
+    def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
+        (history,) = self._history
+        torch._foreach_mul_(history, self.solver.rms_decay)
+        torch._foreach_addcmul_(history, grads, grads, value=1 - self.solver.rms_decay)
+        self._descend(grads, rate)
+
+
+class AdaDelta(Update):
+    """``h = m h + (1 - m) g^2; u = g sqrt((s + delta) / (h + delta)); s = m s + (1 - m) u^2``.
+
+    Then ``w -= r * u``; m is momentum, h the first history blob and s the second.
+    """
+
+    slots = 2
+
+    def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
+        momentum, delta = self.solver.momentum, self.solver.delta
+        squares, updates = self._history
+        torch._foreach_mul_(squares, momentum)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - momentum)
+        ratio = torch._foreach_add(updates, delta)
+        torch._foreach_div_(ratio, torch._foreach_add(squares, delta))
+        torch._foreach_sqrt_(ratio)
+        torch._foreach_mul_(ratio, grads)
+        torch._foreach_mul_(updates, momentum)
+        torch._foreach_addcmul_(updates, ratio, ratio, value=1 - momentum)
+        torch._foreach_sub_(self.params, ratio, alpha=rate)
+
+
+class Adam(Update):
+    """``m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; w -= r c m / (sqrt(v) + delta)``.
+
+    ``c = sqrt(1 - b2^t) / (1 - b1^t)`` with t the iteration counted from 1, b1 = momentum, b2 =
+    momentum2. The correction does not touch delta, unlike in torch; dividing delta by
+    ``sqrt(1 - b2^t)`` makes torch's kernel compute the same.
+    """
+
+    slots = 2
+    decays = True
+
+    @staticmethod
+    def check(solver: Any) -> None:
+        for name in ("momentum", "momentum2"):
+            value = getattr(solver, name)
+            if not 0 <= value < 1:
+                raise SolverError(f"Adam needs 0 <= {name} < 1. Received: {value:g}")
+
+    def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
+        solver = self.solver
+        step = iteration + 1
+        first, second = self._history
+        steps = torch.full((len(grads),), float(step), device=grads[0].device).unbind()
+        torch._fused_adam_(
+            self.params,
+            grads,
+            first,
+            second,
+            [],
+            list(steps),
+            lr=rate,
+            beta1=solver.momentum,
+            beta2=solver.momentum2,
+            weight_decay=decay,
+            eps=solver.delta / math.sqrt(1 - solver.momentum2**step),
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+RULES: dict[str, type[Update]] = {
+    rule.__name__: rule for rule in (SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam)
+}
+
+
+def rule_of(solver: Any, where: str | None = None) -> type[Update]:
+    """Return the rule a solver's ``type`` names.
+
+    Raises:
+        SolverError: the type is unknown or its settings are wrong.
+    """
+    rule = RULES.get(solver.type)
+    if rule is None:
+        raise SolverError(
+            f"Unknown solver type: '{solver.type}'. type is one of {', '.join(RULES)}."
+            f"{did_you_mean(solver.type, RULES)}",
+            where,
+        )
+    try:
+        rule.check(solver)
+    except SolverError as error:
+        raise SolverError(error.message, where) from None
+    return rule
+
+
+class Updater:
+    """Clips, decays and applies the gradients of all learnable parameters of a net.
+
+    Args:
+        solver: the SolverParameter.
+        params: the parameters in Caffe's order, as (blob, lr_mult, decay_mult); those with lr_mult
+            0 keep a history of zeros, as in the original's snapshots.
+
+    Source: Caffe's SGDSolver::ApplyUpdate: clip the summed gradient, divide by iter_size, decay,
+    then the rule.
+    """
+
+    def __init__(
+        self, solver: Any, params: Sequence[tuple[Tensor, float, float]], where: str | None = None
+    ) -> None:
+        self.solver = solver
+        self.rule = rule_of(solver, where)
+        if solver.regularization_type not in ("L1", "L2"):
+            raise SolverError(
+                "Unknown regularization type: "
+                f"'{solver.regularization_type}'. regularization_type is L1 or L2",
+                where,
+            )
+        self._all = [p for p, _, _ in params]
+        groups: dict[tuple[float, float], list[int]] = {}
+        for index, (blob, lr_mult, decay_mult) in enumerate(params):
+            if blob.requires_grad:
+                groups.setdefault((lr_mult, decay_mult), []).append(index)
+        self._groups = [
+            (lr_mult, decay_mult, indices, self.rule(solver, [self._all[i] for i in indices]))
+            for (lr_mult, decay_mult), indices in groups.items()
+        ]
+        self.learning = [p for p in self._all if p.requires_grad]
+
+    def clear(self) -> None:
+        """Forget the gradients of the last iteration."""
+        for blob in self.learning:
+            blob.grad = None
+
+    @torch.no_grad()
+    def apply(self, rate: float, iteration: int) -> tuple[float, float] | None:
+        """Update all parameters from their gradients.
+
+        Returns:
+            (norm, scale) if the gradient was scaled down by ``clip_gradients``, else None.
+        """
+        for blob in self.learning:
+            if blob.grad is None:  # nothing in this net leads from it to the objective
+                blob.grad = torch.zeros_like(blob)
+        clipped = self._clip()
+        for lr_mult, decay_mult, indices, update in self._groups:
+            grads = [self._grad(i) for i in indices]
+            if self.solver.iter_size > 1:
+                torch._foreach_div_(grads, float(self.solver.iter_size))
+            decay = self.solver.weight_decay * decay_mult
+            if decay and self.solver.regularization_type == "L1":
+                torch._foreach_add_(grads, torch._foreach_sign(update.params), alpha=decay)
+                decay = 0.0
+            elif decay and not update.decays:
+                torch._foreach_add_(grads, update.params, alpha=decay)
+                decay = 0.0
+            update.step(grads, rate * lr_mult, iteration, decay)
+        return clipped
+
+    def _grad(self, index: int) -> Tensor:
+        grad = self._all[index].grad
+        assert grad is not None
+        return grad
+
+    def _clip(self) -> tuple[float, float] | None:
+        limit = self.solver.clip_gradients
+        if limit < 0 or not self.learning:
+            return None
+        grads = [p.grad for p in self.learning if p.grad is not None]
+        norms = torch._foreach_norm(grads)
+        norm = float(torch.linalg.vector_norm(torch.stack(list(norms))))
+        if norm <= limit:
+            return None
+        scale = limit / norm
+        torch._foreach_mul_(grads, scale)
+        return norm, scale
+
+    def history(self) -> Tensors:
+        """Return the history in Caffe's order: slot by slot, over every parameter."""
+        slots: list[Tensors] = [
+            [torch.zeros_like(p) for p in self._all] for _ in range(self.rule.slots)
+        ]
+        for _, _, indices, update in self._groups:
+            for slot, tensors in zip(slots, update.history(), strict=True):
+                for index, tensor in zip(indices, tensors, strict=True):
+                    slot[index] = tensor
+        return [tensor for slot in slots for tensor in slot]
+
+    @torch.no_grad()
+    def restore(self, history: Tensors) -> None:
+        """Take over a history in the form ``history`` returns."""
+        count = len(self._all)
+        slots = [history[s * count : (s + 1) * count] for s in range(self.rule.slots)]
+        for _, _, indices, update in self._groups:
+            update.restore([[slot[i] for i in indices] for slot in slots])

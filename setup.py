@@ -1,0 +1,41 @@
+"""Packaging of caffe_kd; ``pip install -e .`` for work on it, ``pip install .`` to use it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = (HERE / "caffe_kd" / "version.py").read_text(encoding="utf-8").split('"')[-2]
+# The example nets lie beside the package, where people look for them; installed they go into it.
+EXAMPLES = "caffe_kd.prototxt"
+
+setup(
+    name="caffe_kd",
+    version=VERSION,
+    description="Caffe's training workflow with knowledge distillation, on PyTorch",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["caffe_kd", "caffe_kd.*"]), EXAMPLES],
+    package_dir={EXAMPLES: "prototxt"},
+    package_data={"caffe_kd.proto": ["caffe.proto"], EXAMPLES: ["*/*.prototxt"]},
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.26",
+        "protobuf>=5.26",
+        "onnx>=1.16",
+        "onnxruntime>=1.18",
+        "lmdb>=1.4",
+        "h5py>=3.10",
+        "Pillow>=10",
+        "matplotlib>=3.8",
+        "scikit-learn>=1.4",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.5"],
+        "check": ["ruff>=0.6", "mypy>=1.11", "types-protobuf>=5.26"],
+    },
+    entry_points={"console_scripts": ["caffe_kd=caffe_kd.cli.main:main"]},
+)

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
+from caffe_kd.errors import DataError
+from caffe_kd.proto import caffe_pb2
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data"
+
+
+def datum(value: int, size: int = 1) -> bytes:
+    pixels = bytes([value % 256]) * size
+    return caffe_pb2.Datum(
+        channels=1, height=1, width=size, data=pixels, label=value
+    ).SerializeToString()
+
+
+def read_all(path: Path) -> int:
+    records = LmdbRecords(path)
+    return sum(int(records.read(index)[0].size) for index in range(len(records)))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(GOLDEN / "raw_lmdb", tmp_path / "db")
+    return tmp_path / "db"
+
+
+@pytest.mark.parametrize("name", ["raw_lmdb", "png_lmdb", "gray_lmdb"])
+def test_records_are_those_the_lmdb_library_finds(name: str) -> None:
+    records = LmdbRecords(GOLDEN / name)
+    with lmdb.open(str(GOLDEN / name), readonly=True, lock=False) as database:
+        with database.begin() as transaction:
+            expected = list(transaction.cursor())
+    assert [records.key(index) for index in range(len(records))] == [key for key, _ in expected]
+    for index, (_, value) in enumerate(expected):
+        message = caffe_pb2.Datum.FromString(value)
+        image, label = records.read(index)
+        assert label == message.label
+        if not message.encoded:
+            assert image.tobytes() == message.data
+
+
+@pytest.mark.parametrize("sizes", [[1], [3000, 1, 9000, 2030], [10] * 5000, [3000] * 1500])
+def test_write_then_read_gives_the_same_in_key_order(tmp_path: Path, sizes: list[int]) -> None:
+    pairs = [(b"%08d" % index, datum(index, size)) for index, size in enumerate(sizes)]
+    shuffled = random.Random(1).sample(pairs, len(pairs))
+    assert write_lmdb(tmp_path / "db", shuffled) == len(pairs)
+    records = LmdbRecords(tmp_path / "db")
+    assert len(records) == len(pairs)
+    for index, size in enumerate(sizes):
+        image, label = records.read(index)
+        assert records.key(index) == b"%08d" % index
+        assert label == index
+        np.testing.assert_array_equal(image, np.full((1, 1, size), index % 256, np.uint8))
+
+
+def test_records_changed_by_later_transactions_are_read_as_last_committed(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    write_lmdb(path, [(b"%04d" % index, datum(index, 3000)) for index in range(50)])
+    for _ in range(3):  # each commit writes the other of the two headers
+        with lmdb.open(str(path), map_size=1 << 24) as database, database.begin(write=True) as txn:
+            txn.delete(b"0007")
+            txn.put(b"0003", datum(int(txn.get(b"0003")[-1]) + 1))
+            txn.put(b"9%03d" % txn.stat()["entries"], datum(200, 5000))
+    with lmdb.open(str(path), readonly=True, lock=False) as database, database.begin() as txn:
+        expected = list(txn.cursor())
+    records = LmdbRecords(path)
+    assert [records.key(index) for index in range(len(records))] == [key for key, _ in expected]
+    assert [records.read(i)[1] for i in range(len(records))] == [
+        caffe_pb2.Datum.FromString(value).label for _, value in expected
+    ]
+
+
+def test_open_by_file_and_twice_at_once() -> None:
+    one = LmdbRecords(GOLDEN / "raw_lmdb" / "data.mdb")
+    two = LmdbRecords(GOLDEN / "raw_lmdb")
+    np.testing.assert_array_equal(one.read(3)[0], two.read(3)[0])
+
+
+def test_open_leaves_the_folder_as_it_is(copy: Path) -> None:
+    read_all(copy)
+    assert [path.name for path in copy.iterdir()] == ["data.mdb"]
+
+
+def test_missing_database_tells_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no LMDB at .*none; make it with tools/convert_mnist"):
+        LmdbRecords(tmp_path / "none")
+    with pytest.raises(DataError, match="no LMDB at"):
+        LmdbRecords(tmp_path)
+    with pytest.raises(DataError, match="this is a LevelDB"):
+        LmdbRecords(GOLDEN / "raw_leveldb")
+
+
+def test_another_file_is_not_an_lmdb(copy: Path) -> None:
+    (copy / "data.mdb").write_bytes(b"layer { }" * 1000)
+    with pytest.raises(DataError, match=r"not an LMDB database.*Expected: 0xbeefc0de"):
+        LmdbRecords(copy)
+
+
+@pytest.mark.parametrize("keep", [*range(0, 49152, 1024), 100, 4112, 8191, 49151])
+def test_truncated_anywhere_is_an_error(copy: Path, keep: int) -> None:
+    whole = (copy / "data.mdb").read_bytes()
+    (copy / "data.mdb").write_bytes(whole[:keep])
+    with pytest.raises(DataError, match=r"db: the LMDB is truncated"):
+        read_all(copy)
+
+
+@pytest.mark.parametrize("name", ["raw_lmdb", "png_lmdb", "gray_lmdb"])
+def test_damaged_anywhere_ends_in_an_error_or_other_pixels(tmp_path: Path, name: str) -> None:
+    whole = (GOLDEN / name / "data.mdb").read_bytes()
+    generator = random.Random(4)
+    errors = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        page = generator.randrange(len(whole) // 4096)
+        for _ in range(3):
+            damaged[page * 4096 + generator.randrange(160)] = generator.randrange(256)
+        (tmp_path / "data.mdb").write_bytes(damaged)
+        try:
+            read_all(tmp_path)
+        except DataError:
+            errors += 1
+    assert errors > 50
+
+
+def test_page_that_leads_to_itself_is_an_error(copy: Path) -> None:
+    content = bytearray((copy / "data.mdb").read_bytes())
+    root = int.from_bytes(content[4096 + 16 + 112 : 4096 + 16 + 120], "little")
+    first_node = int.from_bytes(content[root * 4096 + 16 : root * 4096 + 18], "little")
+    node = root * 4096 + first_node
+    content[node : node + 6] = root.to_bytes(6, "little")
+    (copy / "data.mdb").write_bytes(content)
+    with pytest.raises(DataError, match=f"page {root} is reached twice"):
+        LmdbRecords(copy)
+
+
+def patched(path: Path, at: int, new: bytes) -> Path:
+    content = bytearray((path / "data.mdb").read_bytes())
+    content[at : at + len(new)] = new
+    (path / "data.mdb").write_bytes(content)
+    return path
+
+
+def test_header_that_counts_other_records_is_an_error(copy: Path) -> None:
+    with pytest.raises(DataError, match="10 records found, 11 announced"):
+        LmdbRecords(patched(copy, 4096 + 16 + 104, b"\x0b"))
+
+
+def test_page_with_another_number_is_an_error(copy: Path) -> None:
+    with pytest.raises(DataError, match="page 5 bears the number 6"):
+        LmdbRecords(patched(copy, 5 * 4096, b"\x06"))
+
+
+def test_record_that_reaches_beyond_its_page_is_an_error(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "db", [(b"a", datum(1)), (b"b", datum(2))])
+    leaf = 2 * 4096
+    content = (tmp_path / "db" / "data.mdb").read_bytes()
+    node = leaf + int.from_bytes(content[leaf + 16 : leaf + 18], "little")
+    with pytest.raises(DataError, match="a record of page 2 reaches beyond it"):
+        LmdbRecords(patched(tmp_path / "db", node, b"\xff\xff"))
+
+
+def test_large_value_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "db", [(b"a", datum(1, 9000))])
+    path = tmp_path / "db" / "data.mdb"
+    whole = path.read_bytes()
+    overflow = next(at for at in range(8192, len(whole), 4096) if whole[at + 10] == 4)
+    path.write_bytes(whole[: overflow + 8192])
+    with pytest.raises(DataError, match="is cut off|lies outside"):
+        LmdbRecords(tmp_path / "db")
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="is cut off"):
+        LmdbRecords(patched(tmp_path / "db", overflow + 12, b"\x02"))
+
+
+def test_empty_database_is_an_error(tmp_path: Path) -> None:
+    lmdb.open(str(tmp_path / "db")).close()
+    with pytest.raises(DataError, match="holds no records"):
+        LmdbRecords(tmp_path / "db")
+
+
+def test_several_values_for_a_key_are_an_error(tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path / "db"), max_dbs=1) as database:
+        with database.begin(write=True, db=database.open_db(b"named")) as transaction:
+            transaction.put(b"a", b"b")
+    with pytest.raises(DataError, match="named databases"):
+        LmdbRecords(tmp_path / "db")
+
+
+def test_record_of_wrong_length_is_named_by_its_key(tmp_path: Path) -> None:
+    bad = caffe_pb2.Datum(channels=3, height=2, width=2, data=b"short").SerializeToString()
+    write_lmdb(tmp_path / "db", [(b"good", datum(1)), (b"later", bad), (b"other", b"\xff")])
+    records = LmdbRecords(tmp_path / "db")
+    assert records.read(0)[1] == 1
+    with pytest.raises(DataError, match="key 'later': Incorrect data field size 5.*3 x 2 x 2"):
+        records.read(1)
+    with pytest.raises(DataError, match="key 'other': the record is not a Datum"):
+        records.read(2)
+
+
+def test_write_grows_beyond_its_first_map(tmp_path: Path) -> None:
+    big = 24 << 20
+    assert write_lmdb(tmp_path / "db", [(b"a", datum(1, big)), (b"b", datum(2, big))]) == 2
+    assert read_all(tmp_path / "db") == 2 * big
+
+
+def test_write_does_not_overwrite_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    write_lmdb(path, [(b"a", datum(1))])
+    with pytest.raises(DataError, match="exists already"):
+        write_lmdb(path, [(b"a", datum(2))])
+    assert LmdbRecords(path).read(0)[1] == 1
+    write_lmdb(path, [(b"a", datum(2))], overwrite=True)
+    assert LmdbRecords(path).read(0)[1] == 2
+
+
+def test_write_never_replaces_a_folder_with_other_files(tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "thesis.tex").write_text("years of work")
+    with pytest.raises(DataError, match="more than an LMDB"):
+        write_lmdb(tmp_path / "db", [(b"a", datum(2))], overwrite=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["db", "thesis.tex"]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_write_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) -> None:
+    def broken() -> Iterator[tuple[bytes, bytes]]:
+        yield b"a", datum(2)
+        raise KeyboardInterrupt
+
+    if old:
+        write_lmdb(tmp_path / "db", [(b"a", datum(1))])
+    with pytest.raises(KeyboardInterrupt):
+        write_lmdb(tmp_path / "db", broken(), overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == (["db"] if old else [])
+    if old:
+        assert LmdbRecords(tmp_path / "db").read(0)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([(b"a", b"1"), (b"a", b"2")], "comes twice"),
+        ([(b"", b"1")], "cannot be written"),
+        ([(b"k" * 600, b"1")], "cannot be written"),
+        ([], "no records"),
+    ],
+)
+def test_write_of_impossible_records_is_an_error(
+    tmp_path: Path, records: list[tuple[bytes, bytes]], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        write_lmdb(tmp_path / "db", records)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_kd.data.idx import IMAGES, LABELS, read_idx, write_idx
+from caffe_kd.data.mnist import FILES, Digits, get_mnist
+from caffe_kd.errors import CaffeKDError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "mnist"
+needs_mnist = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/mnist is absent")
+NAMES = [file.name for file in FILES]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A mirror on this machine: its address, and the folder it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", folder
+        server.shutdown()
+
+
+def fill(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in NAMES:
+        (folder / f"{name}.gz").symlink_to(SHARED / f"{name}.gz")
+    return folder
+
+
+def get(
+    out: Path, *search: Path, mirrors: tuple[str, ...] = (), download: bool = True
+) -> tuple[Digits, str]:
+    said: list[str] = []
+    return get_mnist(out, search, download, said.append, mirrors), "\n".join(said)
+
+
+@needs_mnist
+def test_found_in_a_search_dir_is_used_where_it_is(tmp_path: Path) -> None:
+    digits, said = get(tmp_path / "out", tmp_path / "nowhere", SHARED)
+    assert digits == Digits("MNIST", SHARED)
+    assert f"MNIST found in {SHARED}" in said
+    assert not (tmp_path / "out").exists()
+
+
+@needs_mnist
+def test_found_in_out_dir_comes_first_plain_or_packed(tmp_path: Path) -> None:
+    out = fill(tmp_path / "out")
+    (out / f"{NAMES[3]}.gz").unlink()
+    write_idx(out / NAMES[3], read_idx(SHARED / f"{NAMES[3]}.gz", LABELS))
+    assert get(out, SHARED)[0] == Digits("MNIST", out)
+
+
+@needs_mnist
+def test_damaged_or_other_files_are_told_and_passed_over(tmp_path: Path) -> None:
+    out, other = fill(tmp_path / "out"), fill(tmp_path / "other")
+    (out / f"{NAMES[1]}.gz").unlink()
+    (out / f"{NAMES[1]}.gz").write_bytes((SHARED / f"{NAMES[1]}.gz").read_bytes()[:20000])
+    write_idx(other / NAMES[3], np.zeros(10000, np.uint8))
+    digits, said = get(out, other, SHARED)
+    assert digits.folder == SHARED
+    assert f"{out} is not used: {out / NAMES[1]}.gz: the gzip file is truncated" in said
+    assert f"{other} is not used: {other / NAMES[3]}: an IDX file, but not MNIST's" in said
+
+
+@needs_mnist
+def test_download_takes_what_is_missing_from_the_mirror_that_has_it(
+    tmp_path: Path, served: tuple[str, Path]
+) -> None:
+    mirror, folder = served
+    fill(folder)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f"{NAMES[0]}.gz").symlink_to(SHARED / f"{NAMES[0]}.gz")
+    (out / NAMES[2]).write_bytes(b"half a file")
+    digits, said = get(out, mirrors=(f"{mirror}absent/", mirror))
+    assert digits == Digits("MNIST", out)
+    assert f"The download failed: {mirror}absent/{NAMES[1]}.gz: HTTP Error 404" in said
+    assert (out / f"{NAMES[0]}.gz").is_symlink()
+    assert sorted(p.name for p in out.iterdir()) == sorted(f"{name}.gz" for name in NAMES)
+    assert get(out, download=False)[0] == digits
+
+
+def test_download_of_wrong_files_is_refused(tmp_path: Path, served: tuple[str, Path]) -> None:
+    mirror, folder = served
+    write_idx(folder / f"{NAMES[0]}.gz", np.zeros((5, 28, 28), np.uint8))
+    digits, said = get(tmp_path / "out", mirrors=(mirror,))
+    assert digits.kind == "digits"
+    assert "The download failed" in said
+    assert "wrong checksum" in said
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["digits"]
+
+
+def test_download_of_an_endless_file_stops(tmp_path: Path, served: tuple[str, Path]) -> None:
+    mirror, folder = served
+    with (folder / f"{NAMES[0]}.gz").open("wb") as file:
+        file.truncate(1 << 36)  # takes no room on disk
+    digits, said = get(tmp_path / "out", mirrors=(mirror,))
+    assert digits.kind == "digits"
+    assert "wrong checksum or damaged" in said
+
+
+def test_dead_network_is_noticed_in_seconds(tmp_path: Path) -> None:
+    with socket.socket() as silent:  # takes connections and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.monotonic()
+        digits, said = get(
+            tmp_path,
+            mirrors=(f"http://127.0.0.1:{silent.getsockname()[1]}/", "http://127.0.0.1:1/"),
+        )
+    assert digits.kind == "digits"
+    assert "timed out" in said or "no answer within" in said
+    assert "refused" in said
+    assert time.monotonic() - start < 10
+
+
+def test_mirror_that_answers_a_letter_at_a_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffe_kd.data.mnist._PATIENCE_SECONDS", 1.0)
+    start = time.monotonic()
+    with socket.socket() as slow:
+        slow.bind(("127.0.0.1", 0))
+        slow.listen()
+
+        def drip() -> None:
+            connection, _ = slow.accept()
+            with connection:
+                while time.monotonic() < start + 10:
+                    connection.sendall(b"H")
+                    time.sleep(0.2)
+
+        threading.Thread(target=drip, daemon=True).start()
+        _, said = get(tmp_path, mirrors=(f"http://127.0.0.1:{slow.getsockname()[1]}/",))
+    assert "no answer within 1 seconds" in said
+    assert time.monotonic() - start < 8
+
+
+def test_without_mnist_the_small_digits_are_written(tmp_path: Path) -> None:
+    digits, said = get(tmp_path, download=False)
+    assert digits == Digits("digits", tmp_path / "digits")
+    assert "figures measured on them are not MNIST's" in said
+    assert sorted(p.name for p in digits.folder.iterdir()) == sorted(NAMES)
+    train, test = (read_idx(digits.folder / NAMES[i], IMAGES) for i in (0, 2))
+    train_labels, test_labels = (read_idx(digits.folder / NAMES[i], LABELS) for i in (1, 3))
+    assert (train.shape, test.shape) == ((1437, 28, 28), (360, 28, 28))
+    assert (len(train_labels), len(test_labels)) == (1437, 360)
+    # Stratified: each of ten classes has a tenth of the test digits, give or take two.
+    assert np.abs(np.bincount(test_labels, minlength=10) - 36).max() <= 2
+    assert np.bincount(train_labels).min() > 130
+    assert not train[:, :4].any()
+    assert not train[:, :, -4:].any()
+    assert (train.min(), train.max()) == (0, 255)
+
+
+def test_small_digits_look_like_their_labels(tmp_path: Path) -> None:
+    folder = get(tmp_path, download=False)[0].folder
+    train, test = (read_idx(folder / NAMES[i], IMAGES).astype(float) for i in (0, 2))
+    train_labels, test_labels = (read_idx(folder / NAMES[i], LABELS) for i in (1, 3))
+    means = np.stack([train[train_labels == label].mean(0) for label in range(10)])
+    distances = ((test[:, None] - means) ** 2).sum((2, 3))
+    # The nearest class mean is right for 89 % of scikit-learn's digits; shuffled labels give 10 %.
+    assert (distances.argmin(1) == test_labels).mean() > 0.85
+
+
+def test_small_digits_are_made_once_and_again_where_damaged(tmp_path: Path) -> None:
+    folder = get(tmp_path, download=False)[0].folder
+    contents = {name: (folder / name).read_bytes() for name in NAMES}
+    written = os.stat(folder / NAMES[0]).st_mtime_ns
+    get(tmp_path, download=False)
+    assert os.stat(folder / NAMES[0]).st_mtime_ns == written
+    (folder / NAMES[2]).write_bytes(contents[NAMES[2]][:5000])
+    get(tmp_path, download=False)
+    assert {name: (folder / name).read_bytes() for name in NAMES} == contents
+
+
+def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaffeKDError, match="cannot be written"):
+        get(tmp_path / "file" / "inside", download=False)
+
+
+@needs_mnist
+def test_files_of_mnist_are_the_originals() -> None:
+    for file in FILES:
+        assert (SHARED / f"{file.name}.gz").stat().st_size == file.gzip_bytes

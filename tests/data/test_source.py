@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
+from caffe_kd.data.source import MemoryRecords, into_memory, open_source
+from caffe_kd.errors import DataError
+from caffe_kd.proto import caffe_pb2
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data"
+LMDB = caffe_pb2.DataParameter.LMDB
+
+
+def lookup(path: str) -> Path:
+    return GOLDEN / path
+
+
+def lmdb_of(path: Path, *datums: caffe_pb2.Datum) -> LmdbRecords:
+    write_lmdb(path, ((b"%d" % i, d.SerializeToString()) for i, d in enumerate(datums)))
+    return LmdbRecords(path)
+
+
+def test_open_source_lmdb_finds_relative_folder() -> None:
+    source = open_source(caffe_pb2.DataParameter(source="gray_lmdb", backend=LMDB), lookup)
+    assert len(source) == 10
+    assert source.name == str(GOLDEN / "gray_lmdb")
+
+
+def test_open_source_without_backend_names_the_line_to_write() -> None:
+    with pytest.raises(DataError, match=r"raw_lmdb: .*no backend.*write backend: LMDB$"):
+        open_source(caffe_pb2.DataParameter(source="raw_lmdb"), lookup)
+    with pytest.raises(DataError, match="write backend: IDX$"):
+        open_source(caffe_pb2.DataParameter(source="train-images-idx3-ubyte"), lookup)
+    with pytest.raises(DataError, match="no backend.*LEVELDB.*Write backend: LMDB or"):
+        open_source(caffe_pb2.DataParameter(source="elsewhere"), lookup)
+
+
+def test_open_source_leveldb_says_what_to_do() -> None:
+    param = caffe_pb2.DataParameter(source="raw_leveldb", backend=caffe_pb2.DataParameter.LEVELDB)
+    with pytest.raises(DataError, match="LevelDB is not supported; convert to LMDB"):
+        open_source(param, lookup)
+
+
+def test_open_source_without_source_says_so() -> None:
+    with pytest.raises(DataError, match="needs a source"):
+        open_source(caffe_pb2.DataParameter(backend=LMDB), lookup)
+
+
+def test_into_memory_raw_records_are_the_same() -> None:
+    source = LmdbRecords(GOLDEN / "raw_lmdb")
+    memory = into_memory(source)
+    assert isinstance(memory, MemoryRecords)
+    assert memory.name == source.name
+    for index in range(len(source)):
+        image, label = source.read(index)
+        kept, kept_label = memory.read(index)
+        assert kept.dtype == np.uint8
+        np.testing.assert_array_equal(kept, image)
+        assert kept_label == label
+
+
+def test_into_memory_float_records_stay_float(tmp_path: Path) -> None:
+    datum = caffe_pb2.Datum(channels=1, height=1, width=2, float_data=[-0.5, 300.25], label=4)
+    memory = into_memory(lmdb_of(tmp_path / "db", datum, datum))
+    images, labels = memory.batch(np.array([1]))
+    assert images.dtype == np.float32
+    np.testing.assert_array_equal(images, [[[[-0.5, 300.25]]]])
+    np.testing.assert_array_equal(labels, [4])
+
+
+def test_into_memory_leaves_source_where_it_does_not_fit() -> None:
+    source = LmdbRecords(GOLDEN / "raw_lmdb")
+    exact = 10 * 3 * 20 * 24
+    assert into_memory(source, limit_bytes=exact - 1) is source
+    assert into_memory(source, limit_bytes=exact) is not source
+
+
+def test_into_memory_leaves_encoded_and_unequal_records(tmp_path: Path) -> None:
+    encoded = LmdbRecords(GOLDEN / "png_lmdb")
+    assert into_memory(encoded) is encoded
+    unequal = lmdb_of(
+        tmp_path / "db",
+        caffe_pb2.Datum(channels=1, height=1, width=1, data=b"1"),
+        caffe_pb2.Datum(channels=1, height=1, width=2, data=b"12"),
+    )
+    assert into_memory(unequal) is unequal
+    with pytest.raises(DataError, match=r"one shape.*\(1, 1, 2\) for record 1"):
+        unequal.batch(slice(0, 2))
+
+
+def test_batch_takes_slices_and_positions() -> None:
+    source = LmdbRecords(GOLDEN / "raw_lmdb")
+    memory = into_memory(source)
+    for indices in (slice(8, 12), np.array([9, 0, 0])):
+        for got, want in zip(memory.batch(indices), source.batch(indices), strict=True):
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got, want)
+    assert memory.batch(slice(8, 12))[1].dtype == np.int64
+
+
+def test_memory_records_of_other_shape_are_refused() -> None:
+    with pytest.raises(DataError, match=r"Received: \(3, 2, 2\)"):
+        MemoryRecords(np.zeros((3, 2, 2), np.uint8), np.zeros(3, np.int64), "made")
+    with pytest.raises(DataError, match="at least one record"):
+        MemoryRecords(np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, np.int64), "made")

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from google.protobuf import text_format
+
+from caffe_kd.data.source import open_source
+from caffe_kd.data.transformer import Transformer
+from caffe_kd.errors import CaffeKDError, DataError
+from caffe_kd.proto import caffe_pb2
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data"
+LMDB_CASES = [
+    "raw", "encoded", "crop", "mean_file", "mean_file_crop", "mean_value3"
+]  # fmt: skip
+
+
+def transformer(text: str, train: bool = False, folder: Path = GOLDEN) -> Transformer:
+    param = text_format.Parse(text, caffe_pb2.TransformationParameter())
+    return Transformer(param, train, lambda path: folder / path)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(count: int, channels: int, height: int, width: int) -> np.ndarray:
+    """Images whose pixel tells its row and column: 16 * row + column, in each channel."""
+    plane = 16 * np.arange(height)[:, None] + np.arange(width)
+    return np.broadcast_to(plane, (count, channels, height, width)).astype(np.uint8)
+
+
+def write_mean(path: Path, **fields: object) -> None:
+    path.write_bytes(caffe_pb2.BlobProto(**fields).SerializeToString())
+
+
+@pytest.mark.parametrize("case", LMDB_CASES)
+def test_source_and_transformer_give_the_originals_batches(case: str) -> None:
+    net = text_format.Parse((GOLDEN / f"{case}.prototxt").read_text(), caffe_pb2.NetParameter())
+    layer = net.layer[0]
+    source = open_source(layer.data_param, lambda path: GOLDEN / path)
+    transform = Transformer(layer.transform_param, False, lambda path: GOLDEN / path)
+    recorded = np.load(GOLDEN / f"{case}.npz")
+    size = layer.data_param.batch_size
+    for number in range(3):
+        indices = np.arange(number * size, (number + 1) * size) % len(source)
+        images, labels = source.batch(indices)
+        data = transform(images, generator())
+        expected = recorded[f"batch{number}/data"]
+        assert (data.dtype, tuple(data.shape)) == (torch.float32, expected.shape)
+        assert transform.output_shape(images.shape[1:]) == expected.shape[1:]
+        np.testing.assert_array_equal(data.numpy(), expected)
+        np.testing.assert_array_equal(labels, recorded[f"batch{number}/label"])
+
+
+def test_float_records_are_transformed_like_bytes() -> None:
+    images = np.array([-1.5, 0.25, 300], np.float32).reshape(1, 1, 1, 3)
+    result = transformer("mean_value: 0.5 scale: 2")(images, generator())
+    np.testing.assert_array_equal(result.numpy().ravel(), [-4, -0.5, 599])
+
+
+def test_input_is_never_changed_nor_shared() -> None:
+    images = np.random.default_rng(0).random((3, 2, 4, 4), np.float32)
+    before = images.copy()
+    for text in ("", "mirror: true", "scale: 3 mean_value: 1", "crop_size: 2"):
+        transformer(text, train=True)(images, generator()).fill_(-1)
+        np.testing.assert_array_equal(images, before)
+
+
+def test_read_only_images_are_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    images = np.frombuffer(bytes(range(18)), np.uint8).reshape(2, 1, 3, 3)
+    for text in ("", "crop_size: 2", "mean_value: 3"):
+        transformer(text)(images, generator())
+    assert not recwarn.list
+
+
+def test_crop_in_test_is_central_rounded_down() -> None:
+    result = transformer("crop_size: 4")(numbered(2, 1, 7, 10), generator())
+    np.testing.assert_array_equal(result[1, 0].numpy(), numbered(1, 1, 7, 10)[0, 0, 1:5, 3:7])
+
+
+def test_crop_in_train_reaches_every_place_equally_and_per_record() -> None:
+    count = 4000
+    result = transformer("crop_size: 4", train=True)(numbered(count, 2, 6, 5), generator())
+    corners = result[:, 0, 0, 0].numpy().astype(int)
+    places, times = np.unique(corners, return_counts=True)
+    assert places.tolist() == [0, 1, 16, 17, 32, 33]
+    # Six places: each is hit count/6 = 667 times, with a standard deviation of 24.
+    assert np.abs(times - count / 6).max() < 5 * 24
+    whole = numbered(1, 2, 6, 5)[0]
+    for record, corner in zip(result.numpy()[:50], corners, strict=False):
+        row, column = divmod(corner, 16)
+        np.testing.assert_array_equal(record, whole[:, row : row + 4, column : column + 4])
+
+
+def test_mirror_is_random_per_record_in_both_phases() -> None:
+    images = numbered(1000, 2, 3, 4)
+    plain = images[0].astype(np.float32)
+    for train in (False, True):
+        result = transformer("mirror: true", train)(images, generator(1)).numpy()
+        mirrored = result[:, 0, 0, 0] == plain[0, 0, -1]
+        assert 400 < mirrored.sum() < 600  # 500 with a standard deviation of 16
+        for record, flipped in zip(result, mirrored, strict=True):
+            np.testing.assert_array_equal(record, plain[:, :, ::-1] if flipped else plain)
+
+
+def test_mean_file_lies_under_the_crop_before_the_mirror(tmp_path: Path) -> None:
+    mean = np.arange(2 * 6 * 5, dtype=np.float32)
+    write_mean(tmp_path / "m", num=1, channels=2, height=6, width=5, data=mean)
+    images = np.broadcast_to(mean.reshape(2, 6, 5) + 3, (64, 2, 6, 5)).astype(np.uint8)
+    text = 'mean_file: "m" crop_size: 4 mirror: true scale: 0.5'
+    result = transformer(text, True, tmp_path)(images, generator())
+    np.testing.assert_array_equal(result.numpy(), np.full((64, 2, 4, 4), 1.5))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num": 1, "channels": 2, "height": 1, "width": 3},
+        {"shape": {"dim": [1, 2, 1, 3]}},
+        {"shape": {"dim": [2, 1, 3]}},
+    ],
+)
+@pytest.mark.parametrize("kind", ["data", "double_data"])
+def test_mean_file_of_any_blob_form_is_read(
+    tmp_path: Path, fields: dict[str, object], kind: str
+) -> None:
+    values = np.arange(6.0)
+    write_mean(tmp_path / "m", **{kind: values}, **fields)
+    images = np.full((2, 2, 1, 3), 10, np.uint8)
+    result = transformer('mean_file: "m"', folder=tmp_path)(images, generator())
+    np.testing.assert_array_equal(result[0].numpy().ravel(), 10 - values)
+
+
+def test_same_generator_state_gives_the_same_draws() -> None:
+    transform = transformer("crop_size: 3 mirror: true", train=True)
+    images = numbered(20, 1, 8, 8)
+    assert torch.equal(transform(images, generator(5)), transform(images, generator(5)))
+    assert not torch.equal(transform(images, generator(5)), transform(images, generator(6)))
+
+
+@pytest.mark.parametrize(
+    ("text", "train", "expected"),
+    [
+        ("", True, True),
+        ("scale: 2 mean_value: 1", True, True),
+        ("crop_size: 3", False, True),
+        ("crop_size: 3", True, False),
+        ("mirror: true", True, False),
+        ("mirror: true", False, False),
+    ],
+)
+def test_deterministic_tells_whether_the_generator_is_used(
+    text: str, train: bool, expected: bool
+) -> None:
+    transform = transformer(text, train)
+    assert transform.deterministic is expected
+    draws = generator()
+    before = draws.get_state()
+    transform(numbered(4, 1, 5, 5), draws)
+    assert torch.equal(draws.get_state(), before) is expected
+
+
+def test_mean_file_and_mean_value_exclude_each_other() -> None:
+    with pytest.raises(DataError, match="Cannot specify mean_file and mean_value at the same time"):
+        transformer('mean_file: "mean.binaryproto" mean_value: 1')
+
+
+def test_crop_larger_than_image_is_an_error() -> None:
+    transform = transformer("crop_size: 6")
+    for shape in ((1, 5, 9), (1, 9, 5)):
+        with pytest.raises(DataError, match=r"crop_size: 6, an image of .* crop_size <= 5"):
+            transform.output_shape(shape)
+        with pytest.raises(DataError, match="crop_size"):
+            transform(np.zeros((2, *shape), np.uint8), generator())
+
+
+def test_mean_values_of_another_number_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"either 1 mean_value or as many as channels: 3.*d: 2"):
+        transformer("mean_value: 1 mean_value: 2").output_shape((3, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 23), (3, 19, 24), (1, 20, 24)])
+def test_mean_of_another_shape_is_an_error(shape: tuple[int, int, int]) -> None:
+    transform = transformer('mean_file: "mean.binaryproto"')
+    with pytest.raises(DataError, match=r"mean.binaryproto: .*\(3, 20, 24\), images of"):
+        transform.output_shape(shape)
+
+
+def test_mean_file_missing_is_an_error() -> None:
+    with pytest.raises(CaffeKDError, match="absent.binaryproto: no such file"):
+        transformer('mean_file: "absent.binaryproto"')
+
+
+@pytest.mark.parametrize("keep", [1, 8, 9, 100, 5770])
+def test_mean_file_truncated_is_an_error(tmp_path: Path, keep: int) -> None:
+    (tmp_path / "m").write_bytes((GOLDEN / "mean.binaryproto").read_bytes()[:keep])
+    with pytest.raises(DataError, match="m: the mean"):
+        transformer('mean_file: "m"', folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"num": 2, "channels": 1, "height": 1, "width": 1, "data": [1, 2]},
+        {"num": 1, "channels": 1, "height": 1, "width": 3, "data": [1, 2]},
+        {"num": 1, "channels": 1, "height": -1, "width": -2, "data": [1, 2]},
+        {"shape": {"dim": [2]}, "data": [1, 2]},
+        {"shape": {"dim": [1, 2**40, 2**40]}, "data": [1, 2]},
+    ],
+)
+def test_mean_file_that_is_no_image_is_an_error(tmp_path: Path, fields: dict[str, object]) -> None:
+    write_mean(tmp_path / "m", **fields)
+    with pytest.raises(DataError, match="m: the mean"):
+        transformer('mean_file: "m"', folder=tmp_path)
+
+
+def test_plain_scale_costs_about_one_multiply() -> None:
+    images = np.zeros((256, 1, 28, 28), np.uint8)
+    transform, draws, pixels = transformer("scale: 0.5"), generator(), torch.from_numpy(images)
+
+    def fastest(action: object) -> float:
+        times = []
+        for _ in range(30):
+            start = time.perf_counter()
+            action()  # type: ignore[operator]
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    multiply = fastest(lambda: pixels * 0.5)
+    # Three multiplies leave room for the fixed cost of a call; a loop over records takes 20.
+    assert fastest(lambda: transform(images, draws)) < 3 * multiply + 100e-6

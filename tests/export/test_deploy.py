@@ -1,0 +1,279 @@
+"""The deployed net: what leads to the predictions, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_kd.errors import ExportError
+from caffe_kd.export.deploy import deploy, images_of
+from caffe_kd.net import Net
+from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.proto import text
+from caffe_kd.proto.compose import Teacher, compose
+
+LMDB = Path(__file__).parents[1] / "golden" / "data" / "raw_lmdb"
+
+IMAGES = f"""
+layer {{ name: "mnist" type: "Data" top: "data" top: "label" include {{ phase: TRAIN }}
+  data_param {{ source: "nowhere" batch_size: 64 backend: LMDB }} }}
+layer {{ name: "mnist" type: "Data" top: "data" top: "label" include {{ phase: TEST }}
+  transform_param {{ scale: 0.5 mean_value: 3 }}
+  data_param {{ source: "{LMDB}" batch_size: 7 backend: LMDB }} }}
+"""
+INPUT = """
+layer { name: "in" type: "Input" top: "data" top: "label"
+  input_param { shape { dim: 4 dim: 3 dim: 6 dim: 6 } shape { dim: 4 } } }
+"""
+STUDENT = """
+layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1" param { lr_mult: 1 }
+  param { lr_mult: 2 } inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "relu1" type: "ReLU" bottom: "ip1" top: "ip1" }
+layer { name: "drop1" type: "Dropout" bottom: "ip1" top: "ip1" include { phase: TRAIN } }
+layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+"""
+LOSS = """
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
+"""
+ACCURACY = """
+layer { name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "accuracy"
+  include { phase: TEST } }
+"""
+
+
+def parse(*parts):
+    return text.parse('name: "student"' + "".join(parts), pb.NetParameter(), "net.prototxt")
+
+
+def names(param):
+    return [layer.name for layer in param.layer]
+
+
+def test_deploy_train_test_net_keeps_what_leads_to_the_logits():
+    deployed = deploy(parse(INPUT, STUDENT, LOSS, ACCURACY))
+    assert text.to_text(deployed) == text.to_text(
+        text.parse(
+            """
+            name: "student"
+            layer { name: "in" type: "Input" top: "data"
+              input_param { shape { dim: 4 dim: 3 dim: 6 dim: 6 } } }
+            layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
+              inner_product_param { num_output: 5 } }
+            layer { name: "relu1" type: "ReLU" bottom: "ip1" top: "ip1" }
+            layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
+              inner_product_param { num_output: 3 } }
+            """,
+            pb.NetParameter(),
+        )
+    )
+
+
+def test_deploy_twice_changes_nothing():
+    once = deploy(parse(INPUT, STUDENT, LOSS, ACCURACY))
+    assert text.to_text(deploy(once)) == text.to_text(once)
+
+
+def test_deploy_leaves_the_given_net_alone():
+    param = parse(INPUT, STUDENT, LOSS)
+    before = text.to_text(param)
+    deploy(param)
+    assert text.to_text(param) == before
+
+
+def test_deploy_data_layer_becomes_input_with_batch_1_and_the_records_shape():
+    deployed = deploy(parse(IMAGES, STUDENT, LOSS))
+    first = deployed.layer[0]
+    assert (first.name, first.type, list(first.top)) == ("data", "Input", ["data"])
+    shape = list(first.input_param.shape[0].dim)
+    source = Net(deploy_source(), pb.TEST)
+    assert shape == [1, *source.shapes["data"][1:]]
+    assert not first.HasField("data_param") and not first.HasField("transform_param")
+
+
+def deploy_source():
+    param = parse(IMAGES)
+    del param.layer[0]
+    return param
+
+
+def test_deploy_answers_as_the_net_in_phase_test():
+    whole = Net(parse(INPUT, STUDENT, LOSS), pb.TEST)
+    part = Net(deploy(parse(INPUT, STUDENT, LOSS)), pb.TEST)
+    part.share_weights(whole)
+    x = torch.randn(4, 3, 6, 6)
+    whole({"data": x, "label": torch.zeros(4)})
+    part({"data": x})
+    assert part.outputs == ["ip2"]
+    assert torch.equal(part.blobs["ip2"], whole.blobs["ip2"])
+
+
+def test_deploy_softmax_in_test_is_kept():
+    softmax = 'layer { name: "prob" type: "Softmax" bottom: "ip2" top: "prob" }'
+    accuracy = ACCURACY.replace('bottom: "ip2"', 'bottom: "prob"')
+    deployed = deploy(parse(INPUT, STUDENT, LOSS, softmax, accuracy))
+    assert names(deployed) == ["in", "ip1", "relu1", "ip2", "prob"]
+
+
+def test_deploy_probabilities_of_a_loss_become_a_softmax():
+    loss = """layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label"
+      top: "loss" top: "prob" softmax_param { axis: 1 } loss_weight: 1 loss_weight: 0 }"""
+    deployed = deploy(parse(INPUT, STUDENT, loss))
+    last = deployed.layer[-1]
+    assert (last.type, list(last.bottom), list(last.top)) == ("Softmax", ["ip2"], ["prob"])
+    assert last.softmax_param.HasField("axis") and not last.loss_weight
+
+
+def test_deploy_dangling_branches_are_pruned():
+    branch = """
+    layer { name: "aside" type: "InnerProduct" bottom: "ip1" top: "aside"
+      inner_product_param { num_output: 2 } }
+    layer { name: "aside_relu" type: "ReLU" bottom: "aside" top: "aside" }
+    layer { name: "quiet" type: "Silence" bottom: "aside" }
+    """
+    assert names(deploy(parse(INPUT, STUDENT, branch, LOSS))) == ["in", "ip1", "relu1", "ip2"]
+
+
+def test_deploy_every_head_is_a_prediction():
+    head = """
+    layer { name: "where" type: "InnerProduct" bottom: "ip1" top: "where"
+      inner_product_param { num_output: 4 } }
+    layer { name: "distance" type: "EuclideanLoss" bottom: "where" bottom: "label" }
+    """
+    assert names(deploy(parse(INPUT, STUDENT, head, LOSS)))[-2:] == ["ip2", "where"]
+
+
+def test_deploy_reconstruction_loss_keeps_the_input_it_compares_with():
+    loss = """
+    layer { name: "flat" type: "Flatten" bottom: "data" top: "flat" }
+    layer { name: "back" type: "InnerProduct" bottom: "ip2" top: "back"
+      inner_product_param { num_output: 108 } }
+    layer { name: "loss" type: "SigmoidCrossEntropyLoss" bottom: "back" bottom: "flat" top: "l" }
+    """
+    assert names(deploy(parse(INPUT, STUDENT, loss))) == ["in", "ip1", "relu1", "ip2", "back"]
+
+
+def test_deploy_loss_weight_on_any_layer_is_training():
+    penalty = """
+    layer { name: "penalty" type: "Power" bottom: "ip2" top: "penalty" power_param { power: 2 }
+      loss_weight: 0.1 }
+    """
+    assert names(deploy(parse(INPUT, STUDENT, penalty, LOSS)))[-1] == "ip2"
+
+
+def test_deploy_loss_weight_on_a_layer_others_need_is_kept_without_it():
+    student = STUDENT.replace('top: "ip1" param', 'top: "ip1" loss_weight: 0.1 param')
+    deployed = deploy(parse(INPUT, student, LOSS))
+    assert names(deployed) == ["in", "ip1", "relu1", "ip2"]
+    assert not deployed.layer[1].loss_weight
+
+
+def composed(distiller, teacher_name="teacher", student_loss=LOSS):
+    teacher = Teacher(teacher_name, parse(INPUT, STUDENT), {"ip1": 2, "ip2": 2})
+    return compose(
+        parse(INPUT, STUDENT, student_loss, ACCURACY),
+        [teacher],
+        text.parse(distiller.replace("teacher/", f"{teacher_name}/"), pb.NetParameter()),
+    )
+
+
+@pytest.mark.parametrize("teacher_name", ["teacher", "professor"])
+@pytest.mark.parametrize("rule", ["", "include { phase: TRAIN }"])
+@pytest.mark.parametrize("student_loss", ["", LOSS])
+def test_deploy_composed_net_is_the_student_alone(teacher_name, rule, student_loss):
+    distiller = f"""
+    layer {{ name: "distil" type: "DistillingLoss" bottom: "ip2" bottom: "teacher/ip2"
+      bottom: "label" top: "distil" {rule} }}
+    """
+    param = composed(distiller, teacher_name, student_loss)
+    assert any(layer.name == f"{teacher_name}/ip2" for layer in param.layer)
+    assert text.to_text(deploy(param)) == text.to_text(deploy(parse(INPUT, STUDENT, LOSS)))
+
+
+def test_deploy_distiller_layers_between_student_and_teacher_are_dropped():
+    distiller = """
+    layer { name: "soft" type: "SoftmaxWithTemperature" bottom: "ip2" top: "soft" }
+    layer { name: "soft_t" type: "SoftmaxWithTemperature" bottom: "teacher/ip2" top: "soft_t" }
+    layer { name: "gap" type: "EuclideanLoss" bottom: "soft" bottom: "soft_t" top: "gap" }
+    layer { name: "hint" type: "InnerProduct" bottom: "ip1" top: "hint"
+      inner_product_param { num_output: 5 } }
+    layer { name: "hint_loss" type: "EuclideanLoss" bottom: "hint" bottom: "teacher/ip1" top: "h" }
+    layer { name: "rate" type: "LearningRate" top: "rate" }
+    """
+    assert names(deploy(composed(distiller))) == ["in", "ip1", "relu1", "ip2"]
+
+
+def test_deploy_shared_parameters_stay_shared():
+    student = """
+    layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" param { name: "w" lr_mult: 2 }
+      inner_product_param { num_output: 3 } }
+    layer { name: "b" type: "InnerProduct" bottom: "data" top: "b" param { name: "w" lr_mult: 2 }
+      inner_product_param { num_output: 3 } }
+    layer { name: "ip2" type: "Eltwise" bottom: "a" bottom: "b" top: "ip2" }
+    """
+    deployed = deploy(parse(INPUT, student, LOSS))
+    assert str(deployed.layer[1].param[0]) == 'name: "w"\n'
+    net = Net(deployed, pb.TEST)
+    assert net.step_of("a").layer.blobs[0] is net.step_of("b").layer.blobs[0]
+
+
+def test_deploy_holds_no_field_the_original_does_not_know():
+    distiller = """
+    layer { name: "distil" type: "DistillingLoss" bottom: "ip2" bottom: "teacher/ip2" top: "d" }
+    """
+    for layer in deploy(composed(distiller)).layer:
+        layer.ClearField("source_line")  # where it was read; never written
+        assert all(field.number < 51001 for field, _ in layer.ListFields())
+
+
+def test_deploy_stages_of_the_net_itself_count():
+    staged = 'state { stage: "tall" }' + INPUT + STUDENT + LOSS
+    staged += """
+    layer { name: "tall" type: "Softmax" bottom: "ip2" top: "p" include { stage: "tall" } }
+    layer { name: "wide" type: "Softmax" bottom: "ip2" top: "q" include { stage: "wide" } }
+    """
+    deployed = deploy(parse(staged))
+    assert names(deployed)[-1] == "tall"
+    assert not deployed.HasField("state")
+
+
+def test_deploy_source_of_one_phase_is_enough(tmp_path):
+    param = parse(IMAGES.replace("nowhere", str(LMDB)), STUDENT, LOSS)
+    param.layer[1].data_param.source = str(tmp_path / "gone")
+    assert list(deploy(param).layer[0].input_param.shape[0].dim)[0] == 1
+
+
+def test_deploy_data_absent_says_what_to_do():
+    param = parse(IMAGES.replace(str(LMDB), "gone"), STUDENT, LOSS)
+    with pytest.raises(ExportError) as caught:
+        deploy(param, "net.prototxt")
+    message = str(caught.value)
+    assert "input 'data'" in message and "gone" in message and "net.prototxt:" in message
+    # The advice works.
+    advice = message.split(": layer {")[1]
+    layer = "layer {" + advice.replace("dim: C dim: H dim: W", "dim: 3 dim: 6 dim: 6")
+    assert Net(deploy(parse(layer, STUDENT, LOSS.replace('bottom: "label"', ""))), pb.TEST).inputs
+
+
+def test_deploy_data_absent_is_no_matter_where_test_has_an_input_layer():
+    data = """layer { name: "d" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+      data_param { source: "gone" batch_size: 9 } }"""
+    in_test = INPUT.replace('type: "Input"', 'type: "Input" include { phase: TEST }')
+    deployed = deploy(parse(data, in_test, STUDENT, LOSS))
+    assert list(deployed.layer[0].input_param.shape[0].dim) == [4, 3, 6, 6]
+
+
+@pytest.mark.parametrize("layers", ["", INPUT, LOSS])
+def test_deploy_net_without_prediction_is_an_error(layers):
+    with pytest.raises(ExportError, match="nothing to export"):
+        deploy(parse(layers))
+
+
+def test_images_of_is_the_first_top_of_layers_that_transform():
+    layers = images_of(parse(IMAGES, STUDENT))
+    assert list(layers) == ["data"]
+    assert np.isclose(layers["data"].transform_param.scale, 0.5)
+    assert images_of(parse(INPUT, STUDENT)) == {}

@@ -1,0 +1,109 @@
+"""The walk over protobuf's wire format, and what it says of files that are something else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from caffe_kd.errors import ParseError
+from caffe_kd.proto import wire
+from caffe_kd.proto.wire import LEN, VARINT, Damaged, Walker
+
+
+def walk(data, kinds):
+    return list(Walker(data).fields(0, len(data), kinds))
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**31, 2**63, 2**64 - 1])
+def test_number_field_is_read_back(value):
+    (field,) = walk(wire.number_field(536870911, value), {536870911: (VARINT,)})
+    assert field.value == value
+
+
+def test_signed_takes_twos_complement():
+    assert wire.signed(2**64 - 1, 64) == wire.signed(2**32 - 1, 32) == -1
+    assert wire.signed(2**31 - 1, 32) == 2**31 - 1
+
+
+def test_fields_skips_what_is_not_asked_for():
+    data = wire.number_field(9, 5) + b"\x15abcd" + b"\x11abcdefgh" + wire.header(1, 2) + b"hi"
+    walker = Walker(data)
+    (field,) = walker.fields(0, len(data), {1: (LEN,)})
+    assert walker.bytes(field) == b"hi"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),  # 2**63 bytes long
+        (b"\x08" + b"\xff" * 11, "does not end"),
+        (b"\x08\xff", "cut short"),
+        (b"\x0b\x0c", "no field begins"),  # a group, which no version of the format has
+        (b"\x07", "no field begins"),
+        (b"\x00\x00", "no field begins"),
+        (b"\x80\x80\x80\x80\x80\x01\x00", "no field begins"),  # a number beyond 29 bits
+        (b"\x0d\x00\x00\x00", "cut short"),
+        (b"\x08\x01", "is a number, where text or a block belongs"),
+    ],
+)
+def test_fields_refuses_damage(data, message):
+    with pytest.raises(Damaged, match=message):
+        walk(data, {1: (LEN,)})
+
+
+def test_fields_refuses_a_field_longer_than_its_block():
+    inner = wire.header(1, 50) + b"x"
+    data = wire.header(7, len(inner)) + inner + b"\x08" * 100
+    walker = Walker(data)
+    (outer,) = walker.fields(0, 2 + len(inner), {7: (LEN,)})
+    with pytest.raises(Damaged, match="does not fit the block"):
+        list(walker.fields(outer.start, outer.end, {1: (LEN,)}))
+
+
+def test_fields_are_bounded_in_number():
+    data = wire.number_field(9, 0) * (wire.MAX_FIELDS + 1)
+    with pytest.raises(Damaged, match="more than 1000000 fields"):
+        walk(data, {})
+
+
+def test_map_file_leaves_the_file_alone_when_written_to(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"abc")
+    mapped = wire.map_file(path)
+    mapped[0] = ord("X")
+    assert path.read_bytes() == b"abc"
+
+
+def test_map_file_refuses_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    for name, message in [
+        ("missing", "no such file"),
+        (".", "is a folder"),
+        ("pipe", "is not an ordinary file"),
+        ("empty", "is empty"),
+    ]:
+        with pytest.raises(ParseError, match=message):
+            wire.map_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b'name: "LeNet"\nlayer {', "text, such as a prototxt"),
+        ("# né\n".encode() * 300, "text, such as a prototxt"),  # the window ends inside the é
+        (b"PK\x03\x04\x00", "zip archive"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\x80\x02}q", "pickle"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    ],
+)
+def test_looks_like_names_the_kind(data, kind):
+    assert kind in wire.looks_like(data)
+
+
+def test_looks_like_is_silent_about_other_bytes():
+    assert wire.looks_like(b"\x0a\x04tiny\xa2\x06/") is None
