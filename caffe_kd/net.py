@@ -23,6 +23,9 @@ from .proto import text
 from .proto.binary import LayerWeights, read_weights
 from .proto.filter import filter_net
 
+# The name the original gives the top of a loss that was left out; there may be several.
+AUTOMATIC_TOP = "(automatic)"
+
 
 @dataclass
 class Step:
@@ -98,7 +101,7 @@ class Net(nn.Module):
         shapes = [self._bottom_shape(layer, name, i) for i, name in enumerate(bottoms)]
         tops = list(proto.top)
         if layer.is_loss and not tops:
-            tops = [proto.name]  # the loss may be left unnamed
+            tops = [AUTOMATIC_TOP]
         self._check_count(layer, "bottom", len(bottoms), layer.bottoms)
         self._check_count(layer, "top", len(tops), layer.tops)
         if layer.as_many_tops_as_bottoms and len(bottoms) != len(tops):
@@ -109,7 +112,7 @@ class Net(nn.Module):
             self._add_top(layer, name, index, bottoms)
             self.shapes[name] = layer.check_shape(shape, f"top '{name}'")
         self._unused.difference_update(bottoms)
-        self._unused.update(tops)
+        self._unused.update(proto.top)  # an automatic top is no output
         step = Step(layer, bottoms, tops, self._detached(layer, bottoms), [], shapes, top_shapes)
         step.loss_weights = self._loss_weights(layer, tops)
         self.loss_weights.update(zip(tops, step.loss_weights, strict=True))
@@ -137,7 +140,7 @@ class Net(nn.Module):
 
     def _add_top(self, layer: Layer, name: str, index: int, bottoms: list[str]) -> None:
         in_place = index < len(bottoms) and bottoms[index] == name
-        if name in self.shapes and not in_place:
+        if name in self.shapes and not in_place and name != AUTOMATIC_TOP:
             layer.fail(
                 f"Top blob '{name}' produced by multiple sources. Give it another name, or name "
                 "it as the bottom too to work in place"

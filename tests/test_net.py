@@ -132,14 +132,19 @@ def test_net_without_a_loss_has_no_objective():
     assert make_net(X + relu("a", "x0", "a")).forward() is None
 
 
-def test_loss_has_weight_one_and_may_go_without_a_top():
-    net = make_net(
-        inputs_text((2, 3), (2, 3))
-        + 'layer { name: "l2" type: "EuclideanLoss" bottom: "x0" bottom: "x1" }'
-    )
-    objective = net.forward({"x0": torch.ones(2, 3)})
-    assert objective.item() == net.blobs["l2"].item() == 1.5
+def test_loss_has_weight_one():
+    loss = 'layer { name: "l" type: "EuclideanLoss" bottom: "x0" bottom: "x1" top: "l2" }'
+    net = make_net(inputs_text((2, 3), (2, 3)) + loss)
+    assert net.forward({"x0": torch.ones(2, 3)}).item() == net.blobs["l2"].item() == 1.5
     assert net.outputs == ["l2"]
+
+
+def test_losses_without_a_top_count_but_are_no_outputs():
+    loss = 'layer { name: "l" type: "EuclideanLoss" bottom: "x0" bottom: "x1" }'
+    net = make_net(inputs_text((2, 3), (2, 3)) + loss + loss)
+    assert net.forward({"x0": torch.ones(2, 3)}).item() == 3
+    assert net.shapes["(automatic)"] == ()
+    assert net.outputs == []
 
 
 def test_loss_weight_is_given_once_per_top():

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CaffeKDError, DataError
+from ..errors import DataError
+from . import common
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+@common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        convert(
-            Path(arguments.images), Path(arguments.labels), Path(arguments.out), arguments.overwrite
-        )
-    except CaffeKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    convert(
+        Path(arguments.images), Path(arguments.labels), Path(arguments.out), arguments.overwrite
+    )
     return 0
 
 

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import CaffeKDError
+from . import common
 
 
+@common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = _parser().parse_args(argv)
-    from ..data.mnist import get_mnist
+    from ..data.mnist import copy_to, get_mnist
 
-    try:
-        digits = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download)
-    except CaffeKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    folder = Path(arguments.dir)
+    digits = copy_to(get_mnist(folder, allow_download=not arguments.no_download), folder)
     print(f"{digits.kind}: {digits.folder}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="get_mnist",
-        allow_abbrev=False,
-        description="Looks for the four MNIST files in -dir, data/mnist and ../shared/data/mnist; "
-        "else downloads them to -dir; else writes the small digits of scikit-learn to "
-        "-dir/digits, whose figures are not MNIST's. The last line tells what there is, and where.",
+    parser = common.parser(
+        "get_mnist",
+        "Looks for the four MNIST files in -dir, data/mnist and ../shared/data/mnist; else "
+        "downloads them; else takes the small digits of scikit-learn, whose figures are not "
+        "MNIST's. The files end up in -dir. The last line tells what there is, and where.",
     )
-    parser.add_argument(
-        "-dir",
-        "--dir",
+    common.flag(
+        parser,
+        "dir",
         default="data/mnist",
         metavar="FOLDER",
         help="where the files are or shall be (default: %(default)s)",
     )
-    parser.add_argument(
-        "-no_download", "--no_download", action="store_true", help="leave the network alone"
-    )
+    common.flag(parser, "no_download", action="store_true", help="leave the network alone")
     return parser

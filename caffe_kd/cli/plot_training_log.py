@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import CaffeKDError, DataError, UsageError
+from ..errors import DataError, UsageError
+from . import common
 
 
+@common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        _plot([Path(log) for log in arguments.logs], Path(arguments.output), arguments.title)
-    except CaffeKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    _plot([Path(log) for log in arguments.logs], Path(arguments.output), arguments.title)
     print(arguments.output)
     return 0
 
@@ -45,19 +42,18 @@ def _labels(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="plot_training_log",
-        allow_abbrev=False,
-        description="Draws training loss, test accuracy and learning rate over the iterations, "
-        "from the logs of caffe_kd or of the original Caffe; several logs over one another.",
+    parser = common.parser(
+        "plot_training_log",
+        "Draws training loss, test accuracy and learning rate over the iterations, from the logs "
+        "of caffe_kd or of the original Caffe; several logs over one another.",
     )
     parser.add_argument("logs", nargs="+", metavar="LOG", help="a training log")
-    parser.add_argument(
-        "-output",
-        "--output",
+    common.flag(
+        parser,
+        "output",
         default="training.png",
         metavar="PNG",
         help="the picture to write (default: %(default)s)",
     )
-    parser.add_argument("-title", "--title", default="", help="a heading for the picture")
+    common.flag(parser, "title", default="", help="a heading for the picture")
     return parser

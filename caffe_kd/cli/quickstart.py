@@ -44,24 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.passes is not None and arguments.passes < 1:
         raise UsageError(f"-passes must be at least 1. Received: {arguments.passes}")
     from ..data.mnist import get_mnist
-    from ..quickstart import run, table
+    from ..quickstart import run, table, verdict
 
     started = time.perf_counter()
-    digits = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download)
+    digits = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=say)
     folder = Path(arguments.output)
     results = run(folder, digits, arguments.passes, say)
-    lines = [
-        "",
-        table(results),
-        "",
-        "One image at a time, one thread, ONNX Runtime. " + _verdict(results),
-    ]
+    lines = ["", table(results), "", verdict(results)]
     if digits.kind != "MNIST":
         lines.append("These are the small digits of scikit-learn: the figures are not MNIST's.")
     lines += [
         f"Time: {time.perf_counter() - started:.0f} s. All files are in {folder}:",
-        "  student.onnx, deploy.prototxt and student_iter_*.caffemodel (the student), training.png,",
-        "  *.log, and the nets and solvers that were run.",
+        "  student.onnx         the student for ONNX Runtime",
+        "  deploy.prototxt      its net, for student_iter_*.caffemodel",
+        "  training.png         the three trainings; their logs are *.log",
+        "  *_solver.prototxt    what was run, and the nets they name",
     ]
     print("\n".join(lines))
     return 0
@@ -70,14 +67,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def say(sentence: str) -> None:
     """Print a sentence at once, among the log lines."""
     print(f"== {sentence}", flush=True)
-
-
-def _verdict(results: Sequence[object]) -> str:
-    teacher, alone, distilled = results
-    smaller = teacher.parameters / distilled.parameters  # type: ignore[attr-defined]
-    fewer = alone.errors - distilled.errors  # type: ignore[attr-defined]
-    return (
-        f"The student is {smaller:.0f} times smaller than the teacher; distilled it makes "
-        + (f"{fewer} errors fewer" if fewer >= 0 else f"{-fewer} errors more")
-        + " than alone."
-    )

