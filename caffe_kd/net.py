@@ -7,7 +7,7 @@ a file through those steps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from .proto import caffe_pb2 as pb
 from .proto import text
 from .proto.binary import LayerWeights, read_weights
 from .proto.filter import filter_net
+from .proto.upgrade import Notes, upgrade_net
 
 # The name the original gives the top of a loss that was left out; there may be several.
 AUTOMATIC_TOP = "(automatic)"
@@ -36,8 +37,8 @@ class Step:
     tops: list[str]
     detached: list[bool]  # bottoms that get no gradient from this layer
     loss_weights: list[float]
-    bottom_shapes: list[Shape]
-    top_shapes: list[Shape]
+    bottom_shapes: list[Shape] = field(default_factory=list)
+    top_shapes: list[Shape] = field(default_factory=list)
 
 
 @dataclass
@@ -63,6 +64,7 @@ class Net(nn.Module):
     Attributes:
         blobs: the blobs of the last forward pass by name, in the order they are first made.
         loss_weights: the weight of each blob in the objective, 0 for most.
+        steps: the layers in their order; ``running`` are those a forward pass runs.
         outputs: names of the blobs no layer takes as bottom, alphabetically, as Caffe logs them.
         params: the learnable blobs at their owners, in Caffe's order, lr_mult 0 included.
 
@@ -88,6 +90,7 @@ class Net(nn.Module):
         for proto in param.layer:
             self._add(proto)
         self.layers = nn.ModuleList(step.layer for step in self.steps)
+        self.running = self.steps
         self.outputs: list[str] = sorted(self._unused)
         self.inputs: list[str] = [
             t for s in self.steps if isinstance(s.layer, Input) for t in s.tops
@@ -232,7 +235,7 @@ class Net(nn.Module):
             self.set_inputs(inputs)
         blobs = self.blobs
         objective: Tensor | None = None
-        for step in self.steps:
+        for step in self.running:
             bottoms = [blobs[name] for name in step.bottoms]
             if any(step.detached):
                 pairs = zip(bottoms, step.detached, strict=True)
@@ -408,18 +411,27 @@ class Net(nn.Module):
             param.blob = param.layer.parameters_in_order[param.index]
 
 
-def read_net(path: str | Path) -> Any:
-    """Read a net's prototxt into a NetParameter of the current format."""
-    return text.read(path, pb.NetParameter())
+def read_net(path: str | Path, notes: Notes | None = None) -> Any:
+    """Read a net's prototxt of any year into a NetParameter of the current format.
+
+    Args:
+        path: the prototxt.
+        notes: takes up what was upgraded, for a log.
+    """
+    return upgrade_net(text.read(path, pb.NetParameter()), str(path), notes)
 
 
 def load_net(
-    path: str | Path, phase: int = pb.TEST, level: int = 0, stages: Sequence[str] = ()
+    path: str | Path,
+    phase: int = pb.TEST,
+    level: int = 0,
+    stages: Sequence[str] = (),
+    notes: Notes | None = None,
 ) -> Net:
-    """Read a net's prototxt, filter it for a state and build it.
+    """Read a net's prototxt, filter it for a state and build it; ``notes`` as in ``read_net``.
 
     Phase and level given here win over a ``state`` in the file; its stages join the ones given.
     """
-    param = read_net(path)
+    param = read_net(path, notes)
     state = pb.NetState(phase=phase, level=level, stage=[*param.state.stage, *stages])
     return Net(filter_net(param, state), phase, path)

@@ -18,9 +18,17 @@ COMMANDS = {
     "get_mnist": "get the handwritten digits",
     "convert_mnist_data": "turn IDX files into an LMDB",
     "plot_training_log": "draw the curves of training logs",
+    "upgrade_net_proto_text": "write an old net's prototxt in the current format",
+    "upgrade_net_proto_binary": "write an old caffemodel in the current format",
+    "upgrade_solver_proto_text": "write an old solver's prototxt in the current format",
 }
 # The short names of the commands that bear a tool's name.
-SHORT = {"export": "export_onnx", "compose": "compose_kd", "plot": "plot_training_log"}
+SHORT = {
+    "export": "export_onnx",
+    "compose": "compose_kd",
+    "plot": "plot_training_log",
+    "upgrade": "upgrade_net_proto_text",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:19s} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:25s} {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             "usage: caffe_kd COMMAND [FLAGS]    (caffe_kd COMMAND -h tells its flags)",

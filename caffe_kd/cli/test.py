@@ -34,12 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     from ..log import Log
     from ..net import load_net
+    from ..proto.upgrade import Notes
 
     device, told = common.choose_device(arguments.gpu, None)
     with Log() as log:
         log.info(told)
         stages = common.comma_list(arguments.stage)
-        net = load_net(arguments.model, level=arguments.level, stages=stages)
+        notes = Notes()
+        net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
+        for note in notes.lines:
+            log.info(note)
         for path in common.comma_list(arguments.weights):
             for name in net.load_weights(path):
                 log.info(f"Ignoring source layer {name}")

@@ -49,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.output:
         into_folder(plan, Path(arguments.output))
-    solver = train(plan, arguments.gpu, arguments.snapshot, arguments.progress)
+    solver = train(
+        plan,
+        gpu=arguments.gpu,
+        snapshot=arguments.snapshot,
+        progress=arguments.progress,
+        teacher_cache=arguments.teacher_cache,
+    )
     if solver.stopped:
         return 0
     if arguments.export_onnx:
@@ -89,6 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.flag(
         own, "layers", metavar="FILE", help="a Python file that registers layer types of your own"
+    )
+    common.flag(
+        own,
+        "teacher_cache",
+        choices=["auto", "off", "memory", "disk"],
+        default="auto",
+        help="remember what the teacher and other frozen layers answer for each record "
+        "(default: auto, in memory where nothing random stands before them)",
     )
     own.add_argument(
         "-no_progress", "--no_progress", dest="progress", action="store_const", const=False,
@@ -135,6 +149,7 @@ def train(
     snapshot: str | None = None,
     progress: bool | None = None,
     log: Path | None = None,
+    teacher_cache: str = "auto",
 ) -> Solver:
     """Train as planned, with a log on stderr and in a file; Ctrl-C snapshots and stops."""
     from ..log import Log
@@ -151,7 +166,7 @@ def train(
         lines.info(f"Log file: {path}")
         lines.info(told)
         try:
-            solver = Solver(plan, lines, device, signals)
+            solver = Solver(plan, lines, device, signals, teacher_cache)
             lines.info("Starting Optimization")
             solver.solve(snapshot)
         except CaffeKDError as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -88,6 +89,15 @@ class Layer(nn.Module):
         return self.phase == pb.TRAIN
 
     @property
+    def per_record(self) -> bool:
+        """Whether record i of the tops depends on record i of the bottoms alone, always alike.
+
+        Where its parameters do not learn, such a layer gives a record the same answer each time,
+        which can be remembered. Records lie along axis 0.
+        """
+        return False
+
+    @property
     def blobs(self) -> list[Tensor]:
         """The parameter blobs; one shared from a layer where it has another shape is a view."""
         if self._viewed:
@@ -142,6 +152,13 @@ class Layer(nn.Module):
     def forward(self, *bottoms: Tensor) -> Tops:
         """Compute the tops from the bottoms."""
         raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what an interrupted run needs of this layer to go on, besides its blobs."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from where ``state`` was taken."""
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         """Add the ONNX nodes that compute ``tops`` from ``bottoms`` (blob names) to ``graph``."""

@@ -63,6 +63,10 @@ class BatchNorm(Layer):
             self.fail("the bottom's channels may not change", bottom=shape, channels=self.channels)
         return bottom_shapes
 
+    @property
+    def per_record(self) -> bool:
+        return self.use_global
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if x.dim() == 1:
             return self.forward(x.unsqueeze(1)).squeeze(1)

@@ -86,6 +86,10 @@ class Bias(Layer):
         check_operand(self, bottom_shapes[0], (bottom_shapes[1:] or self.blob_shapes)[0])
         return bottom_shapes[:1]
 
+    @property
+    def per_record(self) -> bool:
+        return len(self.proto.bottom) == 1 and self.start > 0
+
     def forward(self, x: Tensor, *given: Tensor) -> Tensor:  # type: ignore[override]
         (bias,) = given or self.blobs
         return x + aligned(bias, self.start, x.dim())

@@ -55,6 +55,10 @@ class Concat(Layer):
                 )
         return [(*first[:at], sum(s[at] for s in bottom_shapes), *first[at + 1 :])]
 
+    @property
+    def per_record(self) -> bool:
+        return self.concat_axis > 0
+
     def forward(self, *bottoms: Tensor) -> Tensor:
         return torch.cat(bottoms, self.concat_axis) if len(bottoms) > 1 else bottoms[0]
 

@@ -159,6 +159,10 @@ class Convolution(Layer):
             )
         return [(*shape[:axis], self.param.num_output, *places)] * len(bottom_shapes)
 
+    @property
+    def per_record(self) -> bool:
+        return bool(self.param.axis == 1)
+
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         return tuple(self._convolve(x) for x in bottoms)
 

@@ -9,11 +9,12 @@ from torch import Tensor
 from ..data.source import into_memory, open_source
 from ..data.transformer import Transformer
 from ..errors import DataError
-from .base import Layer, Shape, register
+from .base import Shape, register
+from .records import Indices, RecordLayer
 
 
 @register("Data", param="data_param", bottoms=0, tops=(1, 2))
-class Data(Layer):
+class Data(RecordLayer):
     """Give the records of a database in their order, starting over after the last.
 
     Tops: data (batch_size, C, H, W), transformed as ``transform_param`` says; label (batch_size),
@@ -40,8 +41,7 @@ class Data(Layer):
             self.record_shape = self.transformer.output_shape(image.shape)
         except DataError as error:
             self._fail_with(error)
-        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.position = 0
+        self.seed()
 
     def _fail_with(self, error: DataError) -> None:
         raise DataError(
@@ -53,8 +53,15 @@ class Data(Layer):
         shapes: list[Shape] = [(batch, *self.record_shape), (batch,)]
         return shapes[: len(self.proto.top)]
 
-    def next_indices(self) -> slice | np.ndarray:
-        """Return which records the next batch holds, and move on."""
+    @property
+    def record_count(self) -> int:
+        return len(self.records)
+
+    @property
+    def deterministic(self) -> bool:
+        return self.transformer.deterministic
+
+    def next_indices(self) -> Indices:
         start, total = self.position, len(self.records)
         end = start + self.param.batch_size
         if end >= total:
@@ -62,8 +69,8 @@ class Data(Layer):
         self.position = end % total
         return slice(start, end) if end <= total else np.arange(start, end) % total
 
-    def forward(self) -> tuple[Tensor, ...]:  # type: ignore[override]
-        images, labels = self.records.batch(self.next_indices())
+    def read(self, indices: Indices) -> tuple[Tensor, ...]:
+        images, labels = self.records.batch(indices)
         data = self.transformer(images, self.generator)
         tops = (data, torch.from_numpy(labels).to(data.dtype))
         return tuple(top.to(self.context.device) for top in tops[: len(self.proto.top)])

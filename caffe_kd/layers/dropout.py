@@ -35,6 +35,10 @@ class Dropout(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return bottom_shapes
 
+    @property
+    def per_record(self) -> bool:
+        return not self.is_training
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return F.dropout(x, self.ratio) if self.is_training else x
 

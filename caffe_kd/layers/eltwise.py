@@ -58,6 +58,10 @@ class Eltwise(Layer):
                 )
         return bottom_shapes[:1]
 
+    @property
+    def per_record(self) -> bool:
+        return True
+
     def forward(self, *bottoms: Tensor) -> Tensor:
         first, second, *others = bottoms
         if self.param.operation == _OPS.PROD:

@@ -37,6 +37,10 @@ class Flatten(Layer):
         run = math.prod(shape[self.start : self.end + 1])
         return [(*shape[: self.start], run, *shape[self.end + 1 :])]
 
+    @property
+    def per_record(self) -> bool:
+        return bool(self.param.axis > 0)
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return x.flatten(self.start, self.end)
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from ..data.hdf5 import HDF5Rows
 from ..errors import DataError
-from .base import Layer, Shape, register
+from .base import Shape, register
+from .records import Indices, RecordLayer
 
 
 @register("HDF5Data", param="hdf5_data_param", bottoms=0, tops=(1, None))
-class HDF5Data(Layer):
+class HDF5Data(RecordLayer):
     """Give rows of the HDF5 files that ``source`` lists, file after file, starting over at the end.
 
     Tops: for each dataset named like the top, (batch_size, row's axes...), float32.
@@ -36,8 +37,7 @@ class HDF5Data(Layer):
             raise DataError(
                 f"layer '{self.name}' ({self.type}): {error}", self.proto.source_line or None
             ) from None
-        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.position = 0
+        self.seed()
         self.order = self._new_order()
 
     def _new_order(self) -> np.ndarray:
@@ -46,8 +46,15 @@ class HDF5Data(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [(self.param.batch_size, *shape) for shape in self.rows.row_shapes]
 
-    def next_indices(self) -> np.ndarray:
-        """Return which rows the next batch holds, and move on."""
+    @property
+    def record_count(self) -> int:
+        return len(self.rows)
+
+    @property
+    def deterministic(self) -> bool:
+        return True
+
+    def next_indices(self) -> Indices:
         taken: list[np.ndarray] = []
         missing = self.param.batch_size
         while missing:
@@ -60,6 +67,15 @@ class HDF5Data(Layer):
                 self.order = self._new_order()
         return np.concatenate(taken)
 
-    def forward(self) -> tuple[Tensor, ...]:  # type: ignore[override]
-        tops = self.rows.read(self.next_indices())
+    def read(self, indices: Indices) -> tuple[Tensor, ...]:
+        if isinstance(indices, slice):
+            indices = np.arange(*indices.indices(len(self.rows)))
+        tops = self.rows.read(indices)
         return tuple(torch.from_numpy(top).to(self.context.device) for top in tops)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {**super().state(), "order": self.order}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        super().restore(state)
+        self.order = state["order"]

@@ -44,6 +44,10 @@ class InnerProduct(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [(*bottom_shapes[0][: self.start], self.param.num_output)]
 
+    @property
+    def per_record(self) -> bool:
+        return self.start > 0
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.blobs[0].t() if self.param.transpose else self.blobs[0]
         return F.linear(x.flatten(self.start), weight, *self.blobs[1:])

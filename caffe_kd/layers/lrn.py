@@ -48,6 +48,10 @@ class LRN(Layer):
         self.check_shape((shape[0], *padded), "the padded bottom")
         return bottom_shapes
 
+    @property
+    def per_record(self) -> bool:
+        return True
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         param = self.param
         if self.within:

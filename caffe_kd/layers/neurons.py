@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 class Neuron(Layer):
     """The base of layers whose top has the shape of their bottom."""
 
+    @property
+    def per_record(self) -> bool:
+        return True
+
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return bottom_shapes
 

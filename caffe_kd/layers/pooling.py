@@ -177,6 +177,10 @@ class Pooling(Layer):
         self.check_shape((*shape[:2], *plan.covered), "the padded bottom")
         return [(*shape[:2], *plan.places)] * len(self.proto.top)
 
+    @property
+    def per_record(self) -> bool:
+        return True
+
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
         plan = self._plan(x.shape)
         if self.with_mask:

@@ -40,6 +40,10 @@ class PReLU(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return bottom_shapes
 
+    @property
+    def per_record(self) -> bool:
+        return True
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return F.prelu(x, self.blobs[0])
 

@@ -82,6 +82,10 @@ class Reshape(Layer):
             self.fail("output count must match input count", top=tuple(top), bottom=shape)
         return [tuple(top)]
 
+    @property
+    def per_record(self) -> bool:
+        return bool(self.param.axis > 0 or list(self.param.shape.dim[:1]) == [0])
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return x.reshape(self.top_shapes([x.shape])[0])
 

@@ -46,6 +46,10 @@ class Scale(Layer):
             check_operand(self, bottom_shapes[0], operand)
         return bottom_shapes[:1]
 
+    @property
+    def per_record(self) -> bool:
+        return len(self.proto.bottom) == 1 and self.start > 0
+
     def forward(self, x: Tensor, *given: Tensor) -> Tensor:  # type: ignore[override]
         scale, *bias = [aligned(o, self.start, x.dim()) for o in (*given, *self.blobs)]
         # Two plain operations: the backward of addcmul takes twice as long.

@@ -57,6 +57,10 @@ class Slice(Layer):
         (shape,), at = bottom_shapes, self.slice_axis
         return [(*shape[:at], size, *shape[at + 1 :]) for size in self._sizes(shape[at])]
 
+    @property
+    def per_record(self) -> bool:
+        return self.slice_axis > 0
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         return torch.split(x, self._sizes(x.shape[self.slice_axis]), self.slice_axis)
 

@@ -33,6 +33,10 @@ class Softmax(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return bottom_shapes
 
+    @property
+    def per_record(self) -> bool:
+        return self.class_axis > 0
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return F.softmax(x, self.class_axis)
 

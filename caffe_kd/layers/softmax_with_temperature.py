@@ -39,6 +39,10 @@ class SoftmaxWithTemperature(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return bottom_shapes
 
+    @property
+    def per_record(self) -> bool:
+        return self.class_axis > 0
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return softmax_with_temperature(x, self.temperature, self.class_axis)
 

@@ -24,6 +24,10 @@ class Split(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return bottom_shapes * len(self.proto.top)
 
+    @property
+    def per_record(self) -> bool:
+        return True
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         return (x,) * len(self.proto.top)
 

@@ -35,8 +35,8 @@ def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = N
 
     A teacher is filtered in phase TEST. Its layers without bottoms give way to the student's blobs
     of the same name. Of the others only those remain that lead to a teacher blob in use; they get
-    ``phase: TEST``, lr_mult 0, decay_mult 0 and propagate_down false. A teacher that is used only
-    by layers with include rules is included by the same rules.
+    ``phase: TEST``, lr_mult 0, decay_mult 0, loss_weight 0 and propagate_down false. A teacher that
+    is used only by layers with include rules is included by the same rules.
 
     Args:
         student: the student's NetParameter with the layers of all phases.
@@ -58,18 +58,19 @@ def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = N
     student_blobs = {top for layer in own for top in layer.top}
     for teacher in teachers:
         frozen += _frozen_layers(teacher, [*own, *added], student_blobs)
+    _check_names(frozen, [*own, *added])
     place = _place_of_teachers(own, frozen)
     composed.layer.extend([*own[:place], *frozen, *own[place:], *added])
     return composed
 
 
-def _check_names(own: Sequence[Any], added: Iterable[Any]) -> None:
-    places = {layer.name: layer.source_line for layer in own}
+def _check_names(taken: Iterable[Any], added: Iterable[Any]) -> None:
+    places = {layer.name: layer.source_line for layer in taken}
     for layer in added:
         if layer.name in places:
             raise NetError(
-                f"layer '{layer.name}' has the name of a layer of the student "
-                f"({places[layer.name]}). Give the distiller's layer another name",
+                f"layer '{layer.name}' has the name of another layer of the composed net "
+                f"({places[layer.name]}). Give one of them another name",
                 layer.source_line or None,
             )
 
@@ -77,12 +78,13 @@ def _check_names(own: Sequence[Any], added: Iterable[Any]) -> None:
 def _frozen_layers(teacher: Teacher, users: Sequence[Any], student_blobs: set[str]) -> list[Any]:
     prefix = f"{teacher.name}/"
     layers = list(filter_net(teacher.net, pb.NetState(phase=pb.TEST)).layer)
-    given = {top for layer in layers if not layer.bottom for top in layer.top}
-    _check_used_blobs(teacher, layers, users)
+    given = {top for layer in layers if not any(layer.bottom) for top in layer.top}
+    computing = [layer for layer in layers if any(layer.bottom)]
+    _check_used_blobs(teacher, computing, users)
     needed = {b.removeprefix(prefix) for u in users for b in u.bottom if b.startswith(prefix)}
     kept: list[Any] = []
-    for layer in reversed(layers):
-        if layer.bottom and needed.intersection(layer.top):
+    for layer in reversed(computing):
+        if needed.intersection(layer.top):
             kept.append(layer)
             needed.update(layer.bottom)
     for blob in sorted(needed & given - student_blobs):
@@ -100,15 +102,16 @@ def _place_of_top(layers: Sequence[Any], blob: str) -> str | None:
     return next((x.source_line or None for x in layers if blob in x.top), None)
 
 
-def _check_used_blobs(teacher: Teacher, layers: Sequence[Any], users: Sequence[Any]) -> None:
+def _check_used_blobs(teacher: Teacher, computing: Sequence[Any], users: Sequence[Any]) -> None:
     prefix = f"{teacher.name}/"
-    known = [prefix + top for layer in layers for top in layer.top]
+    known = [prefix + top for layer in computing for top in layer.top]
     for user in users:
         for bottom in user.bottom:
             if bottom.startswith(prefix) and bottom not in known:
                 raise NetError(
-                    f"layer '{user.name}' ({user.type}): the teacher '{teacher.name}' has no blob "
-                    f"'{bottom.removeprefix(prefix)}' in phase TEST.{did_you_mean(bottom, known)}",
+                    f"layer '{user.name}' ({user.type}): the teacher '{teacher.name}' computes no "
+                    f"blob '{bottom.removeprefix(prefix)}' in phase TEST."
+                    f"{did_you_mean(bottom, known)}",
                     user.source_line or None,
                 )
 
@@ -133,10 +136,12 @@ def _freeze(layer: Any, teacher: Teacher, names: dict[str, str], rules: Sequence
         frozen.ClearField(field)
     frozen.name = prefix + layer.name
     frozen.phase = pb.TEST
-    frozen.bottom[:] = [names.get(b, b) for b in layer.bottom]
+    frozen.bottom[:] = [names.get(b, b) for b in layer.bottom if b]
     names.update((top, prefix + top) for top in layer.top)
     frozen.top[:] = [names[top] for top in layer.top]
-    frozen.propagate_down.extend([False] * len(layer.bottom))
+    frozen.propagate_down.extend([False] * len(frozen.bottom))
+    if layer.loss_weight or layer.type.endswith("Loss"):  # not the student's to minimise
+        frozen.loss_weight.extend([0.0] * len(frozen.top))
     frozen.include.extend(rules)
     for index in range(teacher.blob_counts.get(layer.name, 0)):
         spec = frozen.param.add(lr_mult=0, decay_mult=0)
@@ -160,16 +165,11 @@ def _place_of_teachers(own: Sequence[Any], frozen: Sequence[Any]) -> int:
 def override_distillation(
     net: Any, temperature: float | None = None, alpha: float | None = None
 ) -> list[str]:
-    """Set temperature and alpha of every DistillingLoss; return what was changed, in words.
-
-    Raises:
-        NetError: there is no DistillingLoss to set them on.
-    """
-    layers = [layer for layer in net.layer if layer.type == "DistillingLoss"]
-    if not layers and (temperature is not None or alpha is not None):
-        raise NetError("-temperature and -alpha need a DistillingLoss layer, but the net has none")
+    """Set temperature and alpha of every DistillingLoss; return what was changed, in words."""
     changes = []
-    for layer in layers:
+    for layer in net.layer:
+        if layer.type != "DistillingLoss":
+            continue
         for field, value in (("temperature", temperature), ("alpha", alpha)):
             if value is not None:
                 before = getattr(layer.distilling_loss_param, field)

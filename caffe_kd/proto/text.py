@@ -8,6 +8,7 @@ filtering, so that any later message about the layer can name the place. Writing
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -33,8 +34,9 @@ _TOKEN = re.compile(
     |(?P<other>.)""",
     re.VERBOSE,
 )
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
-_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
+_ESCAPED = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f"}
+_ESCAPED |= {b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"', b"?": b"?"}
 
 _F = FieldDescriptor
 _INTEGER_BITS = {_F.TYPE_INT32: (-(2**31), 2**31), _F.TYPE_INT64: (-(2**63), 2**63)}
@@ -55,6 +57,26 @@ def read(path: str | Path, message: Message) -> Message:
         ParseError: the file is missing, is not prototxt, or has an unknown field or wrong value;
             the message names file and line.
     """
+    return parse(_decoded(path), message, str(path))
+
+
+def read_several(path: str | Path, make: Callable[[], Message]) -> list[tuple[int, Message]]:
+    """Read a prototxt file of one message or several, each begun by a ``name:`` at the top level.
+
+    Args:
+        path: the file.
+        make: makes an empty message.
+
+    Returns:
+        Each message and the line where it begins.
+
+    Raises:
+        ParseError: as ``read``; or fields come before the first of several names.
+    """
+    return _Parser(_decoded(path), str(path)).messages(make)
+
+
+def _decoded(path: str | Path) -> str:
     data = read_bytes(path, MAX_BYTES)
     if b"\0" in data[:4096]:
         raise ParseError(
@@ -63,10 +85,9 @@ def read(path: str | Path, message: Message) -> Message:
             str(path),
         )
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:  # comments in another encoding; the names of nets are ASCII
-        text = data.decode("latin-1")
-    return parse(text, message, str(path))
+        return data.decode("latin-1")
 
 
 def parse(text: str, message: Message, name: str = "<prototxt>") -> Message:
@@ -162,8 +183,26 @@ class _Parser:
             return True
         return False
 
-    def fields(self, message: Any, end: str, depth: int) -> None:
-        """Read the fields of one message up to the mark that ends it."""
+    def messages(self, make: Callable[[], Message]) -> list[tuple[int, Message]]:
+        """Read the whole file as messages, each from a ``name`` to the next."""
+        first = self._tokens[0]
+        read: list[tuple[int, Message]] = []
+        while not read or self._tokens[self._next][0] != "end":
+            read.append((self._tokens[self._next][2], make()))
+            self.fields(read[-1][1], end="", depth=0, up_to="name")
+        if len(read) > 1 and first[1] != "name":
+            self._fail_at(
+                first[2],
+                f"each of several nets in one file begins with its name, but '{first[1][:40]}' "
+                f"comes before the first of {len(read)}",
+            )
+        return read
+
+    def fields(self, message: Any, end: str, depth: int, up_to: str | None = None) -> None:
+        """Read the fields of one message up to the mark that ends it.
+
+        A field ``up_to`` that comes again ends the message too, and begins the next.
+        """
         descriptor: Descriptor = message.DESCRIPTOR
         by_name = descriptor.fields_by_name
         opened = self._tokens[self._next - 1][2]
@@ -182,14 +221,21 @@ class _Parser:
             if field is None or word == "source_line":
                 self._unknown(descriptor, word, line)
             if not field.is_repeated:
+                if word in seen and word == up_to:
+                    self._next -= 1
+                    return
                 if word in seen:
-                    self._fail_at(
-                        line,
-                        f"'{word}' is given twice, first at line {seen[word]}, but takes one value",
-                    )
+                    self._given_twice(descriptor, word, line, seen[word])
                 seen[word] = line
             self._field(message, field, line, depth)
             self._skip(",", ";")
+
+    def _given_twice(self, descriptor: Descriptor, word: str, line: int, first: int) -> NoReturn:
+        several = descriptor.name == "NetParameter" and word == "name"
+        hint = ". A file of several nets is one that a solver names as its net" if several else ""
+        self._fail_at(
+            line, f"'{word}' is given twice, first at line {first}, but takes one value{hint}"
+        )
 
     def _unknown(self, descriptor: Descriptor, word: str, line: int) -> NoReturn:
         names = [n for n in descriptor.fields_by_name if n != "source_line"]
@@ -249,14 +295,41 @@ class _Parser:
             if word in ("false", "False", "f", "0"):
                 return False
         elif kind == "string" and not negative:
-            text = _unquote(word)
-            while self._tokens[self._next][0] == "string":
-                text += _unquote(self._take()[1])
-            # A byte string writes its octets as characters below 256.
-            return text.encode("latin-1", "replace") if field.type == _F.TYPE_BYTES else text
+            return self._string(field, word, line)
         self._fail_at(
             line, f"'{field.name}' takes {_TYPE_WORDS[field.type]}. Received: {word[:40]}"
         )
+
+    def _string(self, field: FieldDescriptor, word: str, line: int) -> str | bytes:
+        """Return what one or several strings next to each other mean."""
+        octets = self._octets(word, line)
+        while self._tokens[self._next][0] == "string":
+            _, word, line = self._take()
+            octets += self._octets(word, line)
+        if field.type == _F.TYPE_BYTES:
+            return octets
+        try:
+            return octets.decode("utf-8")
+        except UnicodeDecodeError:
+            self._fail_at(line, f"'{field.name}' takes UTF-8. Received: {octets[:40]!r}")
+
+    def _octets(self, token: str, line: int) -> bytes:
+        """Return what a string in quotes means; its escapes stand for octets."""
+
+        def unescape(match: re.Match[bytes]) -> bytes:
+            escape = match.group(1)
+            if escape[:1] == b"x" and len(escape) > 1:
+                return bytes([int(escape[1:], 16)])
+            if escape.isdigit():
+                return bytes([int(escape, 8) & 0xFF])
+            if escape not in _ESCAPED:
+                word = match.group().decode("utf-8", "replace")
+                self._fail_at(
+                    line, f"'{word}' in a string is no escape; for a backslash write '\\\\'"
+                )
+            return _ESCAPED[escape]
+
+        return _ESCAPE.sub(unescape, token[1:-1].encode("utf-8"))
 
     @staticmethod
     def _number(kind: str, word: str) -> float | None:
@@ -302,15 +375,3 @@ class _Parser:
             f"'{field.name}' takes one of {some}. Received: {word[:40]}."
             f"{did_you_mean(word, known)}",
         )
-
-
-def _unquote(token: str) -> str:
-    def unescape(match: re.Match[str]) -> str:
-        escape = match.group(1)
-        if escape[0] == "x" and len(escape) > 1:
-            return chr(int(escape[1:], 16))
-        if escape[0] in "01234567":
-            return chr(int(escape, 8) & 0xFF)
-        return _ESCAPED.get(escape, escape)
-
-    return _ESCAPE.sub(unescape, token[1:-1])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import SolverError, UsageError
 from ..files import find
+from ..proto import bundle, text
 from ..proto import caffe_pb2 as pb
-from ..proto import text
 from ..proto.binary import LayerWeights, read_weights
 from ..proto.compose import Teacher, compose, override_distillation
 from ..proto.filter import filter_net
+from ..proto.upgrade import Notes, upgrade_net, upgrade_solver
 
 # The fields that say where the train net comes from, in the order the original asks for them.
 _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
@@ -89,40 +90,40 @@ def read_plan(path: str | Path, overrides: Overrides | None = None) -> Plan:
         NetError: the nets do not fit together.
     """
     overrides = overrides or Overrides()
-    solver = text.read(path, pb.SolverParameter())
-    return _Planner(solver, Path(path), overrides).plan()
+    upgrades = Notes()
+    solver = upgrade_solver(text.read(path, pb.SolverParameter()), str(path), upgrades)
+    return _Planner(solver, Path(path), overrides, upgrades).plan()
 
 
 class _Planner:
-    def __init__(self, solver: Any, file: Path, overrides: Overrides) -> None:
+    def __init__(self, solver: Any, file: Path, overrides: Overrides, upgrades: Notes) -> None:
         self.solver = solver
         self.file = file
         self.overrides = overrides
+        self.upgrades = upgrades
         self.notes: list[str] = []
-        self._read: dict[Path, Any] = {}
+        self._bundles: dict[Path, bundle.Bundle] = {}
+        self._read: dict[tuple[Path, tuple[str, ...]], Any] = {}
 
     def _where(self, name: str) -> str:
         return text.locate(self.file, name)
 
     def plan(self) -> Plan:
-        self._apply_overrides()
+        self._check_settings()
         self._default_prefix()
-        student_weights = [
-            self._find(w.strip())
-            for entry in self.solver.weights
-            for w in entry.split(",")
-            if w.strip()
-        ]
-        weights = [w.strip() for entry in self.overrides.weights for w in entry.split(",")]
-        teachers, teacher_weights, taken = self._teachers([w for w in weights if w])
-        if not taken:
-            student_weights = [Path(w) for w in weights if w] or student_weights
+        self._find_own_teacher()
+        weights = _paths(self.overrides.weights)
+        teachers, teacher_weights = self._teachers(weights)
+        if teachers:
+            self._note(f"-weights {w} goes to the student" for w in weights)
+        student_weights = [Path(w) for w in weights]
+        if not student_weights:
+            student_weights = [self._find(w) for w in _paths(self.solver.weights)]
         distiller = self._distiller()
         train_net, train_file = self._train_net()
         composed = self._compose(train_net, teachers, distiller)
-        self.notes += override_distillation(
-            composed, self.overrides.temperature, self.overrides.alpha
-        )
+        self._check_teachers_are_used(composed, teachers)
+        self._override_distillation(composed)
         train = NetPlan(filter_net(composed, self._train_state(composed)), train_file)
         tests = [
             NetPlan(self._test_net(net, i, teachers, distiller), file)
@@ -137,24 +138,26 @@ class _Planner:
             tests=tests,
             teachers=teacher_weights,
             student_weights=student_weights,
-            notes=self.notes,
+            notes=[*self.upgrades.lines, *self.notes],
         )
 
-    def _apply_overrides(self) -> None:
+    def _check_settings(self) -> None:
+        solver = self.solver
         if self.overrides.max_iter is not None:
             if self.overrides.max_iter < 0:
                 raise UsageError(f"-max_iter must not be negative: {self.overrides.max_iter}")
-            self.solver.max_iter = self.overrides.max_iter
-        if not self.solver.HasField("max_iter"):
+            solver.max_iter = self.overrides.max_iter
+        if not solver.HasField("max_iter"):
             raise SolverError(
                 "max_iter is not given: say how many iterations to train, as 'max_iter: 10000'",
                 str(self.file),
             )
-        if self.solver.iter_size < 1:
-            raise SolverError(
-                f"iter_size must be at least 1. Received: {self.solver.iter_size}",
-                self._where("iter_size"),
-            )
+        for name in ("iter_size", "average_loss"):
+            if getattr(solver, name) < 1:
+                raise SolverError(
+                    f"{name} must be at least 1. Received: {getattr(solver, name)}",
+                    self._where(name),
+                )
 
     def _default_prefix(self) -> None:
         """Without a prefix snapshots go beside the solver; with a folder, under its file's stem."""
@@ -165,33 +168,62 @@ class _Planner:
         elif Path(prefix).is_dir():
             self.solver.snapshot_prefix = str(Path(prefix) / stem.name)
 
+    def _note(self, lines: Iterable[str]) -> None:
+        """Add lines for the log, each once: train and test nets may have the same to say."""
+        self.notes += [line for line in lines if line not in self.notes]
+
     def _find(self, path: str) -> Path:
         return find(path, self.file)
 
-    def _net(self, path: str) -> tuple[Any, Path]:
+    def _bundle(self, path: str) -> bundle.Bundle:
         file = self._find(path)
-        if file not in self._read:
-            self._read[file] = text.read(file, pb.NetParameter())
-        return self._read[file], file
+        if file not in self._bundles:
+            self._bundles[file] = bundle.read(file)
+            self._note(self._bundles[file].notes)
+        return self._bundles[file]
 
-    def _train_net(self) -> tuple[Any, Path | None]:
+    def _net(self, path: str, *names: str) -> tuple[Any, Path]:
+        """Return the net of a file, of several the one so named; without names, the student."""
+        found = self._bundle(path)
+        key = found.file, names
+        if key not in self._read:
+            if names:
+                net = found.net(*names)
+            else:
+                net, notes = found.student(self.solver.layer)
+                self._note(notes)
+            self._read[key] = upgrade_net(net, str(found.file), self.upgrades)
+        return self._read[key], found.file
+
+    def _inline(self, net: Any) -> tuple[Any, Path]:
+        joined, notes = bundle.join(net, self.solver.layer) if self.solver.layer else (net, [])
+        self._note(notes)
+        return joined, self.file
+
+    def _train_net(self) -> tuple[Any, Path]:
         given = [f for f in _TRAIN_FIELDS if self.solver.HasField(f)]
-        if len(given) != 1:
+        if not given:
             raise SolverError(
                 "SolverParameter must specify a train net using one of these fields: "
-                f"{', '.join(_TRAIN_FIELDS)}. Received: {', '.join(given) or 'none'}",
-                self._where(given[1]) if given else str(self.file),
+                f"{', '.join(_TRAIN_FIELDS)}. Received: none",
+                str(self.file),
+            )
+        if len(given) > 1:
+            raise SolverError(
+                "SolverParameter must not contain more than one of these fields specifying a "
+                f"train_net: {', '.join(_TRAIN_FIELDS)}. Received: {', '.join(given)}",
+                self._where(given[1]),
             )
         value = getattr(self.solver, given[0])
-        return self._net(value) if isinstance(value, str) else (value, self.file)
+        return self._net(value) if isinstance(value, str) else self._inline(value)
 
-    def _test_nets(self) -> list[tuple[Any, Path | None]]:
+    def _test_nets(self) -> list[tuple[Any, Path]]:
         solver = self.solver
-        nets: list[tuple[Any, Path | None]] = [(n, self.file) for n in solver.test_net_param]
+        nets = [self._inline(net) for net in solver.test_net_param]
         nets += [self._net(path) for path in solver.test_net]
-        generic: tuple[Any, Path | None] | None = None
+        generic: tuple[Any, Path] | None = None
         if solver.HasField("net_param"):
-            generic = (solver.net_param, self.file)
+            generic = self._inline(solver.net_param)
         elif solver.HasField("net"):
             generic = self._net(solver.net)
         wanted = len(solver.test_iter)
@@ -240,31 +272,59 @@ class _Planner:
     def _distiller(self) -> Any | None:
         if not self.solver.HasField("distiller_net"):
             return None
-        return self._net(self.solver.distiller_net)[0]
+        return self._net(self.solver.distiller_net, "distiller")[0]
 
     def _compose(self, net: Any, teachers: list[Teacher], distiller: Any | None) -> Any:
-        if teachers and not any(
-            b.startswith(f"{t.name}/")
-            for t in teachers
-            for part in (net, distiller)
-            if part is not None
-            for layer in part.layer
-            for b in layer.bottom
-        ):
-            raise SolverError(
-                f"no layer uses the teacher '{teachers[0].name}': name its blobs as "
-                f"'{teachers[0].name}/<blob>' in the distiller_net",
-                self._where("teacher"),
-            )
-        return compose(net, teachers, distiller)
+        parts = [net] if distiller is None else [net, distiller]
+        if teachers:
+            parts, notes = bundle.name_soft_targets(parts, teachers[0].name)
+            self._note(notes)
+        return compose(parts[0], teachers, *parts[1:])
 
-    def _teachers(self, weights: list[str]) -> tuple[list[Teacher], list[TeacherWeights], bool]:
-        """Read the teachers; also say whether the -weights were taken by a teacher without any."""
+    def _override_distillation(self, composed: Any) -> None:
+        temperature, alpha = self.overrides.temperature, self.overrides.alpha
+        changes = override_distillation(composed, temperature, alpha)
+        if not changes and (temperature is not None or alpha is not None):
+            raise UsageError(
+                "-temperature and -alpha need a DistillingLoss layer, but the net has none"
+            )
+        self.notes += changes
+
+    def _check_teachers_are_used(self, composed: Any, teachers: Sequence[Teacher]) -> None:
+        for teacher in teachers:
+            if not any(layer.name.startswith(f"{teacher.name}/") for layer in composed.layer):
+                raise SolverError(
+                    f"no layer uses the teacher '{teacher.name}': name its blobs as "
+                    f"'{teacher.name}/<blob>' in the distiller_net",
+                    self._where("teacher"),
+                )
+
+    def _find_own_teacher(self) -> None:
+        """Point teachers without a net to the one in the student's file.
+
+        A solver that names no teacher still has the one that lies there.
+        """
+        path = self.solver.net or self.solver.train_net
+        if not path:
+            return
+        own = self._bundle(path)
+        if not self.solver.teacher and own.has_teacher(bundle.TEACHER):
+            self.solver.teacher.add()
+        for entry in self.solver.teacher:
+            if not entry.net and own.has_teacher(entry.name or bundle.TEACHER):
+                entry.net = path
+
+    def _teachers(self, weights: list[str]) -> tuple[list[Teacher], list[TeacherWeights]]:
+        """Read the teachers; one that names no weights takes the first of the -weights left."""
+        if self.overrides.teacher_weights and len(self.solver.teacher) != 1:
+            raise UsageError(
+                "-teacher_weights is for a solver with one teacher. "
+                f"{self.file} names {len(self.solver.teacher) or 'none'}"
+            )
         teachers: list[Teacher] = []
         loaded: list[TeacherWeights] = []
-        taken = False
         for entry in self.solver.teacher:
-            name = entry.name or "teacher"
+            name = entry.name or bundle.TEACHER
             if any(t.name == name for t in teachers):
                 raise SolverError(
                     f"two teachers are named '{name}': give each its own name",
@@ -272,27 +332,34 @@ class _Planner:
                 )
             if not entry.net:
                 raise SolverError(f"the teacher '{name}' has no net", self._where("teacher"))
-            if self.overrides.teacher_weights:
-                path = Path(self.overrides.teacher_weights)
-                self.notes.append(f"teacher '{name}': weights {path} from the command line")
-            elif entry.weights:
-                path = self._find(entry.weights)
-            elif weights:
-                path, taken = Path(weights[0]), True
-                self.notes.append(
-                    f"-weights {path} goes to the teacher '{name}', which names none itself"
-                )
-            else:
-                raise SolverError(
-                    f"the teacher '{name}' has no weights: name them in 'teacher {{ weights: "
-                    '"teacher.caffemodel" }\' or give -teacher_weights',
-                    self._where("teacher"),
-                )
+            path = self._teacher_weights(name, entry, weights)
             layers = read_weights(path)
-            net, _ = self._net(entry.net)
+            net, _ = self._net(entry.net, name, bundle.TEACHER)
             counts = {layer.name: len(layer.blobs) for layer in reversed(layers)}
             teachers.append(Teacher(name, net, counts))
             loaded.append(TeacherWeights(name, path, layers))
-        if self.overrides.teacher_weights and not teachers:
-            raise UsageError("-teacher_weights is given, but the solver names no teacher")
-        return teachers, loaded, taken
+        return teachers, loaded
+
+    def _teacher_weights(self, name: str, entry: Any, weights: list[str]) -> Path:
+        if self.overrides.teacher_weights:
+            path = Path(self.overrides.teacher_weights)
+            self.notes.append(f"teacher '{name}': weights {path} from the command line")
+            return path
+        if entry.weights:
+            return self._find(entry.weights)
+        if weights:
+            path = Path(weights.pop(0))
+            self.notes.append(
+                f"-weights {path} goes to the teacher '{name}', which names none itself"
+            )
+            return path
+        raise SolverError(
+            f"the teacher '{name}' has no weights: name them in 'teacher {{ weights: "
+            '"teacher.caffemodel" }\' or give -teacher_weights',
+            self._where("teacher"),
+        )
+
+
+def _paths(entries: Iterable[str]) -> list[str]:
+    """Return the paths of entries that may each hold several, separated by commas."""
+    return [path.strip() for entry in entries for path in entry.split(",") if path.strip()]

@@ -26,11 +26,9 @@ from .updates import Updater
 def learned(net: Net, teachers: Sequence[str]) -> tuple[list[Param], Any]:
     """Return the parameters and the NetParameter without the teachers' layers."""
     prefixes = tuple(f"{name}/" for name in teachers)
-    param = pb.NetParameter()
-    param.CopyFrom(net.param)
-    del param.layer[:]
-    param.layer.extend(x for x in net.param.layer if not x.name.startswith(prefixes or ("\0",)))
-    own = [p for p in net.params if not p.layer.name.startswith(prefixes or ("\0",))]
+    param = pb.NetParameter(name=net.name)  # name and layers are all that the original writes
+    param.layer.extend(x for x in net.param.layer if not x.name.startswith(prefixes))
+    own = [p for p in net.params if not p.layer.name.startswith(prefixes)]
     return own, param
 
 
@@ -120,4 +118,11 @@ def read(path: str | Path, updater: Updater, own: Sequence[Param]) -> tuple[Solv
             )
         history.append(torch.from_numpy(values.reshape(shape).copy()))
     updater.restore(history)
-    return state, find(state.learned_net, path)
+    return state, _weights_of(state, Path(path))
+
+
+def _weights_of(state: SolverState, path: Path) -> Path:
+    """Return where the weights of a state are: as it says, or beside it if both were moved."""
+    weights = find(state.learned_net, path)
+    moved = path.with_name(Path(state.learned_net).name) if state.learned_net else weights
+    return moved if moved.exists() and not weights.exists() else weights

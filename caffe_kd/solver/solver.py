@@ -18,10 +18,11 @@ from ..errors import NonFiniteLoss, WeightsError
 from ..log import Log
 from ..net import Net
 from ..proto import caffe_pb2 as pb
-from ..proto.binary import LayerWeights
+from ..proto.binary import LayerWeights, read_weights
 from . import lr_policy, snapshot
 from .plan import Plan
 from .signals import Action, SignalActions
+from .teacher_cache import TeacherCache, remember
 from .updates import Updater
 
 
@@ -33,10 +34,12 @@ class Solver:
         log: where the lines go.
         device: where to train.
         signals: what was asked for by signals; None: nothing ever is.
+        teacher_cache: whether what frozen layers answer is remembered: auto, off, memory or disk.
 
     Attributes:
         net: the train net; ``test_nets`` share its weights.
         iter: the number of updates done.
+        current_step: how many steps the learning rate policy has taken.
         snapshots: the paths of the last snapshot's weights and state.
         stopped: whether a signal ended the training early.
 
@@ -50,19 +53,25 @@ class Solver:
         log: Log,
         device: torch.device | None = None,
         signals: SignalActions | None = None,
+        teacher_cache: str = "auto",
     ) -> None:
         self.plan = plan
         self.param = plan.solver
         self.log = log
         self.device = device or torch.device("cpu")
         self.iter = 0
+        self.current_step = 0
         self.snapshots: tuple[Path, Path] | None = None
         self._signals = signals
+        self._cache_mode = teacher_cache
+        self._cache: TeacherCache | None = None
+        self._cache_decided = False
         self.stopped = False
-        self._losses: deque[float] = deque(maxlen=max(1, self.param.average_loss))
+        self._losses: deque[float] = deque(maxlen=self.param.average_loss)
         self._timer = time.perf_counter()
         self._timed_iter = 0
-        lr_policy.check(self.param, plan.where("lr_policy"))
+        for warning in lr_policy.check(self.param, plan.where("lr_policy")):
+            log.warning(warning)
         self._seed()
         for note in plan.notes:
             log.info(note)
@@ -85,10 +94,10 @@ class Solver:
 
     def _seed(self) -> None:
         seed = self.param.random_seed
-        if seed >= 0:
-            torch.manual_seed(seed)
-        else:
-            self.log.info(f"random_seed is not given; this run's is {torch.seed() % 2**63}")
+        if seed < 0:
+            seed = torch.seed() % 2**63  # what random_seed can hold
+            self.log.info(f"random_seed is not given; this run's is {seed}")
+        torch.manual_seed(seed)
 
     def _build(self, param: object, phase: int, file: Path | None, what: str) -> Net:
         self.log.info(f"Creating {what} from {file}")
@@ -130,10 +139,14 @@ class Solver:
             self.log.info(f"Teacher '{teacher.name}': weights from {teacher.path}")
 
     def load_weights(self, path: str | Path) -> None:
-        """Start from the weights of a file, in the layers of the same name."""
+        """Start from the weights of a file, in the layers of the same name, test nets' included."""
         self.log.info(f"Finetuning from {path}")
-        for name in self.net.load_weights(path):
+        self._forget_teacher()
+        layers = read_weights(path)
+        for name in self.net.copy_weights(layers, str(path)):
             self.log.info(f"Ignoring source layer {name}")
+        for net in self.test_nets:
+            net.copy_weights(layers, str(path))
 
     # ---- running
 
@@ -147,6 +160,7 @@ class Solver:
             NonFiniteLoss: the loss became NaN or infinite.
         """
         log, param = self.log, self.param
+        self.stopped = False
         log.info(f"Solving {self.net.name}")
         log.info(f"Learning Rate Policy: {param.lr_policy}")
         if resume is not None:
@@ -155,6 +169,8 @@ class Solver:
         on_snapshot = param.snapshot and self.iter % param.snapshot == 0
         if param.snapshot_after_train and not on_snapshot:
             self.snapshot()
+        if self._cache is not None:
+            log.info(self._cache.report())
         if self.stopped:
             log.info("Optimization stopped early.")
             return
@@ -176,6 +192,7 @@ class Solver:
         param = self.param
         stop_iter = self.iter + count
         self._losses.clear()
+        self._remember_teacher(stop_iter)
         self._timer, self._timed_iter = time.perf_counter(), self.iter
         while self.iter < stop_iter:
             self.updater.clear()
@@ -183,11 +200,16 @@ class Solver:
                 self.test_all()
                 if self.stopped:
                     return
-            rate = lr_policy.learning_rate(param, self.iter)
+            step = lr_policy.next_step(param, self.iter, self.current_step)
+            rate = lr_policy.learning_rate(param, self.iter, step)
             loss = self._forward_backward(rate)
             self._losses.append(loss)
-            if param.display and self.iter % param.display == 0:
-                self._display(rate)
+            display = param.display and self.iter % param.display == 0
+            if display:
+                self._display()
+            self._take_step(step)
+            if display:
+                self.log.info(f"Iteration {self.iter}, lr = {rate:g}")
             self.log.progress(self.iter, param.max_iter, loss, rate)
             self._update(rate)
             self.iter += 1
@@ -198,6 +220,20 @@ class Solver:
             if action is Action.STOP:
                 self.stopped = True
                 return
+
+    def _remember_teacher(self, stop_iter: int) -> None:
+        """Decide once, when all weights are there, whether frozen layers are remembered."""
+        if self._cache_decided:
+            return
+        self._cache_decided = True
+        batches = (max(stop_iter, self.param.max_iter) - self.iter) * self.param.iter_size
+        folder = Path(f"{self.param.snapshot_prefix}.teacher_cache")
+        self._cache = remember(self.net, self._cache_mode, folder, batches, self.log.info)
+
+    def _forget_teacher(self) -> None:
+        """Undo ``_remember_teacher``, because weights have changed."""
+        self.net.running = self.net.steps
+        self._cache, self._cache_decided = None, False
 
     def _forward_backward(self, rate: float) -> float:
         """Add up the gradients of iter_size passes; return the mean loss."""
@@ -216,12 +252,17 @@ class Solver:
         return loss
 
     def _stop_non_finite(self, loss: float) -> None:
-        kept = self.snapshots or ("none yet", "")
+        kept = "none yet" if self.snapshots is None else str(self.snapshots[1])
         raise NonFiniteLoss(
             f"the loss is {loss} in iteration {self.iter}: training stopped before this update. "
-            f"Last snapshot: {kept[0]}. Try a smaller base_lr (now {self.param.base_lr:g}), "
+            f"Last snapshot: {kept}. Try a smaller base_lr (now {self.param.base_lr:g}), "
             "clip_gradients, or look for records and labels out of range"
         )
+
+    def _take_step(self, step: int) -> None:
+        if step != self.current_step and self.param.lr_policy == "multistep":
+            self.log.info(f"MultiStep Status: Iteration {self.iter}, step = {step}")
+        self.current_step = step
 
     def _update(self, rate: float) -> None:
         clipped = self.updater.apply(rate, self.iter)
@@ -241,7 +282,7 @@ class Solver:
         """Return the mean loss of the last average_loss iterations of this step() call."""
         return sum(self._losses) / len(self._losses) if self._losses else 0.0
 
-    def _display(self, rate: float) -> None:
+    def _display(self) -> None:
         elapsed = time.perf_counter() - self._timer
         per_second = (self.iter - self._timed_iter) / (elapsed or 1)
         self._timer, self._timed_iter = time.perf_counter(), self.iter
@@ -255,7 +296,6 @@ class Solver:
                 line = self._output_line(self.net, name, value)
                 self.log.info(f"    Train net output #{index}: {line}")
                 index += 1
-        self.log.info(f"Iteration {self.iter}, lr = {rate:g}")
 
     @staticmethod
     def _output_line(net: Net, name: str, value: float) -> str:
@@ -300,7 +340,7 @@ class Solver:
                 value = net.blobs[name].flatten()
                 sums[name] = sums[name] + value if name in sums else value
         if self.param.test_compute_loss:
-            self.log.info(f"Test loss: {total_loss / batches:g}")
+            self.log.info(f"Test loss: {total_loss / max(1, batches):g}")
         means = {name: (total / batches).tolist() for name, total in sums.items()}
         number = 0
         for name, values in means.items():
@@ -319,10 +359,9 @@ class Solver:
         stem = f"{self.param.snapshot_prefix}_iter_{self.iter}"
         self.log.info(f"Snapshotting to {kind} file {stem}.caffemodel{ending}")
         self.log.info(f"Snapshotting solver state to {kind} file {stem}.solverstate{ending}")
-        step = lr_policy.current_step(self.param, self.iter)
         teachers = [t.name for t in self.plan.teachers]
         self.snapshots = snapshot.write(
-            self.param, self.net, teachers, self.updater, self.iter, step
+            self.param, self.net, teachers, self.updater, self.iter, self.current_step
         )
         return self.snapshots
 
@@ -334,7 +373,8 @@ class Solver:
             ParseError: a file is missing or damaged.
         """
         self.log.info(f"Resuming from {path}")
-        self.log.info(f"{self.updater.rule.__name__}Solver: restoring history")
+        self._forget_teacher()
+        self.log.info("SGDSolver: restoring history")
         state, weights = snapshot.read(path, self.updater, self._own)
         self.net.load_weights(weights)
-        self.iter = state.iter
+        self.iter, self.current_step = state.iter, state.current_step

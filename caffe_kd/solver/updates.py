@@ -21,9 +21,6 @@ from ..errors import SolverError, did_you_mean
 
 Tensors = list[Tensor]
 
-LEAST_RATE = 1e-15  # below it a float32 history divided by the rate could overflow
-
-
 class Update:
     """One rule's history and step for the parameters of one (lr_mult, decay_mult) group.
 
@@ -34,6 +31,8 @@ class Update:
     slots = 1
     # Whether the rule's own kernel adds the L2 decay; otherwise it is added to g beforehand.
     decays = False
+    # Whether the history holds r * g, so that a blob with lr_mult 0 leaves no trace in it.
+    rate_in_history = False
 
     def __init__(self, solver: Any, params: Tensors) -> None:
         self.solver = solver
@@ -62,53 +61,42 @@ class SGD(Update):
     """``h = momentum * h + r * g; w -= h``.
 
     The rate is inside the history, so a drop of the rate does not shrink the momentum at once.
-    Torch's kernel keeps ``b = h / r`` instead; the ratio of the rates carries the history over.
+    Torch's kernel has it outside; it computes the same at rate 1 from gradients and a decay that
+    have been multiplied by r.
     """
 
     decays = True
 
-    def __init__(self, solver: Any, params: Tensors) -> None:
-        super().__init__(solver, params)
-        self._rate = 1.0  # the rate of the step that left the buffers: h = rate * buffer
-
-    def history(self) -> list[Tensors]:
-        return [[b * self._rate for b in self._history[0]]]
-
-    def restore(self, history: Sequence[Tensors]) -> None:
-        super().restore(history)
-        self._rate = 1.0
-
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
-        # The kernel keeps nothing without momentum, and h / r must not overflow.
-        if self.solver.momentum == 0 or abs(rate) < LEAST_RATE:
-            self._step_plainly(grads, rate, decay)
+        momentum = self.solver.momentum
+        (history,) = self._history
+        if momentum == 0:  # the kernel then keeps no history, but a snapshot has one
+            torch._foreach_copy_(history, torch._foreach_mul(grads, rate))
+            if decay:
+                torch._foreach_add_(history, self.params, alpha=rate * decay)
+            torch._foreach_sub_(self.params, history)
             return
+        divisor = torch.tensor(1 / rate if rate else math.inf, device=grads[0].device)
         torch._fused_sgd_(
             self.params,
             grads,
-            self._history[0],
-            weight_decay=decay,
-            momentum=self.solver.momentum * self._rate / rate,
-            lr=rate,
+            history,
+            weight_decay=rate * decay,
+            momentum=momentum,
+            lr=1.0,
             dampening=0.0,
             nesterov=False,
             maximize=False,
             is_first_step=False,
+            grad_scale=divisor,
+            found_inf=None,
         )
-        self._rate = rate
-
-    def _step_plainly(self, grads: Tensors, rate: float, decay: float) -> None:
-        (history,) = self.history()
-        torch._foreach_mul_(history, self.solver.momentum)
-        if decay:
-            torch._foreach_add_(grads, self.params, alpha=decay)
-        torch._foreach_add_(history, grads, alpha=rate)
-        torch._foreach_sub_(self.params, history)
-        self.restore([history])
 
 
 class Nesterov(Update):
     """``h' = momentum * h + r * g; w -= (1 + momentum) * h' - momentum * h``."""
+
+    rate_in_history = True
 
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
         momentum = self.solver.momentum
@@ -255,8 +243,8 @@ class Updater:
 
     Args:
         solver: the SolverParameter.
-        params: the parameters in Caffe's order, as (blob, lr_mult, decay_mult); those with lr_mult
-            0 stay as they are and have a history of zeros in snapshots.
+        params: the parameters in Caffe's order, as (blob, lr_mult, decay_mult). Those with lr_mult
+            0 stay as they are, but have a history, into which they may decay.
 
     Source: Caffe's SGDSolver::ApplyUpdate: clip the summed gradient, divide by iter_size, decay,
     then the rule.
@@ -276,7 +264,8 @@ class Updater:
         self._all = [p for p, _, _ in params]
         groups: dict[tuple[float, float], list[int]] = {}
         for index, (blob, lr_mult, decay_mult) in enumerate(params):
-            if blob.requires_grad:
+            decays = solver.weight_decay * decay_mult != 0 and not self.rule.rate_in_history
+            if blob.requires_grad or decays:
                 groups.setdefault((lr_mult, decay_mult), []).append(index)
         self._groups = [
             (lr_mult, decay_mult, indices, self.rule(solver, [self._all[i] for i in indices]))
@@ -296,9 +285,6 @@ class Updater:
         Returns:
             (norm, scale) if the gradient was scaled down by ``clip_gradients``, else None.
         """
-        for blob in self.learning:
-            if blob.grad is None:  # nothing in this net leads from it to the objective
-                blob.grad = torch.zeros_like(blob)
         clipped = self._clip()
         for lr_mult, decay_mult, indices, update in self._groups:
             grads = [self._grad(i) for i in indices]
@@ -315,15 +301,15 @@ class Updater:
         return clipped
 
     def _grad(self, index: int) -> Tensor:
-        grad = self._all[index].grad
-        assert grad is not None
-        return grad
+        """Return a blob's gradient: zeros if it is frozen or nothing leads from it to the loss."""
+        blob = self._all[index]
+        return torch.zeros_like(blob) if blob.grad is None else blob.grad
 
     def _clip(self) -> tuple[float, float] | None:
         limit = self.solver.clip_gradients
-        if limit < 0 or not self.learning:
-            return None
         grads = [p.grad for p in self.learning if p.grad is not None]
+        if limit < 0 or not grads:
+            return None
         norms = torch._foreach_norm(grads)
         norm = float(torch.linalg.vector_norm(torch.stack(list(norms))))
         if not norm > limit:  # NaN too: there is nothing to scale down

@@ -1,0 +1,29 @@
+"""``upgrade_solver_proto_text``: writes a solver's prototxt of any year in the current format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import common, upgrade
+
+DESCRIPTION = """Reads a solver's prototxt of any year and writes it in the current format:
+solver_type: ADAM becomes type: "Adam", and nets written inside the solver are upgraded too."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return upgrade.run("upgrade_solver_proto_text", DESCRIPTION, argv, _kind)
+
+
+def _kind() -> upgrade.Kind:
+    from ..proto import caffe_pb2 as pb
+    from ..proto import text
+    from ..proto.upgrade import upgrade_solver
+
+    return upgrade.Kind(
+        "SolverParameter text proto",
+        lambda path: text.read(path, pb.SolverParameter()),
+        upgrade_solver,
+        text.write,
+    )

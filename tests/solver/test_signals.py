@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from caffe_kd.solver.signals import Action, SignalActions
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX signals")
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_nothing_is_asked_for_without_a_signal():
+    with SignalActions() as signals:
+        assert signals.requested() is Action.NONE
+
+
+@pytest.mark.parametrize(
+    ("number", "action"), [(signal.SIGINT, Action.STOP), (signal.SIGHUP, Action.SNAPSHOT)]
+)
+def test_signal_asks_for_its_action_once(number, action):
+    with SignalActions() as signals:
+        send(number)
+        assert signals.requested() is action
+        assert signals.requested() is Action.NONE
+
+
+def test_effects_may_be_chosen():
+    with SignalActions(sigint=Action.SNAPSHOT, sighup=Action.NONE) as signals:
+        send(signal.SIGINT)
+        assert signals.requested() is Action.SNAPSHOT
+        send(signal.SIGHUP)
+        assert signals.requested() is Action.NONE
+
+
+def test_stop_wins_over_snapshot():
+    with SignalActions() as signals:
+        send(signal.SIGHUP)
+        send(signal.SIGINT)
+        assert signals.requested() is Action.STOP
+
+
+def test_second_sigint_interrupts_at_once():
+    with SignalActions():
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_second_sigint_waits_once_the_first_was_acted_upon():
+    with SignalActions() as signals:
+        send(signal.SIGINT)
+        signals.requested()
+        send(signal.SIGINT)
+        assert signals.requested() is Action.STOP
+
+
+def test_second_sighup_asks_no_more_than_the_first():
+    with SignalActions() as signals:
+        send(signal.SIGHUP)
+        send(signal.SIGHUP)
+        assert signals.requested() is Action.SNAPSHOT
+
+
+def test_handlers_before_are_put_back():
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP)]
+    with SignalActions():
+        assert signal.getsignal(signal.SIGINT) not in before
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP)] == before

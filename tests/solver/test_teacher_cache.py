@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_kd.data.idx import write_idx
+from caffe_kd.errors import UsageError
+from caffe_kd.log import Log
+from caffe_kd.solver.plan import read_plan
+from caffe_kd.solver.solver import Solver
+from caffe_kd.solver.teacher_cache import Frozen, find_frozen
+
+RECORDS, BATCH = 22, 4  # the last chunk is not full, and batches run over the end
+
+TRUNK = """
+layer { name: "t1" type: "Convolution" bottom: "data" top: "t1"
+  param { lr_mult: 0 } param { lr_mult: 0 }
+  convolution_param { num_output: 3 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "bn" type: "BatchNorm" bottom: "t1" top: "t1" phase: TEST }
+layer { name: "relu" type: "ReLU" bottom: "t1" top: "t1" }
+layer { name: "pool" type: "Pooling" bottom: "t1" top: "t2" pooling_param { kernel_size: 2 stride: 2 } }
+"""
+HEAD = """
+layer { name: "ip" type: "InnerProduct" bottom: "t2" top: "ip"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+def write_digits(folder: Path, seed: int = 0) -> None:
+    draw = np.random.default_rng(seed)
+    write_idx(folder / "images-idx3-ubyte", draw.integers(0, 256, (RECORDS, 8, 8), np.uint8))
+    write_idx(folder / "labels-idx1-ubyte", draw.integers(0, 5, RECORDS).astype(np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_digits(tmp_path)
+    return tmp_path
+
+
+def solver(
+    folder: Path, mode: str, transform: str = "", layers: str = TRUNK + HEAD, seed: int = 5
+) -> tuple[Solver, io.StringIO]:
+    source = (folder / "images-idx3-ubyte").as_posix()
+    (folder / "net.prototxt").write_text(
+        'layer { name: "d" type: "Data" top: "data" top: "label" '
+        f"transform_param {{ scale: 0.00390625 {transform} }} "
+        f'data_param {{ source: "{source}" backend: IDX batch_size: {BATCH} }} }}' + layers
+    )
+    (folder / "solver.prototxt").write_text(
+        f'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 max_iter: 20 '
+        f'random_seed: {seed} snapshot_prefix: "{(folder / "run").as_posix()}"'
+    )
+    lines = io.StringIO()
+    return Solver(
+        read_plan(folder / "solver.prototxt"), Log(stream=lines), teacher_cache=mode
+    ), lines
+
+
+def trained(run: Solver, iterations: int = 15) -> list[torch.Tensor]:
+    run.step(iterations)
+    return [p.blob.detach().clone() for p in run.net.params]
+
+
+def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_frozen_trunk_is_found_up_to_what_learns(folder: Path) -> None:
+    run, _ = solver(folder, "auto")
+    frozen = find_frozen(run.net)
+    assert isinstance(frozen, Frozen)
+    assert [s.layer.name for s in frozen.steps] == ["t1", "bn", "relu", "pool"]
+    assert frozen.blobs == ["t2"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "memory", "disk"])
+def test_training_with_the_cache_gives_the_same_weights(folder: Path, mode: str) -> None:
+    live = trained(solver(folder, "off")[0])
+    run, lines = solver(folder, mode)
+    remembered = trained(run)
+    for a, b in zip(live, remembered, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # the batches of a chunk differ
+    assert "Remembering 4 frozen layers: t2 of 22 records" in lines.getvalue()
+
+
+def test_each_chunk_is_computed_once(folder: Path) -> None:
+    run, _ = solver(folder, "memory")
+    trained(run, 15)
+    assert run._cache is not None
+    assert (run._cache.computed, run._cache.served) == (6, 15 * BATCH)
+    assert "6 of 6 chunks computed" in run._cache.report()
+
+
+def test_answers_have_the_same_bits_in_any_order(folder: Path) -> None:
+    first, second = (solver(folder, "memory")[0] for _ in range(2))
+    trained(first, 1)
+    trained(second, 1)
+    assert first._cache is not None and second._cache is not None
+    forward = [first._cache.answers(np.array([i]))[0] for i in range(RECORDS)]
+    backward = [second._cache.answers(np.array([i]))[0] for i in reversed(range(RECORDS))]
+    assert same(forward, backward[::-1])
+
+
+def test_disk_cache_serves_the_next_run(folder: Path) -> None:
+    first = trained(solver(folder, "disk")[0])
+    run, lines = solver(folder, "disk")
+    assert same(first, trained(run))
+    assert run._cache is not None and run._cache.computed == 0
+    assert "computed anew" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("change", ["weights", "data", "transform", "file"])
+def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) -> None:
+    trained(solver(folder, "disk")[0])
+    if change == "data":
+        write_digits(folder, seed=1)
+    if change == "file":
+        (folder / "run.teacher_cache" / "0.f32").write_bytes(b"short")
+    transform = "mean_value: 3" if change == "transform" else ""
+    seed = 6 if change == "weights" else 5
+    run, lines = solver(folder, "disk", transform, seed=seed)
+    told = lines.getvalue
+    after = trained(run)
+    assert run._cache is not None and run._cache.computed == 6
+    assert "computed anew" in told()
+    live = trained(solver(folder, "off", transform, seed=seed)[0])
+    for a, b in zip(live, after, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_mirror_is_not_remembered(folder: Path) -> None:
+    run, lines = solver(folder, "auto", "mirror: true")
+    trained(run, 1)
+    assert run._cache is None
+    assert "No teacher cache: layer 'd' gives a record another face each time" in lines.getvalue()
+    with pytest.raises(UsageError, match="-teacher_cache memory: layer 'd'"):
+        trained(solver(folder, "memory", "mirror: true")[0], 1)
+
+
+def test_net_without_frozen_layers_has_no_cache(folder: Path) -> None:
+    learning = TRUNK.replace("param { lr_mult: 0 } param { lr_mult: 0 }", "") + HEAD
+    run, lines = solver(folder, "auto", layers=learning)
+    trained(run, 1)
+    assert run._cache is None
+    assert "teacher cache" not in lines.getvalue()
+
+
+def test_batch_norm_in_train_ends_the_frozen_part(folder: Path) -> None:
+    run, _ = solver(folder, "auto", layers=TRUNK.replace("phase: TEST", "") + HEAD)
+    frozen = find_frozen(run.net)
+    assert isinstance(frozen, Frozen)
+    assert frozen.blobs == ["t1"]
+    assert [s.layer.name for s in frozen.steps] == ["t1"]
+    live = trained(solver(folder, "off", layers=TRUNK.replace("phase: TEST", "") + HEAD)[0])
+    for a, b in zip(live, trained(run), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_blob_that_is_wanted_before_and_after_a_change_in_place_is_run_as_ever(
+    folder: Path,
+) -> None:
+    early = """layer { name: "early" type: "InnerProduct" bottom: "data" top: "early"
+      inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+    layer { name: "early_loss" type: "SoftmaxWithLoss" bottom: "early" bottom: "label" top: "el" }
+    layer { name: "half" type: "Convolution" bottom: "data" top: "data" param { lr_mult: 0 }
+      convolution_param { num_output: 1 kernel_size: 1 bias_term: false } }"""
+    run, lines = solver(folder, "auto", layers=early + TRUNK + HEAD)
+    assert isinstance(find_frozen(run.net), Frozen)
+    run, lines = solver(
+        folder,
+        "auto",
+        layers=early + 'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" '
+        'inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }',
+    )
+    assert find_frozen(run.net) == "blob 'data' is changed in place between layers that take it"
+    trained(run, 1)
+    assert run._cache is None
+
+
+def test_short_training_does_not_remember(folder: Path) -> None:
+    run, lines = solver(folder, "auto")
+    run.param.max_iter = 5
+    trained(run, 5)
+    assert run._cache is None
+    assert "sees each record once" in lines.getvalue()
+
+
+def test_new_weights_are_not_answered_from_the_old_cache(folder: Path) -> None:
+    run, _ = solver(folder, "memory")
+    trained(run, 8)
+    weights, _ = run.snapshot()
+    other, _ = solver(folder, "memory", seed=9)
+    trained(other, 8)
+    other.load_weights(weights)
+    live, _ = solver(folder, "off", seed=9)
+    live.load_weights(weights)
+    live.net.steps[0].layer.position = other.net.steps[0].layer.position
+    other.net()
+    other._remember_teacher(20)
+    live.net.steps[0].layer.position = other.net.steps[0].layer.position
+    torch.testing.assert_close(other.net(), live.net(), rtol=0, atol=1e-6)
