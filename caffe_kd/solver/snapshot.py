@@ -20,6 +20,7 @@ from ..proto.binary import (
     write_weights,
     write_weights_hdf5,
 )
+from . import resume
 from .updates import Updater
 
 
@@ -39,14 +40,22 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def write(
-    solver: Any, net: Net, teachers: Sequence[str], updater: Updater, iteration: int, step: int
+    solver: Any,
+    net: Net,
+    teachers: Sequence[str],
+    updater: Updater,
+    iteration: int,
+    step: int,
+    losses: Sequence[float],
+    test_nets: Sequence[Net],
 ) -> tuple[Path, Path]:
-    """Write ``<prefix>_iter_N.caffemodel`` and ``.solverstate`` (or both with ``.h5``).
+    """Write ``<prefix>_iter_N.caffemodel``, ``.resume`` and ``.solverstate``.
 
-    The state is written last, so that a state always has its weights.
+    With ``snapshot_format: HDF5`` the first and last end in ``.h5``. The state is written last, so
+    that a state always has what belongs to it.
 
     Returns:
-        The two paths.
+        The paths of weights and state.
 
     Raises:
         CaffeKDError: a file cannot be written; earlier snapshots are untouched.
@@ -67,6 +76,7 @@ def write(
         write_weights_hdf5(model, param, _owned(own, weights), diffs and _owned(own, diffs))
     else:
         write_weights(model, param, weights, diffs)
+    resume.write(resume.path_beside(state), model, [net, *test_nets], losses)
     history = [as_array(h) for h in updater.history()]
     write_solver_state(state, SolverState(iteration, str(model), history, step))
     return model, state

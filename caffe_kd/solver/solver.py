@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteLoss, WeightsError
+from ..errors import CaffeKDError, NonFiniteLoss, WeightsError
 from ..log import Log
 from ..net import Net
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights, read_weights
-from . import lr_policy, snapshot
+from . import lr_policy, resume, snapshot
 from .plan import Plan
 from .signals import Action, SignalActions
 from .teacher_cache import TeacherCache, remember
@@ -62,6 +62,7 @@ class Solver:
         self.iter = 0
         self.current_step = 0
         self.snapshots: tuple[Path, Path] | None = None
+        self._restored_losses: list[float] = []  # for the first step() after a restore
         self._signals = signals
         self._cache_mode = teacher_cache
         self._cache: TeacherCache | None = None
@@ -150,11 +151,11 @@ class Solver:
 
     # ---- running
 
-    def solve(self, resume: str | Path | None = None) -> None:
+    def solve(self, state: str | Path | None = None) -> None:
         """Train to max_iter, with tests and snapshots on the way, and report the end.
 
         Args:
-            resume: a solverstate to go on from.
+            state: a solverstate to go on from.
 
         Raises:
             NonFiniteLoss: the loss became NaN or infinite.
@@ -163,8 +164,8 @@ class Solver:
         self.stopped = False
         log.info(f"Solving {self.net.name}")
         log.info(f"Learning Rate Policy: {param.lr_policy}")
-        if resume is not None:
-            self.restore(resume)
+        if state is not None:
+            self.restore(state)
         self.step(param.max_iter - self.iter)
         on_snapshot = param.snapshot and self.iter % param.snapshot == 0
         if param.snapshot_after_train and not on_snapshot:
@@ -192,6 +193,8 @@ class Solver:
         param = self.param
         stop_iter = self.iter + count
         self._losses.clear()
+        self._losses.extend(self._restored_losses)
+        self._restored_losses = []
         self._remember_teacher(stop_iter)
         self._timer, self._timed_iter = time.perf_counter(), self.iter
         while self.iter < stop_iter:
@@ -216,7 +219,8 @@ class Solver:
             action = self._requested()
             due = param.snapshot and self.iter % param.snapshot == 0
             if due or action is Action.SNAPSHOT:
-                self.snapshot()
+                # Failing to keep the result itself is an error; on the way it is not yet.
+                (self.snapshot if self.iter >= param.max_iter else self._snapshot_on_the_way)()
             if action is Action.STOP:
                 self.stopped = True
                 return
@@ -359,11 +363,25 @@ class Solver:
         stem = f"{self.param.snapshot_prefix}_iter_{self.iter}"
         self.log.info(f"Snapshotting to {kind} file {stem}.caffemodel{ending}")
         self.log.info(f"Snapshotting solver state to {kind} file {stem}.solverstate{ending}")
-        teachers = [t.name for t in self.plan.teachers]
         self.snapshots = snapshot.write(
-            self.param, self.net, teachers, self.updater, self.iter, self.current_step
+            self.param,
+            self.net,
+            [t.name for t in self.plan.teachers],
+            self.updater,
+            self.iter,
+            self.current_step,
+            list(self._losses),
+            self.test_nets,
         )
         return self.snapshots
+
+    def _snapshot_on_the_way(self) -> None:
+        """Write a snapshot; if that fails, the training goes on and the earlier ones stay."""
+        try:
+            self.snapshot()
+        except CaffeKDError as error:
+            kept = "none" if self.snapshots is None else str(self.snapshots[1])
+            self.log.error(f"No snapshot of iteration {self.iter}: {error}. Last one: {kept}")
 
     def restore(self, path: str | Path) -> None:
         """Go on from a solverstate and the weights it names.
@@ -378,3 +396,18 @@ class Solver:
         state, weights = snapshot.read(path, self.updater, self._own)
         self.net.load_weights(weights)
         self.iter, self.current_step = state.iter, state.current_step
+        self._restore_exactly(resume.path_beside(Path(path)), weights)
+
+    def _restore_exactly(self, path: Path, weights: Path) -> None:
+        """Go on with data, random numbers and losses as they were, where a file tells them."""
+        losses = None
+        if path.is_file():
+            losses = resume.read(path, weights, [self.net, *self.test_nets])
+            reason = f"{path} belongs to other weights"
+        else:
+            reason = f"there is no {path}"
+        if losses is None:
+            self.log.warning(f"The data starts over, as in the original Caffe: {reason}")
+        else:
+            self.log.info(f"Data and random numbers go on as told by {path}")
+            self._restored_losses = losses

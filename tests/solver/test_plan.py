@@ -65,9 +65,7 @@ def test_net_param_is_trained_and_tested(folder):
 
 
 def test_train_net_alone_is_not_tested(folder):
-    plan = plan_of(
-        'train_net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 1', level=1
-    )
+    plan = plan_of('train_net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 1', level=1)
     assert plan.tests == []
     assert plan.train.param.state.level == 1
 

@@ -105,8 +105,7 @@ def follow(solver, rates=RATES, dtype=torch.float64, close=CLOSE, multipliers=MU
     """Take the same steps with both and compare parameters and history after each."""
     rng = np.random.default_rng(0)
     params = [
-        (rng.normal(size=s), lr, decay)
-        for s, (lr, decay) in zip(SHAPES, multipliers, strict=True)
+        (rng.normal(size=s), lr, decay) for s, (lr, decay) in zip(SHAPES, multipliers, strict=True)
     ]
     reference, blobs = Reference(solver, params), blobs_of(params, dtype)
     updater = Updater(solver, blobs)

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from caffe_kd.data.idx import write_idx
+from caffe_kd.errors import CaffeKDError, ParseError
+from caffe_kd.log import Log
+from caffe_kd.solver import resume
+from caffe_kd.solver.plan import read_plan
+from caffe_kd.solver.solver import Solver
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "train_kd.py"
+
+# All that is random or has a place to go on from: mirrored and cropped images, shuffled rows,
+# dropout, random dummy data, batch statistics.
+NET = """
+layer { name: "d" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  transform_param { scale: 0.01 mirror: true crop_size: 7 }
+  data_param { source: "images-idx3-ubyte" backend: IDX batch_size: 6 } }
+layer { name: "d" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { scale: 0.01 mirror: true crop_size: 7 }
+  data_param { source: "images-idx3-ubyte" backend: IDX batch_size: 4 } }
+layer { name: "h" type: "HDF5Data" top: "more" include { phase: TRAIN }
+  hdf5_data_param { source: "rows.txt" batch_size: 6 shuffle: true } }
+layer { name: "noise" type: "DummyData" top: "noise" include { phase: TRAIN }
+  dummy_data_param { shape { dim: 6 dim: 5 } data_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "drop" type: "Dropout" bottom: "ip" top: "ip" }
+layer { name: "sum" type: "Eltwise" bottom: "ip" bottom: "more" bottom: "noise" top: "sum"
+  include { phase: TRAIN } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "sum" bottom: "label" top: "loss"
+  include { phase: TRAIN } }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy"
+  include { phase: TEST } }
+"""
+SOLVER = """
+net: "net.prototxt" test_iter: 2 test_interval: 7 base_lr: 0.05 momentum: 0.9 weight_decay: 0.001
+lr_policy: "step" gamma: 0.5 stepsize: 9 display: 1 average_loss: 5 max_iter: {max_iter}
+snapshot: {snapshot} snapshot_prefix: "run" random_seed: 3 type: "{type}"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    draw = np.random.default_rng(0)
+    write_idx(tmp_path / "images-idx3-ubyte", draw.integers(0, 256, (25, 8, 8), np.uint8))
+    write_idx(tmp_path / "labels-idx1-ubyte", draw.integers(0, 5, 25).astype(np.uint8))
+    for name in ("a", "b"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["more"] = draw.normal(size=(9, 5)).astype(np.float32)
+    (tmp_path / "rows.txt").write_text("a.h5 b.h5")
+    (tmp_path / "net.prototxt").write_text(NET)
+    write_solver(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_solver(folder: Path, max_iter: int = 20, snapshot: int = 8, type: str = "SGD") -> None:
+    content = SOLVER.format(max_iter=max_iter, snapshot=snapshot, type=type)
+    (folder / "solver.prototxt").write_text(content)
+
+
+def make() -> tuple[Solver, io.StringIO]:
+    lines = io.StringIO()
+    return Solver(read_plan("solver.prototxt"), Log(stream=lines)), lines
+
+
+def told(lines: io.StringIO, iteration: int) -> list[str]:
+    """Return the figures logged from an iteration on, without times and speeds."""
+    texts = [line.split("] ", 1)[1] for line in lines.getvalue().splitlines()]
+    start = next(i for i, t in enumerate(texts) if t.startswith(f"Iteration {iteration} ("))
+    return [t.split(", loss")[-1] for t in texts[start:] if " = " in t]
+
+
+@pytest.mark.parametrize("type", ["SGD", "Adam", "Nesterov"])
+def test_resumed_run_gives_the_same_bits_and_figures(folder: Path, type: str) -> None:
+    write_solver(folder, type=type)
+    whole, lines = make()
+    whole.solve()
+    before = Path("run_iter_20.caffemodel").read_bytes()
+    state = Path("run_iter_20.solverstate").read_bytes()
+    resumed, again = make()
+    resumed.solve("run_iter_16.solverstate")
+    assert Path("run_iter_20.caffemodel").read_bytes() == before
+    assert Path("run_iter_20.solverstate").read_bytes() == state
+    assert told(again, 16) == told(lines, 16)
+
+
+def test_without_resume_file_the_data_starts_over_and_it_is_said(folder: Path) -> None:
+    make()[0].solve()
+    Path("run_iter_16.resume").unlink()
+    resumed, lines = make()
+    resumed.restore("run_iter_16.solverstate")
+    assert "The data starts over, as in the original Caffe: there is no" in lines.getvalue()
+    assert resumed.net.steps[0].layer.position == 0
+
+
+def test_resume_file_of_other_weights_is_not_used(folder: Path) -> None:
+    make()[0].solve()
+    os.replace("run_iter_8.resume", "run_iter_16.resume")
+    resumed, lines = make()
+    resumed.restore("run_iter_16.solverstate")
+    assert "run_iter_16.resume belongs to other weights" in lines.getvalue()
+    assert resumed.net.steps[0].layer.position == 0
+
+
+@pytest.mark.parametrize("size", [0, 10, 500, -1])
+def test_truncated_resume_file_is_one_clear_error(folder: Path, size: int) -> None:
+    make()[0].solve()
+    content = Path("run_iter_16.resume").read_bytes()
+    Path("run_iter_16.resume").write_bytes(content[:size])
+    with pytest.raises(ParseError, match=r"run_iter_16\.resume: is damaged"):
+        make()[0].restore("run_iter_16.solverstate")
+
+
+def test_resume_file_cannot_run_code(folder: Path) -> None:
+    make()[0].solve()
+    np.savez("evil.npz", random=np.array([print], dtype=object))
+    os.replace("evil.npz", "run_iter_16.resume")
+    with pytest.raises(ParseError, match="is damaged"):
+        make()[0].restore("run_iter_16.solverstate")
+
+
+def test_resume_file_of_another_net_is_refused(folder: Path) -> None:
+    make()[0].solve()
+    arrays = dict(np.load("run_iter_16.resume"))
+    del arrays["0/1/order"]
+    np.savez("other.npz", **arrays)
+    os.replace("other.npz", "run_iter_16.resume")
+    with pytest.raises(ParseError, match="belongs to another net"):
+        make()[0].restore("run_iter_16.solverstate")
+
+
+def test_failed_snapshot_on_the_way_is_told_and_training_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = resume.write
+
+    def full(path: Path, *rest: object) -> None:
+        if "iter_16" in path.name:
+            raise CaffeKDError("cannot be written: No space left on device", str(path))
+        written(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(resume, "write", full)
+    solver, lines = make()
+    solver.solve()
+    assert "No snapshot of iteration 16: run_iter_16.resume: cannot be written: No space" in (
+        lines.getvalue()
+    )
+    assert "Last one: run_iter_8.solverstate" in lines.getvalue()
+    assert not Path("run_iter_16.solverstate").exists()
+    assert Path("run_iter_8.solverstate").exists()
+    assert Path("run_iter_20.solverstate").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
+def test_run_killed_at_random_moments_ends_with_the_same_bits(folder: Path) -> None:
+    write_solver(folder, max_iter=300, snapshot=20)
+    make()[0].solve()
+    wanted = Path("run_iter_300.caffemodel").read_bytes()
+    for path in Path.cwd().glob("run_iter_*"):
+        path.unlink()
+    moments = random.Random(1)
+    kills = 0
+    for _ in range(12):
+        command = [sys.executable, str(TOOL), "-solver", "solver.prototxt", "-no_progress"]
+        states = list(Path.cwd().glob("run_iter_*.solverstate"))
+        if states:
+            newest = max(states, key=lambda p: int(p.stem.split("_")[-1]))
+            command += ["-snapshot", newest.name]
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert run.stderr is not None
+        if kills < 3:
+            for line in run.stderr:  # from the first iteration on, so that a kill hits training
+                if b"Learning Rate Policy" in line:
+                    break
+            time.sleep(moments.uniform(0.05, 0.5))
+            run.send_signal(signal.SIGKILL)
+            kills += 1
+        run.stderr.read()
+        run.stderr.close()
+        if run.wait() == 0:
+            break
+    assert Path("run_iter_300.caffemodel").read_bytes() == wanted
+    assert not list(Path.cwd().glob(".run_iter_300*"))
