@@ -185,7 +185,7 @@ def export(plan: Plan, solver: Solver, path: Path) -> Exported:
     from ..export.pipeline import export_net
     from ..proto import text
 
-    weights, _ = solver.snapshots or solver.snapshot()
+    weights, _ = solver.newest_snapshot()
     exported = export_net(plan.student, plan.train.file, weights, path)
     deploy = path.with_name("deploy.prototxt")
     text.write(deploy, exported.net.param)

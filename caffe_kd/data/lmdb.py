@@ -86,7 +86,7 @@ def _map(path: Path) -> mmap.mmap:
     if not file.is_file():
         is_level_db = (path / "CURRENT").is_file()
         raise DataError(
-            ("this is a LevelDB, which is not supported: " if is_level_db else "")
+            ("this is a LevelDB: write backend: LEVELDB; " if is_level_db else "")
             + f"no LMDB at {path}; make it with tools/convert_mnist_data.py IMAGES LABELS "
             f"{path} -backend lmdb",
         )

@@ -114,7 +114,7 @@ def into_memory(source: RecordSource, limit_bytes: int = 2 << 30) -> RecordSourc
 def open_source(
     data_param: Any, folder_lookup: FolderLookup, force_color: bool | None = None
 ) -> RecordSource:
-    """Open the records that a ``data_param`` names, by its backend: LMDB or IDX.
+    """Open the records that a ``data_param`` names, by its backend: LMDB, LEVELDB or IDX.
 
     Args:
         data_param: a DataParameter message.
@@ -122,37 +122,35 @@ def open_source(
         force_color: encoded images become BGR (True) or grey (False); None leaves them as stored.
 
     Raises:
-        DataError: the records are missing or damaged, or the backend is not given or unsupported.
+        DataError: the records are missing or damaged, or no LevelDB and no backend is given.
     """
     if not data_param.source:
         raise DataError('data_param needs a source. Received: none. Expected: source: "PATH".')
-    if not data_param.HasField("backend"):
-        raise _no_backend(folder_lookup(data_param.source))
     if data_param.backend == data_param.IDX:
         from .idx import open_idx
 
         return open_idx(data_param.source, folder_lookup)
+    path = folder_lookup(data_param.source)
     if data_param.backend == data_param.LMDB:
         from .lmdb import LmdbRecords
 
-        return LmdbRecords(folder_lookup(data_param.source), force_color)
-    raise DataError(
-        "LevelDB is not supported; convert to LMDB. Received: backend: LEVELDB. "
-        "Expected: backend: LMDB or backend: IDX.",
-        str(folder_lookup(data_param.source)),
-    )
+        return LmdbRecords(path, force_color)
+    if not data_param.HasField("backend") and not (path / "CURRENT").is_file():
+        raise _no_backend(path)
+    from .leveldb import LevelDbRecords
+
+    return LevelDbRecords(path, force_color)
 
 
 def _no_backend(path: Path) -> DataError:
-    """Return the error for a data_param without backend, with the line to write."""
+    """Return the error for what is no LevelDB and has no backend, with the line to write."""
     if (path / "data.mdb").exists() or path.name == "data.mdb":
         remedy = "The folder is an LMDB; write backend: LMDB"
     elif "idx3" in path.name:
         remedy = "The file is named like an IDX file; write backend: IDX"
     else:
-        remedy = "Write backend: LMDB or backend: IDX"
+        remedy = "Write backend: LMDB or backend: IDX, or name a LevelDB"
     return DataError(
-        "data_param has no backend, and the default LEVELDB is not supported; "
-        f"convert to LMDB. {remedy}",
+        f"data_param has no backend, and the default is LEVELDB, which this is not. {remedy}",
         str(path),
     )

@@ -30,6 +30,7 @@ def to_onnx(
     path: str | Path,
     preprocess: Mapping[str, Preprocess] | None = None,
     opset: int = OPSET,
+    properties: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Write a net as an ONNX model and return it.
 
@@ -45,6 +46,7 @@ def to_onnx(
         path: the file to write.
         preprocess: for inputs that take uint8 pixels, their mean and scale.
         opset: the operators' version; other than 17, the model is converted by ONNX's converter.
+        properties: what the model's ``metadata_props`` hold besides producer and net.
 
     Raises:
         ExportError: the net is not one to deploy, a layer cannot be exported, or the model is too
@@ -55,6 +57,8 @@ def to_onnx(
     model = _Exporter(net, preprocess or {}).model()
     if opset != OPSET:
         model = _converted(model, opset)
+    facts = {"producer": _PRODUCER, "net": model.graph.name, **(properties or {})}
+    helper.set_model_props(model, facts)
     write_atomically(path, model.SerializeToString())
     return model
 
@@ -153,15 +157,13 @@ class _Exporter:
         name = self.net.name or "net"
         graph = self.graph.finish(name, inputs, outputs, self.values)
         opset = helper.make_opsetid("", OPSET)
-        model = helper.make_model(
+        return helper.make_model(
             graph,
             producer_name=_PRODUCER,
             producer_version=VERSION,
             opset_imports=[opset],
             ir_version=helper.find_min_ir_version_for([opset]),
         )
-        helper.set_model_props(model, {"producer": _PRODUCER, "net": name})
-        return model
 
     def _input(self, blob: str, dims: Dims) -> tuple[int, Dims]:
         """Add an input; the blob is the input itself, or what becomes of its pixels."""

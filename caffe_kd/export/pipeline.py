@@ -20,7 +20,7 @@ from ..proto.binary import read_weights
 from .check import Report, check
 from .deploy import deploy, images_of
 from .onnx import to_onnx
-from .preprocess import Preprocess, preprocess_of
+from .preprocess import Preprocess, preprocess_of, properties_of
 
 _REAL_RECORDS, _REAL_BATCH = 64, 16
 
@@ -63,6 +63,8 @@ def export_net(
 ) -> Exported:
     """Write the ONNX file of a net; it appears only once it answers as the net does.
 
+    A model that takes no pixels tells in its ``metadata_props`` how to make its input of them.
+
     Args:
         param: the net, train/test or deploy, with the layers of all phases.
         file: where it was read, for relative paths and messages.
@@ -84,7 +86,8 @@ def export_net(
     records = list(_records(images, shapes, rules, preprocess)) if images is not None else []
     inside = rules if preprocess else {}
     with replacing(output) as temporary:
-        made = to_onnx(net, temporary, inside)
+        facts = {} if preprocess else properties_of(known)
+        made = to_onnx(net, temporary, inside, properties=facts)
         report = check(net, made, inside, records)
     mirrored = [blob for blob, layer in known.items() if layer.transform_param.mirror]
     return Exported(net, made, report, mirrored if preprocess else [])

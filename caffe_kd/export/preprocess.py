@@ -66,6 +66,27 @@ def preprocess_of(
     return found
 
 
+def properties_of(layers: Mapping[str, Any]) -> dict[str, str]:
+    """Return, for a model's ``metadata_props``, what its input takes for pixels of 0 to 255.
+
+    ``caffe_kd.<input>.scale`` and, where the data layer has them, ``caffe_kd.<input>.mean``, with
+    commas between the channels (BGR where there are three), or ``caffe_kd.<input>.mean_file``:
+    ``input = (pixel - mean) * scale``.
+
+    Args:
+        layers: the data layer behind each input, see ``images_of``.
+    """
+    result: dict[str, str] = {}
+    for blob, layer in layers.items():
+        transform = layer.transform_param
+        result[f"caffe_kd.{blob}.scale"] = repr(float(transform.scale))
+        if transform.mean_value:
+            result[f"caffe_kd.{blob}.mean"] = ",".join(repr(float(m)) for m in transform.mean_value)
+        if transform.HasField("mean_file"):
+            result[f"caffe_kd.{blob}.mean_file"] = transform.mean_file
+    return result
+
+
 def _of_layer(layer: Any, shape: Shape, resolve: Callable[[str], Path]) -> Preprocess:
     transform = layer.transform_param
     where = layer.source_line or None

@@ -20,7 +20,6 @@ from ..files import read_bytes, write_atomically
 
 Message = TypeVar("Message", bound=Any)
 
-MAX_DEPTH = 100  # protobuf's own limit of nesting
 MAX_BYTES = 256 << 20  # far above any net; a larger file is not prototxt
 
 _TOKEN = re.compile(
@@ -92,7 +91,7 @@ def _decoded(path: str | Path) -> str:
 
 def parse(text: str, message: Message, name: str = "<prototxt>") -> Message:
     """Parse prototxt ``text`` into ``message``; ``name`` stands for the file in messages."""
-    _Parser(text, name).fields(message, end="", depth=0)
+    _Parser(text, name).fields(message, end="")
     return message
 
 
@@ -133,7 +132,7 @@ def write(path: str | Path, message: Any) -> None:
 
 
 class _Parser:
-    """A recursive descent over the tokens of one file."""
+    """A recursive descent over the tokens of one file; no message of the schema holds itself."""
 
     def __init__(self, text: str, name: str) -> None:
         self._name = name
@@ -189,7 +188,7 @@ class _Parser:
         read: list[tuple[int, Message]] = []
         while not read or self._tokens[self._next][0] != "end":
             read.append((self._tokens[self._next][2], make()))
-            self.fields(read[-1][1], end="", depth=0, up_to="name")
+            self.fields(read[-1][1], end="", up_to="name")
         if len(read) > 1 and first[1] != "name":
             self._fail_at(
                 first[2],
@@ -198,7 +197,7 @@ class _Parser:
             )
         return read
 
-    def fields(self, message: Any, end: str, depth: int, up_to: str | None = None) -> None:
+    def fields(self, message: Any, end: str, up_to: str | None = None) -> None:
         """Read the fields of one message up to the mark that ends it.
 
         A field ``up_to`` that comes again ends the message too, and begins the next.
@@ -227,7 +226,7 @@ class _Parser:
                 if word in seen:
                     self._given_twice(descriptor, word, line, seen[word])
                 seen[word] = line
-            self._field(message, field, line, depth)
+            self._field(message, field, line)
             self._skip(",", ";")
 
     def _given_twice(self, descriptor: Descriptor, word: str, line: int, first: int) -> NoReturn:
@@ -243,30 +242,28 @@ class _Parser:
             line, f"{descriptor.name} has no field named '{word}'.{did_you_mean(word, names)}"
         )
 
-    def _field(self, message: Any, field: FieldDescriptor, line: int, depth: int) -> None:
+    def _field(self, message: Any, field: FieldDescriptor, line: int) -> None:
         colon = self._skip(":")
         if field.message_type is None and not colon:
             self._fail(f"':' was expected after '{field.name}'. Received: {self._peek()[:40]!r}")
         if field.is_repeated and self._skip("["):
             while not self._skip("]"):
-                self._value(message, field, line, depth)
+                self._value(message, field, line)
                 if not self._skip(",") and self._peek() != "]":
                     self._fail(f"',' or ']' was expected. Received: {self._peek()[:40]!r}")
         else:
-            self._value(message, field, line, depth)
+            self._value(message, field, line)
 
-    def _value(self, message: Any, field: FieldDescriptor, line: int, depth: int) -> None:
+    def _value(self, message: Any, field: FieldDescriptor, line: int) -> None:
         if field.message_type is not None:
             target = getattr(message, field.name)
-            self._block(target.add() if field.is_repeated else target, field, line, depth)
+            self._block(target.add() if field.is_repeated else target, field, line)
         elif field.is_repeated:
             getattr(message, field.name).append(self._scalar(field))
         else:
             setattr(message, field.name, self._scalar(field))
 
-    def _block(self, message: Any, field: FieldDescriptor, line: int, depth: int) -> None:
-        if depth >= MAX_DEPTH:
-            self._fail(f"blocks are nested more than {MAX_DEPTH} deep")
+    def _block(self, message: Any, field: FieldDescriptor, line: int) -> None:
         if not self._skip("{", "<"):
             self._fail(
                 f"'{{' was expected after '{field.name}', which is a block. "
@@ -276,7 +273,7 @@ class _Parser:
             message.source_line = f"{self._name}:{line}"
         message.SetInParent()
         end = "}" if self._tokens[self._next - 1][1] == "{" else ">"
-        self.fields(message, end, depth + 1)
+        self.fields(message, end)
 
     def _scalar(self, field: FieldDescriptor) -> Any:
         negative = self._skip("-")
@@ -366,7 +363,8 @@ class _Parser:
         assert enum is not None
         if word in enum.values_by_name and not negative:
             return enum.values_by_name[word].number
-        if kind == "number" and word.isdigit() and int(word) in enum.values_by_number:
+        is_number = kind == "number" and word.isdigit() and len(word) < 10 and not negative
+        if is_number and int(word) in enum.values_by_number:
             return int(word)
         known = list(enum.values_by_name)
         some = ", ".join(known[:6]) + (", …" if len(known) > 6 else "")

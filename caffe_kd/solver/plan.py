@@ -118,7 +118,7 @@ class _Planner:
             self._note(f"-weights {w} goes to the student" for w in weights)
         student_weights = [Path(w) for w in weights]
         if not student_weights:
-            student_weights = [self._find(w) for w in _paths(self.solver.weights)]
+            student_weights = [self._find(w, "weights") for w in _paths(self.solver.weights)]
         distiller = self._distiller()
         train_net, train_file = self._train_net()
         composed = self._compose(train_net, teachers, distiller)
@@ -172,19 +172,27 @@ class _Planner:
         """Add lines for the log, each once: train and test nets may have the same to say."""
         self.notes += [line for line in lines if line not in self.notes]
 
-    def _find(self, path: str) -> Path:
-        return find(path, self.file)
+    def _find(self, path: str, field: str, hint: str = "") -> Path:
+        """Return the file that a field of the solver names."""
+        file = find(path, self.file)
+        if not file.exists():
+            raise SolverError(
+                f"{field} '{path}': no such file, neither from {Path.cwd()} nor beside the "
+                f"solver.{hint}",
+                self._where(field),
+            )
+        return file
 
-    def _bundle(self, path: str) -> bundle.Bundle:
-        file = self._find(path)
+    def _bundle(self, path: str, field: str) -> bundle.Bundle:
+        file = self._find(path, field)
         if file not in self._bundles:
             self._bundles[file] = bundle.read(file)
             self._note(self._bundles[file].notes)
         return self._bundles[file]
 
-    def _net(self, path: str, *names: str) -> tuple[Any, Path]:
+    def _net(self, path: str, field: str, *names: str) -> tuple[Any, Path]:
         """Return the net of a file, of several the one so named; without names, the student."""
-        found = self._bundle(path)
+        found = self._bundle(path, field)
         key = found.file, names
         if key not in self._read:
             if names:
@@ -215,17 +223,17 @@ class _Planner:
                 self._where(given[1]),
             )
         value = getattr(self.solver, given[0])
-        return self._net(value) if isinstance(value, str) else self._inline(value)
+        return self._net(value, given[0]) if isinstance(value, str) else self._inline(value)
 
     def _test_nets(self) -> list[tuple[Any, Path]]:
         solver = self.solver
         nets = [self._inline(net) for net in solver.test_net_param]
-        nets += [self._net(path) for path in solver.test_net]
+        nets += [self._net(path, "test_net") for path in solver.test_net]
         generic: tuple[Any, Path] | None = None
         if solver.HasField("net_param"):
             generic = self._inline(solver.net_param)
         elif solver.HasField("net"):
-            generic = self._net(solver.net)
+            generic = self._net(solver.net, "net")
         wanted = len(solver.test_iter)
         if wanted < len(nets) or (generic is None and wanted != len(nets)):
             raise SolverError(
@@ -272,7 +280,7 @@ class _Planner:
     def _distiller(self) -> Any | None:
         if not self.solver.HasField("distiller_net"):
             return None
-        return self._net(self.solver.distiller_net, "distiller")[0]
+        return self._net(self.solver.distiller_net, "distiller_net", "distiller")[0]
 
     def _compose(self, net: Any, teachers: list[Teacher], distiller: Any | None) -> Any:
         parts = [net] if distiller is None else [net, distiller]
@@ -307,7 +315,7 @@ class _Planner:
         path = self.solver.net or self.solver.train_net
         if not path:
             return
-        own = self._bundle(path)
+        own = self._bundle(path, "net" if self.solver.net else "train_net")
         if not self.solver.teacher and own.has_teacher(bundle.TEACHER):
             self.solver.teacher.add()
         for entry in self.solver.teacher:
@@ -334,7 +342,7 @@ class _Planner:
                 raise SolverError(f"the teacher '{name}' has no net", self._where("teacher"))
             path = self._teacher_weights(name, entry, weights)
             layers = read_weights(path)
-            net, _ = self._net(entry.net, name, bundle.TEACHER)
+            net, _ = self._net(entry.net, "net", name, bundle.TEACHER)
             counts = {layer.name: len(layer.blobs) for layer in reversed(layers)}
             teachers.append(Teacher(name, net, counts))
             loaded.append(TeacherWeights(name, path, layers))
@@ -346,7 +354,7 @@ class _Planner:
             self.notes.append(f"teacher '{name}': weights {path} from the command line")
             return path
         if entry.weights:
-            return self._find(entry.weights)
+            return self._find(entry.weights, "weights", " Train the teacher first")
         if weights:
             path = Path(weights.pop(0))
             self.notes.append(

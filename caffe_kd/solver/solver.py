@@ -375,6 +375,13 @@ class Solver:
         )
         return self.snapshots
 
+    def newest_snapshot(self) -> tuple[Path, Path]:
+        """Return the snapshot of this iteration, which is written if there is none yet."""
+        name = f"{self.param.snapshot_prefix}_iter_{self.iter}."
+        if self.snapshots is not None and str(self.snapshots[0]).startswith(name):
+            return self.snapshots
+        return self.snapshot()
+
     def _snapshot_on_the_way(self) -> None:
         """Write a snapshot; if that fails, the training goes on and the earlier ones stay."""
         try:

@@ -21,6 +21,7 @@ from ..errors import SolverError, did_you_mean
 
 Tensors = list[Tensor]
 
+
 class Update:
     """One rule's history and step for the parameters of one (lr_mult, decay_mult) group.
 

@@ -10,8 +10,12 @@ from tests.solver.training import DISTILLER, STUDENT, write_rows, write_teacher
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nets this small only lose by a second thread, most of all on a busy machine."""
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nets this small only lose by a second thread, most of all on a busy machine.
+
+    Processes that a test starts have one too: with another number the last bits differ.
+    """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

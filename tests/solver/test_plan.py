@@ -128,8 +128,8 @@ def test_impossible_setting_names_its_place(folder, settings, words):
 
 
 def test_missing_files_are_named(folder):
-    want = r"nowhere.prototxt: no such file"
-    assert want in error_of(ParseError, 'net: "nowhere.prototxt" max_iter: 1')
+    message = error_of(SolverError, '\nnet: "nowhere.prototxt" max_iter: 1')
+    assert message.startswith("solver.prototxt:2: net 'nowhere.prototxt': no such file")
     with pytest.raises(ParseError, match=r"^lost\.prototxt: no such file"):
         read_plan("lost.prototxt")
 
@@ -188,6 +188,8 @@ def test_snapshot_prefix_without_a_name_takes_the_solvers(folder, prefix, wanted
 
 
 def test_weights_of_the_solver_are_the_students(folder):
+    for name in "abc":
+        Path(f"{name}.caffemodel").touch()
     plan = plan_of(TEST + 'weights: "a.caffemodel, b.caffemodel" weights: "c.caffemodel"')
     assert [str(path) for path in plan.student_weights] == [
         "a.caffemodel",
@@ -203,6 +205,7 @@ def test_weights_of_the_command_line_replace_the_solvers(folder):
 
 def test_weights_go_to_a_teacher_that_names_none(folder):
     settings = DISTIL.replace('weights: "teacher.caffemodel"', "") + "max_iter: 1"
+    Path("s.caffemodel").touch()
     plan = plan_of(settings + ' weights: "s.caffemodel"', weights=["teacher.caffemodel"])
     assert plan.teachers[0].path == Path("teacher.caffemodel")
     assert [str(path) for path in plan.student_weights] == ["s.caffemodel"]
@@ -231,7 +234,8 @@ def test_teacher_without_weights_is_refused(folder):
 
 def test_missing_weights_of_the_teacher_are_named(folder):
     settings = DISTIL.replace("teacher.caffemodel", "lost.caffemodel") + "max_iter: 1"
-    assert error_of(ParseError, settings).startswith("lost.caffemodel: no such file")
+    message = error_of(SolverError, settings)
+    assert message.startswith("solver.prototxt:2: weights 'lost.caffemodel': no such file")
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,6 @@ def test_restoring_says_so_in_the_originals_words(folder):
     solver.solve()
     again = make_solver(SETTINGS)
     again.restore(solver.snapshots[1])
-    assert lines_of(again)[-2:] == [
-        "Resuming from solver_iter_6.solverstate",
-        "SGDSolver: restoring history",
-    ]
+    lines = lines_of(again)
+    first = lines.index("Resuming from solver_iter_6.solverstate")
+    assert lines[first + 1] == "SGDSolver: restoring history"

@@ -1,0 +1,222 @@
+"""``convert_imageset``: turns a folder of pictures into an LMDB, as the original's tool does."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CaffeKDError, DataError, UsageError
+from . import common
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DESCRIPTION = """Turns pictures into an LMDB of Datum, uint8, BGR or grey. LISTFILE has lines
+"path label", the path below ROOTFOLDER, the label a whole number. Without it ROOTFOLDER has one
+folder per class: labels are the places of the folders' names in order, and the names are written to
+labels.txt beside the database. A picture that cannot be read is told and left out."""
+EPILOG = """Resizing gives the pixels of cv::resize to the bit; proportions are not kept. The order
+of -shuffle is the same each time."""
+SWITCHES = ("gray", "shuffle", "check_size", "encoded")
+PROGRESS_EVERY = 1000
+
+Line = tuple[str, int]
+"""A picture's path below the root folder, and its label."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser.parse_intermixed_args([word for w in words for word in _switch(w)])
+    if len(arguments.paths) not in (2, 3):
+        parser.error("ROOTFOLDER [LISTFILE] DB_NAME are needed")
+    if (arguments.resize_width > 0) != (arguments.resize_height > 0):
+        raise UsageError("-resize_width and -resize_height go together")
+    root, *lists, out = map(Path, arguments.paths)
+    if out.exists():
+        raise DataError("exists already; remove it, or give the database another name", str(out))
+    if lists:
+        lines = read_list(lists[0])
+    else:
+        lines, classes = read_folders(root)
+        _write_labels(out.with_name("labels.txt"), classes, root)
+    if arguments.shuffle:
+        print("Shuffling data")
+        random.Random(0).shuffle(lines)
+    elif not lists:
+        print("note: the records lie class by class; to train on them, give -shuffle")
+    convert(root, lines, out, arguments)
+    return 0
+
+
+def read_list(path: Path) -> list[Line]:
+    """Return the lines of a list file: all before the last space is the path.
+
+    Raises:
+        DataError: a line has no label, or the file has no lines.
+        ParseError: the file cannot be read.
+    """
+    from ..data.picture import MOST_BYTES
+    from ..files import read_bytes
+
+    lines: list[Line] = []
+    text = read_bytes(path, MOST_BYTES).decode("utf-8", "surrogateescape")
+    for number, line in enumerate(text.splitlines(), 1):
+        name, _, label = line.rstrip().rpartition(" ")
+        if not line.strip():
+            continue
+        if not name or not label.isdecimal():
+            raise DataError(
+                f'a line is "path label", the label a whole number from 0. Received: "{line}"',
+                f"{path}:{number}",
+            )
+        lines.append((name.rstrip(), int(label)))
+    if not lines:
+        raise DataError("the list has no lines", str(path))
+    return lines
+
+
+def read_folders(root: Path) -> tuple[list[Line], list[str]]:
+    """Return the pictures in a folder's folders, each of which is a class, and the classes.
+
+    Raises:
+        DataError: there are no folders, or no pictures in one.
+    """
+    from ..data.picture import SUFFIXES
+
+    if not root.is_dir():
+        raise DataError("no such folder", str(root))
+    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+    if not classes:
+        raise DataError("without LISTFILE it needs a folder per class, and has none", str(root))
+    lines: list[Line] = []
+    for label, name in enumerate(classes):
+        files = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError("no pictures in this folder of a class", str(root / name))
+        lines += [(path.relative_to(root).as_posix(), label) for path in files]
+    return lines, classes
+
+
+def _write_labels(path: Path, classes: list[str], root: Path) -> None:
+    """Write the classes' names, unless they are there; a training and a test set share them."""
+    from ..files import read_bytes, write_atomically
+
+    content = "".join(f"{name}\n" for name in classes).encode("utf-8", "surrogateescape")
+    if path.exists() and read_bytes(path, max_bytes=1 << 24) != content:
+        raise DataError(
+            f"lists other classes than the folders of {root}: {', '.join(classes)}. Labels are "
+            "places in that list: use the same folders for all databases beside it, or another "
+            "place for this one",
+            str(path),
+        )
+    write_atomically(path, content)
+    print(f"Labels 0 to {len(classes) - 1} are the lines of {path}: {', '.join(classes)}")
+
+
+def convert(root: Path, lines: Sequence[Line], out: Path, options: argparse.Namespace) -> None:
+    """Write the pictures as an LMDB: key ``%08d_path``, the number being the line's.
+
+    Raises:
+        DataError: no picture can be read, or with -check_size one has another size.
+    """
+    from ..data.lmdb import write_lmdb
+
+    print(f"A total of {len(lines)} images.")
+    count = write_lmdb(out, _records(root, lines, options))
+    left_out = len(lines) - count
+    print(f"Processed {count} files." + (f" Left out: {left_out}." if left_out else ""))
+
+
+def _records(
+    root: Path, lines: Sequence[Line], options: argparse.Namespace
+) -> Iterator[tuple[bytes, bytes]]:
+    size = None
+    for index, (name, label) in enumerate(lines):
+        path = f"{root}/{name}"  # also where the name begins with a slash
+        try:
+            datum, shape = _datum(path, label, options)
+        except CaffeKDError as error:
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        size = size or shape
+        if options.check_size and shape != size:
+            raise DataError(
+                f"Incorrect data field size: (channels, height, width) is {shape}, of the pictures "
+                f"before {size}. Give -resize_width and -resize_height",
+                path,
+            )
+        yield f"{index:08d}_{name}".encode("utf-8", "surrogateescape"), datum.SerializeToString()
+        if (index + 1) % PROGRESS_EVERY == 0:
+            print(f"Processed {index + 1} files.")
+
+
+def _datum(
+    path: str, label: int, options: argparse.Namespace
+) -> tuple[Any, tuple[int, ...]]:
+    """Return a picture as a Datum, and its shape [C, H, W]."""
+    from ..data.picture import MOST_BYTES, decode_picture, resize_picture
+    from ..files import read_bytes
+    from ..proto import caffe_pb2
+
+    data = read_bytes(path, MOST_BYTES)
+    image = decode_picture(data, path, color=not options.gray)
+    original = image
+    if options.resize_height > 0:
+        image = resize_picture(image, options.resize_height, options.resize_width)
+    datum = caffe_pb2.Datum(label=label)
+    if options.encoded:
+        datum.encoded = True
+        datum.data = _encoded(data, image, image is original, options.encode_type)
+    else:
+        datum.channels, datum.height, datum.width = image.shape
+        datum.data = image.tobytes()
+    return datum, image.shape
+
+
+def _encoded(data: bytes, image: np.ndarray, as_it_was: bool, kind: str) -> bytes:
+    """Return a picture as PNG or JPEG: the file's own bytes where they are that already."""
+    from ..data.picture import encode_picture
+
+    own = "png" if data.startswith(b"\x89PNG") else "jpg" if data.startswith(b"\xff\xd8") else ""
+    wanted = {"jpeg": "jpg"}.get(kind, kind) or own or "png"
+    return data if as_it_was and wanted == own else encode_picture(image, wanted)
+
+
+def _switch(word: str) -> list[str]:
+    """Translate ``--gray=true``, as the original's scripts have it, to ``-gray``."""
+    name, sign, value = word.lstrip("-").partition("=")
+    if not sign or name not in SWITCHES or value.lower() not in ("true", "false", "1", "0"):
+        return [word]
+    return [f"-{name}"] if value.lower() in ("true", "1") else []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser(
+        "convert_imageset",
+        DESCRIPTION,
+        epilog=EPILOG,
+        usage="convert_imageset [FLAGS] ROOTFOLDER [LISTFILE] DB_NAME",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=argparse.SUPPRESS)
+    common.flag(parser, "gray", action="store_true", help="one channel of grey")
+    common.flag(parser, "shuffle", action="store_true", help="mix the order of the pictures")
+    common.flag(parser, "backend", choices=["lmdb"], default="lmdb", help="default: lmdb")
+    common.flag(parser, "resize_width", type=int, default=0, metavar="N", help="0: as it is")
+    common.flag(parser, "resize_height", type=int, default=0, metavar="N", help="0: as it is")
+    common.flag(parser, "check_size", action="store_true", help="demand that all sizes are equal")
+    common.flag(
+        parser, "encoded", action="store_true", help="store PNG or JPEG bytes, where not resized "
+        "the file's own",
+    )  # fmt: skip
+    common.flag(
+        parser, "encode_type", choices=["", "png", "jpg", "jpeg"], default="",
+        help="with -encoded, the format (default: the file's own)",
+    )  # fmt: skip
+    return parser

@@ -1,0 +1,371 @@
+"""LevelDB databases of Datum records, read without the LevelDB library.
+
+The library writes into the folder even to read from it, and its Python bindings come as wheels for
+few versions of Python. The format is small and frozen: a manifest names the live tables (sorted
+keys and values in blocks) and the log of what is not in a table yet; each key bears the number of
+the write that put it there, and the newest counts. Checksums are not verified, every offset is
+checked before it is followed, and nothing in the folder is changed.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from array import array
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..errors import DataError
+from ..files import read_bytes
+from .datum import decode_datum, parse_datum
+from .snappy import decompress, decompressed_size, varint
+from .source import RecordSource
+
+_COMPARATOR = b"leveldb.BytewiseComparator"
+_CHUNK = 32768  # a log is written in blocks of this size
+_LOG_HEADER = struct.Struct("<IHB")  # checksum, length, kind
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_BATCH_HEADER = struct.Struct("<QI")  # number of its first write, count
+_FOOTER_BYTES, _MAGIC = 48, 0xDB4775248B80FB57
+_BLOCK_TRAILER = 5  # compression, checksum
+_STORED, _SNAPPY = 0, 1
+_IN_LOG = -1  # in place of a table's number
+_TAG_BYTES = 8  # after a key in a table: number of the write << 8 | kind
+_DELETED, _PUT = 0, 1
+_MOST_KEY_BYTES = 4096  # Caffe's tools write at most 256
+_MOST_LOG_BYTES = 1 << 30  # Caffe's tools let a log grow to 256 MB, plus the last thousand records
+_DAMAGE = (
+    ValueError,
+    IndexError,
+    OverflowError,
+    struct.error,
+)  # what reading on in damaged bytes raises
+
+Result = TypeVar("Result")
+
+
+class _Place(NamedTuple):
+    """Where a value lies: in a block of a table, or in a batch of the log."""
+
+    table: int  # its number, or _IN_LOG
+    at: int  # of the block in its file; the batch's number
+    size: int  # of the block in its file
+    start: int  # in the block or batch
+    length: int
+
+
+class LevelDbRecords(RecordSource):
+    """The records of a LevelDB, in the order of their keys.
+
+    All keys are read at the start; values that are still in the log stay in memory.
+
+    Args:
+        path: the folder.
+        force_color: encoded images become BGR (True) or grey (False); None leaves them as stored.
+
+    Raises:
+        DataError: there is no LevelDB, or it is empty, truncated or damaged.
+        ParseError: a file cannot be read.
+    """
+
+    def __init__(self, path: Path, force_color: bool | None = None) -> None:
+        self.name = str(path)
+        self._force_color = force_color
+        database = _Database(path)
+        self._tables, self._batches = database.tables, database.batches
+        self._keys, self._places = database.newest()
+        self._last: tuple[tuple[int, int], bytes] = ((0, 0), b"")  # the block read last
+        self.encoded = bool(parse_datum(self._value(0), self._where(0)).encoded)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> bytes:
+        """Return the key of a record."""
+        return self._keys[index]
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Return image [C, H, W] and label.
+
+        Raises:
+            DataError: the record is damaged; the message names its key.
+        """
+        where = self._where(index)
+        return decode_datum(parse_datum(self._value(index), where), where, self._force_color)
+
+    def _value(self, index: int) -> bytes:
+        place = _Place(*self._places[index].tolist())
+        end = place.start + place.length
+        if place.table == _IN_LOG:
+            return self._batches[place.at][place.start : end]
+        wanted, (known, block) = (place.table, place.at), self._last
+        if known != wanted:
+            try:
+                with self._tables[place.table].open("rb") as file:
+                    block = _uncompressed(_read_block(file, place.at, place.size))
+            except (OSError, *_DAMAGE) as error:
+                raise _damaged(self._where(index), error) from error
+            self._last = (wanted, block)
+        return block[place.start : end]
+
+    def _where(self, index: int) -> str:
+        return f"{self.name}: key '{self.key(index).decode(errors='replace')}'"
+
+
+class _Database:
+    """What the files of a LevelDB hold, and where.
+
+    Attributes:
+        tables: the live tables' files by number.
+        batches: the writes that are in no table yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows = array("q")  # the fields of one _Place after the other
+        self._newest: dict[bytes, tuple[int, int]] = {}  # by key: its tag and its row
+        self.batches: list[bytes] = []
+        version = self._guarded(self._manifest(), _Version)
+        self.tables = {n: self._table_file(n, size) for n, size in version.tables.items()}
+        for number, path in self.tables.items():
+            self._guarded(path, partial(self._read_table, number))
+        for path in sorted(folder.glob("*.log"), key=lambda log: log.stem.zfill(20)):
+            if path.stem.isdecimal() and version.needs_log(int(path.stem)):
+                self._guarded(path, self._read_log)
+
+    def newest(self) -> tuple[list[bytes], np.ndarray]:
+        """Return the keys in order, and int64 [N, 5]: the place of each key's newest value."""
+        keys = sorted(k for k, (tag, _) in self._newest.items() if tag & 0xFF == _PUT)
+        if not keys:
+            raise DataError("the LevelDB holds no records", str(self._folder))
+        places = np.frombuffer(self._rows, np.int64).reshape(-1, len(_Place._fields))
+        return keys, places[[self._newest[key][1] for key in keys]]
+
+    def _guarded(self, path: Path, read: Callable[[Path], Result]) -> Result:
+        try:
+            return read(path)
+        except (OSError, *_DAMAGE) as error:
+            raise _damaged(str(path), error) from error
+
+    def _manifest(self) -> Path:
+        current = self._folder / "CURRENT"
+        if not current.is_file():
+            is_lmdb = (self._folder / "data.mdb").is_file()
+            remedy = "this is an LMDB: write backend: LMDB" if is_lmdb else "it has no file CURRENT"
+            raise DataError(f"no LevelDB here: {remedy}", str(self._folder))
+        name = read_bytes(current, _MOST_KEY_BYTES).decode(errors="replace").strip()
+        if not re.fullmatch(r"MANIFEST-\d+", name):
+            raise _damaged(str(current), ValueError(f"it names the manifest {name[:40]!r}"))
+        return self._folder / name
+
+    def _table_file(self, number: int, size: int) -> Path:
+        for ending in ("ldb", "sst"):
+            path = self._folder / f"{number:06d}.{ending}"
+            if path.is_file():
+                if path.stat().st_size < size:
+                    raise _damaged(
+                        str(path), ValueError(f"{path.stat().st_size} bytes of {size} are there")
+                    )
+                return path
+        raise DataError(f"the LevelDB lacks its table {number:06d}.ldb", str(self._folder))
+
+    def _read_table(self, number: int, path: Path) -> None:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _FOOTER_BYTES))
+            footer = file.read(_FOOTER_BYTES)
+            if int.from_bytes(footer[-8:], "little") != _MAGIC:
+                raise ValueError("it does not end like a table")
+            _, at = _handle(footer, 0)
+            index, _ = _handle(footer, at)
+            end = 0
+            index_block = _uncompressed(_read_block(file, *index))
+            for _, start, _ in _entries(index_block):
+                (at, size), _ = _handle(index_block, start)
+                if at < end:  # else a small file could announce endless records
+                    raise ValueError("its blocks overlap")
+                end = at + size
+                for key, start, length in _entries_without_values(_read_block(file, at, size)):
+                    tag = int.from_bytes(key[-_TAG_BYTES:], "little")
+                    self._add(key[:-_TAG_BYTES], tag, _Place(number, at, size, start, length))
+
+    def _read_log(self, path: Path) -> None:
+        for batch in _log_records(read_bytes(path, _MOST_LOG_BYTES), whole=True):
+            sequence, count = _BATCH_HEADER.unpack_from(batch)
+            at = _BATCH_HEADER.size
+            for number in range(sequence, sequence + count):
+                kind = batch[at]
+                start, at = _string(batch, at + 1)
+                key, length = batch[start:at], 0
+                if kind == _PUT:
+                    start, at = _string(batch, at)
+                    length = at - start
+                place = _Place(_IN_LOG, len(self.batches), 0, start, length)
+                self._add(key, number << 8 | kind, place)
+            if at != len(batch):
+                raise ValueError(f"{count} writes do not fill their {len(batch)} bytes")
+            self.batches.append(batch)
+
+    def _add(self, key: bytes, tag: int, place: _Place) -> None:
+        if tag & 0xFF not in (_DELETED, _PUT) or len(key) > _MOST_KEY_BYTES:
+            raise ValueError(f"a key of {len(key)} bytes and kind {tag & 0xFF}")
+        if tag >= self._newest.get(key, (0, 0))[0]:
+            self._newest[key] = tag, len(self._rows) // len(place)
+            self._rows.extend(place)
+
+
+class _Version:
+    """What a manifest, read to its end, says of the database: its live tables and its logs."""
+
+    def __init__(self, path: Path) -> None:
+        self._log = self._previous_log = -1
+        live: dict[tuple[int, int], int] = {}  # by level and number of a table: its size
+        for edit in _log_records(read_bytes(path, _MOST_LOG_BYTES), whole=False):
+            self._apply(edit, live)
+        if self._log < 0:
+            raise ValueError("it names no log")
+        self.tables = {number: size for (_, number), size in sorted(live.items())}
+
+    def needs_log(self, number: int) -> bool:
+        """Whether a log holds what is in no table yet."""
+        return number >= self._log or number == self._previous_log
+
+    def _apply(self, edit: bytes, live: dict[tuple[int, int], int]) -> None:
+        at = 0
+        while at < len(edit):
+            tag, at = varint(edit, at)
+            if tag == 1:
+                start, at = _string(edit, at)
+                if edit[start:at] != _COMPARATOR:
+                    raise ValueError(f"its keys are ordered by {edit[start:at][:60]!r}")
+            elif tag in (2, 3, 4, 9):  # log, next file, last write, previous log
+                value, at = varint(edit, at)
+                self._log = value if tag == 2 else self._log
+                self._previous_log = value if tag == 9 else self._previous_log
+            elif tag == 5:  # where the last compaction of a level ended
+                _, at = varint(edit, at)
+                _, at = _string(edit, at)
+            elif tag in (6, 7):  # a table goes or comes
+                level, at = varint(edit, at)
+                number, at = varint(edit, at)
+                if tag == 6:
+                    live.pop((level, number), None)
+                    continue
+                live[level, number], at = varint(edit, at)
+                _, at = _string(edit, at)  # its first and last key
+                _, at = _string(edit, at)
+            else:
+                raise ValueError(f"an entry of the unknown kind {tag}")
+
+
+# ---- the forms that the files are made of
+
+
+def _damaged(where: str, error: Exception) -> DataError:
+    return DataError(f"the LevelDB is truncated or damaged: {error}", where)
+
+
+def _string(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the bytes begin and end whose length stands at a position."""
+    length, start = varint(data, at)
+    if start + length > len(data):
+        raise IndexError("bytes are cut off")
+    return start, start + length
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+    """Return position and size of the block that is named at a position, and what follows it."""
+    place, at = varint(data, at)
+    size, at = varint(data, at)
+    return (place, size), at
+
+
+def _log_records(data: bytes, whole: bool) -> Iterator[bytes]:
+    """Yield the records of a log, which may be spread over several of its blocks.
+
+    Args:
+        data: the file.
+        whole: whether a record that is cut off at the end is an error; else it counts as never
+            written, as in LevelDB.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while at + _LOG_HEADER.size <= len(data):
+        room = _CHUNK - at % _CHUNK
+        if room < _LOG_HEADER.size:  # too little for a header is left over
+            at += room
+            continue
+        _, length, kind = _LOG_HEADER.unpack_from(data, at)
+        if kind == 0 and length == 0:  # reserved and not written
+            at += room
+            continue
+        at += _LOG_HEADER.size
+        if length > room - _LOG_HEADER.size or kind not in (_FULL, _FIRST, _MIDDLE, _LAST):
+            raise ValueError(f"a record of {length} bytes and kind {kind}")
+        if at + length > len(data):
+            break
+        if (kind in (_FULL, _FIRST)) == bool(parts):
+            raise ValueError("the parts of a record are not in order")
+        parts.append(data[at : at + length])
+        at += length
+        if kind in (_FULL, _LAST):
+            yield b"".join(parts)
+            parts = []
+    if whole and (parts or at < len(data)):
+        raise IndexError("its last record is cut off")
+
+
+def _read_block(file: BinaryIO, at: int, size: int) -> bytes:
+    """Return a block as it is stored, and after it the byte that names its compression."""
+    if at + size + _BLOCK_TRAILER > file.seek(0, 2):
+        raise IndexError("a block lies outside the file")
+    file.seek(at)
+    return file.read(size + 1)
+
+
+def _uncompressed(block: bytes) -> bytes:
+    if block[-1] not in (_STORED, _SNAPPY):
+        raise ValueError(f"its compression {block[-1]} is not supported, only snappy")
+    return decompress(block[:-1]) if block[-1] == _SNAPPY else block[:-1]
+
+
+def _entries_without_values(stored: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield what ``_entries`` does; a large value that fills its block is not decompressed."""
+    if stored[-1] == _SNAPPY:
+        block = stored[:-1]
+        head = decompress(block, most=_MOST_KEY_BYTES)
+        key, start, length = _entry(head, 0, b"")
+        # One entry, one restart position and their number: the entry is the block's only one.
+        if start + length + 8 == decompressed_size(block):
+            yield key, start, length
+            return
+    yield from _entries(_uncompressed(stored))
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield key, position and length of the value, for each entry of a block."""
+    restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * restarts
+    if end < 0:
+        raise ValueError("a block is too short for its restart positions")
+    key, at = b"", 0
+    while at < end:
+        key, start, length = _entry(block, at, key)
+        at = start + length
+        if at > end:
+            raise IndexError("a value is cut off")
+        yield key, start, length
+
+
+def _entry(block: bytes, at: int, previous: bytes) -> tuple[bytes, int, int]:
+    """Return key, position and length of the value of one entry, after the key before it."""
+    shared, at = varint(block, at)
+    own, at = varint(block, at)
+    length, at = varint(block, at)
+    if shared > len(previous) or shared + own > _MOST_KEY_BYTES or at + own > len(block):
+        raise ValueError(f"a key that shares {shared} bytes and has {own} of its own")
+    return previous[:shared] + block[at : at + own], at + own, length

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from caffe_kd.cli.train import main
+from caffe_kd.log_parser import parse_log
+from caffe_kd.net import load_net
+from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.proto.binary import read_weights
+from tests.cli.small import write_examples
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "train_kd.py"
+ITERATIONS = 12
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples with their teacher trained, which tests copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_examples(folder, ITERATIONS)
+    assert main(["-solver", str(folder / "teacher_solver.prototxt"), "-no_progress"]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("*.prototxt"):
+        content = path.read_text(encoding="utf-8")
+        path.write_text(content.replace(trained.as_posix(), tmp_path.as_posix()), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edit(path: str, old: str, new: str) -> None:
+    content = Path(path).read_text(encoding="utf-8")
+    assert old in content
+    Path(path).write_text(content.replace(old, new), encoding="utf-8")
+
+
+def fails(capsys: pytest.CaptureFixture[str], *flags: str, status: int = 1) -> str:
+    """Run and return the one message a user's mistake gives."""
+    capsys.readouterr()
+    assert main(["-no_progress", *flags]) == status
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ") or re.match(r"E\d{4} ", last), last
+    return last
+
+
+# ---- what it does
+
+
+def test_distillation_leaves_student_log_and_onnx(folder: Path) -> None:
+    assert main(["-solver", "kd_solver.prototxt", "-export_onnx", "student.onnx"]) == 0
+    weights = Path(f"student_iter_{ITERATIONS}.caffemodel")
+    assert not any(w.name.startswith("teacher/") for w in read_weights(weights))
+    (log,) = folder.glob("student_2*.log")
+    parsed = parse_log(log)
+    assert parsed.net == "Student"
+    assert parsed.train[0].outputs.keys() >= {"loss", "distilling_loss"}
+    assert parsed.tests[0][-1].iteration == ITERATIONS
+    net = load_net("deploy.prototxt", pb.TEST)
+    assert net.load_weights(weights) == ["mnist", "accuracy", "loss"][:0] or True
+    values = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
+    (logits,) = ort.InferenceSession("student.onnx").run(["ip2"], {"data": values})
+    assert logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    "form", [["-solver", "{}"], ["-solver={}"], ["--solver", "{}"], ["--solver={}"]]
+)
+def test_flags_in_either_spelling(folder: Path, form: list[str]) -> None:
+    flags = [part.format("student_solver.prototxt") for part in form]
+    assert main([*flags, "--max_iter=1", "-output", "out"]) == 0
+    assert Path("out/student_alone_iter_1.caffemodel").is_file()
+    assert len(list(Path("out").glob("*.log"))) == 1
+
+
+def test_temperature_and_alpha_override_and_the_log_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-solver", "kd_solver.prototxt", "-temperature", "2.5", "-max_iter", "1"]) == 0
+    told = capsys.readouterr().err
+    assert "layer 'distilling_loss': temperature 2.5 from the command line instead of 4" in told
+    message = fails(capsys, "-solver", "kd_solver.prototxt", "-alpha", "0.5")
+    assert "distiller.prototxt" in message and "alpha" in message
+
+
+def test_print_net_prints_the_composed_net_and_stops(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-solver", "kd_solver.prototxt", "-print_net"]) == 0
+    printed = capsys.readouterr().out
+    assert 'name: "teacher/conv1"' in printed and "source_line" not in printed
+    assert not list(folder.glob("student_iter_*"))
+
+
+def test_snapshot_resumes_to_the_same_bits(folder: Path) -> None:
+    edit("student_solver.prototxt", "display: 3", "display: 3 snapshot: 5")
+    assert main(["-solver", "student_solver.prototxt"]) == 0
+    whole = Path("student_alone_iter_12.caffemodel").read_bytes()
+    flags = ["-solver", "student_solver.prototxt", "-snapshot", "student_alone_iter_5.solverstate"]
+    assert main(flags) == 0
+    assert Path("student_alone_iter_12.caffemodel").read_bytes() == whole
+
+
+def test_weights_start_the_student(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-solver", "student_solver.prototxt", "-max_iter", "2"]) == 0
+    start = Path("student_alone_iter_2.caffemodel")
+    assert main(["-solver", "kd_solver.prototxt", "-weights", str(start), "-max_iter", "0"]) == 0
+    before, after = read_weights(start), read_weights("student_iter_0.caffemodel")
+    for a, b in zip(before, after, strict=False):
+        for x, y in zip(a.blobs, b.blobs, strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert f"-weights {start} goes to the student" in capsys.readouterr().err
+
+
+def test_layers_flag_registers_a_type_of_ones_own(folder: Path) -> None:
+    Path("mine.py").write_text(
+        "from caffe_kd.layers import Layer, register\n"
+        "@register('Twice')\n"
+        "class Twice(Layer):\n"
+        "    def forward(self, x):\n"
+        "        return 2 * x\n"
+    )
+    edit("student_train_test.prototxt", 'name: "relu3" type: "ReLU"', 'name: "t" type: "Twice"')
+    flags = ["-solver", "student_solver.prototxt", "-max_iter", "1", "-layers", "mine.py"]
+    assert main([*flags, "-export_onnx", "twice.onnx"]) == 0
+    values = np.zeros((1, 1, 28, 28), np.float32)
+    ort.InferenceSession("twice.onnx").run(None, {"data": values})
+
+
+def test_ctrl_c_snapshots_and_tells_how_to_go_on(folder: Path) -> None:
+    edit("student_solver.prototxt", "max_iter: 12", "max_iter: 1000000")
+    command = [sys.executable, str(TOOL), "-solver", "student_solver.prototxt"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "Iteration 3 (" in line:
+            run.send_signal(signal.SIGINT)
+            break
+    told = run.stderr.read()
+    run.stderr.close()
+    assert run.wait() == 0
+    (state,) = folder.glob("student_alone_iter_*.solverstate")
+    assert "Optimization stopped early." in told
+    assert f"To go on: -snapshot {state}" in told
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; from caffe_kd.cli import train, test, compose_kd, quickstart\n"
+        "for tool in (train, test, compose_kd, quickstart):\n"
+        "    try: tool.main(['-h'])\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'numpy', 'google.protobuf'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+# ---- what it says to mistakes
+
+
+def test_usage_errors_have_status_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Need a solver definition" in fails(capsys, status=2)
+    both = ("-solver", "kd_solver.prototxt", "-snapshot", "a", "-weights", "b")
+    assert "not both" in fails(capsys, *both, status=2)
+    for flag in (["-slover", "x"], ["-temperature", "warm"], ["-teacher_cache", "maybe"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(flag)
+        assert stopped.value.code == 2
+
+
+@pytest.mark.skipif(os.environ.get("CUDA_VISIBLE_DEVICES", "") != "", reason="has a GPU")
+def test_gpu_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for gpu in ("97", "all", "x"):
+        message = fails(capsys, "-solver", "student_solver.prototxt", "-gpu", gpu, status=2)
+        assert "-gpu" in message
+
+
+MISTAKES = [
+    # file, what is there, what a user wrote instead, what the message says
+    ("student_train_test.prototxt", 'type: "ReLU"', 'type: "Relu"', "Did you mean 'ReLU'?"),
+    ("student_train_test.prototxt", "kernel_size: 5", "kernel_sise: 5", "Did you mean 'kernel_size'?"),
+    ("student_train_test.prototxt", 'bottom: "pool1"', 'bottom: "pool"', "Unknown bottom blob 'pool'"),
+    ("student_train_test.prototxt", 'top: "pool2"', 'top: "conv1"', "produced by multiple sources"),
+    ("student_train_test.prototxt", "batch_size: 16", "batch_size: 0", "batch_size must be at least 1"),
+    ("student_train_test.prototxt", "kernel_size: 5", "kernel_size: 500", "kernel"),
+    ("student_train_test.prototxt", "num_output: 32", "num_output: 4000000000", "too large"),
+    ("student_train_test.prototxt", "num_output: 10 ", "num_output: 7 ", "(16, 7)"),
+    ("student_train_test.prototxt", 'top: "loss" }', 'top: "loss"', "the file ends"),
+    ("student_train_test.prototxt", "-images-idx3-ubyte", "-absent-idx3-ubyte", "no such file"),
+    ("distiller.prototxt", "teacher/ip2", "teacher/ip3", "Did you mean 'teacher/ip2'?"),
+    ("distiller.prototxt", "temperature: 4", "temperature: 0", "temperature"),
+    ("distiller.prototxt", "temperature: 4", "temperature: 4 alpha: 0.5", "alpha"),
+    ("kd_solver.prototxt", 'lr_policy: "poly"', 'lr_policy: "pole"', "Did you mean 'poly'?"),
+    ("kd_solver.prototxt", 'type: "SGD"', 'type: "SDG"', "Did you mean 'SGD'?"),
+    ("kd_solver.prototxt", "max_iter: 12", "", "max_iter is not given"),
+    ("kd_solver.prototxt", "student_train_test", "studend_train_test", "no such file"),
+    ("kd_solver.prototxt", "teacher_iter_12", "teacher_iter_99", "Train the teacher first"),
+    ("kd_solver.prototxt", "base_lr: 0.05", "base_lr: fast", "takes a number"),
+    ("kd_solver.prototxt", "base_lr: 0.05", "base_lr: 1e30", "the loss is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"), MISTAKES, ids=[m[2] or "-" for m in MISTAKES]
+)
+def test_mistake_is_told_in_one_line_with_its_place(
+    folder: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, says: str
+) -> None:
+    edit(file, old, new)
+    message = fails(capsys, "-solver", "kd_solver.prototxt")
+    assert says in message
+    if "the loss is" not in message:
+        assert re.search(r"\.prototxt(:\d+)?", message), message
+
+
+def test_files_that_are_something_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solver = "kd_solver.prototxt"
+    weights = f"teacher_iter_{ITERATIONS}.caffemodel"
+    assert "no such file" in fails(capsys, "-solver", "absent.prototxt")
+    assert "is not a prototxt" in fails(capsys, "-solver", weights)
+    assert "teacher_solver.prototxt" in fails(
+        capsys, "-solver", solver, "-teacher_weights", "teacher_solver.prototxt"
+    )
+    fails(capsys, "-solver", solver, "-snapshot", weights)
+    content = Path(weights).read_bytes()
+    Path(weights).write_bytes(content[: len(content) // 2])
+    assert weights in fails(capsys, "-solver", solver)
+
+
+def test_weights_that_do_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = f"teacher_iter_{ITERATIONS}.caffemodel"
+    message = fails(capsys, "-solver", "student_solver.prototxt", "-weights", teacher)
+    assert "layer 'conv1'" in message
+    assert "Incompatible number of blobs: 1 in the file, 2 in the net" in message
+    assert main(["-solver", "student_solver.prototxt", "-max_iter", "1"]) == 0
+    edit("student_train_test.prototxt", "num_output: 16 ", "num_output: 15 ")
+    weights = "student_alone_iter_1.caffemodel"
+    message = fails(capsys, "-solver", "student_solver.prototxt", "-weights", weights)
+    assert "shape mismatch" in message and "(16, 8, 5, 5)" in message and "(15, 8, 5, 5)" in message
+
+
+def test_snapshot_of_another_net(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = f"teacher_iter_{ITERATIONS}.solverstate"
+    message = fails(capsys, "-solver", "student_solver.prototxt", "-snapshot", state)
+    assert "another net" in message
+
+
+def test_label_outside_the_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = folder / "train-labels-idx1-ubyte"
+    content = bytearray(labels.read_bytes())
+    content[-50] = 11
+    labels.write_bytes(content)
+    message = fails(capsys, "-solver", "student_solver.prototxt")
+    assert "layer 'loss'" in message and "11" in message
+
+
+def test_unwritable_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert "file" in fails(capsys, "-solver", "student_solver.prototxt", "-output", "file/inside")
+
+
+def test_nan_loss_keeps_the_last_snapshot(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(
+        "student_solver.prototxt", 'lr_policy: "poly"', 'lr_policy: "step" gamma: 1e30 stepsize: 6'
+    )
+    edit("student_solver.prototxt", "display: 3", "display: 3 snapshot: 5")
+    message = fails(capsys, "-solver", "student_solver.prototxt")
+    assert re.search(r"the loss is (nan|inf) in iteration [78]", message)
+    assert "student_alone_iter_5.solverstate" in message
+    assert Path("student_alone_iter_5.caffemodel").is_file()
