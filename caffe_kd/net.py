@@ -289,7 +289,7 @@ class Net(nn.Module):
         }
         for param in self.params:
             if param.blob.dim() == 4 and id(param.blob) not in viewed:
-                param.blob.data = param.blob.data.contiguous(memory_format=layout)
+                param.blob.data = param.blob.data.to(memory_format=layout)
 
     # ---- weights
 

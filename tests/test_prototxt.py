@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_kd.cli.convert_mnist_data import convert
 from caffe_kd.cli.train import main
 from caffe_kd.data.idx import write_idx
 from caffe_kd.net import load_net
@@ -43,6 +44,11 @@ class Examples:
             content = (EXAMPLES / name).read_text()
             for pattern, new in TO_TWO_ITERATIONS.items():
                 content = re.sub(pattern, new, content)
+            for database in re.findall(r'"([^"]+_lmdb)"', content):
+                digits = [
+                    folder / f"data/mnist/t10k-{k}-ubyte" for k in ("images-idx3", "labels-idx1")
+                ]
+                convert(*digits, folder / database, overwrite=True)
             copy = folder / "prototxt" / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ of -shuffle is the same each time."""
 SWITCHES = ("gray", "shuffle", "check_size", "encoded")
 PROGRESS_EVERY = 1000
 
+_LINE = re.compile(r"(.*\S)\s+(-?\d{1,9})\s*")
+
 Line = tuple[str, int]
 """A picture's path below the root folder, and its label."""
 
@@ -36,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args([word for w in words for word in _switch(w)])
     if len(arguments.paths) not in (2, 3):
         parser.error("ROOTFOLDER [LISTFILE] DB_NAME are needed")
-    if (arguments.resize_width > 0) != (arguments.resize_height > 0):
-        raise UsageError("-resize_width and -resize_height go together")
+    _check_size(arguments.resize_width, arguments.resize_height)
     root, *lists, out = map(Path, arguments.paths)
     if out.exists():
         raise DataError("exists already; remove it, or give the database another name", str(out))
@@ -55,8 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_size(width: int, height: int) -> None:
+    from ..data.picture import MOST_PIXELS
+
+    if (width, height) != (0, 0) and (min(width, height) < 1 or width * height > MOST_PIXELS):
+        raise UsageError(
+            f"-resize_width and -resize_height go together, each from 1, at most {MOST_PIXELS} "
+            f"pixels. Received: {width} and {height}"
+        )
+
+
 def read_list(path: Path) -> list[Line]:
-    """Return the lines of a list file: all before the last space is the path.
+    """Return the lines of a list file; a path may hold spaces.
 
     Raises:
         DataError: a line has no label, or the file has no lines.
@@ -68,15 +80,15 @@ def read_list(path: Path) -> list[Line]:
     lines: list[Line] = []
     text = read_bytes(path, MOST_BYTES).decode("utf-8", "surrogateescape")
     for number, line in enumerate(text.splitlines(), 1):
-        name, _, label = line.rstrip().rpartition(" ")
         if not line.strip():
             continue
-        if not name or not label.isdecimal():
+        parts = _LINE.fullmatch(line)
+        if parts is None:
             raise DataError(
-                f'a line is "path label", the label a whole number from 0. Received: "{line}"',
+                f'a line is "path label", the label a whole number. Received: "{line}"',
                 f"{path}:{number}",
             )
-        lines.append((name.rstrip(), int(label)))
+        lines.append((parts[1], int(parts[2])))
     if not lines:
         raise DataError("the list has no lines", str(path))
     return lines
@@ -157,9 +169,7 @@ def _records(
             print(f"Processed {index + 1} files.")
 
 
-def _datum(
-    path: str, label: int, options: argparse.Namespace
-) -> tuple[Any, tuple[int, ...]]:
+def _datum(path: str, label: int, options: argparse.Namespace) -> tuple[Any, tuple[int, ...]]:
     """Return a picture as a Datum, and its shape [C, H, W]."""
     from ..data.picture import MOST_BYTES, decode_picture, resize_picture
     from ..files import read_bytes
@@ -167,26 +177,30 @@ def _datum(
 
     data = read_bytes(path, MOST_BYTES)
     image = decode_picture(data, path, color=not options.gray)
-    original = image
-    if options.resize_height > 0:
+    if options.resize_height:
         image = resize_picture(image, options.resize_height, options.resize_width)
     datum = caffe_pb2.Datum(label=label)
     if options.encoded:
+        changed = bool(options.resize_height) or options.gray
         datum.encoded = True
-        datum.data = _encoded(data, image, image is original, options.encode_type)
+        datum.data = _encoded(data, image, changed, options.encode_type)
     else:
         datum.channels, datum.height, datum.width = image.shape
         datum.data = image.tobytes()
     return datum, image.shape
 
 
-def _encoded(data: bytes, image: np.ndarray, as_it_was: bool, kind: str) -> bytes:
-    """Return a picture as PNG or JPEG: the file's own bytes where they are that already."""
+def _encoded(data: bytes, image: np.ndarray, changed: bool, kind: str) -> bytes:
+    """Return a picture as PNG or JPEG: the file's own bytes where they are that already.
+
+    Source: ReadImageToDatum. It keeps a file's colours where -gray is given, and files of any
+    format, which the Data layer here would not read.
+    """
     from ..data.picture import encode_picture
 
     own = "png" if data.startswith(b"\x89PNG") else "jpg" if data.startswith(b"\xff\xd8") else ""
     wanted = {"jpeg": "jpg"}.get(kind, kind) or own or "png"
-    return data if as_it_was and wanted == own else encode_picture(image, wanted)
+    return data if wanted == own and not changed else encode_picture(image, wanted)
 
 
 def _switch(word: str) -> list[str]:
@@ -212,8 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(parser, "resize_height", type=int, default=0, metavar="N", help="0: as it is")
     common.flag(parser, "check_size", action="store_true", help="demand that all sizes are equal")
     common.flag(
-        parser, "encoded", action="store_true", help="store PNG or JPEG bytes, where not resized "
-        "the file's own",
+        parser, "encoded", action="store_true", help="store PNG or JPEG; the file's own bytes "
+        "where nothing changes",
     )  # fmt: skip
     common.flag(
         parser, "encode_type", choices=["", "png", "jpg", "jpeg"], default="",

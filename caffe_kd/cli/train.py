@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         gpu=arguments.gpu,
         snapshot=arguments.snapshot,
         progress=arguments.progress,
+        log=Path(arguments.log) if arguments.log else None,
         teacher_cache=arguments.teacher_cache,
     )
     if solver.stopped:
@@ -84,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(own, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
     common.flag(own, "max_iter", type=int, help="train to this iteration")
     common.flag(own, "output", metavar="FOLDER", help="put snapshots and the log there")
+    common.flag(
+        own, "log", metavar="FILE", help="the log file (default: beside the snapshots)"
+    )
     common.flag(
         own, "export_onnx", metavar="FILE", help="after training, write the student as ONNX"
     )

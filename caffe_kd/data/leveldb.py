@@ -13,7 +13,7 @@ import re
 import struct
 from array import array
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
@@ -76,9 +76,10 @@ class LevelDbRecords(RecordSource):
         self.name = str(path)
         self._force_color = force_color
         database = _Database(path)
-        self._tables, self._batches = database.tables, database.batches
+        self._batches = database.batches
         self._keys, self._places = database.newest()
-        self._last: tuple[tuple[int, int], bytes] = ((0, 0), b"")  # the block read last
+        # Records that follow each other share a block, or where tables overlap a few blocks.
+        self._block = lru_cache(maxsize=16)(partial(_load_block, database.tables))
         self.encoded = bool(parse_datum(self._value(0), self._where(0)).encoded)
 
     def __len__(self) -> int:
@@ -102,14 +103,10 @@ class LevelDbRecords(RecordSource):
         end = place.start + place.length
         if place.table == _IN_LOG:
             return self._batches[place.at][place.start : end]
-        wanted, (known, block) = (place.table, place.at), self._last
-        if known != wanted:
-            try:
-                with self._tables[place.table].open("rb") as file:
-                    block = _uncompressed(_read_block(file, place.at, place.size))
-            except (OSError, *_DAMAGE) as error:
-                raise _damaged(self._where(index), error) from error
-            self._last = (wanted, block)
+        try:
+            block = self._block(place.table, place.at, place.size)
+        except (OSError, *_DAMAGE) as error:
+            raise _damaged(self._where(index), error) from error
         return block[place.start : end]
 
     def _where(self, index: int) -> str:
@@ -317,6 +314,11 @@ def _log_records(data: bytes, whole: bool) -> Iterator[bytes]:
             parts = []
     if whole and (parts or at < len(data)):
         raise IndexError("its last record is cut off")
+
+
+def _load_block(tables: dict[int, Path], table: int, at: int, size: int) -> bytes:
+    with tables[table].open("rb") as file:
+        return _uncompressed(_read_block(file, at, size))
 
 
 def _read_block(file: BinaryIO, at: int, size: int) -> bytes:

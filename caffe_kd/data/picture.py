@@ -62,7 +62,9 @@ def decode_picture(
             where,
         ) from error
     pixels = np.asarray(picture)
-    return pixels[None] if not color else np.ascontiguousarray(pixels[:, :, ::-1].transpose(2, 0, 1))
+    if not color:
+        return pixels[None]
+    return np.ascontiguousarray(pixels[:, :, ::-1].transpose(2, 0, 1))
 
 
 def encode_picture(image: np.ndarray, kind: str) -> bytes:

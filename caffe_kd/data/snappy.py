@@ -48,32 +48,35 @@ def decompress(data: bytes, most: int | None = None) -> bytes:
     wanted = size if most is None else min(size, most)
     out = bytearray()
     _, at = varint(data, 0)
-    while len(out) < wanted:
+    filled = 0
+    while filled < wanted:
         tag = data[at]
-        kind, high = tag & 3, tag >> 2
-        at += 1
+        kind = tag & 3
         if kind == 0:  # a literal; its length - 1 is in the tag or, from 60 on, after it
-            extra = max(0, high - 59)
-            length = 1 + (int.from_bytes(data[at : at + extra], "little") if extra else high)
-            at += extra + length
-            out += data[at - length : at]
+            length, start = (tag >> 2) + 1, at + 1
+            if length > 60:
+                start += length - 60
+                length = int.from_bytes(data[at + 1 : start], "little") + 1
+            at = start + length
             if at > len(data):
                 raise IndexError("a literal is cut off")
-            continue
-        if kind == 1:
-            length, distance = (high & 7) + 4, (tag >> 5) << 8 | data[at]
-            at += 1
-        else:
-            width = 2 if kind == 2 else 4
-            length, distance = high + 1, int.from_bytes(data[at : at + width], "little")
-            at += width
-        if not 0 < distance <= len(out):
-            raise ValueError("a copy begins before the block")
-        start = len(out) - distance
-        piece = out[start : start + length]
-        if distance < length:  # the copy goes on with what it has just written
-            piece = (piece * (length // distance + 1))[:length]
-        out += piece
-    if most is None and len(out) != size:
-        raise ValueError(f"{len(out)} bytes come out, {size} are announced")
+            out += data[start:at]
+        else:  # a copy of what came out before
+            if kind == 1:
+                length, distance = (tag >> 2 & 7) + 4, (tag >> 5) << 8 | data[at + 1]
+            elif kind == 2:
+                length, distance = (tag >> 2) + 1, data[at + 2] << 8 | data[at + 1]
+            else:
+                length, distance = (tag >> 2) + 1, int.from_bytes(data[at + 1 : at + 5], "little")
+            at += kind + 1 if kind < 3 else 5
+            if not 0 < distance <= filled:
+                raise ValueError("a copy begins before the block")
+            start = filled - distance
+            if distance < length:  # it goes on with what it has just written
+                out += (out[start:] * (length // distance + 1))[:length]
+            else:
+                out += out[start : start + length]
+        filled += length
+    if most is None and filled != size:
+        raise ValueError(f"{filled} bytes come out, {size} are announced")
     return bytes(out[:wanted])

@@ -1,0 +1,111 @@
+"""``classify``: tells what an exported model sees in a picture."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import DataError, UsageError
+from . import common
+
+if TYPE_CHECKING:
+    import argparse
+
+    import numpy as np
+
+DESCRIPTION = """Classifies pictures with an ONNX model and prints the likeliest classes. A picture
+of any size is brought to the model's, its proportions not kept, and to grey or BGR; what is
+transparent becomes white. A model that export_onnx wrote with -preprocess takes the pixels; others
+tell the mean and scale of the data they were trained on, which are applied."""
+
+_BRIGHT = 128  # of 0 to 255
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_intermixed_args(argv)
+    if arguments.top < 1:
+        raise UsageError(f"-top must be at least 1. Received: {arguments.top}")
+    from ..data.picture import MOST_BYTES, decode_picture
+    from ..export.classifier import Classifier
+    from ..files import read_bytes
+
+    model = Classifier(arguments.model, arguments.scale, _numbers(arguments.mean))
+    names = _names(arguments.labels, model.classes)
+    _tell(model.told + (", pixel inverted" if arguments.invert else ""))
+    if not model.scale_is_known:
+        _tell(
+            "note: the model does not tell the scale of its pixels, which stay 0 to 255. If it was "
+            "trained on 0 to 1, as Caffe's LeNet, give -scale 0.00390625"
+        )
+    channels, height, width = model.input_shape
+    for path in arguments.images:
+        data = read_bytes(path, MOST_BYTES)
+        pixels = decode_picture(data, path, color=channels == 3, paper=True, size=(height, width))
+        if arguments.invert:
+            pixels = 255 - pixels
+        elif channels == 1 and _is_on_paper(pixels):
+            _tell(
+                f"note: {path} is dark on a light ground. MNIST's digits are light on dark; for a "
+                "net trained on such, give -invert"
+            )
+        _print(path, model(pixels), names, arguments.top)
+    return 0
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _print(path: str, probabilities: np.ndarray, names: Sequence[str], top: int) -> None:
+    print(f"{path}:")
+    for index in (-probabilities).argsort(kind="stable")[:top]:
+        print(f"  {probabilities[index]:.4f}  {names[index]}")
+
+
+def _is_on_paper(pixels: np.ndarray) -> bool:
+    """Say whether most of a grey picture's border is bright."""
+    import numpy as np
+
+    (image,) = pixels
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    return bool(np.median(border) >= _BRIGHT)
+
+
+def _names(path: str | None, classes: int) -> list[str]:
+    """Return the classes' names from a file of one per line, else their numbers."""
+    from ..files import read_bytes
+
+    if path is None:
+        return [str(index) for index in range(classes)]
+    names = read_bytes(path, max_bytes=1 << 24).decode("utf-8", "replace").splitlines()
+    if len(names) != classes:
+        raise DataError(
+            f"one name per line is needed for each of the model's {classes} classes. Received: "
+            f"{len(names)} lines",
+            path,
+        )
+    return names
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in common.comma_list(text)]
+    except ValueError:
+        raise UsageError(f"-mean takes numbers, as 104,117,123. Received: {text}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("classify", DESCRIPTION)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, GIF, BMP, TIFF, …")
+    common.flag(parser, "model", required=True, metavar="FILE", help="the .onnx file")
+    common.flag(parser, "labels", metavar="FILE", help="the classes' names, one a line")
+    common.flag(parser, "top", type=int, default=5, metavar="K", help="classes told (default: 5)")
+    common.flag(parser, "invert", action="store_true", help="swap dark and light, for ink on paper")
+    common.flag(parser, "mean", metavar="B,G,R", help="subtracted from the pixels of 0 to 255")
+    common.flag(parser, "scale", type=float, help="what the pixels are multiplied with then")
+    return parser

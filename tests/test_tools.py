@@ -1,0 +1,109 @@
+"""The scripts and the notebook of tools/, run as users run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.small import write_examples
+
+ROOT = Path(__file__).parents[1]
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
+def test_every_tool_helps_from_any_folder_without_importing_torch(
+    tool: Path, tmp_path: Path
+) -> None:
+    probe = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        f"sys.argv = [{str(tool)!r}, '-h']\n"
+        f"runpy.run_path({str(tool)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+    assert done.stderr.strip() == "False"
+
+
+def test_tools_are_five_lines_each() -> None:
+    for tool in TOOLS:
+        code = [x for x in tool.read_text().splitlines() if x.strip()]
+        assert len(code) <= 5, (
+            f"{tool.name} has {len(code)} lines: its code belongs in caffe_kd/cli"
+        )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a bash script")
+def test_train_script_trains_the_teacher_first_where_there_is_none(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    shutil.copytree(ROOT / "caffe_kd", tmp_path / "caffe_kd")
+    for name in ("setup.py",):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "prototxt" / "mnist").mkdir(parents=True)
+    write_examples(tmp_path / "prototxt" / "mnist", iterations=2)
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    (tmp_path / "data" / "mnist" / "train-labels-idx1-ubyte").touch()
+    # An environment that counts as installed, so that nothing is downloaded here.
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    stamp = subprocess.run(
+        "cat setup.py tools/constraints.txt | cksum",
+        shell=True, cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (tmp_path / ".venv" / ".installed-").write_text(stamp)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(tmp_path / "tools" / "train.sh"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run("mnist", "kd")
+    assert done.returncode == 0, done.stderr
+    assert "training the teacher first" in done.stdout
+    assert len(list((tmp_path / "logs").glob("mnist_teacher_*.log"))) == 1
+    assert len(list((tmp_path / "logs").glob("mnist_kd_*.log"))) == 1
+    assert (tmp_path / "prototxt" / "mnist" / "student_iter_2.caffemodel").is_file()
+    again = run("mnist", "kd")
+    assert "training the teacher first" not in again.stdout
+    wrong = run("mnist", "dk")
+    assert wrong.returncode == 2
+    assert "there is no prototxt/mnist/dk_solver.prototxt" in wrong.stderr
+
+
+def test_notebook_draws_the_curves_of_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    (tmp_path / "logs").mkdir()
+    log = "".join(
+        f"I1121 10:00:{i:02d}.000000  7 solver.cpp:1] {text}\n"
+        for i in range(20)
+        for text in (
+            f"Iteration {i * 10} (5 iter/s, 2s/10 iters), loss = {2 / (i + 1)}",
+            f"Iteration {i * 10}, lr = 0.01",
+            f"Iteration {i * 10}, Testing net (#0)",
+            f"    Test net output #0: accuracy = {i / 20}",
+        )
+    )
+    (tmp_path / "logs" / "run.log").write_text(log)
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((ROOT / "tools" / "plot_training.ipynb").read_text())
+    names: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert Path("training.png").read_bytes().startswith(b"\x89PNG")
+    assert "run: iteration 190, test net 0: accuracy = 0.9500" in capsys.readouterr().out
