@@ -289,6 +289,8 @@ class Net(nn.Module):
         }
         for param in self.params:
             if param.blob.dim() == 4 and id(param.blob) not in viewed:
+                # Not contiguous(): it leaves a one-channel weight's strides as they are, since
+                # either order fits its memory, but a convolution goes by the strides.
                 param.blob.data = param.blob.data.to(memory_format=layout)
 
     # ---- weights

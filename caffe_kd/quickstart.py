@@ -47,8 +47,8 @@ class Stage:
 
 STAGES = (
     Stage("teacher", "teacher", "teacher_solver.prototxt", (3, 30)),
-    Stage("student_alone", "student alone", "student_solver.prototxt", (4, 40)),
-    Stage("student", "student distilled", "kd_solver.prototxt", (4, 40)),
+    Stage("student_alone", "student alone", "student_solver.prototxt", (20, 60)),
+    Stage("student", "student distilled", "kd_solver.prototxt", (20, 60)),
 )
 NETS = ("teacher_train_test.prototxt", "student_train_test.prototxt", "distiller.prototxt")
 

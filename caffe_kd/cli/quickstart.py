@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "passes",
         type=int,
         metavar="N",
-        help="how often each training sees the digits (default: teacher 3, student 4)",
+        help="how often each training sees the digits (default: teacher 3, student 20)",
     )
     arguments = parser.parse_args(argv)
     if arguments.passes is not None and arguments.passes < 1:

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..log import Log
     from ..net import load_net
     from ..proto.upgrade import Notes
+    from ..solver.debug_info import DebugInfo
 
     device, told = common.choose_device(arguments.gpu, None)
     with Log() as log:
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name in net.load_weights(path):
                 log.info(f"Ignoring source layer {name}")
         net.place(device, channels_last=False)
+        if net.param.debug_info:
+            DebugInfo(net, log.info)
         log.info(f"Running for {arguments.iterations} iterations.")
         score(net, arguments.iterations, log)
     return 0

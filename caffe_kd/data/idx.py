@@ -65,9 +65,12 @@ def _existing(source: str, folder_lookup: FolderLookup) -> Path:
 def read_pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images uint8 [N, H, W] and labels uint8 [N] of two files that belong together.
 
+    Each may be there with or without ``.gz``.
+
     Raises:
         DataError: a file is missing or damaged, or the files differ in their number of records.
     """
+    images_path, labels_path = (_existing(str(p), Path) for p in (images_path, labels_path))
     images, labels = read_idx(images_path, IMAGES), read_idx(labels_path, LABELS)
     if len(images) != len(labels):
         raise DataError(

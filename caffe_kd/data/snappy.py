@@ -58,8 +58,6 @@ def decompress(data: bytes, most: int | None = None) -> bytes:
                 start += length - 60
                 length = int.from_bytes(data[at + 1 : start], "little") + 1
             at = start + length
-            if at > len(data):
-                raise IndexError("a literal is cut off")
             out += data[start:at]
         else:  # a copy of what came out before
             if kind == 1:
@@ -76,6 +74,8 @@ def decompress(data: bytes, most: int | None = None) -> bytes:
                 out += (out[start:] * (length // distance + 1))[:length]
             else:
                 out += out[start : start + length]
+        if at > len(data):
+            raise IndexError("a snappy block is cut off")
         filled += length
     if most is None and filled != size:
         raise ValueError(f"{filled} bytes come out, {size} are announced")

@@ -74,11 +74,11 @@ def deploy(param: Any, file: str | Path | None = None) -> Any:
 def images_of(param: Any) -> dict[str, Any]:
     """Return the data layer behind each blob of images, the first top of a layer that transforms.
 
-    In phase TEST; layers such as HDF5Data, which have no ``transform_param``, are left out.
+    In phase TEST; layers such as HDF5Data, which transform nothing, are left out.
     """
     state = pb.NetState(phase=pb.TEST, level=param.state.level, stage=param.state.stage)
     layers = [layer for layer in filter_net(param, state).layer if _is_data(layer)]
-    refusing = {"HDF5Data", "DummyData"}
+    refusing = {"HDF5Data", "DummyData", "MemoryData"}
     return {layer.top[0]: layer for layer in layers if layer.top and layer.type not in refusing}
 
 

@@ -171,9 +171,7 @@ class Layer(nn.Module):
         values = ", ".join(f"{k}={v}" for k, v in received.items())
         if values:
             fact = f"{fact}. Received: {values}"
-        raise NetError(
-            f"layer '{self.name}' ({self.type}): {fact}", self.proto.source_line or None
-        )
+        raise NetError(f"layer '{self.name}' ({self.type}): {fact}", self.proto.source_line or None)
 
     def check_shape(self, shape: Shape, what: str) -> Shape:
         """Return ``shape``, or fail if an extent is not positive or the count is absurd."""
@@ -195,8 +193,14 @@ class Layer(nn.Module):
         return value % rank
 
     def find(self, path: str) -> Path:
-        """Resolve a path: from the working directory, then beside the prototxt naming it."""
-        return find(path, self.context.file)
+        """Resolve a path: from the working directory, then beside the file that has the layer.
+
+        The layer may come from another file than the net, such as the solver's, so the net's file
+        is asked last.
+        """
+        file, _, line = self.proto.source_line.rpartition(":")
+        found = find(path, file if line.isdecimal() else None)
+        return found if found.exists() else find(path, self.context.file)
 
 
 _REGISTRY: dict[str, type[Layer]] = {}

@@ -22,11 +22,13 @@ class RecordLayer(Layer):
     Attributes:
         last: the numbers of the batch given last.
         position: where in the order of records the next batch begins.
+        contents: counts how often the records were exchanged for others.
         generator: the layer's own random numbers.
     """
 
     last: Indices = slice(0, 0)
     position = 0
+    contents = 0
     generator: torch.Generator
 
     def seed(self) -> None:

@@ -20,6 +20,7 @@ from ..net import Net
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights, read_weights
 from . import lr_policy, resume, snapshot
+from .debug_info import DebugInfo
 from .plan import Plan
 from .signals import Action, SignalActions
 from .teacher_cache import TeacherCache, remember
@@ -90,6 +91,9 @@ class Solver:
         self.updater = Updater(self.param, params, plan.where("type"))
         for net in self.test_nets:
             net.share_weights(self.net)
+        self._debug: DebugInfo | None = None
+        if self.param.debug_info:
+            self._debug, *_ = [DebugInfo(net, log.info) for net in [self.net, *self.test_nets]]
 
     # ---- building
 
@@ -175,7 +179,7 @@ class Solver:
         if self.stopped:
             log.info("Optimization stopped early.")
             return
-        if param.display and self.iter % param.display == 0:
+        if self._displays():
             with torch.no_grad():
                 loss = self.net()
             self._losses.append(0.0 if loss is None else float(loss))
@@ -199,15 +203,17 @@ class Solver:
         self._timer, self._timed_iter = time.perf_counter(), self.iter
         while self.iter < stop_iter:
             self.updater.clear()
+            step = lr_policy.next_step(param, self.iter, self.current_step)
+            rate = lr_policy.learning_rate(param, self.iter, step)
+            for net in [self.net, *self.test_nets]:
+                net.context.rate = rate
             if self._tests_now() and (self.iter > 0 or param.test_initialization):
                 self.test_all()
                 if self.stopped:
                     return
-            step = lr_policy.next_step(param, self.iter, self.current_step)
-            rate = lr_policy.learning_rate(param, self.iter, step)
-            loss = self._forward_backward(rate)
+            loss = self._forward_backward()
             self._losses.append(loss)
-            display = param.display and self.iter % param.display == 0
+            display = self._displays()
             if display:
                 self._display()
             self._take_step(step)
@@ -239,9 +245,10 @@ class Solver:
         self.net.running = self.net.steps
         self._cache, self._cache_decided = None, False
 
-    def _forward_backward(self, rate: float) -> float:
+    def _forward_backward(self) -> float:
         """Add up the gradients of iter_size passes; return the mean loss."""
-        self.net.context.rate = rate
+        if self._debug is not None:
+            self._debug.showing = self._displays()
         total = 0.0
         for _ in range(self.param.iter_size):
             objective = self.net()
@@ -249,6 +256,8 @@ class Solver:
                 continue  # a net without loss has nothing to learn, as in the original
             if objective.requires_grad:
                 objective.backward()
+                if self._debug is not None:
+                    self._debug.backward()
             total += float(objective.detach())
         loss = total / self.param.iter_size
         if not math.isfinite(loss):
@@ -269,7 +278,11 @@ class Solver:
         self.current_step = step
 
     def _update(self, rate: float) -> None:
+        if self._debug is not None:
+            self._debug.before_update()
         clipped = self.updater.apply(rate, self.iter)
+        if self._debug is not None:
+            self._debug.after_update()
         if clipped is not None:
             norm, scale = clipped
             self.log.info(
@@ -285,6 +298,10 @@ class Solver:
     def _smoothed(self) -> float:
         """Return the mean loss of the last average_loss iterations of this step() call."""
         return sum(self._losses) / len(self._losses) if self._losses else 0.0
+
+    def _displays(self) -> bool:
+        """Whether this iteration is displayed."""
+        return self.param.display > 0 and self.iter % self.param.display == 0
 
     def _display(self) -> None:
         elapsed = time.perf_counter() - self._timer

@@ -157,25 +157,32 @@ class TeacherCache:
         self.net = net
         self.frozen = frozen
         self.source = frozen.source.layer
-        self.records = self.source.record_count
         self.chunk = frozen.source.top_shapes[0][0]
         self.seconds = 0.0
         self.computed = 0  # chunks computed
         self.served = 0  # records looked up
-        shapes = {name: (self.records, *net.shapes[name][1:]) for name in frozen.blobs}
-        self.bytes = sum(4 * math.prod(shape) for shape in shapes.values())
-        chunks = math.ceil(self.records / self.chunk)
-        if folder is None:
-            self._values = {n: torch.empty(s) for n, s in shapes.items()}
-            self._filled = np.zeros(chunks, np.bool_)
-        else:
-            self._open(folder, shapes, chunks, notify)
+        self._folder = folder
+        self._notify = notify
+        self._begin()
         self._attach()
         notify(
             f"Remembering {len(frozen.steps)} frozen layers: {', '.join(frozen.blobs)} of "
             f"{self.records} records, {self.bytes / 2**20:.1f} MB "
             + (f"in {folder}" if folder else "in memory")
         )
+
+    def _begin(self) -> None:
+        """Make room for the answers to the records that the source has now."""
+        self._contents = self.source.contents
+        self.records = self.source.record_count
+        shapes = {n: (self.records, *self.net.shapes[n][1:]) for n in self.frozen.blobs}
+        self.bytes = sum(4 * math.prod(shape) for shape in shapes.values())
+        chunks = math.ceil(self.records / self.chunk)
+        if self._folder is None:
+            self._values = {n: torch.empty(s) for n, s in shapes.items()}
+            self._filled = np.zeros(chunks, np.bool_)
+        else:
+            self._open(self._folder, shapes, chunks, self._notify)
 
     def _attach(self) -> None:
         skipped = {id(step) for step in self.frozen.steps}
@@ -192,6 +199,8 @@ class TeacherCache:
 
     def answers(self, indices: Indices) -> tuple[Tensor, ...]:
         """Return the frozen part's blobs for some records."""
+        if self._contents != self.source.contents:
+            self._begin()
         if isinstance(indices, slice):
             first, last = indices.start // self.chunk, (indices.stop - 1) // self.chunk
             for chunk in range(first, last + 1):
@@ -265,6 +274,7 @@ class TeacherCache:
             if not same:
                 about.unlink(missing_ok=True)
                 for path, size in sizes.items():
+                    path.unlink(missing_ok=True)  # answers given earlier may still map the old one
                     with open(path, "wb") as file:
                         file.truncate(size)
                 write_atomically(about, json.dumps(fingerprint, indent=1).encode())

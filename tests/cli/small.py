@@ -32,6 +32,7 @@ def write_examples(folder: Path, iterations: int = 12) -> None:
         "data/mnist/": f"{folder.as_posix()}/",
         "output/mnist/": f"{folder.as_posix()}/",
         "max_iter: 9380": f"max_iter: {iterations}",
+        "max_iter: 18760": f"max_iter: {iterations}",
         "iter_9380": f"iter_{iterations}",
         "test_iter: 100 ": "test_iter: 2 ",
         "test_iter: 100\n": "test_iter: 2\n",

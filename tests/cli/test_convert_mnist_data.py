@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_bad_input_is_one_error_and_no_database(
     for images, labels, message in (
         ("images", "few", "1003 images, 3 labels"),
         ("cut", "labels", "truncated"),
-        ("absent", "labels", "absent: cannot be read: No such file"),
+        ("absent", "labels", "absent: no such file, nor 'absent.gz'"),
         ("labels", "images", "wrong magic number"),
     ):
         assert main([images, labels, "db"]) == 1
@@ -77,3 +78,11 @@ def test_other_backend_is_a_usage_error(folder: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["images", "labels", "db", "-backend", "leveldb"])
     assert stopped.value.code == 2
+
+
+def test_files_are_found_with_gz_as_they_were_downloaded(folder: Path) -> None:
+    for name in ("images", "labels"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    assert main(["images", "labels", "db"]) == 0
+    np.testing.assert_array_equal(LmdbRecords(folder / "db").batch(slice(None))[1], DIGITS)

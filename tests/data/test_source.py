@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_kd.data.leveldb import LevelDbRecords
 from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
 from caffe_kd.data.source import MemoryRecords, into_memory, open_source
 from caffe_kd.errors import DataError
@@ -38,10 +39,12 @@ def test_open_source_without_backend_names_the_line_to_write() -> None:
         open_source(caffe_pb2.DataParameter(source="elsewhere"), lookup)
 
 
-def test_open_source_leveldb_says_what_to_do() -> None:
-    param = caffe_pb2.DataParameter(source="raw_leveldb", backend=caffe_pb2.DataParameter.LEVELDB)
-    with pytest.raises(DataError, match="LevelDB is not supported; convert to LMDB"):
-        open_source(param, lookup)
+def test_open_source_leveldb_is_the_default_backend() -> None:
+    named = caffe_pb2.DataParameter(source="raw_leveldb", backend=caffe_pb2.DataParameter.LEVELDB)
+    for param in (named, caffe_pb2.DataParameter(source="raw_leveldb")):
+        source = open_source(param, lookup)
+        assert isinstance(source, LevelDbRecords)
+        assert len(source) == 10
 
 
 def test_open_source_without_source_says_so() -> None:

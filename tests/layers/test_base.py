@@ -136,3 +136,29 @@ def test_phase_of_the_layer_wins():
     )
     assert net.steps[-1].layer.is_training
     assert not net.steps[0].layer.is_training
+
+
+def test_relative_path_is_looked_up_beside_the_file_that_has_the_layer(tmp_path, monkeypatch):
+    for folder in ("here", "net", "solver"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"only_{folder}").touch()
+    (tmp_path / "net" / "both").touch()
+    (tmp_path / "solver" / "both").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    layer = make_layer('type: "ReLU"', (1,))
+    layer.context.file = tmp_path / "net" / "net.prototxt"
+    layer.proto.source_line = f"{tmp_path / 'solver' / 'solver.prototxt'}:41"
+    assert layer.find("only_here") == Path("only_here")
+    assert layer.find("only_solver") == tmp_path / "solver" / "only_solver"
+    assert layer.find("only_net") == tmp_path / "net" / "only_net"
+    assert layer.find("both") == tmp_path / "solver" / "both"
+    assert layer.find("absent") == Path("absent")
+
+
+@pytest.mark.parametrize("place", ["", "net.caffemodel", "C:\\nets\\net.caffemodel"])
+def test_relative_path_of_a_layer_without_a_line_is_looked_up_beside_the_net(tmp_path, place):
+    (tmp_path / "there").touch()
+    layer = make_layer('type: "ReLU"', (1,))
+    layer.context.file = tmp_path / "net.prototxt"
+    layer.proto.source_line = place
+    assert layer.find("there") == tmp_path / "there"

@@ -36,7 +36,9 @@ def data_net(source: Path, batch: int, extra: str = "", phase: int = pb.TEST) ->
     return Net(param, phase)
 
 
-@pytest.mark.parametrize("name", ["raw", "encoded", "crop", "mean_file", "mean_file_crop"])
+@pytest.mark.parametrize(
+    "name", ["raw", "leveldb", "encoded", "crop", "mean_file", "mean_file_crop"]
+)
 def test_three_batches_equal_the_original(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

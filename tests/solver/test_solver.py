@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -172,6 +173,31 @@ def test_multistep_tells_each_step_before_the_rate(folder):
     assert lines[first + 1] == "Iteration 2, lr = 0.01"
     assert "MultiStep Status: Iteration 4, step = 2" in lines
     assert len(solver.log.matching("MultiStep")) == 2
+
+
+def test_learning_rate_layer_shows_the_rate_in_the_test_net_too(folder):
+    rate = 'layer { name: "rate" type: "LearningRate" top: "rate" }'
+    Path("net.prototxt").write_text(STUDENT + rate)
+    solver = solved(TEST.replace("fixed", "step") + "display: 2 gamma: 0.5 stepsize: 2")
+    trained = [line.split(" = ")[1] for line in solver.log.matching("Train net output.*rate")]
+    tested = [line.split(" = ")[1] for line in solver.log.matching("Test net output.*rate")]
+    assert trained == ["0.1", "0.05", "0.025"]
+    assert tested == [*trained, "0.025"]  # the last test comes after the last update
+
+
+def test_source_of_a_distiller_layer_lies_beside_the_distiller(folder):
+    other = folder / "other"
+    other.mkdir()
+    (other / "extra.txt").write_text("rows.h5")  # itself from the working directory
+    (other / "distiller.prototxt").write_text(
+        DISTILLER + 'layer { name: "extra" type: "HDF5Data" top: "data_again" '
+        'hdf5_data_param { source: "extra.txt" batch_size: 4 } include { phase: TRAIN } }'
+    )
+    with h5py.File("rows.h5", "a") as file:
+        file["data_again"] = file["data"][...]
+    solver = make_solver(DISTIL.replace('"distiller.pro', '"other/distiller.pro'))
+    solver.step(1)
+    assert torch.equal(solver.net.blobs["data_again"], solver.net.blobs["data"])
 
 
 def test_clipping_is_told_with_norm_and_factor(folder):

@@ -9,6 +9,7 @@ import torch
 
 from caffe_kd.data.idx import write_idx
 from caffe_kd.errors import UsageError
+from caffe_kd.layers.memory_data import MemoryData
 from caffe_kd.log import Log
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
@@ -22,7 +23,8 @@ layer { name: "t1" type: "Convolution" bottom: "data" top: "t1"
   convolution_param { num_output: 3 kernel_size: 3 weight_filler { type: "xavier" } } }
 layer { name: "bn" type: "BatchNorm" bottom: "t1" top: "t1" phase: TEST }
 layer { name: "relu" type: "ReLU" bottom: "t1" top: "t1" }
-layer { name: "pool" type: "Pooling" bottom: "t1" top: "t2" pooling_param { kernel_size: 2 stride: 2 } }
+layer { name: "pool" type: "Pooling" bottom: "t1" top: "t2"
+  pooling_param { kernel_size: 2 stride: 2 } }
 """
 HEAD = """
 layer { name: "ip" type: "InnerProduct" bottom: "t2" top: "ip"
@@ -206,3 +208,31 @@ def test_new_weights_are_not_answered_from_the_old_cache(folder: Path) -> None:
     other._remember_teacher(20)
     live.net.steps[0].layer.position = other.net.steps[0].layer.position
     torch.testing.assert_close(other.net(), live.net(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode: str) -> None:
+    def losses(mode: str) -> list[float]:
+        (folder / "solver.prototxt").write_text(
+            'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 99 random_seed: 1 '
+            f'snapshot_prefix: "{(folder / "run").as_posix()}"'
+        )
+        (folder / "net.prototxt").write_text(
+            'layer { name: "m" type: "MemoryData" top: "data" top: "label" memory_data_param { '
+            f"batch_size: {BATCH} channels: 1 height: 8 width: 8 }} }}" + TRUNK + HEAD
+        )
+        run = Solver(read_plan(folder / "solver.prototxt"), Log(stream=None), teacher_cache=mode)
+        layer = run.net.steps[0].layer
+        assert isinstance(layer, MemoryData)
+        draw = np.random.default_rng(0)
+        losses = []
+        for batches in (2, 2, 3):  # as many records as before, then more
+            count = batches * BATCH
+            layer.set(draw.random((count, 1, 8, 8)), draw.integers(0, 5, count))
+            for _ in range(2 * batches):
+                run.step(1)
+                losses.append(float(run.net.blobs["loss"].detach()))
+        assert (run._cache is not None) == (mode != "off")
+        return losses
+
+    np.testing.assert_allclose(losses(mode), losses("off"), rtol=1e-5)  # float32, other batches

@@ -1,0 +1,121 @@
+"""What ``debug_info: true`` logs: how large data and gradients are, layer by layer.
+
+A value is a mean of absolute values, so that vanishing, exploding and dead layers show. The lines
+are the original's. It inserts a Split where several layers take a blob, and logs that too; here
+each layer's line gives its own share of the gradient, under the blob's name.
+
+Source: Caffe's Net::ForwardDebugInfo, BackwardDebugInfo and UpdateDebugInfo.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..net import Net, Step
+
+
+class DebugInfo:
+    """Logs each layer of a net as it runs forward, and on request backward and update.
+
+    Args:
+        net: the net; a hook on each of its layers is what this costs while nothing is shown.
+        notify: takes the lines.
+
+    Attributes:
+        showing: whether lines are logged.
+    """
+
+    def __init__(self, net: Net, notify: Callable[[str], None]) -> None:
+        self.net = net
+        self.notify = notify
+        self.showing = True
+        self._bottoms: dict[str, list[tuple[str, Tensor]]] = {}  # of a layer, those with gradients
+        self._before: list[Tensor] = []  # the parameters before an update
+        for step in net.steps:
+            step.layer.register_forward_pre_hook(self._before_layer(step))
+            step.layer.register_forward_hook(self._after_layer(step))
+
+    # ---- forward
+
+    def _before_layer(self, step: Step) -> Callable[[Any, tuple[Tensor, ...]], Any]:
+        def hook(layer: Any, bottoms: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if not self.showing or not torch.is_grad_enabled():
+                return None
+            # A layer's own view of a blob has this layer's share of the blob's gradient.
+            own = tuple(b.view_as(b) if b.requires_grad else b for b in bottoms)
+            pairs = list(zip(step.bottoms, own, strict=True))
+            self._bottoms[step.layer.name] = [(n, b) for n, b in pairs if b.requires_grad]
+            for _, bottom in self._bottoms[step.layer.name]:
+                bottom.retain_grad()
+            return own
+
+        return hook
+
+    def _after_layer(self, step: Step) -> Callable[[Any, Any, Any], None]:
+        def hook(layer: Any, bottoms: Any, result: Any) -> None:
+            if not self.showing:
+                return
+            tops = (result,) if isinstance(result, Tensor) else result
+            place = f"    [Forward] Layer {step.layer.name}"
+            for name, top in zip(step.tops, tops, strict=True):
+                self.notify(f"{place}, top blob {name} data: {_size(top)}")
+            for index, blob in enumerate(step.layer.blobs):
+                name = _param_name(step.layer, index)
+                self.notify(f"{place}, param blob {name} data: {_size(blob)}")
+
+        return hook
+
+    # ---- backward and update
+
+    def backward(self) -> None:
+        """Log the gradients that a backward pass has left, from the last layer to the first."""
+        if not self.showing:
+            return
+        for step in reversed(self.net.steps):
+            place = f"    [Backward] Layer {step.layer.name}"
+            for name, bottom in self._bottoms.pop(step.layer.name, []):
+                if bottom.grad is not None:
+                    self.notify(f"{place}, bottom blob {name} diff: {_size(bottom.grad)}")
+            for index, blob in enumerate(step.layer.parameters_in_order):
+                if blob.grad is not None:
+                    self.notify(f"{place}, param blob {index} diff: {_size(blob.grad)}")
+        data = [p.blob.detach() for p in self.net.params]
+        diff = [p.blob.grad for p in self.net.params if p.blob.grad is not None]
+        l1, l2 = (f"({_norm(data, order):g}, {_norm(diff, order):g})" for order in (1, 2))
+        self.notify(f"    [Backward] All net params (data, diff): L1 norm = {l1}; L2 norm = {l2}")
+
+    def before_update(self) -> None:
+        """Remember the parameters as they are."""
+        if self.showing:
+            self._before = [p.blob.detach().clone() for p in self.net.params]
+
+    def after_update(self) -> None:
+        """Log the parameters before the update and what it took from them (``diff``)."""
+        if not self.showing:
+            return
+        for param, before in zip(self.net.params, self._before, strict=True):
+            name = _param_name(param.layer, param.index)
+            self.notify(
+                f"    [Update] Layer {param.layer.name}, param {name} "
+                f"data: {_size(before)}; diff: {_size(before - param.blob)}"
+            )
+        self._before = []
+
+
+def _size(values: Tensor) -> str:
+    return f"{float(values.detach().abs().mean()):g}"
+
+
+def _norm(tensors: list[Tensor], order: int) -> float:
+    return math.pow(sum(float(t.abs().pow(order).sum()) for t in tensors), 1 / order)
+
+
+def _param_name(layer: Any, index: int) -> str:
+    """Return the name a ``param`` gives a blob, else its number."""
+    specs = layer.proto.param
+    return (index < len(specs) and specs[index].name) or str(index)
