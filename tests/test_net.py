@@ -246,17 +246,20 @@ def test_permissive_sharing_survives_channels_last():
     torch.testing.assert_close(net.blobs["y0"].flatten(1), net.blobs["y1"])
 
 
-def test_place_lays_convolutions_out_channels_last():
+# With one channel both orders look alike, and the convolution goes by the strides.
+@pytest.mark.parametrize("channels", [4, 1])
+def test_place_lays_convolutions_out_channels_last(channels):
     net = make_net(
-        inputs_text((2, 4, 5, 5)) + 'layer { name: "c" type: "Convolution" bottom: "x0" top: "y" '
+        inputs_text((2, channels, 5, 5)) + 'layer { name: "c" type: "Convolution" bottom: "x0" top: "y" '
         'convolution_param { num_output: 3 kernel_size: 3 weight_filler { type: "gaussian" } } }'
     )
-    x = torch.randn(2, 4, 5, 5)
+    x = torch.randn(2, channels, 5, 5)
     net.forward({"x0": x})
     before, weights = net.blobs["y"], net.weights()
     net.place(torch.device("cpu"), channels_last=True)
     assert net.params[0].blob.is_contiguous(memory_format=torch.channels_last)
     net.forward({"x0": x})
+    assert net.blobs["y"].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(net.blobs["y"], before)
     assert net.weights()["c"][0].flags.c_contiguous
     np.testing.assert_array_equal(net.weights()["c"][0], weights["c"][0])
