@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         progress=arguments.progress,
         log=Path(arguments.log) if arguments.log else None,
         teacher_cache=arguments.teacher_cache,
+        effects=(arguments.sigint_effect, arguments.sighup_effect),
     )
     if solver.stopped:
         return 0
@@ -79,15 +80,24 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(caffe, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
     common.flag(caffe, "level", type=int, default=0, help="the net's level (default: 0)")
     common.flag(caffe, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    for name, effect, meaning in (
+        ("sigint_effect", "stop", "Ctrl-C"),
+        ("sighup_effect", "snapshot", "the hangup signal"),
+    ):
+        common.flag(
+            caffe,
+            name,
+            choices=["snapshot", "stop", "none"],
+            default=effect,
+            help=f"what {meaning} does (default: {effect}; stop snapshots too)",
+        )
     own = parser.add_argument_group("distillation and results")
     common.flag(own, "teacher_weights", metavar="FILE", help="weights of the teacher")
     common.flag(own, "temperature", type=float, help="temperature of every DistillingLoss")
     common.flag(own, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
     common.flag(own, "max_iter", type=int, help="train to this iteration")
     common.flag(own, "output", metavar="FOLDER", help="put snapshots and the log there")
-    common.flag(
-        own, "log", metavar="FILE", help="the log file (default: beside the snapshots)"
-    )
+    common.flag(own, "log", metavar="FILE", help="the log file (default: beside the snapshots)")
     common.flag(
         own, "export_onnx", metavar="FILE", help="after training, write the student as ONNX"
     )
@@ -154,11 +164,15 @@ def train(
     progress: bool | None = None,
     log: Path | None = None,
     teacher_cache: str = "auto",
+    effects: tuple[str, str] = ("stop", "snapshot"),
 ) -> Solver:
-    """Train as planned, with a log on stderr and in a file; Ctrl-C snapshots and stops."""
+    """Train as planned, with a log on stderr and in a file.
+
+    ``effects`` is what SIGINT and SIGHUP do: snapshot, stop (which snapshots too) or none.
+    """
     from ..log import Log
     from ..proto import caffe_pb2 as pb
-    from ..solver.signals import SignalActions
+    from ..solver.signals import Action, SignalActions
     from ..solver.solver import Solver
 
     wants_gpu = None
@@ -166,7 +180,7 @@ def train(
         wants_gpu = plan.solver.solver_mode == pb.SolverParameter.GPU
     device, told = common.choose_device(gpu, wants_gpu)
     path = log or log_path(plan)
-    with Log(path, progress=progress) as lines, SignalActions() as signals:
+    with Log(path, progress=progress) as lines, SignalActions(*map(Action, effects)) as signals:
         lines.info(f"Log file: {path}")
         lines.info(told)
         try:

@@ -166,6 +166,23 @@ def test_ctrl_c_snapshots_and_tells_how_to_go_on(folder: Path) -> None:
     assert f"To go on: -snapshot {state}" in told
 
 
+def test_signals_do_what_the_flags_say(folder: Path) -> None:
+    edit("student_solver.prototxt", "max_iter: 12", "max_iter: 1000000")
+    command = [sys.executable, str(TOOL), "-solver", "student_solver.prototxt"]
+    command += ["-sigint_effect", "none", "-sighup_effect", "stop"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "Iteration 3 (" in line:
+            run.send_signal(signal.SIGINT)
+        if "Iteration 12 (" in line:
+            run.send_signal(signal.SIGHUP)
+            break
+    assert "Optimization stopped early." in run.stderr.read()
+    run.stderr.close()
+    assert run.wait() == 0
+
+
 def test_help_does_not_import_torch() -> None:
     code = (
         "import sys; from caffe_kd.cli import train, test, compose_kd, quickstart\n"
