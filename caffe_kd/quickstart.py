@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from . import examples
-from .data.idx import IMAGES, LABELS, read_idx
+from .data.idx import read_pair
 from .data.mnist import Digits
 from .errors import CaffeKDError
 from .files import write_atomically
 from .proto import caffe_pb2 as pb
 from .proto import text
 
-TRAIN_IMAGES, TEST_IMAGES = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
-TEST_LABELS = "t10k-labels-idx1-ubyte"
+TRAIN, TEST = "train", "t10k"
+IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
 LATENCY_RUNS = 300
 
 
@@ -97,18 +97,19 @@ def _write_nets(folder: Path, digits: Digits) -> None:
             if layer.type == "Data":
                 images = Path(layer.data_param.source).name
                 layer.data_param.source = (digits.folder / images).as_posix()
-                if images == TEST_IMAGES:
+                if images == IMAGES.format(TEST):
                     layer.data_param.batch_size = _test_batch(digits)
         _write_if_new(folder / name, text.to_text(net))
 
 
-def _count(digits: Digits, images: str) -> int:
-    return len(read_idx(digits.folder / images, IMAGES))
+def _records(digits: Digits, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images [N, 28, 28] and labels [N] of the training or test digits."""
+    return read_pair(digits.folder / IMAGES.format(part), digits.folder / LABELS.format(part))
 
 
 def _test_batch(digits: Digits) -> int:
     """Return a batch size that divides the number of test digits, so that each counts once."""
-    total = _count(digits, TEST_IMAGES)
+    total = len(_records(digits, TEST)[1])
     return max(size for size in range(1, 101) if total % size == 0)
 
 
@@ -118,11 +119,11 @@ def _write_solver(
     """Write the stage's solver, made for these digits and this folder; return its path."""
     solver = text.read(examples.folder("mnist") / stage.solver, pb.SolverParameter())
     own, small = stage.passes
-    total, batch = _count(digits, TRAIN_IMAGES), 64
+    total, batch = len(_records(digits, TRAIN)[1]), 64
     wanted = passes or (own if digits.kind == "MNIST" else small)
     solver.max_iter = max(1, wanted * total // batch)
     solver.test_interval = max(1, solver.max_iter // min(10, wanted))
-    solver.test_iter[:] = [_count(digits, TEST_IMAGES) // _test_batch(digits)]
+    solver.test_iter[:] = [len(_records(digits, TEST)[1]) // _test_batch(digits)]
     solver.display = min(solver.display, solver.test_interval)
     solver.snapshot_prefix = (folder / stage.name).as_posix()
     for entry in solver.teacher:
@@ -203,8 +204,7 @@ def _train_and_measure(folder: Path, digits: Digits, stage: Stage, solver: Path)
         raise CaffeKDError("stopped; run the quick start again to go on with this stage")
     path = folder / f"{stage.name}.onnx"
     exported = export(plan, trained, path)
-    images = read_idx(digits.folder / TEST_IMAGES, IMAGES)
-    labels = read_idx(digits.folder / TEST_LABELS, LABELS)
+    images, labels = _records(digits, TEST)
     errors, latency = measure(path, images, labels)
     return Result(
         title=stage.title,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from caffe_kd.cli import bench
 
@@ -33,6 +34,22 @@ def test_tool_prints_the_machine_and_a_table_and_writes_the_figures(tmp_path: Pa
     for row in figures["rows"]:
         assert len(row["rounds"]) == 1
         assert row["seconds"] > 0
+
+
+@pytest.mark.parametrize("name", ["LENET", "SMALL_LENET", "MLP_800", "MLP_1200"])
+def test_contenders_train_the_same_net(name: str, tmp_path: Path) -> None:
+    from caffe_kd.cli import bench_contenders as by
+
+    net = getattr(by, name)
+    ours = by.make_solver(tmp_path, net, None, by.BATCH).net
+    theirs = by.module(net)
+    shapes = [p.shape for p in theirs.parameters()]
+    assert [p.blob.shape for p in ours.params] == shapes
+    for mine, other in zip(ours.params, theirs.parameters(), strict=True):
+        other.data.copy_(mine.blob.data)
+    ours()
+    logits = theirs(ours.blobs["data"])
+    torch.testing.assert_close(ours.blobs["logits"], logits, rtol=1e-4, atol=1e-5)
 
 
 def test_mlp_pair_is_measured_against_script_and_student(small: bench.Bench) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from caffe_kd.cli.quickstart import main
+from caffe_kd.data.mnist import Digits
 from caffe_kd.log_parser import parse_log
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
@@ -101,6 +103,22 @@ def test_changed_inputs_are_trained_again(
     flags = ["-no_download", "-dir", "digits", "-output", "out", "-passes", "3"]
     assert main(flags) == 0
     assert capsys.readouterr().out.count("(reused)") == 2
+
+
+def test_compressed_digits_of_another_folder_will_do(
+    outcome: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in (outcome[0] / "digits").iterdir():
+        with gzip.open(tmp_path / f"{path.name}.gz", "wb") as packed:
+            packed.write(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    digits = Digits("digits", tmp_path)
+    monkeypatch.setattr("caffe_kd.data.mnist.get_mnist", lambda *_, **__: digits)
+    assert main(["-output", "out", "-passes", "1"]) == 0
+    assert "of 360" in capsys.readouterr().out
 
 
 def test_passes_below_one_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

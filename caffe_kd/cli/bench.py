@@ -18,16 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import CaffeKDError, UsageError, did_you_mean
 from ..files import write_atomically
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 from . import common
-
-if TYPE_CHECKING:
-    from torch import nn
 
 DESCRIPTION = """Measures the speed of training, distilling, starting and loading on this machine,
 next to plain PyTorch where there is something to compare with."""
@@ -116,47 +112,37 @@ def lenet(bench: Bench) -> list[Row]:
     from . import bench_contenders as by
 
     steps, records = bench.iterations, bench.iterations * by.BATCH
-    ours = by.make_solver(bench.folder, by.example_net("lenet"), None, records)
-    plain = by.Script(by.lenet(), records)
+    ours = by.make_solver(bench.folder, by.LENET, None, records)
+    plain = by.Script(by.LENET, records)
     times = bench.in_turns(ours=lambda: ours.step(steps), plain=plain.train)
     return training_rows("lenet", times, steps, {"plain": ("plain PyTorch loop", ">= 1.5")})
 
 
 def distil_lenet(bench: Bench) -> list[Row]:
-    """LeNet as the teacher of the student in ``prototxt/mnist``."""
+    """LeNet as the teacher of a LeNet with less than half the channels."""
     from . import bench_contenders as by
 
-    nets = by.example_net("student"), by.example_net("lenet")
-    return distil(bench, "distil_lenet", nets, (by.student(), by.student(), by.lenet()))
+    return distil(bench, "distil_lenet", by.SMALL_LENET, by.LENET)
 
 
 def distil_mlp(bench: Bench) -> list[Row]:
     """1200-1200 as the teacher of 800-800, as in the paper that named distillation."""
     from . import bench_contenders as by
 
-    nets = by.mlp_net(800), by.mlp_net(1200)
-    return distil(bench, "distil_mlp", nets, (by.mlp(800), by.mlp(800), by.mlp(1200)))
+    return distil(bench, "distil_mlp", by.MLP_800, by.MLP_1200)
 
 
-def distil(
-    bench: Bench, measure: str, nets: tuple[Any, Any], modules: tuple[nn.Module, ...]
-) -> list[Row]:
-    """Our solver against the usual script, and against the best the student alone can do.
-
-    Args:
-        bench: where and how long.
-        measure: the measure's name.
-        nets: student and teacher, for us.
-        modules: the student twice and the teacher, for PyTorch.
-    """
+def distil(bench: Bench, measure: str, student: str, teacher: str) -> list[Row]:
+    """Our solver against the usual script, and against the best the student alone can do."""
     from . import bench_contenders as by
 
     steps, records = bench.iterations, bench.iterations * by.BATCH
-    ours = by.make_solver(bench.folder, *nets, records)
-    usual, alone = by.Script(modules[0], records), by.Script(modules[1], by.BATCH, fast=True)
+    ours = by.make_solver(bench.folder, student, teacher, records)
+    usual, asked = by.Script(student, records), by.module(teacher).eval()
+    alone = by.Script(student, by.BATCH, fast=True)
     times = bench.in_turns(
         ours=lambda: ours.step(steps),
-        usual=lambda: usual.distil(modules[2]),
+        usual=lambda: usual.distil(asked),
         alone=lambda: alone.repeat(steps),
     )
     compared = {"usual": ("usual script", ">= 2.5"), "alone": ("student on one batch", ">= 0.9")}
@@ -192,8 +178,7 @@ def start(bench: Bench, records: int = MNIST_RECORDS) -> list[Row]:
     """Fresh processes: to the help, to torch, and from there through one iteration."""
     from . import bench_contenders as by
 
-    nets = by.example_net("student"), by.example_net("lenet")
-    solver = by.write_solver(bench.folder, *nets, records)
+    solver = by.write_solver(bench.folder, by.SMALL_LENET, by.LENET, records)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def python(*arguments: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from .. import examples
 from ..data.idx import write_idx
 from ..log import Log
 from ..net import load_net
 from ..proto import caffe_pb2 as pb
-from ..proto import text
 from ..proto.binary import write_weights
 from ..solver.plan import read_plan
 from ..solver.solver import Solver
@@ -25,7 +22,47 @@ from ..solver.solver import Solver
 BATCH = 64
 TEMPERATURE = 4.0
 
+# The nets, once for both: what stands behind a 28 x 28 digit. Convolutions are 5 x 5, pools 2 x 2.
+LENET = "conv 20, pool, conv 50, pool, ip 500, relu, ip 10"
+SMALL_LENET = "conv 8, relu, pool, conv 16, relu, pool, ip 32, relu, ip 10"
+MLP_1200 = "ip 1200, relu, ip 1200, relu, ip 10"
+MLP_800 = "ip 800, relu, ip 800, relu, ip 10"
+
 # ---- ours
+
+_DATA = """
+layer { name: "data" type: "Data" top: "data" top: "label" transform_param { scale: 0.00390625 }
+  data_param { source: "%s" backend: IDX batch_size: %d } }
+"""
+_LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "%s" bottom: "label" top: "loss" }'
+_DISTILLER = """
+layer { name: "kd" type: "DistillingLoss" bottom: "%s" bottom: "teacher/%s" top: "kd"
+  distilling_loss_param { temperature: %g } }
+"""
+_LEARNED = """param { lr_mult: 1 } param { lr_mult: 2 }
+  %s_param { num_output: %d %s weight_filler { type: "xavier" } }"""
+_LAYERS = {
+    "conv": ("Convolution", lambda n: _LEARNED % ("convolution", int(n), "kernel_size: 5")),
+    "ip": ("InnerProduct", lambda n: _LEARNED % ("inner_product", int(n), "")),
+    "pool": ("Pooling", lambda n: "pooling_param { pool: MAX kernel_size: 2 stride: 2 }"),
+    "relu": ("ReLU", lambda n: ""),
+}
+
+
+def net_text(net: str, digits: Path) -> str:
+    """Return a net as prototxt; its last layer makes the blob ``logits``."""
+    lines, bottom, steps = [_DATA % (digits, BATCH)], "data", net.split(", ")
+    for index, step in enumerate(steps):
+        kind, _, number = step.partition(" ")
+        type_name, details = _LAYERS[kind]
+        top = "logits" if index == len(steps) - 1 else f"{kind}{index}"
+        top = bottom if kind == "relu" else top
+        lines.append(
+            f'layer {{ name: "{kind}{index}" type: "{type_name}" bottom: "{bottom}" top: "{top}"'
+            f"\n  {details(number)} }}"
+        )
+        bottom = top
+    return "\n".join([*lines, _LOSS % bottom])
 
 
 def write_digits(folder: Path, records: int) -> Path:
@@ -37,89 +74,64 @@ def write_digits(folder: Path, records: int) -> Path:
     return path
 
 
-def write_solver(folder: Path, student: Any, teacher: Any, records: int) -> Path:
+def write_solver(folder: Path, student: str, teacher: str | None, records: int) -> Path:
     """Write a solver that trains on so many digits, distilling if there is a teacher."""
-    solver = pb.SolverParameter(snapshot_prefix=str(folder / "run"))
-    text.parse(
-        'base_lr: 0.01 momentum: 0.9 weight_decay: 0.0005 lr_policy: "fixed" random_seed: 1 '
-        "max_iter: 1000000 snapshot_after_train: false",
-        solver,
-    )
     digits = write_digits(folder, records)
-    solver.net = str(_write_net(folder / "student.prototxt", student, digits))
+    (folder / "student.prototxt").write_text(net_text(student, digits), encoding="utf-8")
+    lines = f"""
+    net: "student.prototxt" snapshot_prefix: "{folder / "run"}" snapshot_after_train: false
+    base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005 random_seed: 1
+    max_iter: 1000000
+    """
     if teacher is not None:
-        path = _write_net(folder / "teacher.prototxt", teacher, digits)
-        weights = folder / "teacher.caffemodel"
+        path, weights = folder / "teacher.prototxt", folder / "teacher.caffemodel"
+        path.write_text(net_text(teacher, digits), encoding="utf-8")
         net = load_net(path, pb.TRAIN)
         write_weights(weights, net.param, net.weights())
-        solver.teacher.add(net=str(path), weights=str(weights))
-        solver.distiller_net = str(examples.folder("mnist") / "distiller.prototxt")
-    text.write(folder / "solver.prototxt", solver)
+        distiller = _DISTILLER % ("logits", "logits", TEMPERATURE)
+        (folder / "distiller.prototxt").write_text(distiller, encoding="utf-8")
+        lines += """
+    teacher { net: "teacher.prototxt" weights: "teacher.caffemodel" }
+    distiller_net: "distiller.prototxt"
+    """
+    (folder / "solver.prototxt").write_text(lines, encoding="utf-8")
     return folder / "solver.prototxt"
 
 
-def _write_net(path: Path, net: Any, digits: Path) -> Path:
-    for layer in net.layer:
-        if layer.type == "Data":
-            layer.data_param.source = str(digits)
-    text.write(path, net)
-    return path
-
-
-def make_solver(folder: Path, student: Any, teacher: Any, records: int) -> Solver:
+def make_solver(folder: Path, student: str, teacher: str | None, records: int) -> Solver:
     """Return our solver, ready to train on so many digits; nobody reads its log."""
     path = write_solver(folder, student, teacher, records)
     return Solver(read_plan(path), Log(stream=io.StringIO(), progress=False))
 
 
-def example_net(name: str) -> Any:
-    """Return a net of ``prototxt/mnist``."""
-    path = examples.folder("mnist") / f"{name}_train_test.prototxt"
-    return text.read(path, pb.NetParameter())
-
-
-def mlp_net(hidden: int) -> Any:
-    """Return a net on digits with two hidden layers."""
-    net, bottom = pb.NetParameter(name=f"MLP{hidden}"), "data"
-    data_and_loss = example_net("lenet").layer
-    net.layer.extend(layer for layer in data_and_loss if layer.type == "Data")
-    for top, units in (("hidden1", hidden), ("hidden2", hidden), ("ip2", 10)):
-        layer = net.layer.add(name=top, type="InnerProduct", bottom=[bottom], top=[top])
-        layer.inner_product_param.num_output = units
-        layer.inner_product_param.weight_filler.type = "xavier"
-        if units == hidden:
-            net.layer.add(name=f"relu_{top}", type="ReLU", bottom=[top], top=[top])
-        bottom = top
-    net.layer.extend(layer for layer in data_and_loss if layer.type == "SoftmaxWithLoss")
-    return net
-
-
 # ---- plain PyTorch, as people write it
 
 
-def mlp(hidden: int) -> nn.Module:
-    """Return a fully connected net of two hidden layers."""
-    first, second, last = nn.Linear(784, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 10)
-    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last)
-
-
-def lenet() -> nn.Module:
-    """Return the net of ``lenet_train_test.prototxt``."""
-    convolutions = [nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2)]
-    connected = [nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)]
-    return nn.Sequential(*convolutions, nn.Flatten(), *connected)
-
-
-def student() -> nn.Module:
-    """Return the net of ``student_train_test.prototxt``."""
-    first = [nn.Conv2d(1, 8, 5), nn.ReLU(), nn.MaxPool2d(2)]
-    second = [nn.Conv2d(8, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
-    connected = [nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)]
-    return nn.Sequential(*first, *second, nn.Flatten(), *connected)
+def module(net: str) -> nn.Module:
+    """Return a net as a module."""
+    modules: list[nn.Module] = []
+    channels, extent, flat = 1, 28, False
+    for step in net.split(", "):
+        kind, _, number = step.partition(" ")
+        if kind == "conv":
+            modules.append(nn.Conv2d(channels, int(number), 5))
+            channels, extent = int(number), extent - 4
+        elif kind == "pool":
+            modules.append(nn.MaxPool2d(2))
+            extent //= 2
+        elif kind == "relu":
+            modules.append(nn.ReLU())
+        else:
+            if not flat:
+                modules.append(nn.Flatten())
+                channels, flat = channels * extent**2, True
+            modules.append(nn.Linear(channels, int(number)))
+            channels = int(number)
+    return nn.Sequential(*modules)
 
 
 def distillation_loss(logits: Tensor, soft: Tensor, labels: Tensor) -> Tensor:
-    """Return cross entropy plus T^2 KL, as the student and ``distiller.prototxt`` add them."""
+    """Return cross entropy plus T^2 KL, as our student's net and distiller add them."""
     p, q = (F.log_softmax(z / TEMPERATURE, 1) for z in (logits, soft))
     divergence = F.kl_div(p, q, reduction="batchmean", log_target=True)
     return F.cross_entropy(logits, labels) + TEMPERATURE**2 * divergence
@@ -129,20 +141,20 @@ class Script:
     """A net, its optimizer, and made-up digits as float tensors in memory.
 
     Args:
-        net: the net to train.
+        net: what to train, such as LENET.
         records: how many digits.
         fast: lay out memory and update as fast as PyTorch can, which scripts seldom ask for.
     """
 
-    def __init__(self, net: nn.Module, records: int, fast: bool = False) -> None:
+    def __init__(self, net: str, records: int, fast: bool = False) -> None:
         generator = torch.Generator().manual_seed(0)
         self.images = torch.rand(records, 1, 28, 28, generator=generator)
         self.labels = torch.randint(10, (records,), generator=generator)
+        self.net = module(net)
         if fast:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.net = net
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
-            net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005, fused=fast or None
+            self.net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005, fused=fast or None
         )
 
     def train(self) -> None:
@@ -153,7 +165,6 @@ class Script:
 
     def distil(self, teacher: nn.Module) -> None:
         """Pass over the digits through a DataLoader, asking the teacher in each step."""
-        teacher.eval()
         for images, labels in DataLoader(
             TensorDataset(self.images, self.labels), batch_size=BATCH, shuffle=True
         ):
