@@ -7,7 +7,7 @@ a file through those steps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 

@@ -250,7 +250,8 @@ def test_permissive_sharing_survives_channels_last():
 @pytest.mark.parametrize("channels", [4, 1])
 def test_place_lays_convolutions_out_channels_last(channels):
     net = make_net(
-        inputs_text((2, channels, 5, 5)) + 'layer { name: "c" type: "Convolution" bottom: "x0" top: "y" '
+        inputs_text((2, channels, 5, 5))
+        + 'layer { name: "c" type: "Convolution" bottom: "x0" top: "y" '
         'convolution_param { num_output: 3 kernel_size: 3 weight_filler { type: "gaussian" } } }'
     )
     x = torch.randn(2, channels, 5, 5)

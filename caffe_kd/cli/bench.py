@@ -283,8 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = common.parser("bench", DESCRIPTION)
     common.flag(parser, "only", metavar="NAMES", help=f"of {', '.join(MEASURES)}; by commas")
-    common.flag(parser, "rounds", type=int, default=5, help="how many, after a warm-up (5)")
-    common.flag(parser, "iterations", type=int, default=100, help="of training in a round (100)")
+    common.flag(parser, "rounds", type=int, default=21, help="how many, after a warm-up (21)")
+    common.flag(parser, "iterations", type=int, default=20, help="of training in a round (20)")
     common.flag(parser, "json", metavar="FILE", help="write the times of every round there")
     arguments = parser.parse_args(argv)
     for flag in ("rounds", "iterations"):

@@ -40,12 +40,12 @@ layer { name: "kd" type: "DistillingLoss" bottom: "%s" bottom: "teacher/%s" top:
   distilling_loss_param { temperature: %g } }
 """
 _LEARNED = """param { lr_mult: 1 } param { lr_mult: 2 }
-  %s_param { num_output: %d %s weight_filler { type: "xavier" } }"""
+  %s_param { num_output: NUMBER %s weight_filler { type: "xavier" } }"""
 _LAYERS = {
-    "conv": ("Convolution", lambda n: _LEARNED % ("convolution", int(n), "kernel_size: 5")),
-    "ip": ("InnerProduct", lambda n: _LEARNED % ("inner_product", int(n), "")),
-    "pool": ("Pooling", lambda n: "pooling_param { pool: MAX kernel_size: 2 stride: 2 }"),
-    "relu": ("ReLU", lambda n: ""),
+    "conv": ("Convolution", _LEARNED % ("convolution", "kernel_size: 5")),
+    "ip": ("InnerProduct", _LEARNED % ("inner_product", "")),
+    "pool": ("Pooling", "pooling_param { pool: MAX kernel_size: 2 stride: 2 }"),
+    "relu": ("ReLU", ""),
 }
 
 
@@ -59,7 +59,7 @@ def net_text(net: str, digits: Path) -> str:
         top = bottom if kind == "relu" else top
         lines.append(
             f'layer {{ name: "{kind}{index}" type: "{type_name}" bottom: "{bottom}" top: "{top}"'
-            f"\n  {details(number)} }}"
+            f"\n  {details.replace('NUMBER', number)} }}"
         )
         bottom = top
     return "\n".join([*lines, _LOSS % bottom])
