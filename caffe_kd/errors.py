@@ -66,8 +66,13 @@ class ExportError(CaffeKDError):
     """A net cannot be exported, or the exported model does not answer as the net does."""
 
 
+MAX_WORD = 100  # a longer one is no misspelt name, and comparing it takes long
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest known word, or an empty string."""
+    if len(word) > MAX_WORD:
+        return ""
     known = list(known)
     by_lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)

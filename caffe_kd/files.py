@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,17 +16,22 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        ParseError: the file is missing, a folder, unreadable or larger than ``max_bytes``.
+        ParseError: the file is missing, a folder or device, unreadable or larger than
+            ``max_bytes``.
     """
     try:
-        size = os.path.getsize(path)
-        if size > max_bytes:
-            raise ParseError(f"is {size} bytes long, more than the {max_bytes} allowed", str(path))
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ParseError("is a folder, where a file was expected", str(path))
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
+            raise ParseError("is not an ordinary file", str(path))
+        if status.st_size > max_bytes:
+            raise ParseError(
+                f"is {status.st_size} bytes long, more than the {max_bytes} allowed", str(path)
+            )
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise ParseError(f"no such file. Looked from {Path.cwd()}", str(path)) from None
-    except IsADirectoryError:
-        raise ParseError("is a folder, where a file was expected", str(path)) from None
     except OSError as error:
         raise ParseError(f"cannot be read: {error.strerror}", str(path)) from None
 
@@ -35,14 +41,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block succeeds.
 
     A reader sees the old file or the new one, never a part; if the block fails, the old file stays
-    and the temporary one is removed.
+    and the temporary one is removed. Where ``path`` is a link, the file it leads to is replaced.
 
     Raises:
-        CaffeKDError: the folder cannot be written or the disk is full.
+        CaffeKDError: the folder cannot be written, the disk is full, or ``path`` is a folder or a
+            device.
     """
-    path = Path(path)
+    named, path = path, Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
+        if path.exists() and not path.is_file():  # /dev/null would be a file ever after
+            what = "a folder" if path.is_dir() else "a device or pipe"
+            raise CaffeKDError(f"cannot be written: it is {what}", str(named))
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
@@ -52,8 +62,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary
         os.replace(temporary, path)
+    except CaffeKDError as error:
+        if temporary is not None and error.where == str(temporary):  # nobody knows that name
+            raise type(error)(error.message, str(named)) from None
+        raise
     except OSError as error:
-        raise CaffeKDError(f"cannot be written: {error.strerror}", str(path)) from error
+        reason = error.strerror or error
+        raise CaffeKDError(f"cannot be written: {reason}", str(named)) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -68,8 +83,9 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
 
 def find(path: str, beside: str | Path | None) -> Path:
     """Resolve a path of a prototxt: from the working directory, then beside the file naming it."""
-    if beside is not None and not Path(path).exists():
+    # Not Path.exists: it fails on a name that is too long.
+    if beside is not None and not os.path.exists(path):
         neighbour = Path(beside).parent / path
-        if neighbour.exists():
+        if os.path.exists(neighbour):
             return neighbour
     return Path(path)

@@ -165,8 +165,8 @@ def _open(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A file name in the text need not be valid Unicode; a log line must not fail for it.
         return open(path, "a", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        message = f"the log file cannot be written: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        message = f"the log file cannot be written: {getattr(error, 'strerror', error)}"
         raise CaffeKDError(message, str(path)) from None
 
 

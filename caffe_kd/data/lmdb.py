@@ -257,8 +257,8 @@ def _fill(folder: Path, records: Iterable[tuple[bytes, bytes]], path: Path) -> i
                 _commit(database, portion, path)
                 count += len(portion)
             database.sync(True)
-    except lmdb.Error as error:
-        raise DataError(f"cannot be written: {error}", str(path)) from error
+    except lmdb.Error as error:  # which says no more than Input/output error of a full disk
+        raise DataError(f"cannot be written: {error}. Is the disk full?", str(path)) from error
     if not count:
         raise DataError("no records to write", str(path))
     return count

@@ -49,6 +49,8 @@ class BatchNorm(Layer):
                     lr_mult=spec.lr_mult,
                 )
         param = self.param
+        if not param.eps > 0:
+            self.fail("eps must be above 0", eps=param.eps)
         given = param.HasField("use_global_stats")
         self.use_global = param.use_global_stats if given else not self.is_training
         self.channels = shape[1] if len(shape) > 1 else 1

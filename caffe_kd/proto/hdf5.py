@@ -6,6 +6,7 @@ Weights: ``/data/<layer>/<i>`` and, with gradients, ``/diff/<layer>/<i>``. Solve
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CaffeKDError, ParseError, WeightsError
+from ..errors import ParseError, WeightsError
 from ..files import replacing
 
 Array = NDArray[np.float32]
@@ -229,9 +230,9 @@ def _write_text(file: Any, name: str, text: bytes) -> None:
 
 @contextmanager
 def _new_file(path: str | Path) -> Iterator[Any]:
-    with replacing(path) as temporary:
-        try:
-            with h5py.File(temporary, "w") as file:
-                yield file
-        except (OSError, RuntimeError) as error:  # h5py has the reason in the message alone
-            raise CaffeKDError(f"cannot be written: {error}", str(path)) from None
+    # Made in memory: where the disk is full, the library may end the process.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    with replacing(path) as temporary, open(temporary, "wb") as target:
+        target.write(content.getbuffer())

@@ -7,6 +7,8 @@ filtering, so that any later message about the layer can name the place. Writing
 
 from __future__ import annotations
 
+import codecs
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +22,14 @@ from ..files import read_bytes, write_atomically
 
 Message = TypeVar("Message", bound=Any)
 
-MAX_BYTES = 256 << 20  # far above any net; a larger file is not prototxt
+MAX_BYTES = 64 << 20  # far above any net; a larger file is not prototxt
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\f\v]+|\#[^\n]*)
     |(?P<newline>\n)
     |(?P<word>[A-Za-z_]\w*)
     |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?))
-    |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+    |(?P<string>"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*')
     |(?P<left_out>\.\.\.)
     |(?P<mark>[-{}<>\[\]:;,])
     |(?P<other>.)""",
@@ -77,6 +79,8 @@ def read_several(path: str | Path, make: Callable[[], Message]) -> list[tuple[in
 
 def _decoded(path: str | Path) -> str:
     data = read_bytes(path, MAX_BYTES)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # from Windows, by redirection
+        return _lines_as_unix(data.decode("utf-16", "replace"))
     if b"\0" in data[:4096]:
         raise ParseError(
             "is not a prototxt: it holds binary data. Weights (.caffemodel) are given with "
@@ -84,9 +88,13 @@ def _decoded(path: str | Path) -> str:
             str(path),
         )
     try:
-        return data.decode("utf-8-sig")
+        return _lines_as_unix(data.decode("utf-8-sig"))
     except UnicodeDecodeError:  # comments in another encoding; the names of nets are ASCII
-        return data.decode("latin-1")
+        return _lines_as_unix(data.decode("latin-1"))
+
+
+def _lines_as_unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse(text: str, message: Message, name: str = "<prototxt>") -> Message:
@@ -98,7 +106,7 @@ def parse(text: str, message: Message, name: str = "<prototxt>") -> Message:
 def locate(path: str | Path, field: str) -> str:
     """Return ``file:line`` of the first mention of a field in a prototxt, or the file alone."""
     try:
-        lines = read_bytes(path, MAX_BYTES).decode("latin-1").splitlines()
+        lines = _decoded(path).split("\n")  # splitlines() knows more ends of lines
     except ParseError:
         return str(path)
     mention = re.compile(rf"(?:^|[\s}}]){field}\s*[:{{<]")
@@ -239,7 +247,8 @@ class _Parser:
     def _unknown(self, descriptor: Descriptor, word: str, line: int) -> NoReturn:
         names = [n for n in descriptor.fields_by_name if n != "source_line"]
         self._fail_at(
-            line, f"{descriptor.name} has no field named '{word}'.{did_you_mean(word, names)}"
+            line,
+            f"{descriptor.name} has no field named '{word[:100]}'.{did_you_mean(word, names)}",
         )
 
     def _field(self, message: Any, field: FieldDescriptor, line: int) -> None:
@@ -332,7 +341,7 @@ class _Parser:
     def _number(kind: str, word: str) -> float | None:
         if kind == "number":
             if word[:2] in ("0x", "0X"):
-                return float(int(word, 16))
+                return float(int(word, 16)) if len(word) < 200 else math.inf  # beyond any float
             return float(word.rstrip("fF"))
         return float(word) if word.lower() in ("inf", "infinity", "nan") else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +121,8 @@ class _Planner:
         student_weights = [Path(w) for w in weights]
         if not student_weights:
             student_weights = [self._find(w, "weights") for w in _paths(self.solver.weights)]
+        for loaded in teacher_weights:
+            self._check_is_kept(loaded)
         distiller = self._distiller()
         train_net, train_file = self._train_net()
         composed = self._compose(train_net, teachers, distiller)
@@ -152,12 +156,14 @@ class _Planner:
                 "max_iter is not given: say how many iterations to train, as 'max_iter: 10000'",
                 str(self.file),
             )
-        for name in ("iter_size", "average_loss"):
-            if getattr(solver, name) < 1:
-                raise SolverError(
-                    f"{name} must be at least 1. Received: {getattr(solver, name)}",
-                    self._where(name),
-                )
+        least = {"max_iter": 0, "iter_size": 1, "average_loss": 1, "test_iter": 0}
+        for name, low in least.items():
+            value = getattr(solver, name)
+            for number in [value] if isinstance(value, int) else value:
+                if number < low:
+                    raise SolverError(
+                        f"{name} must be at least {low}. Received: {number}", self._where(name)
+                    )
 
     def _default_prefix(self) -> None:
         """Without a prefix snapshots go beside the solver; with a folder, under its file's stem."""
@@ -165,7 +171,7 @@ class _Planner:
         stem = self.file.with_suffix("")
         if not prefix:
             self.solver.snapshot_prefix = str(stem)
-        elif Path(prefix).is_dir():
+        elif os.path.isdir(prefix):
             self.solver.snapshot_prefix = str(Path(prefix) / stem.name)
 
     def _note(self, lines: Iterable[str]) -> None:
@@ -175,7 +181,7 @@ class _Planner:
     def _find(self, path: str, field: str, hint: str = "") -> Path:
         """Return the file that a field of the solver names."""
         file = find(path, self.file)
-        if not file.exists():
+        if not path or not os.path.exists(file):
             raise SolverError(
                 f"{field} '{path}': no such file, neither from {Path.cwd()} nor beside the "
                 f"solver.{hint}",
@@ -276,6 +282,25 @@ class _Planner:
         if self.solver.test_state:
             state.MergeFrom(self.solver.test_state[index])
         return filter_net(composed, state)
+
+    def _check_is_kept(self, teacher: TeacherWeights) -> None:
+        """Refuse snapshots of the student that would take the place of the teacher's weights."""
+        solver = self.solver
+        prefix = Path(solver.snapshot_prefix)
+        if teacher.path.resolve().parent != prefix.resolve().parent:
+            return
+        name = re.escape(prefix.name) + r"_iter_(\d+)\.caffemodel(\.h5)?"
+        found = re.fullmatch(name, teacher.path.name)
+        if found is None:
+            return
+        iteration = int(found[1])
+        due = solver.snapshot > 0 and iteration % solver.snapshot == 0
+        if iteration == solver.max_iter or (due and iteration < solver.max_iter):
+            raise SolverError(
+                f"the snapshot of iteration {iteration} would overwrite the weights of the teacher "
+                f"'{teacher.name}', {teacher.path}: give the student another snapshot_prefix",
+                self._where("snapshot_prefix"),
+            )
 
     def _distiller(self) -> Any | None:
         if not self.solver.HasField("distiller_net"):

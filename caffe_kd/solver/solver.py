@@ -170,6 +170,8 @@ class Solver:
         log.info(f"Learning Rate Policy: {param.lr_policy}")
         if state is not None:
             self.restore(state)
+        if self.iter > param.max_iter:
+            log.warning(f"max_iter is {param.max_iter}, and iteration {self.iter} is beyond it")
         self.step(param.max_iter - self.iter)
         on_snapshot = param.snapshot and self.iter % param.snapshot == 0
         if param.snapshot_after_train and not on_snapshot:
@@ -420,6 +422,7 @@ class Solver:
         state, weights = snapshot.read(path, self.updater, self._own)
         self.net.load_weights(weights)
         self.iter, self.current_step = state.iter, state.current_step
+        self.snapshots = weights, Path(path)
         self._restore_exactly(resume.path_beside(Path(path)), weights)
 
     def _restore_exactly(self, path: Path, weights: Path) -> None:
