@@ -119,10 +119,11 @@ def _write_solver(
     """Write the stage's solver, made for these digits and this folder; return its path."""
     solver = text.read(examples.folder("mnist") / stage.solver, pb.SolverParameter())
     own, small = stage.passes
-    total, batch = len(_records(digits, TRAIN)[1]), 64
     wanted = passes or (own if digits.kind == "MNIST" else small)
-    solver.max_iter = max(1, wanted * total // batch)
-    solver.test_interval = max(1, solver.max_iter // min(10, wanted))
+    a_pass = max(1, len(_records(digits, TRAIN)[1]) // 64)
+    # About ten tests, and the last one right at the end, of the weights that are exported.
+    solver.test_interval = a_pass * max(1, wanted // 10)
+    solver.max_iter = solver.test_interval * max(1, round(wanted * a_pass / solver.test_interval))
     solver.test_iter[:] = [len(_records(digits, TEST)[1]) // _test_batch(digits)]
     solver.display = min(solver.display, solver.test_interval)
     solver.snapshot_prefix = (folder / stage.name).as_posix()
