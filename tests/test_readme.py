@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.small import RECORDS, write_examples
-
 ROOT = Path(__file__).parents[1]
 READMES = ["README.md", "README.zh-CN.md"]
 # Run elsewhere: the quick start by test_quickstart.py, the tests by whoever runs this.
@@ -35,11 +33,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("caffe_kd", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "prototxt", folder / "prototxt")
-    digits = folder / "data" / "mnist"
-    digits.mkdir(parents=True)
-    write_examples(digits, ITERATIONS)  # for the digits; the nets are those of the copy
-    for path in digits.glob("*.prototxt"):
-        path.unlink()
     for path in (folder / "prototxt").rglob("*.prototxt"):
         path.write_text(_shortened(path.read_text(encoding="utf-8")), encoding="utf-8")
     return folder
@@ -63,7 +56,7 @@ def test_readme_has_no_placeholder(name: str) -> None:
 
 
 def test_every_command_of_the_readme_runs(project: Path) -> None:
-    assert RECORDS["train"] >= 16
+    # The first of them, get_mnist, makes scikit-learn's digits, on which the others train.
     for command in commands(READMES[0], migration=False):
         if command in ELSEWHERE:
             continue

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from ..errors import did_you_mean
 from ..version import VERSION
+from .common import guarded
 
 COMMANDS = {
     "quickstart": "train a teacher and a student on handwritten digits, and distil",
@@ -20,6 +21,7 @@ COMMANDS = {
     "get_mnist": "get the handwritten digits",
     "convert_mnist_data": "turn IDX files into an LMDB",
     "convert_imageset": "turn a folder of pictures into an LMDB",
+    "bench": "measure speed against plain PyTorch",
     "plot_training_log": "draw the curves of training logs",
     "upgrade_net_proto_text": "write an old net's prototxt in the current format",
     "upgrade_net_proto_binary": "write an old caffemodel in the current format",
@@ -34,6 +36,7 @@ SHORT = {
 }
 
 
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 1 for a failure, 2 for wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
