@@ -76,6 +76,8 @@ class Net(nn.Module):
 
     def __init__(self, param: Any, phase: int = pb.TEST, file: str | Path | None = None) -> None:
         super().__init__()
+        if not param.layer:
+            raise NetError(f"net '{param.name}' has no layers", str(file) if file else None)
         self.name: str = param.name
         self.param = param
         self.phase: int = param.state.phase if param.state.HasField("phase") else phase

@@ -121,3 +121,37 @@ def test_path_is_looked_up_here_first_then_beside_the_file(tmp_path, monkeypatch
     assert find("nowhere", "nets/net.prototxt") == Path("nowhere")
     assert find("there", None) == Path("there")
     assert find(str(tmp_path / "here"), "nets/net.prototxt") == tmp_path / "here"
+
+
+def test_pipe_or_device_is_refused_and_not_waited_for(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes in the file system here")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ParseError, match="is not an ordinary file"):
+            read_bytes(path, 100)
+    with pytest.raises(CaffeKDError, match="it is a device or pipe"):
+        write_atomically(tmp_path / "pipe", b"abc")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+
+
+def test_link_still_leads_to_the_file_that_was_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a").write_bytes(b"old")
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "far" / "a")
+    except OSError:
+        pytest.skip("no links here")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "a").read_bytes() == b"new"
+
+
+def test_failure_inside_names_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(CaffeKDError) as error, replacing(tmp_path / "a") as temporary:
+        raise CaffeKDError("cannot be written: full", str(temporary))
+    assert str(error.value) == f"{tmp_path / 'a'}: cannot be written: full"
+
+
+def test_name_that_is_too_long_is_not_found():
+    assert find("x" * 5000, __file__) == Path("x" * 5000)

@@ -51,5 +51,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         text.write(arguments.output, net)
         print(f"wrote {arguments.output}", file=sys.stderr)
     else:
-        print(text.to_text(net), end="")
+        common.print_prototxt(net)
     return 0

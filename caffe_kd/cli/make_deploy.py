@@ -36,5 +36,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         text.write(arguments.output, deployed)
         print(f"wrote {arguments.output}", file=sys.stderr)
     else:
-        print(text.to_text(deployed), end="")
+        common.print_prototxt(deployed)
     return 0

@@ -21,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser("test", DESCRIPTION)
     common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
     common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
-    common.flag(parser, "iterations", type=int, default=50, help="batches (default: 50)")
+    common.flag(parser, "iterations", type=common.int32, default=50, help="batches (default: 50)")
     common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.flag(parser, "level", type=int, default=0, help="the net's level (default: 0)")
+    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
     common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
     arguments = parser.parse_args(argv)
     if not arguments.model:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
     )
     if arguments.print_net:
-        print_net(plan)
+        common.print_prototxt(plan.composed)
         return 0
     if arguments.output:
         into_folder(plan, Path(arguments.output))
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.flag(caffe, "snapshot", metavar="FILE", help="a .solverstate to resume from")
     common.flag(caffe, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
-    common.flag(caffe, "level", type=int, default=0, help="the net's level (default: 0)")
+    common.flag(caffe, "level", type=common.int32, default=0, help="the net's level (default: 0)")
     common.flag(caffe, "stage", metavar="NAMES", help="the net's stages, separated by commas")
     for name, effect, meaning in (
         ("sigint_effect", "stop", "Ctrl-C"),
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(own, "teacher_weights", metavar="FILE", help="weights of the teacher")
     common.flag(own, "temperature", type=float, help="temperature of every DistillingLoss")
     common.flag(own, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
-    common.flag(own, "max_iter", type=int, help="train to this iteration")
+    common.flag(own, "max_iter", type=common.int32, help="train to this iteration")
     common.flag(own, "output", metavar="FOLDER", help="put snapshots and the log there")
     common.flag(own, "log", metavar="FILE", help="the log file (default: beside the snapshots)")
     common.flag(
@@ -129,22 +129,22 @@ def load_layer_modules(path: str | None) -> None:
     """Run a user's Python file, which registers layer types.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it does not run.
     """
     if path is None:
         return
     import runpy
+    import traceback
 
     if not Path(path).is_file():
         raise UsageError(f"-layers {path}: no such file")
-    runpy.run_path(path)
-
-
-def print_net(plan: Plan) -> None:
-    """Print the composed net as prototxt."""
-    from ..proto import text
-
-    print(text.to_text(plan.composed), end="")
+    try:
+        runpy.run_path(path)
+    except Exception as error:
+        # Where in the user's own file it went wrong; the frames around it are ours and Python's.
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise UsageError(f"-layers {place}: {type(error).__name__}: {error}") from error
 
 
 def into_folder(plan: Plan, folder: Path) -> None:

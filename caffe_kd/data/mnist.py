@@ -101,12 +101,14 @@ def get_mnist(
         mirrors: addresses of folders with the four ``.gz`` files, tried in turn.
 
     Raises:
-        CaffeKDError: the files cannot be written, or scikit-learn is missing.
+        CaffeKDError: the files cannot be written, other data of their names is in ``out_dir``, or
+            scikit-learn is missing.
     """
     for folder in dict.fromkeys([out_dir, *search_dirs]):
         if _is_complete(folder, say):
             say(f"MNIST found in {folder}")
             return Digits("MNIST", folder)
+    _check_holds_no_others(out_dir)
     if allow_download and any(_download(mirror, out_dir, say) for mirror in mirrors):
         say(f"MNIST downloaded to {out_dir}")
         return Digits("MNIST", out_dir)
@@ -116,6 +118,23 @@ def get_mnist(
         f"{_OTHER_FIGURES} They are in {out_dir}"
     )
     return Digits("digits", out_dir)
+
+
+def _check_holds_no_others(folder: Path) -> None:
+    """Raise DataError if a folder has four whole files of MNIST's names with other values."""
+    if _has_digits(folder):
+        return
+    try:
+        for file in FILES:
+            plain, packed = _candidates(folder, file)
+            read_idx(plain if plain.is_file() else packed, file.magic)
+    except DataError:
+        return  # one is missing or damaged
+    raise DataError(
+        "holds other data under the names of MNIST's files, which would be replaced: move it away, "
+        "or name another folder with -dir",
+        str(folder),
+    )
 
 
 def copy_to(digits: Digits, folder: Path) -> Digits:
@@ -201,7 +220,7 @@ def _fetch(url: str, out_dir: Path, file: _File) -> None:
             _check_values(temporary, file)
         except DataError as error:
             raise DataError(f"wrong checksum or damaged: {error.message}", url) from error
-    plain.unlink(missing_ok=True)  # it was checked and is not MNIST's, and would be found first
+    plain.unlink(missing_ok=True)  # it was checked and is damaged, and would be found first
 
 
 def _open(url: str) -> Any:

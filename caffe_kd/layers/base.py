@@ -13,6 +13,7 @@ depends on the batch size, since blobs may be reshaped later.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from ..errors import NetError, did_you_mean
 from ..files import find
 from ..fillers import fill
+from ..memory import machine_bytes
 from ..proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -46,12 +48,14 @@ class Context:
         device: where the net's blobs live.
         rate: the solver's current learning rate, kept up to date by the solver.
         notify: takes what a layer has to tell while it runs, as a line for the log.
+        parameter_bytes: what the parameter blobs made so far take.
     """
 
     file: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rate: float = 0.0
     notify: Callable[[str], None] = lambda line: None
+    parameter_bytes: int = 0
 
 
 class Layer(nn.Module):
@@ -118,7 +122,11 @@ class Layer(nn.Module):
     def add_blob(self, shape: Sequence[int], filler: Any = None) -> None:
         """Add a parameter blob, filled as ``filler`` (a FillerParameter) says, else with zeros."""
         shape = tuple(int(s) for s in shape)
-        blob = torch.zeros(self.check_shape(shape, f"parameter blob {len(self._blobs)}"))
+        what = f"parameter blob {len(self._blobs)}"
+        self.check_shape(shape, what)
+        self.context.parameter_bytes += 4 * math.prod(shape)
+        self._check_memory(self.context.parameter_bytes, f"with {what} the net", shape)
+        blob = torch.zeros(shape)
         if filler is not None:
             try:
                 fill(blob, filler)
@@ -184,7 +192,17 @@ class Layer(nn.Module):
             self.fail(
                 f"{what} is too large: blob size exceeds INT_MAX ({MAX_COUNT} values)", shape=shape
             )
+        self._check_memory(4 * count, what, shape)
         return shape
+
+    def _check_memory(self, size: int, what: str, shape: Shape) -> None:
+        memory = machine_bytes()
+        if memory is not None and size > memory:
+            self.fail(
+                f"{what} is too large: it takes {size / 2**30:.1f} GB, and this machine has "
+                f"{memory / 2**30:.1f} GB of memory",
+                shape=shape,
+            )
 
     def axis(self, value: int, rank: int, what: str = "axis") -> int:
         """Return an axis counted from the front, given one that may count from the back."""

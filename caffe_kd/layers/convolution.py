@@ -129,6 +129,8 @@ class Convolution(Layer):
                 num_output=param.num_output,
                 group=param.group,
             )
+        for top in self.top_shapes(bottom_shapes[:1]):  # before memory is taken for the weights
+            self.check_shape(top, "the top")
         channels = self.channels // param.group
         self.add_blob((param.num_output, channels, *self.window.kernel), param.weight_filler)
         if param.bias_term:

@@ -35,6 +35,8 @@ class InnerProduct(Layer):
         if param.num_output < 1:
             self.fail("num_output must be at least 1", num_output=param.num_output)
         self.start = self.axis(param.axis, len(shape))
+        for top in self.top_shapes(bottom_shapes):  # before memory is taken for the weights
+            self.check_shape(top, "the top")
         inputs = math.prod(shape[self.start :])
         weight = (inputs, param.num_output) if param.transpose else (param.num_output, inputs)
         self.add_blob(weight, param.weight_filler)

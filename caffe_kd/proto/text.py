@@ -126,12 +126,17 @@ def clear_source_lines(message: Any) -> None:
                 clear_source_lines(item)
 
 
-def to_text(message: Any) -> str:
-    """Return a message as prototxt, without the places where its layers were read."""
+def to_text(message: Any, as_utf8: bool = True) -> str:
+    """Return a message as prototxt, without the places where its layers were read.
+
+    Args:
+        message: any message of the schema.
+        as_utf8: whether letters beyond ASCII stand as they are, or as escapes.
+    """
     copy = type(message)()
     copy.CopyFrom(message)
     clear_source_lines(copy)
-    return text_format.MessageToString(copy, use_short_repeated_primitives=False, as_utf8=True)
+    return text_format.MessageToString(copy, use_short_repeated_primitives=False, as_utf8=as_utf8)
 
 
 def write(path: str | Path, message: Any) -> None:

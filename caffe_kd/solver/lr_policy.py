@@ -86,6 +86,7 @@ def check(param: Any, where: str | None = None) -> list[str]:
             f"lr_policy '{name}' needs a gamma of at least 0. Received: {param.gamma:g}", where
         )
     missing = [f for f in used if f != "stepvalue" and not param.HasField(f)]
+    missing += [] if param.HasField("base_lr") else ["base_lr"]
     notes = [f"lr_policy '{name}' uses {f}, which is not given and counts as 0" for f in missing]
     if "stepvalue" in used and not param.stepvalue:
         notes.append(f"lr_policy '{name}' uses stepvalue, which is not given: the rate stays")

@@ -168,6 +168,10 @@ class _Planner:
     def _default_prefix(self) -> None:
         """Without a prefix snapshots go beside the solver; with a folder, under its file's stem."""
         prefix = self.solver.snapshot_prefix
+        if "\0" in prefix:
+            raise SolverError(
+                f"snapshot_prefix has a zero byte: {prefix!r}", self._where("snapshot_prefix")
+            )
         stem = self.file.with_suffix("")
         if not prefix:
             self.solver.snapshot_prefix = str(stem)

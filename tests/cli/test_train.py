@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from caffe_kd.layers import base
 from caffe_kd.log_parser import parse_log
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
 from tests.cli.small import write_examples
 
@@ -201,7 +203,14 @@ def test_usage_errors_have_status_2(folder: Path, capsys: pytest.CaptureFixture[
     assert "Need a solver definition" in fails(capsys, status=2)
     both = ("-solver", "kd_solver.prototxt", "-snapshot", "a", "-weights", "b")
     assert "not both" in fails(capsys, *both, status=2)
-    for flag in (["-slover", "x"], ["-temperature", "warm"], ["-teacher_cache", "maybe"]):
+    beyond = str(2**31)
+    for flag in (
+        ["-slover", "x"],
+        ["-temperature", "warm"],
+        ["-teacher_cache", "maybe"],
+        ["-max_iter", beyond],
+        ["-level", beyond],
+    ):
         with pytest.raises(SystemExit) as stopped:
             main(flag)
         assert stopped.value.code == 2
@@ -235,6 +244,11 @@ MISTAKES = [
     (SOLVER, 'lr_policy: "poly"', 'lr_policy: "pole"', "Did you mean 'poly'?"),
     (SOLVER, 'type: "SGD"', 'type: "SDG"', "Did you mean 'SGD'?"),
     (SOLVER, "max_iter: 12", "", "max_iter is not given"),
+    (SOLVER, "max_iter: 12", "max_iter: -12", "max_iter must be at least 0. Received: -12"),
+    (SOLVER, "test_iter: 2", "test_iter: -2", "test_iter must be at least 0. Received: -2"),
+    (SOLVER, 'prefix: "', r'prefix: "a\000b', "zero byte"),
+    (SOLVER, 'net: "', f'net: "{"x" * 300}', "no such file"),
+    (SOLVER, '\nnet: "', '\ntrain_net: "" #', "no such file"),
     (SOLVER, "student_train_test", "studend_train_test", "no such file"),
     (SOLVER, "teacher_iter_12", "teacher_iter_99", "Train the teacher first"),
     (SOLVER, "base_lr: 0.02", "base_lr: fast", "takes a number"),
@@ -243,7 +257,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "says"), MISTAKES, ids=[m[2] or "-" for m in MISTAKES]
+    ("file", "old", "new", "says"), MISTAKES, ids=[m[2][:40] or "-" for m in MISTAKES]
 )
 def test_mistake_is_told_in_one_line_with_its_place(
     folder: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, says: str
@@ -285,6 +299,58 @@ def test_snapshot_of_another_net(folder: Path, capsys: pytest.CaptureFixture[str
     state = f"teacher_iter_{ITERATIONS}.solverstate"
     message = fails(capsys, "-solver", "student_solver.prototxt", "-snapshot", state)
     assert "another net" in message
+
+
+def test_student_does_not_take_the_place_of_its_teacher(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = f'snapshot_prefix: "{folder.as_posix()}/'
+    edit(SOLVER, f'{prefix}student"', f'{prefix}teacher"')
+    before = Path(f"teacher_iter_{ITERATIONS}.caffemodel").read_bytes()
+    message = fails(capsys, "-solver", SOLVER)
+    assert "would overwrite the weights of the teacher" in message and f"{SOLVER}:" in message
+    assert Path(f"teacher_iter_{ITERATIONS}.caffemodel").read_bytes() == before
+    assert main(["-solver", SOLVER, "-max_iter", "1"]) == 0  # takes another file's place
+
+
+def test_layers_flag_with_a_file_that_does_not_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = f"teacher_iter_{ITERATIONS}.caffemodel"
+    message = fails(capsys, "-solver", SOLVER, "-layers", weights, status=2)
+    assert f"-layers {weights}: SyntaxError" in message
+    Path("mine.py").write_text("import sys\n\nundefined()\n")
+    message = fails(capsys, "-solver", SOLVER, "-layers", "mine.py", status=2)
+    assert "-layers mine.py:3: NameError: name 'undefined' is not defined" in message
+
+
+def test_net_names_beyond_ascii_are_printed_anywhere(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(STUDENT, 'name: "Student"', 'name: "学生"')
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert main(["-solver", SOLVER, "-print_net"]) == 0
+    printed = stdout.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert text.parse(printed, pb.NetParameter()).name == "学生"
+
+
+def test_loss_that_ends_a_resumed_run_names_the_snapshot_it_began_with(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-solver", "student_solver.prototxt", "-max_iter", "2"]) == 0
+    edit("student_solver.prototxt", "base_lr: 0.05", "base_lr: 1e30")
+    state = f"{folder.as_posix()}/student_alone_iter_2.solverstate"
+    message = fails(capsys, "-solver", "student_solver.prototxt", "-snapshot", state)
+    assert f"Last snapshot: {state}" in message
+
+
+def test_snapshot_beyond_max_iter_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-solver", "student_solver.prototxt", "-max_iter", "2"]) == 0
+    state = "student_alone_iter_2.solverstate"
+    flags = ["-solver", "student_solver.prototxt", "-max_iter", "1", "-snapshot", state]
+    assert main(flags) == 0
+    assert "max_iter is 1, and iteration 2 is beyond it" in capsys.readouterr().err
 
 
 def test_label_outside_the_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from caffe_kd.data.idx import IMAGES, LABELS, read_idx, write_idx
 from caffe_kd.data.mnist import FILES, Digits, get_mnist
-from caffe_kd.errors import CaffeKDError
+from caffe_kd.errors import CaffeKDError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 needs_mnist = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/mnist is absent")
@@ -101,6 +101,16 @@ def test_download_takes_what_is_missing_from_the_mirror_that_has_it(
     assert (out / f"{NAMES[0]}.gz").is_symlink()
     assert sorted(p.name for p in out.iterdir()) == sorted(f"{name}.gz" for name in NAMES)
     assert get(out, download=False)[0] == digits
+
+
+def test_other_data_under_the_same_names_is_not_replaced(tmp_path: Path) -> None:
+    for name, count in zip(NAMES, (30, 30, 20, 20), strict=True):  # such as Fashion-MNIST's
+        shape = (count, 28, 28) if "images" in name else (count,)
+        write_idx(tmp_path / name, np.full(shape, 7, np.uint8))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match="holds other data under the names of MNIST's files"):
+        get(tmp_path, download=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_download_of_wrong_files_is_refused(tmp_path: Path, served: tuple[str, Path]) -> None:

@@ -397,15 +397,18 @@ def test_net_with_a_fixed_batch_says_which_layer(tmp_path):
         to_onnx(net, tmp_path / "m.onnx")
 
 
+NO_INPUT = 'layer { name: "d" type: "DummyData" top: "d" dummy_data_param { shape { dim: 1 } } }'
+
+
 def test_net_of_phase_train_is_refused(tmp_path):
-    net = Net(text.parse("", pb.NetParameter()), pb.TRAIN)
+    net = Net(text.parse(NO_INPUT, pb.NetParameter()), pb.TRAIN)
     with pytest.raises(ExportError, match="phase TEST"):
         to_onnx(net, tmp_path / "m.onnx")
 
 
 def test_net_without_input_is_refused(tmp_path):
     with pytest.raises(ExportError, match="Input layer"):
-        to_onnx(Net(text.parse("", pb.NetParameter()), pb.TEST), tmp_path / "m.onnx")
+        to_onnx(Net(text.parse(NO_INPUT, pb.NetParameter()), pb.TEST), tmp_path / "m.onnx")
 
 
 def test_folder_that_cannot_be_written_is_an_error(tmp_path):

@@ -113,6 +113,12 @@ def test_lr_mult_is_refused():
     assert "lr_mult of param 1 must be 0. Received: lr_mult=1.0" in str(error.value)
 
 
+@pytest.mark.parametrize("eps", ["-1", "0", "nan"])
+def test_eps_that_is_not_above_zero_is_refused(eps):
+    with pytest.raises(NetError, match="eps must be above 0"):
+        make_layer(f"{BODY} batch_norm_param {{ eps: {eps} }}", (4, 3))
+
+
 def test_other_channels_later_are_refused():
     with pytest.raises(NetError, match="channels may not change"):
         make_layer(BODY, (4, 3)).top_shapes([(4, 2)])

@@ -128,7 +128,9 @@ def test_batch_and_extent_may_change_after_setup():
         ("num_output: 4 kernel_size: 3 group: 3", "Number of output should be multiples of group"),
         ("num_output: 4 kernel_size: 9", "kernel is larger than the padded bottom"),
         ("num_output: 4 kernel_size: 3 axis: 4", "axis is out of range"),
-        ("num_output: 4 kernel_size: 4000000000", "blob size exceeds INT_MAX"),
+        ("num_output: 4 kernel_size: 4000000000", "kernel is larger than the padded bottom"),
+        # Told before the weights, which would fit, take 2.4 GB.
+        ("num_output: 200000000 kernel_size: 1", "the top is too large: blob size exceeds INT_MAX"),
     ],
 )
 def test_mistake_is_told(param, words):

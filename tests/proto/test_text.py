@@ -91,6 +91,27 @@ def test_file_may_begin_with_a_byte_order_mark(tmp_path):
     assert text.read(path, pb.NetParameter()).name == "a"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gbk"])
+def test_lines_end_and_letters_are_encoded_as_systems_do(tmp_path, encoding, end):
+    path = tmp_path / "net.prototxt"
+    lines = ["# 全部学生", 'name: "a"', "", 'layer { type: "ReLU" }']
+    path.write_bytes(end.join(lines).encode(encoding))
+    net = text.read(path, pb.NetParameter())
+    assert net.name == "a"
+    assert net.layer[0].source_line == f"{path}:4"
+    assert text.locate(path, "type") == f"{path}:4"
+
+
+def test_long_tokens_cost_little(tmp_path):
+    long = "n" * 3_000_000
+    assert net_of(f'name: "{long}"').name == long
+    assert net_of(f'name: "{chr(92)}n{long}{chr(92)}n"').name == f"\n{long}\n"
+    assert net_of('name: "' + r"\n" * 1_000_000 + '"').name == "\n" * 1_000_000
+    assert len(error_of(f"{long}: 1")) < 300
+    assert layer_of(f"loss_weight: 0x{'f' * 5000}").loss_weight[0] == float("inf")
+
+
 def test_comment_in_another_encoding_does_no_harm(tmp_path):
     path = tmp_path / "net.prototxt"
     path.write_bytes(b'name: "a" # caf\xe9\n')

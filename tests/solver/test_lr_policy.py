@@ -107,6 +107,11 @@ def test_setting_left_out_is_told(settings, notes):
     assert all(note in line for note, line in zip(notes, told, strict=True))
 
 
+def test_rate_left_out_is_told():
+    (told,) = check(text.parse('lr_policy: "fixed" max_iter: 9', pb.SolverParameter()))
+    assert "base_lr, which is not given and counts as 0" in told
+
+
 @pytest.mark.parametrize(
     ("settings", "iteration"),
     [

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from caffe_kd.cli.common import guarded
+from caffe_kd.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def failing(error: BaseException) -> int:
+    """Run a command that raises ``error``; return its exit status."""
+
+    @guarded
+    def command(_argv: Sequence[str] | None) -> int:
+        raise error
+
+    status: int = command([])
+    return status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (UsageError("-x is wrong"), 2, "error: -x is wrong"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left", "a/b"), 1, "error: a/b: No space left"),
+        (FileNotFoundError(2, "No such file"), 1, "error: the working folder is no longer there"),
+        (MemoryError(), 1, "error: not enough memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"),
+            1,
+            "error: not enough memory",
+        ),
+        (RuntimeError("CUDA out of memory. Tried"), 1, "error: not enough memory"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "no"), 1, "error: 'a\\udcff' is not UTF-8"),
+    ],
+)
+def test_mistakes_and_limits_are_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, told: str
+) -> None:
+    assert failing(error) == status
+    err = capsys.readouterr().err
+    assert err.startswith(told) and err.count("\n") == 1
+
+
+def test_fault_of_ours_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        failing(RuntimeError("shapes"))
+
+
+def test_ctrl_c_that_a_library_makes_another_error_of_is_still_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @guarded
+    def command(_argv: Sequence[str] | None) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+        return 0
+
+    before = signal.getsignal(signal.SIGINT)
+    assert command([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes close otherwise there")
+@pytest.mark.parametrize("command", [["-h"], ["convert_mnist_data", "-h"]])
+def test_reader_that_went_away_is_no_error_to_tell(command: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-m", "caffe_kd", *command],
+        cwd=ROOT,
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writes)
+    assert done.stderr == ""
