@@ -227,6 +227,9 @@ class Net(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor] | None = None) -> Tensor | None:
         """Run all layers and return the objective: the sum of loss_weight times top.
 
+        With ``force_backward: true`` in the net the data gets a gradient too: after the
+        objective's ``backward()`` it is in ``blobs[name].grad``.
+
         Args:
             inputs: new values for Input tops.
 
@@ -237,6 +240,7 @@ class Net(nn.Module):
             self.set_inputs(inputs)
         blobs = self.blobs
         objective: Tensor | None = None
+        force = self.param.force_backward and torch.is_grad_enabled()
         for step in self.running:
             bottoms = [blobs[name] for name in step.bottoms]
             if any(step.detached):
@@ -244,6 +248,8 @@ class Net(nn.Module):
                 bottoms = [b.detach() if d else b for b, d in pairs]
             result = step.layer(*bottoms)
             tops = (result,) if isinstance(result, Tensor) else result
+            if force and not step.bottoms:
+                tops = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in tops)
             for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
                 blobs[name] = top
                 if weight:

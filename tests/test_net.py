@@ -378,3 +378,21 @@ def test_net_of_a_message_built_in_python_needs_no_file():
     with pytest.raises(NetError) as error:
         Net(param)
     assert str(error.value).startswith("layer 'r' (ReLU): Unknown bottom blob 'x'")
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_force_backward_gives_the_data_a_gradient(forced):
+    net = make_net(
+        f"""force_backward: {str(forced).lower()}
+        layer {{ name: "x" type: "DummyData" top: "x"
+          dummy_data_param {{ shape {{ dim: 2 dim: 3 }} data_filler {{ value: 3 }} }} }}
+        layer {{ name: "y" type: "Power" bottom: "x" top: "y" power_param {{ power: 2 }}
+          loss_weight: 0.5 }}""",
+        pb.TRAIN,
+    )
+    for _ in range(2):  # each pass begins anew
+        objective = net()
+        assert objective.requires_grad == forced
+        if forced:
+            objective.backward()
+            assert torch.equal(net.blobs["x"].grad, torch.full((2, 3), 3.0))
