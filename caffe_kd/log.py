@@ -164,10 +164,18 @@ def _open(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A file name in the text need not be valid Unicode; a log line must not fail for it.
-        return open(path, "a", encoding="utf-8", errors="backslashreplace")
+        return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_at_once)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         message = f"the log file cannot be written: {getattr(error, 'strerror', error)}"
         raise CaffeKDError(message, str(path)) from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody reads is an error, where it would be waited for."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(handle, True)
+    return handle
 
 
 def _new_bar(stream: TextIO | None, iteration: int, max_iter: int, figures: str) -> Any:

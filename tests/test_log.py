@@ -250,3 +250,16 @@ def test_import_needs_neither_torch_nor_tqdm():
         text=True,
     )
     assert answer.stdout.strip() == "set()", answer.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system here")
+def test_pipe_as_log_file_needs_a_reader(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(CaffeKDError, match="the log file cannot be written"):
+        Log(path, stream=io.StringIO())
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with Log(path, stream=io.StringIO()) as log:
+        log.info("heard")
+    assert os.read(reader, 1000).endswith(b"] heard\n")
+    os.close(reader)

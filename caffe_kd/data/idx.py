@@ -94,6 +94,8 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
         DataError: the file is missing, truncated or damaged, or is another kind of file.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe might never end, nor begin
+            raise DataError("cannot be read: it is not an ordinary file", str(path))
         with path.open("rb") as file:
             if file.read(2) != b"\x1f\x8b":
                 file.seek(0)

@@ -23,6 +23,7 @@ from ..files import read_bytes, write_atomically
 Message = TypeVar("Message", bound=Any)
 
 MAX_BYTES = 64 << 20  # far above any net; a larger file is not prototxt
+MAX_STRING = 4 << 20  # characters; an escape takes a multiple of itself while it is read
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\f\v]+|\#[^\n]*)
@@ -326,6 +327,8 @@ class _Parser:
 
     def _octets(self, token: str, line: int) -> bytes:
         """Return what a string in quotes means; its escapes stand for octets."""
+        if len(token) > MAX_STRING:
+            self._fail_at(line, f"a string of {len(token)} characters: at most {MAX_STRING}")
 
         def unescape(match: re.Match[bytes]) -> bytes:
             escape = match.group(1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -183,3 +184,13 @@ def test_write_idx_leaves_no_other_file_and_keeps_the_old_on_failure(folder: Pat
     assert sorted(p.name for p in folder.iterdir()) == [IMAGES_NAME, LABELS_NAME]
     with pytest.raises(CaffeKDError, match="cannot be written"):
         write_idx(folder / LABELS_NAME / "inside_a_file", DIGITS)
+
+
+def test_pipe_and_folder_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    paths = [tmp_path]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        paths.append(tmp_path / "pipe")
+    for path in paths:
+        with pytest.raises(DataError, match="it is not an ordinary file"):
+            read_idx(path, IMAGES)

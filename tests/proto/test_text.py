@@ -108,6 +108,7 @@ def test_long_tokens_cost_little(tmp_path):
     assert net_of(f'name: "{long}"').name == long
     assert net_of(f'name: "{chr(92)}n{long}{chr(92)}n"').name == f"\n{long}\n"
     assert net_of('name: "' + r"\n" * 1_000_000 + '"').name == "\n" * 1_000_000
+    assert "at most" in error_of(f'name: "{long}{long}"')
     assert len(error_of(f"{long}: 1")) < 300
     assert layer_of(f"loss_weight: 0x{'f' * 5000}").loss_weight[0] == float("inf")
 
