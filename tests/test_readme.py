@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from caffe_kd.layers import layer_types
+
 ROOT = Path(__file__).parents[1]
 READMES = ["README.md", "README.zh-CN.md"]
 # Run elsewhere: the quick start by test_quickstart.py, the tests by whoever runs this.
@@ -53,6 +55,15 @@ def test_both_readmes_show_the_same_commands() -> None:
 @pytest.mark.parametrize("name", READMES)
 def test_readme_has_no_placeholder(name: str) -> None:
     assert not re.findall(r"@[A-Z]+@", (ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_lists_the_layer_types_there_are(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    (listed,) = re.findall(
+        r"^(?:The layer types: |层类型：)(.*?)\n\n", text, re.DOTALL | re.MULTILINE
+    )
+    assert sorted(re.findall(r"[A-Z]\w*", listed, re.ASCII)) == list(layer_types())
 
 
 def test_every_command_of_the_readme_runs(project: Path) -> None:
