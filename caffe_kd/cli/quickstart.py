@@ -52,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = run(folder, digits, arguments.passes, say)
     lines = ["", table(results), "", verdict(results)]
     if digits.kind != "MNIST":
-        lines.append("These are the small digits of scikit-learn: the figures are not MNIST's.")
+        lines.append(
+            "These are the small digits of scikit-learn: the figures are not MNIST's, and "
+            f"{results[0].tested} test digits are too few to tell two students apart."
+        )
     lines += [
         f"Time: {time.perf_counter() - started:.0f} s. All files are in {folder}:",
         "  student.onnx         the student for ONNX Runtime",
