@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import io
 from typing import Any
 
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from ..errors import DataError
 from ..proto import caffe_pb2
+from .source import RecordSource
 
 _MOST_PIXELS = 1 << 26  # 8192 x 8192; a small file can announce far more than memory holds
 
@@ -94,3 +96,32 @@ def _mode(image: Any, force_color: bool | None) -> str:
         image.mode == "P" and "transparency" in image.info
     )
     return "RGBA" if has_alpha else "RGB"
+
+
+class DatumRecords(RecordSource):
+    """The records of a database: a key, and a Datum as its value."""
+
+    _force_color: bool | None
+
+    @abc.abstractmethod
+    def key(self, index: int) -> bytes:
+        """Return the key of a record."""
+
+    @abc.abstractmethod
+    def _value(self, index: int) -> bytes:
+        """Return the Datum of a record as bytes."""
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Return image [C, H, W] and label.
+
+        Raises:
+            DataError: the record is damaged; the message names its key.
+        """
+        where = self._where(index)
+        return decode_datum(parse_datum(self._value(index), where), where, self._force_color)
+
+    def _is_encoded(self) -> bool:
+        return bool(parse_datum(self._value(0), self._where(0)).encoded)
+
+    def _where(self, index: int) -> str:
+        return f"{self.name}: key '{self.key(index).decode(errors='replace')}'"

@@ -21,9 +21,8 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import read_bytes
-from .datum import decode_datum, parse_datum
+from .datum import DatumRecords
 from .snappy import decompress, decompressed_size, varint
-from .source import RecordSource
 
 _COMPARATOR = b"leveldb.BytewiseComparator"
 _CHUNK = 32768  # a log is written in blocks of this size
@@ -58,7 +57,7 @@ class _Place(NamedTuple):
     length: int
 
 
-class LevelDbRecords(RecordSource):
+class LevelDbRecords(DatumRecords):
     """The records of a LevelDB, in the order of their keys.
 
     All keys are read at the start; values that are still in the log stay in memory.
@@ -80,7 +79,7 @@ class LevelDbRecords(RecordSource):
         self._keys, self._places = database.newest()
         # Records that follow each other share a block, or where tables overlap a few blocks.
         self._block = lru_cache(maxsize=16)(partial(_load_block, database.tables))
-        self.encoded = bool(parse_datum(self._value(0), self._where(0)).encoded)
+        self.encoded = self._is_encoded()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -88,15 +87,6 @@ class LevelDbRecords(RecordSource):
     def key(self, index: int) -> bytes:
         """Return the key of a record."""
         return self._keys[index]
-
-    def read(self, index: int) -> tuple[np.ndarray, int]:
-        """Return image [C, H, W] and label.
-
-        Raises:
-            DataError: the record is damaged; the message names its key.
-        """
-        where = self._where(index)
-        return decode_datum(parse_datum(self._value(index), where), where, self._force_color)
 
     def _value(self, index: int) -> bytes:
         place = _Place(*self._places[index].tolist())
@@ -108,9 +98,6 @@ class LevelDbRecords(RecordSource):
         except (OSError, *_DAMAGE) as error:
             raise _damaged(self._where(index), error) from error
         return block[place.start : end]
-
-    def _where(self, index: int) -> str:
-        return f"{self.name}: key '{self.key(index).decode(errors='replace')}'"
 
 
 class _Database:

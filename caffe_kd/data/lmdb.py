@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .datum import decode_datum, parse_datum
-from .source import RecordSource
+from .datum import DatumRecords
 
 # The layout on disk (64-bit, little-endian), after the page header of 16 bytes:
 _PAGE = struct.Struct("<QHHHH")  # page number, unused, flags, end of node pointers, start of nodes
@@ -37,7 +36,7 @@ _COMMIT_EVERY = 1000  # records in a transaction, as in the original's tools
 _FIRST_MAP_BYTES = 16 << 20
 
 
-class LmdbRecords(RecordSource):
+class LmdbRecords(DatumRecords):
     """The records of an LMDB, in the order of their keys.
 
     Args:
@@ -53,7 +52,7 @@ class LmdbRecords(RecordSource):
         self._force_color = force_color
         self._file = _map(path)
         self._places = _Tree(self._file, self.name).places()
-        self.encoded = bool(parse_datum(self._value(0), self._where(0)).encoded)
+        self.encoded = self._is_encoded()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -63,21 +62,9 @@ class LmdbRecords(RecordSource):
         at, size = self._places[index, :2]
         return self._file[at : at + size]
 
-    def read(self, index: int) -> tuple[np.ndarray, int]:
-        """Return image [C, H, W] and label.
-
-        Raises:
-            DataError: the record is damaged; the message names its key.
-        """
-        where = self._where(index)
-        return decode_datum(parse_datum(self._value(index), where), where, self._force_color)
-
     def _value(self, index: int) -> bytes:
         at, size = self._places[index, 2:]
         return self._file[at : at + size]
-
-    def _where(self, index: int) -> str:
-        return f"{self.name}: key '{self.key(index).decode(errors='replace')}'"
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -28,7 +28,6 @@ from ..net import Net, Step
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 
-MODES = ("auto", "off", "memory", "disk")
 AUTO_LIMIT = 2 << 30  # bytes of memory that `auto` may take
 
 
