@@ -62,7 +62,8 @@ class Graph:
         self._aliases: dict[str, str] = {}
         # By (layer's number, 0 for a parameter blob and 1 for the rest, index): Caffe's order.
         self._initializers: dict[tuple[int, int, int], onnx.TensorProto] = {}
-        self._blob_names: dict[tuple[int, Shape], str] = {}
+        # Each with its blob, which lives as long as its identity is a key here.
+        self._blob_names: dict[tuple[int, Shape], tuple[torch.Tensor, str]] = {}
 
     # ---- for the layers
 
@@ -85,12 +86,14 @@ class Graph:
         A blob shared between layers is there once, under the name of the layer that uses it first.
         """
         value = layer.blobs[index]
-        known = (id(layer.parameters_in_order[index]), tuple(value.shape))
+        owner = layer.parameters_in_order[index]
+        known = (id(owner), tuple(value.shape))
         if known not in self._blob_names:
             array = value.detach().cpu().float().contiguous().numpy()
             key = (self._layer_count, 0, index)
-            self._blob_names[known] = self._initialize(key, f"{layer.name}.{index}", array)
-        return self._blob_names[known]
+            name = self._initialize(key, f"{layer.name}.{index}", array)
+            self._blob_names[known] = (owner, name)
+        return self._blob_names[known][1]
 
     def shape(self, name: str) -> Shape:
         """Return the shape a bottom or top has in the Caffe net.
