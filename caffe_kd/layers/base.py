@@ -68,6 +68,7 @@ class Layer(nn.Module):
     """
 
     type: str  # type: ignore[assignment]  # Caffe's word; Module's cast of that name is unused
+    origin: str  # where the type comes from: "Caffe", the name of a fork, or "caffe_kd"
     param_field: str | None = None
     bottoms: tuple[int, int | None]
     tops: tuple[int, int | None]
@@ -231,6 +232,7 @@ def register(
     param: str | None = None,
     bottoms: int | tuple[int, int | None] = 1,
     tops: int | tuple[int, int | None] = 1,
+    origin: str = "Caffe",
 ) -> Callable[[AnyLayer], AnyLayer]:
     """Make a class the layer type ``type_name``.
 
@@ -239,6 +241,7 @@ def register(
         param: the LayerParameter field with the type's parameters.
         bottoms: how many bottoms, exactly or from–to (``None``: without limit).
         tops: how many tops, likewise.
+        origin: who defined the type: "Caffe", the name of a fork of it, or "caffe_kd".
     """
 
     def decorate(cls: AnyLayer) -> AnyLayer:
@@ -248,6 +251,7 @@ def register(
             raise ValueError(f"LayerParameter has no field '{param}'")
         cls.type = type_name
         cls.param_field = param
+        cls.origin = origin
         cls.bottoms = (bottoms, bottoms) if isinstance(bottoms, int) else bottoms
         cls.tops = (tops, tops) if isinstance(tops, int) else tops
         _REGISTRY[type_name] = cls

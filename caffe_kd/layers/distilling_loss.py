@@ -14,7 +14,7 @@ from .base import Shape, register
 from .loss import LabelledLayer
 
 
-@register("DistillingLoss", param="distilling_loss_param", bottoms=(2, 3))
+@register("DistillingLoss", param="distilling_loss_param", bottoms=(2, 3), origin="caffe_kd")
 class DistillingLoss(LabelledLayer):
     """Punish a student for answering differently from its teacher, and differently from the labels.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .base import Layer, Shape, register
 
 
-@register("LearningRate", param="lr_param", bottoms=0)
+@register("LearningRate", param="lr_param", bottoms=0, origin="caffe_kd")
 class LearningRate(Layer):
     """Show the solver's current learning rate among the net's outputs.
 

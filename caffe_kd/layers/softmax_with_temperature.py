@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..export.graph import Graph
 
 
-@register("SoftmaxWithTemperature", param="softmax_with_temperature_param")
+@register("SoftmaxWithTemperature", param="softmax_with_temperature_param", origin="caffe_kd")
 class SoftmaxWithTemperature(Layer):
     """Turn scores into probabilities that are the more even the higher the temperature.
 
