@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log=Path(arguments.log) if arguments.log else None,
         teacher_cache=arguments.teacher_cache,
         effects=(arguments.sigint_effect, arguments.sighup_effect),
+        exact_sums=arguments.exact_sums,
     )
     if solver.stopped:
         return 0
@@ -118,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         help="remember what the teacher and other frozen layers answer for each record "
         "(default: auto, in memory where nothing random stands before them)",
     )
+    common.flag(
+        own,
+        "exact_sums",
+        action="store_true",
+        help="sum in float64 on the way forward, so that values that nearly tie fall as in the "
+        "original (LeNet takes twice as long)",
+    )
     own.add_argument(
         "-no_progress", "--no_progress", dest="progress", action="store_const", const=False,
         help="no progress line, even on a terminal",
@@ -165,6 +173,7 @@ def train(
     log: Path | None = None,
     teacher_cache: str = "auto",
     effects: tuple[str, str] = ("stop", "snapshot"),
+    exact_sums: bool = False,
 ) -> Solver:
     """Train as planned, with a log on stderr and in a file.
 
@@ -184,7 +193,7 @@ def train(
         lines.info(f"Log file: {path}")
         lines.info(told)
         try:
-            solver = Solver(plan, lines, device, signals, teacher_cache)
+            solver = Solver(plan, lines, device, signals, teacher_cache, exact_sums)
             lines.info("Starting Optimization")
             solver.solve(snapshot)
         except CaffeKDError as error:

@@ -49,6 +49,7 @@ class Context:
         rate: the solver's current learning rate, kept up to date by the solver.
         notify: takes what a layer has to tell while it runs, as a line for the log.
         parameter_bytes: what the parameter blobs made so far take.
+        exact_sums: whether the sums of products on the way forward are taken in float64.
     """
 
     file: Path | None = None
@@ -56,6 +57,7 @@ class Context:
     rate: float = 0.0
     notify: Callable[[str], None] = lambda line: None
     parameter_bytes: int = 0
+    exact_sums: bool = False
 
 
 class Layer(nn.Module):
@@ -174,6 +176,20 @@ class Layer(nn.Module):
         graph.splice_torch(self, bottoms, tops)
 
     # ---- for the layers' own use
+
+    def sum_products(self, operator: Callable[..., Tensor], x: Tensor, *blobs: Tensor) -> Tensor:
+        """Return ``operator(x, *blobs)``, with its sums taken in float64 if the run asks for it.
+
+        float32 sums of some hundred products differ between libraries in the last digits, and by
+        them decides which of two nearly equal values a pooling window passes on. The original's
+        BLAS adds in short blocks, which is closer to the exact sum than what torch calls.
+        """
+        y = operator(x, *blobs)
+        if self.context.exact_sums and y.dtype == torch.float32:
+            with torch.no_grad():
+                exact = operator(x.double(), *(blob.double() for blob in blobs)).to(y.dtype)
+            y = y + (exact - y.detach())  # the exact value, with the gradient of y
+        return y
 
     def fail(self, fact: str, **received: Any) -> NoReturn:
         """Raise a NetError that names the layer, the fact and the values received."""

@@ -169,20 +169,20 @@ class Convolution(Layer):
         return tuple(self._convolve(x) for x in bottoms)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        weight = self.blobs[0]
-        bias = self.blobs[1] if self.param.bias_term else None
         leading = x.shape[: self.channel_axis]
         if self.channel_axis != 1:
             x = x.reshape(math.prod(leading), *x.shape[self.channel_axis :])
-        if self.spatial_axes:
-            w = self.window
-            y = _CONVOLVE[self.spatial_axes](
-                x, weight, bias, w.stride, w.pad, w.dilation, self.param.group
-            )
-        else:  # every record is one place
-            x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
-            y = F.conv1d(x, weight, bias, groups=self.param.group).squeeze(-1)
+        y = self.sum_products(self._operator, x, *self.blobs)
         return y if self.channel_axis == 1 else y.reshape(*leading, *y.shape[1:])
+
+    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        group = self.param.group
+        if not self.spatial_axes:  # every record is one place
+            x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
+            return F.conv1d(x, weight, bias, groups=group).squeeze(-1)
+        w = self.window
+        convolve = _CONVOLVE[self.spatial_axes]
+        return convolve(x, weight, bias, w.stride, w.pad, w.dilation, group)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         if self.channel_axis != 1 or not self.spatial_axes:

@@ -52,7 +52,7 @@ class InnerProduct(Layer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.blobs[0].t() if self.param.transpose else self.blobs[0]
-        return F.linear(x.flatten(self.start), weight, *self.blobs[1:])
+        return self.sum_products(F.linear, x.flatten(self.start), weight, *self.blobs[1:])
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         (x,) = bottoms

@@ -36,6 +36,8 @@ class Solver:
         device: where to train.
         signals: what was asked for by signals; None: nothing ever is.
         teacher_cache: whether what frozen layers answer is remembered: auto, off, memory or disk.
+        exact_sums: whether convolutions and inner products sum in float64 on the way forward, so
+            that near ties fall as in the original.
 
     Attributes:
         net: the train net; ``test_nets`` share its weights.
@@ -55,8 +57,10 @@ class Solver:
         device: torch.device | None = None,
         signals: SignalActions | None = None,
         teacher_cache: str = "auto",
+        exact_sums: bool = False,
     ) -> None:
         self.plan = plan
+        self._exact_sums = exact_sums
         self.param = plan.solver
         self.log = log
         self.device = device or torch.device("cpu")
@@ -108,6 +112,7 @@ class Solver:
         self.log.info(f"Creating {what} from {file}")
         net = Net(param, phase, file)
         net.context.notify = self.log.info
+        net.context.exact_sums = self._exact_sums
         for step in net.steps:
             tops = ", ".join(
                 f"{name} {' '.join(map(str, shape))}"

@@ -77,14 +77,15 @@ def test_training_resumes_from_the_originals_snapshot(name, tmp_path, monkeypatc
     assert solver.iter == 12
 
 
-def lenet_solver(name: str, folder: Path) -> Solver:
+def lenet_solver(name: str, folder: Path, exact_sums: bool = False) -> Solver:
     """Build a recorded LeNet solver, with the IDX files in place of the databases made of them."""
     net = (LENET / "net.prototxt").read_text().replace("backend: LMDB", "backend: IDX")
     net = net.replace("mnist_train_lmdb", str(MNIST / "train-images-idx3-ubyte.gz"))
     net = net.replace("mnist_test_lmdb", str(MNIST / "t10k-images-idx3-ubyte.gz"))
     (folder / "net.prototxt").write_text(net)
     shutil.copy(LENET / f"{name}.solver.prototxt", folder)
-    solver = Solver(read_plan(folder / f"{name}.solver.prototxt"), MemoryLog())
+    plan = read_plan(folder / f"{name}.solver.prototxt")
+    solver = Solver(plan, MemoryLog(), exact_sums=exact_sums)
     solver.load_weights(LENET / "init.caffemodel")
     solver.param.test_initialization = False
     return solver
@@ -122,6 +123,15 @@ def test_lenet_in_double_precision_is_the_originals(tmp_path):
     solver = lenet_solver("sgd_inv", tmp_path)
     to_double(solver)
     losses, accuracy, logits = run_lenet(solver)
+    recording = np.load(LENET / "sgd_inv.npz")
+    assert np.abs(losses - recording["loss"]).max() <= DOUBLE_LOSS
+    assert round(accuracy * 10000) == round(float(recording["test_accuracy"]) * 10000)
+    assert np.abs(logits - recording["test_logits_first_batch"]).max() <= LOGITS
+
+
+@needs_mnist
+def test_lenet_with_exact_sums_is_the_originals(tmp_path):
+    losses, accuracy, logits = run_lenet(lenet_solver("sgd_inv", tmp_path, exact_sums=True))
     recording = np.load(LENET / "sgd_inv.npz")
     assert np.abs(losses - recording["loss"]).max() <= DOUBLE_LOSS
     assert round(accuracy * 10000) == round(float(recording["test_accuracy"]) * 10000)
