@@ -34,7 +34,7 @@ def fill(blob: Tensor, filler: Any) -> None:
         raise NetError(f"sparse must be at least 0, or -1 for none. Received: {filler.sparse}")
     if filler.sparse != -1 and filler.type != "gaussian":
         raise NetError(
-            f"filler '{filler.type}' does not support sparse; only gaussian does. "
+            f"Sparsity not supported by this Filler: '{filler.type}'; only gaussian does. "
             f"Received: sparse={filler.sparse}"
         )
     with torch.no_grad():
@@ -107,8 +107,8 @@ def _bilinear(blob: Tensor, _filler: Any) -> None:
     """Every plane is the kernel of bilinear interpolation; for Deconvolution that enlarges."""
     if blob.dim() != 4 or blob.shape[-1] != blob.shape[-2]:
         raise NetError(
-            "filler 'bilinear' needs a blob of 4 axes whose last two are equal. "
-            f"Received shape: {tuple(blob.shape)}"
+            "filler 'bilinear': Blob must be 4 dim. and Filter must be square. "
+            f"Received: shape={tuple(blob.shape)}"
         )
     size = blob.shape[-1]
     half = math.ceil(size / 2)

@@ -8,6 +8,11 @@
     ...     Train net output #0: loss = 0.2 (* 1 = 0.2 loss)
     ... Iteration 100, lr = 0.01
 
+and of ``-gradient_shares``, which the original has not::
+
+    ... Iteration 100, gradient shares in 5142 parameters of the student
+    ...     Gradient share: kd/soft = 0.62 (norm 1.3)
+
 A log is whatever somebody kept of it, so every other line is passed over.
 """
 
@@ -35,6 +40,8 @@ PREFIX = re.compile(
 SOLVING = re.compile(r"Solving (.*)")
 TESTING = re.compile(r"Iteration (\d{1,12}), Testing net(?: \(#(\d{1,3})\))?", re.ASCII)
 ITERATION = re.compile(r"Iteration (\d{1,12})\b[^=]*\b(loss|lr) = (\S+)", re.ASCII)
+SHARES = re.compile(r"Iteration (\d{1,12}), gradient shares", re.ASCII)
+SHARE = re.compile(r"Gradient share: (\S+) = (\S+) \(norm (\S+)\)", re.ASCII)
 OUTPUT = re.compile(
     r"(Train|Test) net output #(\d{1,12}): (\S+) = (\S+)(?: \(\* \S+ = (\S+) loss\))?", re.ASCII
 )
@@ -75,6 +82,14 @@ class LearningRateRow(Row):
 
 
 @dataclass
+class ShareRow(Row):
+    """Each loss term's share in the student's gradient, and the norm of its own gradient."""
+
+    shares: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class TrainingLog:
     """A run as its log tells it; all rows in order of their iterations.
 
@@ -83,12 +98,14 @@ class TrainingLog:
         train: the rows of the training net.
         tests: the rows of each test net, by its number.
         learning_rates: the rows of the learning rate.
+        gradient_shares: the rows of the loss terms' shares in the gradient; often none.
     """
 
     net: str
     train: list[TrainRow]
     tests: dict[int, list[OutputRow]]
     learning_rates: list[LearningRateRow]
+    gradient_shares: list[ShareRow] = field(default_factory=list)
 
 
 def parse_log(path: str | Path) -> TrainingLog:
@@ -150,6 +167,7 @@ class _Reader:
         self._train: dict[int, TrainRow] = {}
         self._tests: dict[int, dict[int, OutputRow]] = {}
         self._learning_rates: dict[int, LearningRateRow] = {}
+        self._shares: dict[int, ShareRow] = {}
         self._clock = _Clock(year)
         self._start: float | None = None  # of the run whose rows are kept
         self._last_start: float | None = None
@@ -157,6 +175,7 @@ class _Reader:
         # The rows that the outputs below them belong to.
         self._train_row: TrainRow | None = None
         self._test_row: OutputRow | None = None
+        self._share_row: ShareRow | None = None
 
     def read(self, line: str) -> None:
         prefix = PREFIX.search(line)
@@ -174,6 +193,10 @@ class _Reader:
             self._read_iteration(iteration)
         elif output := OUTPUT.match(line):
             self._read_output(output)
+        elif shares := SHARES.match(line):
+            self._read_shares(int(shares[1]))
+        elif share := SHARE.match(line):
+            self._read_share(share)
 
     def log(self) -> TrainingLog:
         # The rows are in order already: going back drops what is ahead.
@@ -186,6 +209,7 @@ class _Reader:
             train=list(self._train.values()),
             tests={number: rows for number, rows in tests.items() if rows},
             learning_rates=list(self._learning_rates.values()),
+            gradient_shares=[row for row in self._shares.values() if row.shares],
         )
 
     def _read_testing(self, match: re.Match[str]) -> None:
@@ -206,6 +230,16 @@ class _Reader:
             row = LearningRateRow(iteration, self._seconds(), value)
             self._learning_rates[iteration] = row
 
+    def _read_shares(self, iteration: int) -> None:
+        self._go_to(iteration)
+        self._share_row = self._shares[iteration] = ShareRow(iteration, self._seconds())
+
+    def _read_share(self, match: re.Match[str]) -> None:
+        share, norm = _number(match[2]), _number(match[3])
+        if self._share_row is not None and share is not None and norm is not None:
+            self._share_row.shares[match[1]] = share
+            self._share_row.norms[match[1]] = norm
+
     def _read_output(self, match: re.Match[str]) -> None:
         row = self._train_row if match[1] == "Train" else self._test_row
         value = _number(match[4])
@@ -222,7 +256,7 @@ class _Reader:
     def _go_to(self, iteration: int) -> None:
         """Forget what lies ahead when the log goes back: the run was resumed or started anew."""
         if iteration < self._latest:
-            tables: list[dict[int, Any]] = [self._train, self._learning_rates]
+            tables: list[dict[int, Any]] = [self._train, self._learning_rates, self._shares]
             for rows in tables + list(self._tests.values()):
                 while rows and next(reversed(rows)) >= iteration:
                     rows.popitem()

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import schedule
 from .errors import NetError, WeightsError, did_you_mean
 from .layers import Context, Layer, Shape, create
 from .layers.input import Input
 from .proto import caffe_pb2 as pb
-from .proto import text
+from .proto import foreign, text
 from .proto.binary import LayerWeights, read_weights
 from .proto.filter import filter_net
 from .proto.upgrade import Notes, upgrade_net
@@ -64,6 +65,7 @@ class Net(nn.Module):
     Attributes:
         blobs: the blobs of the last forward pass by name, in the order they are first made.
         loss_weights: the weight of each blob in the objective, 0 for most.
+        schedules: what changes with the iteration, each under the layer's and its field's name.
         steps: the layers in their order; ``running`` are those a forward pass runs.
         outputs: names of the blobs no layer takes as bottom, alphabetically, as Caffe logs them.
         params: the learnable blobs at their owners, in Caffe's order, lr_mult 0 included.
@@ -78,6 +80,7 @@ class Net(nn.Module):
         super().__init__()
         if not param.layer:
             raise NetError(f"net '{param.name}' has no layers", str(file) if file else None)
+        foreign.check(param, f"net '{param.name}'", NetError)
         self.name: str = param.name
         self.param = param
         self.phase: int = param.state.phase if param.state.HasField("phase") else phase
@@ -87,10 +90,13 @@ class Net(nn.Module):
         self.blobs: dict[str, Tensor] = {}
         self.params: list[Param] = []
         self.loss_weights: dict[str, float] = {}
+        self.schedules: dict[str, Any] = {}
+        self._scheduled: list[tuple[Step, list[float]]] = []  # with the weights as given
         self._owners: dict[str, Param] = {}
         self._unused: set[str] = set()
         for proto in param.layer:
             self._add(proto)
+        self.set_iteration(0)
         self.layers = nn.ModuleList(step.layer for step in self.steps)
         self.running = self.steps
         self.outputs: list[str] = sorted(self._unused)
@@ -102,6 +108,7 @@ class Net(nn.Module):
 
     def _add(self, proto: Any) -> None:
         layer = create(proto, self.phase, self.context)
+        foreign.check(proto, f"layer '{proto.name}' ({proto.type})", NetError)
         bottoms = [b for b in proto.bottom if b]  # `bottom: ""` is no bottom
         shapes = [self._bottom_shape(layer, name, i) for i, name in enumerate(bottoms)]
         tops = list(proto.top)
@@ -121,6 +128,7 @@ class Net(nn.Module):
         step = Step(layer, bottoms, tops, self._detached(layer, bottoms), [], shapes, top_shapes)
         step.loss_weights = self._loss_weights(layer, tops)
         self.loss_weights.update(zip(tops, step.loss_weights, strict=True))
+        self._add_schedules(step)
         self._add_params(layer)
         self.steps.append(step)
 
@@ -177,13 +185,39 @@ class Net(nn.Module):
             return given
         return [1.0 if layer.is_loss and i == 0 else 0.0 for i in range(len(tops))]
 
+    def _add_schedules(self, step: Step) -> None:
+        layer = step.layer
+        if layer.proto.HasField("loss_weight_schedule"):
+            fault = schedule.fault(layer.proto.loss_weight_schedule)
+            if fault is None and not any(step.loss_weights):
+                fault = "multiplies a loss_weight, but no top has one"
+            if fault is not None:
+                layer.fail(f"loss_weight_schedule {fault}")
+            self._scheduled.append((step, step.loss_weights))
+        for message in (layer.proto, layer.param):
+            for f, value in message.ListFields() if message is not None else ():
+                if f.message_type is pb.ScheduleParameter.DESCRIPTOR:
+                    self.schedules[f"layer '{layer.name}', {f.name}"] = value
+
+    def set_iteration(self, iteration: int) -> None:
+        """Give everything that has a schedule its value of an iteration."""
+        self.context.iteration = iteration
+        for step, given in self._scheduled:
+            factor = schedule.value_at(step.layer.proto.loss_weight_schedule, iteration)
+            step.loss_weights = [factor * weight for weight in given]
+            self.loss_weights.update(zip(step.tops, step.loss_weights, strict=True))
+
     def _add_params(self, layer: Layer) -> None:
         specs = list(layer.proto.param)
         blobs = layer.parameters_in_order
         if len(specs) > len(blobs):
             layer.fail("Too many params specified", param=len(specs), blobs=len(blobs))
         for index, blob in enumerate(blobs):
-            spec = specs[index] if index < len(specs) else pb.ParamSpec()
+            spec = pb.ParamSpec()
+            if index < len(specs):
+                spec.CopyFrom(specs[index])
+            if layer.proto.frozen:
+                spec.lr_mult = spec.decay_mult = 0
             owner = self._owners.get(spec.name) if spec.name else None
             if owner is not None:
                 self._share(layer, index, spec, owner)

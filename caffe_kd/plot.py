@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 ColouredLogs = Sequence[tuple[str, TrainingLog]]
 
 SIZE_INCHES, DPI = (12, 9), 100  # 1200x900 pixels
+SHARES_INCHES = 2  # further, for the panel of gradient shares
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
@@ -50,7 +51,8 @@ def plot(logs: Mapping[str, TrainingLog], path: str | Path, title: str = "") -> 
     """Draw logs over one another into a PNG of 1200x900 pixels.
 
     Three panels share the iterations: the training loss, as logged and smoothed, with the test
-    loss; the test accuracy; the learning rate.
+    loss; the test accuracy; the learning rate. Where a log has gradient shares there is a fourth
+    above the learning rate, and the picture is 200 pixels higher.
 
     Args:
         logs: the logs by the label each gets in the legend.
@@ -77,11 +79,15 @@ def _draw(logs: Mapping[str, TrainingLog], title: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE_INCHES, facecolor="white")
+    has_shares = any(log.gradient_shares for log in logs.values())
+    width, height = SIZE_INCHES
+    figure = Figure((width, height + SHARES_INCHES * has_shares), facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
     FigureCanvasAgg(figure)
-    loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 2))
-    for axes in (loss, accuracy, rate):
+    ratios = (4, 4, 3, 2) if has_shares else (4, 4, 2)
+    panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
+    loss, accuracy, *shares, rate = panels
+    for axes in panels:
         axes.grid(True, color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(colors=TEXT, length=3)
@@ -95,6 +101,8 @@ def _draw(logs: Mapping[str, TrainingLog], title: str) -> Figure:
     rate.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     _draw_losses(loss, coloured)
     _draw_accuracies(accuracy, coloured)
+    for axes in shares:
+        _draw_shares(axes, coloured)
     _draw_learning_rates(rate, coloured)
     _legend(figure, logs, colours, title)
     return figure
@@ -163,6 +171,29 @@ def _draw_accuracies(axes: Axes, logs: ColouredLogs) -> None:
         for style, (net, name) in enumerate(shown)
     ]
     _title(axes, title, keys if keys != [("accuracy", 0)] else [])
+
+
+def _draw_shares(axes: Axes, logs: ColouredLogs) -> None:
+    means: dict[str, list[float]] = {}
+    for _, log in logs:
+        for row in log.gradient_shares:
+            for name, share in row.shares.items():
+                means.setdefault(name, []).append(share)
+    shown = sorted(means, key=lambda name: -float(np.mean(means[name])))[: len(DASHES)]
+    curves = []
+    for style, name in enumerate(shown):
+        for colour, log in logs:
+            rows = [row for row in log.gradient_shares if name in row.shares]
+            curve = _curve(rows, [row.shares[name] for row in rows], colour)
+            curves.append(replace(curve, style=style))
+    for curve in curves:
+        _draw_line(axes, curve)
+    _scale(axes, curves, unit="%")
+    axes.set_ylim(-0.03, 1.03)
+    title = "Share in the student's gradient"
+    if len(means) > len(shown):
+        title += f" ({len(shown)} of {len(means)} terms)"
+    _title(axes, title, [(name, style) for style, name in enumerate(shown)])
 
 
 def _draw_learning_rates(axes: Axes, logs: ColouredLogs) -> None:
@@ -380,4 +411,5 @@ def _printable(text: str, most: int = 100) -> str:
 
 def _last_iteration(log: TrainingLog) -> int:
     tables: list[Sequence[Row]] = [log.train, log.learning_rates, *log.tests.values()]
+    tables.append(log.gradient_shares)
     return max((rows[-1].iteration for rows in tables if rows), default=0)

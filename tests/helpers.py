@@ -115,7 +115,10 @@ def _blob(net: Net, key: str) -> Tensor:
 
 
 def _source(net: Net, inputs: dict[str, Tensor], key: str) -> Tensor:
-    return inputs[key.split("/", 1)[1]] if key.startswith("din/") else _blob(net, key)
+    if not key.startswith("din/"):
+        return _blob(net, key)
+    name = key.split("/", 1)[1]
+    return inputs[name] if name in inputs else net.blobs[name]
 
 
 def gradcheck(layer: Layer, *bottoms: Tensor) -> None:

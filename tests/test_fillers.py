@@ -9,6 +9,7 @@ from caffe_kd.errors import NetError
 from caffe_kd.fillers import fill
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
+from tests.helpers import make_layer
 
 # 4 standard errors: with a fixed seed the tests are steady, and a wrong spread is off by more.
 ERRORS = 4
@@ -88,6 +89,32 @@ def test_xavier_and_msra_spread_by_the_fan(norm, fan):
     assert_moments(filled(SHAPE, f'type: "msra" {norm}'), 0, math.sqrt(2 / fan))
 
 
+@pytest.mark.parametrize(
+    ("shape", "fan_in", "fan_out"),
+    [((60, 200), 200, 60), ((60, 20, 3, 2, 3), 20 * 18, 60 * 18), ((3, 4000), 4000, 3)],
+)
+def test_fan_of_any_number_of_axes(shape, fan_in, fan_out):
+    """Of an InnerProduct, a convolution in 3-D, and a transposed InnerProduct."""
+    for norm, fan in (
+        ("FAN_IN", fan_in),
+        ("FAN_OUT", fan_out),
+        ("AVERAGE", (fan_in + fan_out) / 2),
+    ):
+        assert_moments(filled(shape, f'type: "msra" variance_norm: {norm}'), 0, math.sqrt(2 / fan))
+
+
+def test_layer_fills_its_blob_by_the_variance_norm_of_its_prototxt():
+    layer = make_layer(
+        'type: "InnerProduct" inner_product_param { num_output: 50 weight_filler { '
+        'type: "xavier" variance_norm: FAN_OUT } bias_filler { type: "gaussian" sparse: 0 } }',
+        (1, 400),
+    )
+    weight, bias = (blob.detach() for blob in layer.blobs)
+    bound = math.sqrt(3 / 50)
+    assert bound * 0.99 < weight.abs().max() <= bound
+    assert (bias == 0).all()
+
+
 def test_fan_out_of_one_axis_is_its_count():
     assert_moments(filled((20000,), 'type: "msra" variance_norm: FAN_OUT'), 0, (2 / 20000) ** 0.5)
     assert_moments(filled((20000,), 'type: "msra"'), 0, 2**0.5)
@@ -110,14 +137,14 @@ def test_seed_repeats_the_numbers():
     ("shape", "filler", "words"),
     [
         ((2, 3), 'type: "xaviar"', "Unknown filler name: 'xaviar'.*Did you mean 'xavier'"),
-        ((2, 3), 'type: "xavier" sparse: 3', "filler 'xavier' does not support sparse"),
+        ((2, 3), 'type: "xavier" sparse: 3', "Sparsity not supported by this Filler: 'xavier'"),
         ((2, 3), 'type: "gaussian" sparse: -2', "sparse must be at least 0, or -1 for none"),
         ((2, 3), 'type: "gaussian" std: 0', "std must be above 0. Received: std=0"),
         ((2, 3), 'type: "gaussian" std: -1', "std must be above 0"),
         ((2, 3), 'type: "uniform" min: 2 max: 1', "min must not exceed max"),
         ((2, 3), 'type: "uniform" max: inf', "both must be finite"),
-        ((2, 3, 3), 'type: "bilinear"', "needs a blob of 4 axes whose last two are equal"),
-        ((2, 3, 3, 4), 'type: "bilinear"', r"Received shape: \(2, 3, 3, 4\)"),
+        ((2, 3, 3), 'type: "bilinear"', "Blob must be 4 dim. and Filter must be square"),
+        ((2, 3, 3, 4), 'type: "bilinear"', r"Received: shape=\(2, 3, 3, 4\)"),
         ((), 'type: "xavier"', "needs a blob of at least 1 axis"),
         ((), 'type: "positive_unitball"', "needs a blob of at least 1 axis"),
         ((), 'type: "gaussian" sparse: 1', "needs a blob of at least 1 axis"),

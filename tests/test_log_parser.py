@@ -321,3 +321,29 @@ def test_folder_and_device_are_refused(tmp_path):
     if os.path.exists("/dev/zero"):
         with pytest.raises(DataError, match="not an ordinary file"):
             parse_log("/dev/zero")
+
+
+SHARES = """Iteration 0, gradient shares in 15 parameters of the student
+    Gradient share: kd/soft = 0.75 (norm 3)
+    Gradient share: loss = 0.25 (norm 1)
+Iteration 0, loss = 2
+Iteration 100, gradient shares in 15 parameters of the student
+    Gradient share: kd/soft = 0.5 (norm 2e-05)
+    Gradient share: loss = 0.5 (norm 2e-05)
+Iteration 100, loss = 1
+"""
+
+
+def test_gradient_shares_are_rows_of_their_own(tmp_path):
+    log = parse(tmp_path, SHARES)
+    assert [row.iteration for row in log.gradient_shares] == [0, 100]
+    assert log.gradient_shares[0].shares == {"kd/soft": 0.75, "loss": 0.25}
+    assert log.gradient_shares[1].norms == {"kd/soft": 2e-5, "loss": 2e-5}
+    assert [row.loss for row in log.train] == [2, 1]
+    assert parse(tmp_path, "Iteration 0, loss = 2\n").gradient_shares == []
+
+
+def test_gradient_shares_beyond_a_resumed_iteration_are_forgotten(tmp_path):
+    again = SHARES[SHARES.index("Iteration 100") :].replace("0.5 (norm", "0.4 (norm")
+    log = parse(tmp_path, SHARES + again)
+    assert [row.shares["loss"] for row in log.gradient_shares] == [0.25, 0.4]

@@ -396,3 +396,20 @@ def test_force_backward_gives_the_data_a_gradient(forced):
         if forced:
             objective.backward()
             assert torch.equal(net.blobs["x"].grad, torch.full((2, 3), 3.0))
+
+
+def test_loss_weights_follow_the_iteration_where_they_have_a_schedule():
+    net = make_net(
+        X
+        + """
+        layer { name: "s" type: "Reduction" bottom: "x0" top: "s" loss_weight: 3
+                loss_weight_schedule { point { value: 1 } point { iter: 10 value: 2 } } }
+        layer { name: "t" type: "Reduction" bottom: "x0" top: "t" loss_weight: 5 }""",
+        pb.TRAIN,
+    )
+    x = torch.ones(2, 3)
+    assert float(net({"x0": x})) == 6 * 3 + 6 * 5
+    net.set_iteration(5)
+    assert net.loss_weights == {"x0": 0, "s": 4.5, "t": 5}
+    assert float(net({"x0": x})) == 6 * 4.5 + 6 * 5
+    assert list(net.schedules) == ["layer 's', loss_weight_schedule"]

@@ -12,7 +12,14 @@ from matplotlib.colors import to_rgb
 
 from caffe_kd.cli.plot_training_log import main
 from caffe_kd.errors import CaffeKDError, DataError
-from caffe_kd.log_parser import LearningRateRow, OutputRow, TrainingLog, TrainRow, parse_log
+from caffe_kd.log_parser import (
+    LearningRateRow,
+    OutputRow,
+    ShareRow,
+    TrainingLog,
+    TrainRow,
+    parse_log,
+)
 from caffe_kd.plot import COLOURS, plot
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +98,20 @@ def test_runs_with_equal_rates_are_all_seen(tmp_path):
     plot({"a": constant_log(), "b": constant_log()}, tmp_path / "out.png", "title")
     rate = panels(pixels(tmp_path / "out.png"))[2]
     assert count(rate, COLOURS[0]) > 300 and count(rate, COLOURS[1]) > 300
+
+
+def test_gradient_shares_get_a_panel_of_their_own(tmp_path):
+    """The picture is 200 pixels higher; the lines are where the shares are, 20% below 80%."""
+    shares = [ShareRow(i, None, {"kd": 0.8, "loss": 0.2}) for i in range(0, 300, 100)]
+    plot({"a": constant_log(gradient_shares=shares)}, tmp_path / "out.png", "title")
+    image = pixels(tmp_path / "out.png")
+    assert image.shape == (1100, 1200, 3)
+    panel = image[690:870]
+    close = (np.abs(panel - np.array(to_rgb(COLOURS[0]))) < 0.02).all(axis=2)
+    rows = np.flatnonzero(close.sum(axis=1) > 100)
+    assert len(rows) and 0.4 * len(panel) < np.ptp(rows) < 0.75 * len(panel)
+    plot({"a": constant_log()}, tmp_path / "out.png", "title")
+    assert pixels(tmp_path / "out.png").shape == (900, 1200, 3)
 
 
 def test_first_value_far_off_does_not_flatten_the_rest(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_kd.cli import export_onnx
 from caffe_kd.cli.convert_mnist_data import convert
 from caffe_kd.cli.train import main
 from caffe_kd.data.idx import write_idx
@@ -65,12 +66,23 @@ class Examples:
         weights = f"{solver.snapshot_prefix}_iter_2.caffemodel"
         if name not in self.trained:
             for teacher in solver.teacher:
-                (maker,) = (x for x in SOLVERS if x != name and self.makes(x) == teacher.weights)
-                self.train(maker)
+                if teacher.net.endswith(".onnx"):
+                    self.export(Path(teacher.net), Path(name).parent)
+                elif not teacher.HasField("ema"):
+                    users = (x for x in SOLVERS if x != name)
+                    (maker,) = (x for x in users if self.makes(x) == teacher.weights)
+                    self.train(maker)
             command = ["-solver", str(self.path(name)), "-max_iter", "2", "-no_progress"]
             assert main(command) == 0
             self.trained.add(name)
         return self.folder / weights
+
+    def export(self, model: Path, folder: Path) -> None:
+        """Export a folder's teacher to ONNX, as the comment in its user's solver says."""
+        weights = self.train((folder / f"{model.stem}_solver.prototxt").as_posix())
+        net = self.path((folder / f"{model.stem}_train_test.prototxt").as_posix())
+        words = ["-model", str(net), "-weights", str(weights), "-output", str(model)]
+        assert export_onnx.main(words) == 0
 
     def makes(self, name: str) -> str:
         return f"{self.solver(name).snapshot_prefix}_iter_2.caffemodel"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from caffe_kd.cli import formats, layers
 from caffe_kd.layers import layer_types
 
 ROOT = Path(__file__).parents[1]
@@ -58,12 +59,40 @@ def test_readme_has_no_placeholder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_readme_lists_the_layer_types_there_are(name: str) -> None:
+def test_tables_of_the_readme_are_those_the_program_prints(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    (listed,) = re.findall(
-        r"^(?:The layer types: |层类型：)(.*?)\n\n", text, re.DOTALL | re.MULTILINE
-    )
-    assert sorted(re.findall(r"[A-Z]\w*", listed, re.ASCII)) == list(layer_types())
+    for table in (layers.brief(layer_types().values()), formats.table()):
+        assert "\n\n" + "\n".join(table) + "\n\n" in text
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_weights_that_the_readme_names_are_those_its_solvers_write(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"output/(?!migrate)\S+?_iter_\d+\.caffemodel", text))
+    written = set()
+    for path in (ROOT / "prototxt").rglob("*_solver.prototxt"):
+        solver = path.read_text(encoding="utf-8")
+        prefix = re.search(r'snapshot_prefix: "(.*?)"', solver)
+        count = re.search(r"max_iter: (\d+)", solver)
+        if prefix and count:
+            written.add(f"{prefix[1]}_iter_{count[1]}.caffemodel")
+    assert named
+    assert named <= written
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_catalogue_of_the_readme_names_every_example(name: str) -> None:
+    rows = [
+        line
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and line.count(" | ") == 5
+    ]
+    named = {cell.strip("` ") for row in rows for cell in [row.split(" | ")[2]] if "`" in cell}
+    folder = ROOT / "prototxt" / "distillation"
+    solvers = {path.name.removesuffix("_solver.prototxt") for path in folder.glob("*_solver.*")}
+    assert named == {stem for stem in solvers if not stem.endswith("teacher")} | {
+        "mean_teacher", "onnx_teacher",
+    }  # fmt: skip
 
 
 def test_every_command_of_the_readme_runs(project: Path) -> None:

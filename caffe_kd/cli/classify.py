@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..files import read_bytes
 
     model = Classifier(arguments.model, arguments.scale, _numbers(arguments.mean))
-    names = _names(arguments.labels, model.classes)
+    names = class_names(arguments.labels, model.classes)
     _tell(model.told + (", pixel inverted" if arguments.invert else ""))
     if not model.scale_is_known:
         _tell(
@@ -74,7 +74,7 @@ def _is_on_paper(pixels: np.ndarray) -> bool:
     return bool(np.median(border) >= _BRIGHT)
 
 
-def _names(path: str | None, classes: int) -> list[str]:
+def class_names(path: str | None, classes: int) -> list[str]:
     """Return the classes' names from a file of one per line, else their numbers."""
     from ..files import read_bytes
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from .. import user_code
 from ..errors import CaffeKDError, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,38 @@ def flag(to: Any, name: str, **options: Any) -> None:
     to.add_argument(f"-{name}", f"--{name}", **options)
 
 
+class _AllowPythonLayers(argparse.Action):
+    """Lets code that a prototxt names run for the rest of the command."""
+
+    def __call__(self, *_: Any) -> None:
+        user_code.allow()
+
+
+def python_layers_flag(to: Any) -> None:
+    """Add the flag without which a command builds no net with a layer of type Python."""
+    flag(
+        to,
+        "python_layers",
+        action=_AllowPythonLayers,
+        nargs=0,
+        default=False,
+        help="run the code of layers of type Python, from the modules that the prototxt names",
+    )
+
+
+def glog_flags(to: Any) -> None:
+    """Take the original's flags that send the log to stderr, where ours goes anyhow."""
+    for name in ("logtostderr", "alsologtostderr"):
+        flag(
+            to,
+            name,
+            nargs="?",
+            const="1",
+            choices=["1", "true"],
+            help="for old scripts: the log is on stderr always",
+        )
+
+
 def int32(text: str) -> int:
     """Return the number a flag gives, which a field of a prototxt can hold."""
     value = int(text)
@@ -38,10 +71,13 @@ def int32(text: str) -> int:
 
 
 def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """Wrap a command so that a user's mistake is told in one paragraph, without a traceback."""
+    """Wrap a command so that a user's mistake is told in one paragraph, without a traceback.
+
+    A prototxt's Python layers run in it only where ``python_layers_flag`` is given.
+    """
 
     def main(argv: Sequence[str] | None = None) -> int:
-        with _Interrupts() as interrupts:
+        with user_code.forbidden(), _Interrupts() as interrupts:
             try:
                 status = command(argv)
                 if sys.stdout is not None:
@@ -162,15 +198,25 @@ def choose_device(gpu: str | None, solver_mode_gpu: bool | None) -> tuple[torch.
             if solver_mode_gpu
             else (torch.device("cpu"), "Use CPU.")
         )
+    numbers = gpu_numbers(gpu, count)
+    if len(numbers) > 1:
+        raise UsageError(f"-gpu {gpu}: training runs on one GPU; name one of 0 to {count - 1}")
+    return torch.device("cuda", numbers[0]), f"Using GPUs {numbers[0]}"
+
+
+def gpu_numbers(gpu: str, count: int) -> Sequence[int]:
+    """Return the devices that ``-gpu`` names: numbers separated by commas, or ``all``.
+
+    Raises:
+        UsageError: it names none, or one beyond the ``count`` that there are.
+    """
     numbers = range(count) if gpu == "all" else [_gpu_number(part) for part in comma_list(gpu)]
     if not numbers or any(number >= count for number in numbers):
         raise UsageError(
             f"-gpu {gpu}: there are {count} CUDA devices here"
             + ("; leave -gpu out to run on the CPU" if not count else f", 0 to {count - 1}")
         )
-    if len(numbers) > 1:
-        raise UsageError(f"-gpu {gpu}: training runs on one GPU; name one of 0 to {count - 1}")
-    return torch.device("cuda", numbers[0]), f"Using GPUs {numbers[0]}"
+    return numbers
 
 
 def _gpu_number(text: str) -> int:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from . import common
 
 DESCRIPTION = """Prints, as prototxt, the net a solver would train: the student's layers, the
-teacher's under teacher/<name> and frozen, and the distiller's."""
+teacher's under teacher/<name> and frozen, and the distiller's. With -for caffe, the net with which
+the original Caffe (built with WITH_PYTHON_LAYER) does the same."""
+
+_HOW_TO = """To train it with the original Caffe:
+  - in its solver, give net: "{net}" in place of the nets, teachers and distiller_net, and leave
+    out what the original lacks, such as early_stopping;
+  - start it with the teacher's weights: caffe train -solver SOLVER -weights {weights}
+  - PYTHONPATH must have the folder of pycaffe, and a folder in which caffe_kd/plugin.py lies
+    (that file alone is enough: {plugin})"""
 
 
 @common.guarded
@@ -28,9 +38,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.flag(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
     common.flag(parser, "temperature", type=float, help="temperature of every DistillingLoss")
     common.flag(parser, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
+    common.flag(
+        parser,
+        "for",
+        choices=["caffe"],
+        dest="target",
+        help="write a net for the original Caffe, this package's layers as those of the plugin",
+    )
+    common.flag(
+        parser,
+        "weights_output",
+        metavar="FILE",
+        help="with -for caffe: write the teachers' weights there, under the names in this net",
+    )
     arguments = parser.parse_args(argv)
     if not arguments.solver:
         raise UsageError("Need a solver definition: -solver SOLVER.prototxt")
+    if arguments.weights_output and not arguments.target:
+        raise UsageError("-weights_output needs -for caffe")
     from ..proto import text
     from ..solver.plan import Overrides, read_plan
 
@@ -47,9 +72,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not plan.tests:
             raise UsageError("-phase TEST: the solver has no test net (no test_iter)")
         net = plan.tests[0].param
+    if arguments.target:
+        net = _for_caffe(plan, net, arguments)
     if arguments.output:
         text.write(arguments.output, net)
         print(f"wrote {arguments.output}", file=sys.stderr)
     else:
         common.print_prototxt(net)
     return 0
+
+
+def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
+    """Return the net for the original; write the weights for it, and tell how to go on."""
+    from .. import for_caffe
+    from ..proto.binary import write_weights
+
+    net = for_caffe.net_for_caffe(net)
+    weights = for_caffe.weights_for_caffe(plan, net)
+    if arguments.weights_output:
+        write_weights(arguments.weights_output, net, weights)
+        print(f"wrote {arguments.weights_output}", file=sys.stderr)
+    how_to = _HOW_TO.format(
+        net=arguments.output or "FILE",
+        weights=arguments.weights_output or "FILE (see -weights_output)",
+        plugin=Path(for_caffe.__file__).with_name("plugin.py"),
+    )
+    print(how_to, file=sys.stderr)
+    return net

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +24,6 @@ of -shuffle is the same each time."""
 SWITCHES = ("gray", "shuffle", "check_size", "encoded")
 PROGRESS_EVERY = 1000
 
-_LINE = re.compile(r"(.*\S)\s+(-?\d{1,9})\s*")
-
 Line = tuple[str, int]
 """A picture's path below the root folder, and its label."""
 
@@ -39,12 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args([word for w in words for word in _switch(w)])
     if len(arguments.paths) not in (2, 3):
         parser.error("ROOTFOLDER [LISTFILE] DB_NAME are needed")
+    if arguments.backend != "lmdb":
+        raise UsageError("-backend leveldb: a LevelDB can be read, not written. Write lmdb")
     _check_size(arguments.resize_width, arguments.resize_height)
     root, *lists, out = map(Path, arguments.paths)
     if out.exists():
         raise DataError("exists already; remove it, or give the database another name", str(out))
     if lists:
-        lines = read_list(lists[0])
+        from ..data.image_list import read_list
+
+        listed = read_list(lists[0])
+        lines = list(zip(listed.paths, listed.labels.tolist(), strict=True))
     else:
         lines, classes = read_folders(root)
         _write_labels(out.with_name("labels.txt"), classes, root)
@@ -65,33 +67,6 @@ def _check_size(width: int, height: int) -> None:
             f"-resize_width and -resize_height go together, each from 1, at most {MOST_PIXELS} "
             f"pixels. Received: {width} and {height}"
         )
-
-
-def read_list(path: Path) -> list[Line]:
-    """Return the lines of a list file; a path may hold spaces.
-
-    Raises:
-        DataError: a line has no label, or the file has no lines.
-        ParseError: the file cannot be read.
-    """
-    from ..data.picture import MOST_BYTES
-    from ..files import read_bytes
-
-    lines: list[Line] = []
-    text = read_bytes(path, MOST_BYTES).decode("utf-8", "surrogateescape")
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        parts = _LINE.fullmatch(line)
-        if parts is None:
-            raise DataError(
-                f'a line is "path label", the label a whole number. Received: "{line}"',
-                f"{path}:{number}",
-            )
-        lines.append((parts[1], int(parts[2])))
-    if not lines:
-        raise DataError("the list has no lines", str(path))
-    return lines
 
 
 def read_folders(root: Path) -> tuple[list[Line], list[str]]:
@@ -221,7 +196,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("paths", nargs="+", metavar="PATH", help=argparse.SUPPRESS)
     common.flag(parser, "gray", action="store_true", help="one channel of grey")
     common.flag(parser, "shuffle", action="store_true", help="mix the order of the pictures")
-    common.flag(parser, "backend", choices=["lmdb"], default="lmdb", help="default: lmdb")
+    common.flag(
+        parser,
+        "backend",
+        choices=["lmdb", "leveldb"],
+        default="lmdb",
+        help="lmdb (the default); a leveldb cannot be written",
+    )
     common.flag(parser, "resize_width", type=int, default=0, metavar="N", help="0: as it is")
     common.flag(parser, "resize_height", type=int, default=0, metavar="N", help="0: as it is")
     common.flag(parser, "check_size", action="store_true", help="demand that all sizes are equal")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import flag, guarded, parser
+from .common import flag, guarded, parser, python_layers_flag
 
 if TYPE_CHECKING:
     from ..export.pipeline import Exported
@@ -67,4 +67,5 @@ def _parser() -> argparse.ArgumentParser:
         help="the model takes uint8 pixels (N, C, H, W) and holds the data layer's mean and scale",
     )
     flag(result, "data", metavar="IDX", help="an IDX file of images to check on, too")
+    python_layers_flag(result)
     return result

@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser("make_deploy", DESCRIPTION)
     common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
     common.flag(parser, "output", metavar="FILE", help="write there instead of to stdout")
+    common.python_layers_flag(parser)
     arguments = parser.parse_args(argv)
     from ..export.deploy import deploy
     from ..net import read_net

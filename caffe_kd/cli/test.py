@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
     common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
     common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    common.glog_flags(parser)
+    common.python_layers_flag(parser)
     arguments = parser.parse_args(argv)
     if not arguments.model:
         raise UsageError("Need a model definition to score: -model NET.prototxt")

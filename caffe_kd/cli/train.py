@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need a solver definition to train: -solver SOLVER.prototxt")
     if arguments.snapshot and arguments.weights:
         raise UsageError("Give a snapshot to resume training or weights to finetune but not both.")
+    if arguments.gradient_shares < 0:
+        raise UsageError(
+            f"-gradient_shares must not be negative. Received: {arguments.gradient_shares}"
+        )
     from ..solver.plan import Overrides, read_plan
 
     load_layer_modules(arguments.layers)
@@ -47,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_net:
         common.print_prototxt(plan.composed)
         return 0
+    if arguments.export_onnx and plan.students:
+        raise UsageError(
+            "-export_onnx: the solver has several students. Export each when it is trained: "
+            "export_onnx -model NET -weights <snapshot_prefix>_<student>_iter_<N>.caffemodel"
+        )
     if arguments.output:
         into_folder(plan, Path(arguments.output))
     solver = train(
@@ -58,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         teacher_cache=arguments.teacher_cache,
         effects=(arguments.sigint_effect, arguments.sighup_effect),
         exact_sums=arguments.exact_sums,
+        gradient_shares=arguments.gradient_shares,
     )
     if solver.stopped:
         return 0
@@ -92,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
             default=effect,
             help=f"what {meaning} does (default: {effect}; stop snapshots too)",
         )
+    common.glog_flags(caffe)
     own = parser.add_argument_group("distillation and results")
     common.flag(own, "teacher_weights", metavar="FILE", help="weights of the teacher")
     common.flag(own, "temperature", type=float, help="temperature of every DistillingLoss")
@@ -111,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(
         own, "layers", metavar="FILE", help="a Python file that registers layer types of your own"
     )
+    common.python_layers_flag(own)
     common.flag(
         own,
         "teacher_cache",
@@ -125,6 +137,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="sum in float64 on the way forward, so that values that nearly tie fall as in the "
         "original (LeNet takes twice as long)",
+    )
+    common.flag(
+        own,
+        "gradient_shares",
+        type=common.int32,
+        default=0,
+        metavar="N",
+        help="every N iterations log each loss term's share in the student's gradient, for a "
+        "backward pass more per term",
     )
     own.add_argument(
         "-no_progress", "--no_progress", dest="progress", action="store_const", const=False,
@@ -174,10 +195,13 @@ def train(
     teacher_cache: str = "auto",
     effects: tuple[str, str] = ("stop", "snapshot"),
     exact_sums: bool = False,
+    gradient_shares: int = 0,
+    then: Callable[[Solver], None] | None = None,
 ) -> Solver:
     """Train as planned, with a log on stderr and in a file.
 
-    ``effects`` is what SIGINT and SIGHUP do: snapshot, stop (which snapshots too) or none.
+    ``effects`` is what SIGINT and SIGHUP do: snapshot, stop (which snapshots too) or none. ``then``
+    is called at the end, unless a signal stopped the training, while the log is still open.
     """
     from ..log import Log
     from ..proto import caffe_pb2 as pb
@@ -193,9 +217,13 @@ def train(
         lines.info(f"Log file: {path}")
         lines.info(told)
         try:
-            solver = Solver(plan, lines, device, signals, teacher_cache, exact_sums)
+            solver = Solver(
+                plan, lines, device, signals, teacher_cache, exact_sums, gradient_shares
+            )
             lines.info("Starting Optimization")
             solver.solve(snapshot)
+            if then is not None and not solver.stopped:
+                then(solver)
         except CaffeKDError as error:
             lines.error(str(error))
             error.told = True

@@ -120,6 +120,10 @@ class DatumRecords(RecordSource):
         where = self._where(index)
         return decode_datum(parse_datum(self._value(index), where), where, self._force_color)
 
+    def label(self, index: int) -> int:
+        """Return the label; the image is not decoded."""
+        return int(parse_datum(self._value(index), self._where(index)).label)
+
     def _is_encoded(self) -> bool:
         return bool(parse_datum(self._value(0), self._where(0)).encoded)
 

@@ -28,6 +28,7 @@ class HDF5Rows:
     Attributes:
         name: path of the list, for messages.
         row_shapes: the shape of a row, for each top.
+        file_count: how many files there are.
 
     Raises:
         DataError: a file or dataset is missing or damaged, or they do not fit each other.
@@ -44,6 +45,7 @@ class HDF5Rows:
         if not listed:
             raise DataError("the list names no HDF5 file", self.name)
         self._files = [find(file, beside=source) for file in listed]
+        self.file_count = len(self._files)
         shapes = [self._shapes(file) for file in self._files]
         self.row_shapes = [shape[1:] for shape in shapes[0]]
         for file, others in zip(self._files, shapes, strict=True):
@@ -59,10 +61,9 @@ class HDF5Rows:
 
         With a generator the files are shuffled, and the rows within each file.
         """
-        count = len(self._files)
         if generator is None:
             return np.arange(len(self))
-        files = torch.randperm(count, generator=generator).tolist()
+        files = torch.randperm(self.file_count, generator=generator).tolist()
         return np.concatenate([self._shuffled(file, generator) for file in files])
 
     def _shuffled(self, file: int, generator: torch.Generator) -> np.ndarray:

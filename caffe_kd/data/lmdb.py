@@ -8,13 +8,13 @@ below checks each offset before it is followed. Writing is the library's.
 
 from __future__ import annotations
 
-import itertools
 import mmap
 import os
 import shutil
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,29 +201,119 @@ class _Tree:
 def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]], overwrite: bool = False) -> int:
     """Write records (key, Datum bytes) as an LMDB, atomically; return their number.
 
-    The database is made in a folder beside ``path`` that takes its name when it is complete.
-    It commits after each 1000 records and its map grows as needed.
+    Raises:
+        DataError: as of `LmdbWriter`.
+    """
+    with LmdbWriter(path, overwrite) as database:
+        for key, value in records:
+            database.put(key, value)
+    return database.count
+
+
+class LmdbWriter:
+    """Writes an LMDB, which is there when the block ends, whole, or not at all.
+
+        with LmdbWriter(path) as database:
+            database.put(key, value)
+
+    It is made in a folder beside ``path`` that takes its name when it is complete. It commits after
+    each 1000 records and its map grows as needed.
+
+    Attributes:
+        count: how many records were put.
 
     Raises:
         DataError: the folder exists and ``overwrite`` is false, a key is empty, too long or
-            comes twice, or the disk is full.
+            comes twice, there are no records, or the disk is full.
     """
-    if path.exists() and not overwrite:
-        raise DataError("exists already and is not overwritten", str(path))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.mkdir(parents=True)
-        count = _fill(unfinished, records, path)
-        (unfinished / "lock.mdb").unlink(missing_ok=True)
-        if path.exists():
-            _remove(path)
-        unfinished.rename(path)
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror or error}", str(path)) from error
-    finally:
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-    return count
+
+    def __init__(self, path: Path, overwrite: bool = False) -> None:
+        self.count = 0
+        self._path = path
+        self._overwrite = overwrite
+        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        self._portion: list[tuple[bytes, bytes]] = []
+        self._database: Any = None
+
+    def __enter__(self) -> LmdbWriter:
+        import lmdb
+
+        if self._path.exists() and not self._overwrite:
+            raise DataError("exists already and is not overwritten", str(self._path))
+        try:
+            with self._telling():
+                self._unfinished.mkdir(parents=True)
+                self._database = lmdb.open(
+                    str(self._unfinished), map_size=_FIRST_MAP_BYTES, sync=False
+                )
+        except DataError:
+            self._clear()
+            raise
+        return self
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a record."""
+        self._portion.append((key, value))
+        self.count += 1
+        if len(self._portion) == _COMMIT_EVERY:
+            self._commit()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._commit()
+                self._finish()
+        finally:
+            self._database.close()
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._unfinished.exists():
+            shutil.rmtree(self._unfinished)
+
+    def _finish(self) -> None:
+        """Give the database its name."""
+        if not self.count:
+            raise DataError("no records to write", str(self._path))
+        with self._telling():
+            self._database.sync(True)
+            self._database.close()
+            (self._unfinished / "lock.mdb").unlink(missing_ok=True)
+            if self._path.exists():
+                _remove(self._path)
+            self._unfinished.rename(self._path)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        import lmdb
+
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"cannot be written: {reason}", str(self._path)) from error
+        except lmdb.Error as error:  # which says no more than Input/output error of a full disk
+            reason = f"{error}. Is the disk full?"
+            raise DataError(f"cannot be written: {reason}", str(self._path)) from error
+
+    def _commit(self) -> None:
+        """Write some records in one transaction; a full map is doubled and it is redone."""
+        import lmdb
+
+        with self._telling():
+            while True:
+                try:
+                    with self._database.begin(write=True) as transaction:
+                        self._put(transaction)
+                    break
+                except lmdb.MapFullError:
+                    self._database.set_mapsize(2 * self._database.info()["map_size"])
+        self._portion = []
+
+    def _put(self, transaction: Any) -> None:
+        for key, value in self._portion:
+            if not transaction.put(key, value, overwrite=False):
+                raise DataError(f"the key {key!r} comes twice", str(self._path))
 
 
 def _remove(path: Path) -> None:
@@ -231,36 +321,3 @@ def _remove(path: Path) -> None:
     if not path.is_dir() or {p.name for p in path.iterdir()} - {"data.mdb", "lock.mdb"}:
         raise DataError("is not replaced, because it holds more than an LMDB", str(path))
     shutil.rmtree(path)
-
-
-def _fill(folder: Path, records: Iterable[tuple[bytes, bytes]], path: Path) -> int:
-    import lmdb
-
-    count = 0
-    remaining = iter(records)
-    try:
-        with lmdb.open(str(folder), map_size=_FIRST_MAP_BYTES, sync=False) as database:
-            while portion := list(itertools.islice(remaining, _COMMIT_EVERY)):
-                _commit(database, portion, path)
-                count += len(portion)
-            database.sync(True)
-    except lmdb.Error as error:  # which says no more than Input/output error of a full disk
-        raise DataError(f"cannot be written: {error}. Is the disk full?", str(path)) from error
-    if not count:
-        raise DataError("no records to write", str(path))
-    return count
-
-
-def _commit(database: Any, portion: list[tuple[bytes, bytes]], path: Path) -> None:
-    """Write some records in one transaction; a full map is doubled and the transaction redone."""
-    import lmdb
-
-    while True:
-        try:
-            with database.begin(write=True) as transaction:
-                for key, value in portion:
-                    if not transaction.put(key, value, overwrite=False):
-                        raise DataError(f"the key {key!r} comes twice", str(path))
-            return
-        except lmdb.MapFullError:
-            database.set_mapsize(2 * database.info()["map_size"])

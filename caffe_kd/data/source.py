@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..memory import machine_bytes
+
+KEPT_BYTES = 2 << 30  # the most that a set of records takes of the memory, or a quarter of it
 
 FolderLookup = Callable[[str], Path]
 """Turns a path as written in a prototxt into the path of a file or folder."""
@@ -38,27 +41,40 @@ class RecordSource(abc.ABC):
             DataError: the record is damaged.
         """
 
-    def batch(self, indices: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return images [N, C, H, W] and labels int64 [N] of some records.
+    def label(self, index: int) -> int:
+        """Return the label of a record, where that is quicker than reading it whole.
 
         Raises:
-            DataError: a record is damaged, or differs from the first in shape or type.
+            DataError: the record is damaged.
+        """
+        return self.read(index)[1]
+
+    def batch(
+        self, indices: np.ndarray | slice
+    ) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
+        """Return images and labels int64 [N] of some records.
+
+        The images are [N, C, H, W], or a list of [C, H, W] where they differ in height or width.
+
+        Raises:
+            DataError: a record is damaged, or differs from the first in channels or type.
         """
         if isinstance(indices, slice):
             indices = np.arange(len(self))[indices]
         records = [self.read(int(index)) for index in indices]
-        first = records[0][0]
-        for index, (image, _) in zip(indices, records, strict=True):
-            if image.shape != first.shape or image.dtype != first.dtype:
+        images = [image for image, _ in records]
+        first = images[0]
+        for index, image in zip(indices, images, strict=True):
+            if len(image) != len(first) or image.dtype != first.dtype:
                 raise DataError(
-                    "the records of a batch must have one shape and type. "
+                    "the records of a batch must have one number of channels and one type. "
                     f"Received: {image.dtype} {image.shape} for record {index}, "
                     f"{first.dtype} {first.shape} for record {indices[0]}.",
                     self.name,
                 )
-        return np.stack([image for image, _ in records]), np.array(
-            [label for _, label in records], np.int64
-        )
+        labels = np.array([label for _, label in records], np.int64)
+        alike = all(image.shape == first.shape for image in images)
+        return np.stack(images) if alike else images, labels
 
 
 class MemoryRecords(RecordSource):
@@ -87,8 +103,46 @@ class MemoryRecords(RecordSource):
         return self.images[indices], self.labels[indices]
 
 
-def into_memory(source: RecordSource, limit_bytes: int = 2 << 30) -> RecordSource:
-    """Read all records at once where that pays: raw, of one shape and type, within the limit.
+class KeptRecords(RecordSource):
+    """Records that are slow to read, each kept in memory once it was read while there is room.
+
+    Args:
+        source: the records.
+        limit_bytes: how much memory their pixels may take.
+    """
+
+    def __init__(self, source: RecordSource, limit_bytes: int) -> None:
+        self.name = source.name
+        self.encoded = source.encoded
+        self._source = source
+        self._room = limit_bytes
+        self._kept: dict[int, tuple[np.ndarray, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Return image [C, H, W] and label."""
+        record = self._kept.get(index)
+        if record is None:
+            record = self._source.read(index)
+            if record[0].nbytes <= self._room:
+                self._room -= record[0].nbytes
+                self._kept[index] = record
+        return record
+
+
+def into_memory(source: RecordSource, limit_bytes: int | None = None) -> RecordSource:
+    """Keep records in memory as bytes, within a limit.
+
+    Raw ones of one shape and type that fit are read at once. Encoded ones are decoded when they are
+    first asked for and kept until the limit is reached, so that where all fit the second pass
+    decodes nothing.
+
+    Args:
+        source: the records.
+        limit_bytes: what their pixels may take; None: 2 GB, and no more than a quarter of the
+            memory there is.
 
     Returns:
         The records in memory, else ``source`` itself.
@@ -96,8 +150,12 @@ def into_memory(source: RecordSource, limit_bytes: int = 2 << 30) -> RecordSourc
     Raises:
         DataError: a record is damaged.
     """
-    if isinstance(source, MemoryRecords) or source.encoded:
+    if isinstance(source, MemoryRecords):
         return source
+    if limit_bytes is None:
+        limit_bytes = min(KEPT_BYTES, (machine_bytes() or 4 * KEPT_BYTES) // 4)
+    if source.encoded:
+        return KeptRecords(source, limit_bytes)
     first, _ = source.read(0)
     if first.nbytes * len(source) > limit_bytes:
         return source
@@ -116,16 +174,27 @@ def open_source(
 ) -> RecordSource:
     """Open the records that a ``data_param`` names, by its backend: LMDB, LEVELDB or IDX.
 
+    Of these it gives the ones that ``first``, ``count`` and ``leave_out`` choose.
+
     Args:
         data_param: a DataParameter message.
         folder_lookup: finds ``source`` where it is a relative path.
         force_color: encoded images become BGR (True) or grey (False); None leaves them as stored.
 
     Raises:
-        DataError: the records are missing or damaged, or no LevelDB and no backend is given.
+        DataError: the records are missing or damaged, none are chosen, or no LevelDB and no backend
+            is given.
     """
+    from .choice import choose
+
     if not data_param.source:
         raise DataError('data_param needs a source. Received: none. Expected: source: "PATH".')
+    return choose(_open_all(data_param, folder_lookup, force_color), data_param)
+
+
+def _open_all(
+    data_param: Any, folder_lookup: FolderLookup, force_color: bool | None
+) -> RecordSource:
     if data_param.backend == data_param.IDX:
         from .idx import open_idx
 

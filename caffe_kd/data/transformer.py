@@ -1,8 +1,8 @@
-"""From stored pixels to a net's input: mean, scale, crop and mirror."""
+"""From stored pixels to a net's input: mean, scale, crop, mirror and jitter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ _MOST_MEAN_BYTES = 256 << 20  # a mean of 8000 x 8000 x 3 numbers still fits
 class Transformer:
     """Turns images into float32 blobs as ``transform_param`` says.
 
-        y = (x - mean) * scale, cut to crop_size x crop_size, mirrored left to right
+        y = (x - mean) * scale, cut to crop_size x crop_size, mirrored left to right, shifted
 
     Args:
         transform_param: a TransformationParameter message.
         phase_is_train: crops are random per record in TRAIN, central (rounded down) in TEST.
-            The mirror is random per record in both, as in the original.
+            The mirror is random per record in both, as in the original. The shift by up to
+            ``jitter`` pixels is random per record in TRAIN, and none in TEST.
         resolve: finds ``mean_file`` where it is a relative path.
+
+    Attributes:
+        mean: the mean image [C, H, W], the mean values [1 or C, 1, 1], or None.
 
     Raises:
         DataError: mean_file and mean_value are both given, or the mean file is not a BlobProto.
@@ -40,7 +44,8 @@ class Transformer:
         self._crop = int(transform_param.crop_size)
         self._mirror = bool(transform_param.mirror)
         self._random_crop = phase_is_train and self._crop > 0
-        self._mean: np.ndarray | None = None
+        self._jitter = int(transform_param.jitter) if phase_is_train else 0
+        self.mean: np.ndarray | None = None
         self._mean_name = "mean_value"
         values = list(transform_param.mean_value)
         if transform_param.HasField("mean_file"):
@@ -50,20 +55,26 @@ class Transformer:
                     f"mean_file: '{transform_param.mean_file}' and {len(values)} mean_value."
                 )
             path = resolve(transform_param.mean_file)
-            self._mean, self._mean_name = _read_mean(path), str(path)
+            self.mean, self._mean_name = _read_mean(path), str(path)
         elif values:
-            self._mean = np.array(values, np.float32).reshape(-1, 1, 1)
+            self.mean = np.array(values, np.float32).reshape(-1, 1, 1)
 
     @property
     def deterministic(self) -> bool:
-        """Whether a record always gives the same answer: no mirror and no random crop."""
-        return not (self._mirror or self._random_crop)
+        """Whether a record always gives the same answer: no mirror, jitter or random crop."""
+        return not (self._mirror or self._random_crop or self._jitter)
+
+    @property
+    def only_scales(self) -> bool:
+        """Whether all it does is a multiplication, which takes next to no time."""
+        return self.mean is None and not (self._crop or self._mirror or self._jitter)
 
     def output_shape(self, record_shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the shape [C, h, w] that a record of shape [C, H, W] gets.
 
         Raises:
-            DataError: the record is smaller than the crop, or the mean has another shape.
+            DataError: the record is smaller than the crop, the mean has another shape, or the
+                jitter could move an image out of sight.
         """
         channels, height, width = record_shape
         if self._crop > min(height, width):
@@ -72,49 +83,88 @@ class Transformer:
                 f"of {height} x {width}. Expected: crop_size <= {min(height, width)}."
             )
         self._check_mean(record_shape)
-        return channels, self._crop or height, self._crop or width
+        shape = channels, self._crop or height, self._crop or width
+        if self._jitter >= min(shape[1:]):
+            raise DataError(
+                "jitter must be smaller than the image that it shifts. Received: "
+                f"jitter: {self._jitter}, an image of {shape[1]} x {shape[2]}."
+            )
+        return shape
 
     def _check_mean(self, record_shape: tuple[int, ...]) -> None:
-        if self._mean is None or self._mean.shape == record_shape:
+        if self.mean is None or self.mean.shape == record_shape:
             return
         channels = record_shape[0]
         if self._mean_name != "mean_value":
             raise DataError(
-                f"the mean does not have the shape of the images. Received: {self._mean.shape}, "
+                f"the mean does not have the shape of the images. Received: {self.mean.shape}, "
                 f"images of {tuple(record_shape)} (channels, height, width).",
                 self._mean_name,
             )
-        if len(self._mean) not in (1, channels):
+        if len(self.mean) not in (1, channels):
             raise DataError(
                 f"Specify either 1 mean_value or as many as channels: {channels}. "
-                f"Received: {len(self._mean)}."
+                f"Received: {len(self.mean)}."
             )
 
-    def __call__(self, images: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        """Transform uint8 or float32 [N, C, H, W] to float32 [N, C, h, w].
+    def __call__(
+        self, images: np.ndarray | Sequence[np.ndarray], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Transform images to float32 [N, C, h, w].
 
         Args:
-            images: pixels, 0 to 255 where they are uint8.
-            generator: source of the random crops and mirrors; untouched when deterministic.
+            images: uint8 (0 to 255) or float32 pixels [N, C, H, W]; or, where a crop_size makes
+                them alike, [C, H, W] for each image.
+            generator: source of the random crops, mirrors and shifts; untouched when deterministic.
 
         Raises:
             DataError: the images do not fit the crop or the mean.
         """
-        count, *shape = images.shape
-        _, height, width = self.output_shape(tuple(shape))
-        rows, columns = self._corners(count, shape[1] - height, shape[2] - width, generator)
-        pixels = torch.from_numpy(_writable(_cut(images, rows, columns, height, width)))
+        if isinstance(images, np.ndarray):
+            windows, mean = self._cut_alike(images, generator)
+        else:
+            windows, mean = self._cut_each(images, generator), self.mean
+        pixels = torch.from_numpy(_writable(windows))
         result = torch.empty(pixels.shape, dtype=torch.float32)
-        if self._mean is None:
+        if mean is None:
             torch.mul(pixels, self._scale, out=result)
         else:
-            torch.sub(pixels, self._mean_at(count, rows, columns, height, width), out=result)
+            torch.sub(pixels, torch.from_numpy(_writable(mean)), out=result)
             if self._scale != 1.0:
                 result.mul_(self._scale)
         if self._mirror:
-            chosen = torch.randint(2, (count,), generator=generator).bool()
+            chosen = torch.randint(2, (len(images),), generator=generator).bool()
             result[chosen] = result[chosen].flip(3)
-        return result
+        return _shifted(result, self._jitter, generator) if self._jitter else result
+
+    def _cut_alike(
+        self, images: np.ndarray, generator: torch.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the windows of images of one size, and the mean under them."""
+        count, *shape = images.shape
+        _, height, width = self.output_shape(tuple(shape))
+        rows, columns = self._corners(count, shape[1] - height, shape[2] - width, generator)
+        windows = _cut(images, rows, columns, height, width)
+        if self.mean is None or self.mean.shape[1:] == (1, 1):
+            return windows, self.mean
+        mean = np.broadcast_to(self.mean, (len(rows), *self.mean.shape))
+        return windows, _cut(mean, rows, columns, height, width)
+
+    def _cut_each(self, images: Sequence[np.ndarray], generator: torch.Generator) -> np.ndarray:
+        """Return the windows of images of several sizes; a mean image would fit one size only."""
+        windows = []
+        for image in images:
+            _, height, width = self.output_shape(image.shape)
+            free = image.shape[1] - height, image.shape[2] - width
+            rows, columns = self._corners(1, *free, generator)
+            windows.append(_cut(image[None], rows, columns, height, width)[0])
+        if not self._crop:
+            sizes = " and ".join(sorted({f"{i.shape[1]} x {i.shape[2]}" for i in images})[:2])
+            raise DataError(
+                "the images of a batch must have one size, unless a crop_size cuts one out. "
+                f"Received: {sizes}."
+            )
+        return np.stack(windows)
 
     def _corners(
         self, count: int, free_height: int, free_width: int, generator: torch.Generator
@@ -126,17 +176,6 @@ class Transformer:
             torch.randint(free_height + 1, (count,), generator=generator).numpy(),
             torch.randint(free_width + 1, (count,), generator=generator).numpy(),
         )
-
-    def _mean_at(
-        self, count: int, rows: np.ndarray, columns: np.ndarray, height: int, width: int
-    ) -> torch.Tensor:
-        """Return the mean under the crops, in a shape that fits [N, C, h, w]."""
-        assert self._mean is not None
-        mean = self._mean[None]
-        if mean.shape[2:] != (1, 1):
-            mean = np.broadcast_to(mean, (len(rows), *self._mean.shape))
-            mean = _cut(mean, rows, columns, height, width)
-        return torch.from_numpy(_writable(mean))
 
 
 def _cut(
@@ -150,6 +189,14 @@ def _cut(
     for window, image, row, column in zip(windows, images, rows, columns, strict=True):
         window[:] = image[:, row : row + height, column : column + width]
     return windows
+
+
+def _shifted(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Shift each image by -most to most pixels down and across; zeros move in."""
+    count, _, height, width = images.shape
+    rows, columns = torch.randint(2 * most + 1, (2, count), generator=generator).numpy()
+    padded = torch.nn.functional.pad(images, (most, most, most, most)).numpy()
+    return torch.from_numpy(_cut(padded, rows, columns, height, width))
 
 
 def _writable(values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from ..errors import ExportError
+from ..layers.indices import IndexingLayer
 from ..layers.input import Input
 from ..net import Net
 from .onnx import has_batch, output_names
@@ -93,26 +94,47 @@ def _random_inputs(
     net: Net, batch: int, rules: Mapping[str, Preprocess], generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     values: dict[str, np.ndarray] = {}
+    counts = index_counts(net)
     for name in net.inputs:
         shape = net.shapes[name]
         if has_batch(net, shape):
             shape = (batch, *shape[1:])
         if name in rules:
             values[name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        elif name in counts:
+            values[name] = generator.integers(0, counts[name], shape).astype(np.float32)
         else:
             values[name] = generator.standard_normal(shape, dtype=np.float32)
     return values
 
 
+def index_counts(net: Net) -> dict[str, int]:
+    """Return the blobs that become indices, such as an Embed layer's, and how many there are."""
+    counts: dict[str, int] = {}
+    for step in reversed(net.steps):
+        passed_on = [counts[top] for top in step.tops if top in counts]
+        own = step.layer.index_bottoms if isinstance(step.layer, IndexingLayer) else {}
+        for index, bottom in enumerate(step.bottoms):
+            known = [counts[bottom]] if bottom in counts else []
+            told = [own[index]] if index in own else passed_on
+            if known or told:
+                counts[bottom] = min(known + told)
+    return counts
+
+
 @contextmanager
 def _inputs_kept(net: Net) -> Iterator[None]:
-    """Give the net's inputs and blobs back as they were."""
+    """Give the net's inputs, blobs and layers' states back as they were."""
     layers = [step.layer for step in net.steps if isinstance(step.layer, Input)]
     before = [(list(layer.values), list(layer.shapes)) for layer in layers]
     blobs = dict(net.blobs)
+    states = [step.layer.state() for step in net.steps]
     try:
         yield
     finally:
+        for step, state in zip(net.steps, states, strict=True):
+            if state:
+                step.layer.restore(state)
         for layer, (values, shapes) in zip(layers, before, strict=True):
             layer.values, layer.shapes = values, shapes
         net.blobs.clear()
@@ -128,6 +150,8 @@ def _compare(
 ) -> None:
     """Run both on the same records; add to the report or fail."""
     floats = {n: rules[n](v) if n in rules else v for n, v in values.items()}
+    for step in net.steps:
+        step.layer.reset()  # every run of the model begins anew
     net.forward({n: torch.from_numpy(v).to(net.context.device) for n, v in floats.items()})
     batch = len(next(iter(values.values())))
     try:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CaffeKDError, ExportError
-from ..layers import Context, Shape, create, layer_types
+from ..layers import Layer, Shape, layer_types
+from ..net import Net
 from ..proto import caffe_pb2 as pb
 from ..proto.filter import filter_net
 
@@ -22,7 +23,10 @@ TEACHER = "teacher/"  # begins the names of a composed net's teacher layers and 
 _OBSERVERS = {"Accuracy", "HDF5Output", "LearningRate", "Silence"}
 # They make no data, though they have no bottoms.
 _NOT_DATA = {"Input", "LearningRate", "Parameter"}
-_TRAINING_FIELDS = ("include", "exclude", "loss_weight", "propagate_down", "blobs")
+_TRAINING_FIELDS = (
+    *("include", "exclude", "propagate_down", "blobs"),
+    *("loss_weight", "loss_weight_schedule", "frozen"),
+)
 
 
 def deploy(param: Any, file: str | Path | None = None) -> Any:
@@ -78,8 +82,18 @@ def images_of(param: Any) -> dict[str, Any]:
     """
     state = pb.NetState(phase=pb.TEST, level=param.state.level, stage=param.state.stage)
     layers = [layer for layer in filter_net(param, state).layer if _is_data(layer)]
-    refusing = {"HDF5Data", "DummyData", "MemoryData"}
+    refusing = {"HDF5Data", "DummyData", "MemoryData", "Python"}
     return {layer.top[0]: layer for layer in layers if layer.top and layer.type not in refusing}
+
+
+def is_left_out(kind: type[Layer]) -> bool:
+    """Whether layers of a type only judge or show what the net does."""
+    return kind.is_loss or kind.type in _OBSERVERS
+
+
+def becomes_input(kind: type[Layer]) -> bool:
+    """Whether layers of a type are data, in whose place the deployed net has inputs."""
+    return kind.bottoms == (0, 0) and kind.type not in _NOT_DATA
 
 
 def _is_data(layer: Any) -> bool:
@@ -111,7 +125,7 @@ def _split(layers: list[Any]) -> tuple[list[Any], set[str]]:
     of_training: set[str] = set()  # blobs
     for layer in layers:
         kind = types.get(layer.type)
-        judges = layer.type in _OBSERVERS or (kind is not None and kind.is_loss)
+        judges = kind is not None and is_left_out(kind)
         of_teacher = layer.name.startswith(TEACHER)
         if judges or of_teacher or not of_training.isdisjoint(layer.bottom):
             dropped.append(layer)
@@ -123,7 +137,7 @@ def _split(layers: list[Any]) -> tuple[list[Any], set[str]]:
             kept.remove(layer)
             dropped.append(layer)
             of_training.update(set(layer.top) - set(layer.bottom))
-    judged = set(_judged(dropped, of_training | sources))
+    judged = set(_judged(dropped, of_training, sources))
     taken = {bottom for layer in layers for bottom in layer.bottom}
     loose = {top for layer in kept if not _is_source(layer) for top in layer.top} - taken
     return kept, judged | loose
@@ -141,11 +155,11 @@ def _is_used(layer: Any, kept: list[Any]) -> bool:
     return any(not set(layer.top).isdisjoint(other.bottom) for other in kept if other is not layer)
 
 
-def _judged(dropped: Iterable[Any], excluded: set[str]) -> Iterator[str]:
+def _judged(dropped: Iterable[Any], of_training: set[str], sources: set[str]) -> Iterator[str]:
     """Yield what losses and measurements judge, other than data, labels and teachers.
 
-    A loss between student and teacher is asked only where no other is: beside the logits it may
-    hold something that was made for the teacher's sake.
+    A loss between the student and a teacher, or what was made of one, is asked only where no other
+    is: beside the logits it may hold something that was made for the teacher's sake.
     """
     types = layer_types()
     found: dict[bool, list[str]] = {False: [], True: []}
@@ -157,9 +171,9 @@ def _judged(dropped: Iterable[Any], excluded: set[str]) -> Iterator[str]:
             constant = (1,)
         elif layer.type in types:
             constant = types[layer.type].constant_bottoms
-        with_teacher = any(bottom.startswith(TEACHER) for bottom in layer.bottom)
+        with_teacher = not of_training.isdisjoint(layer.bottom)
         for index, bottom in enumerate(layer.bottom):
-            if bottom and index not in constant and bottom not in excluded:
+            if bottom and index not in constant and bottom not in of_training | sources:
                 found[with_teacher].append(bottom)
     yield from found[False] or found[True]
 
@@ -191,9 +205,7 @@ def _record_shape(top: str, makers: list[Any], file: str | Path | None) -> Shape
             continue
         place = place or layer
         try:
-            data = create(layer, pb.TEST, Context(file=Path(file) if file else None))
-            data.setup([])
-            return data.top_shapes([])[list(layer.top).index(top)]
+            return Net(pb.NetParameter(layer=[layer]), pb.TEST, file).shapes[top]
         except CaffeKDError as error:
             problem = problem or error
     assert place is not None

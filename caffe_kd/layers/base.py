@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import NetError, did_you_mean
+from ..errors import ExportError, NetError, did_you_mean
 from ..files import find
 from ..fillers import fill
 from ..memory import machine_bytes
 from ..proto import caffe_pb2 as pb
+from . import formula
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
@@ -47,6 +48,7 @@ class Context:
         file: the prototxt the net was read from, beside which relative paths are looked up.
         device: where the net's blobs live.
         rate: the solver's current learning rate, kept up to date by the solver.
+        iteration: the solver's current iteration, which schedules go by; see Net.set_iteration.
         notify: takes what a layer has to tell while it runs, as a line for the log.
         parameter_bytes: what the parameter blobs made so far take.
         exact_sums: whether the sums of products on the way forward are taken in float64.
@@ -55,6 +57,7 @@ class Context:
     file: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rate: float = 0.0
+    iteration: int = 0
     notify: Callable[[str], None] = lambda line: None
     parameter_bytes: int = 0
     exact_sums: bool = False
@@ -75,6 +78,7 @@ class Layer(nn.Module):
     bottoms: tuple[int, int | None]
     tops: tuple[int, int | None]
     as_many_tops_as_bottoms = False
+    no_onnx = ""  # why the type has no form in ONNX, and what to do; empty where it has one
     is_loss = False  # the first top has loss_weight 1 unless told otherwise, and may be left out
     # Bottoms that get no gradient unless propagate_down asks: labels, the teacher's logits.
     constant_bottoms: tuple[int, ...] = ()
@@ -103,6 +107,11 @@ class Layer(nn.Module):
         which can be remembered. Records lie along axis 0.
         """
         return False
+
+    @property
+    def digest(self) -> bytes:
+        """A digest of what the layer computes with besides its blobs and fields; often nothing."""
+        return b""
 
     @property
     def blobs(self) -> list[Tensor]:
@@ -164,6 +173,18 @@ class Layer(nn.Module):
         """Compute the tops from the bottoms."""
         raise NotImplementedError
 
+    def explain(self, bottom_shapes: list[Shape]) -> list[str]:
+        """Return the lines of what the layer computes, as a formula with its numbers.
+
+        Here it is the formula of the class' docstring and the values of the type's own fields.
+        """
+        lines, values = formula.of_docstring(type(self).__doc__), formula.settings(self.param)
+        return [*lines, f"with {values}"] if values else lines
+
+    def terms(self, *bottoms: Tensor) -> dict[str, Tensor]:
+        """Return the summands of a loss that is a sum of several, by name; {} where it is one."""
+        return {}
+
     def state(self) -> dict[str, np.ndarray]:
         """Return what an interrupted run needs of this layer to go on, besides its blobs."""
         return {}
@@ -171,8 +192,16 @@ class Layer(nn.Module):
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from where ``state`` was taken."""
 
+    def reset(self) -> None:
+        """Forget what earlier forward passes left for the next one."""
+
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         """Add the ONNX nodes that compute ``tops`` from ``bottoms`` (blob names) to ``graph``."""
+        if self.no_onnx:
+            raise ExportError(
+                f"layer '{self.name}' ({self.type}) cannot be exported: {self.no_onnx}",
+                self.proto.source_line or None,
+            )
         graph.splice_torch(self, bottoms, tops)
 
     # ---- for the layers' own use

@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     from ..export.graph import Graph
 
 
+def normalize_batch(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(x - mean) / sqrt(var + eps)``, and the batch's mean and unbiased variance.
+
+    ``var`` in the formula is the biased one. Both statistics have no gradient and one value for
+    each channel of x (N, C, any axes...); of a single value the variance is 0.
+    """
+    channels = x.shape[1]
+    # At momentum 1 torch leaves the batch's mean and unbiased variance here. Zeros, not empty: it
+    # computes 0 * before + 1 * batch, and memory left over may hold NaN.
+    mean, var = x.new_zeros(channels), x.new_zeros(channels)
+    if x.numel() == channels:  # torch refuses: the variance is 0, and so is every gradient
+        return (x - x) / math.sqrt(eps), x.detach().reshape(channels), var
+    y = F.batch_norm(x, mean, var, training=True, momentum=1.0, eps=eps)
+    return y, mean, var
+
+
 @register("BatchNorm", param="batch_norm_param")
 class BatchNorm(Layer):
     """Subtract each channel's mean and divide by its standard deviation.
@@ -76,15 +92,7 @@ class BatchNorm(Layer):
         if self.use_global:
             mean, var = self._global_stats()
             return F.batch_norm(x, mean, var, eps=eps)
-        values = math.prod(x.shape) // self.channels
-        if values == 1:  # torch refuses: the variance is 0, and so is every gradient
-            mean, var = x.detach().reshape(self.channels), x.new_zeros(self.channels)
-            y = (x - x) / math.sqrt(eps)
-        else:
-            # At momentum 1 torch leaves the batch's mean and unbiased variance here. Zeros, not
-            # empty: it computes 0 * before + 1 * batch, and memory left over may hold NaN.
-            mean, var = x.new_zeros(self.channels), x.new_zeros(self.channels)
-            y = F.batch_norm(x, mean, var, training=True, momentum=1.0, eps=eps)
+        y, mean, var = normalize_batch(x, eps)
         self._update(mean, var)
         return y
 

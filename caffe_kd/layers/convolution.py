@@ -32,6 +32,15 @@ class Window:
         numbers = zip(extents, self.kernel, self.stride, self.pad, self.dilation, strict=True)
         return tuple((e + 2 * p - (d * (k - 1) + 1)) // s + 1 for e, k, s, p, d in numbers)
 
+    def span(self, places: Shape) -> Shape:
+        """Return the least extents with these places: ``(n - 1) s + d (k - 1) + 1 - 2 p``."""
+        numbers = zip(places, self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        return tuple((n - 1) * s + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in numbers)
+
+
+# Where there is no spatial axis, every record is one place.
+_ONE_PLACE = Window(kernel=(1,), stride=(1,), pad=(0,), dilation=(1,))
+
 
 def window(layer: Layer, spatial_axes: int) -> Window:
     """Read kernel, stride, pad and dilation of a layer's convolution_param.
@@ -82,26 +91,24 @@ def _nonzero(layer: Layer, numbers: tuple[int, ...], what: str) -> tuple[int, ..
     return numbers
 
 
-@register("Convolution", param="convolution_param", bottoms=(1, None), tops=(1, None))
-class Convolution(Layer):
-    """Slide learned filters over the axes behind the channel axis, the same for each bottom.
-
-    ``y[o] = sum over i of w[o, i] * x[i] + b[o]``, where ``*`` is cross-correlation and ``i`` runs
-    over the channels of o's group.
-
-    Bottoms: (leading axes..., C, spatial axes...), all of one shape; C at ``axis``.
-    Tops: (leading axes..., num_output, places of the window...), one for each bottom.
-    Blobs: weight (num_output, C / group, kernel...), bias (num_output).
-
-    Raises:
-        NetError: kernel, stride, pad or dilation is given wrongly (see ``window``), channels or
-            num_output are no multiple of group, the bottoms differ in shape, or the kernel is
-            larger than the padded bottom.
-
-    Source: Caffe's ConvolutionLayer. Other than there, more than 3 spatial axes are refused.
-    """
+class BaseConvolution(Layer):
+    """What Convolution and Deconvolution have in common; their classes say where they differ."""
 
     as_many_tops_as_bottoms = True
+    no_top: str  # what is wrong where the top would be empty
+    onnx_op: str
+
+    def weight_channels(self) -> Shape:
+        """Return the first two extents of the weight."""
+        raise NotImplementedError
+
+    def top_extents(self, extents: Shape) -> Shape:
+        """Return a top's spatial extents, given the bottom's."""
+        raise NotImplementedError
+
+    def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
+        """Return the top of x (N, C, 1 to 3 spatial axes...)."""
+        raise NotImplementedError
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         shape, param = bottom_shapes[0], self.param
@@ -131,8 +138,7 @@ class Convolution(Layer):
             )
         for top in self.top_shapes(bottom_shapes[:1]):  # before memory is taken for the weights
             self.check_shape(top, "the top")
-        channels = self.channels // param.group
-        self.add_blob((param.num_output, channels, *self.window.kernel), param.weight_filler)
+        self.add_blob((*self.weight_channels(), *self.window.kernel), param.weight_filler)
         if param.bias_term:
             self.add_blob((param.num_output,), param.bias_filler)
 
@@ -150,25 +156,25 @@ class Convolution(Layer):
                 channels=self.channels,
                 spatial_axes=self.spatial_axes,
             )
-        places = self.window.places(shape[axis + 1 :])
-        if any(p < 1 for p in places):
+        extents = self.top_extents(shape[axis + 1 :])
+        if any(extent < 1 for extent in extents):
             self.fail(
-                "the kernel is larger than the padded bottom",
+                self.no_top,
                 bottom=shape,
                 kernel=self.window.kernel,
                 pad=self.window.pad,
                 dilation=self.window.dilation,
             )
-        return [(*shape[:axis], self.param.num_output, *places)] * len(bottom_shapes)
+        return [(*shape[:axis], self.param.num_output, *extents)] * len(bottom_shapes)
 
     @property
     def per_record(self) -> bool:
         return bool(self.param.axis == 1)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self._convolve(x) for x in bottoms)
+        return tuple(self._from_one(x) for x in bottoms)
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def _from_one(self, x: Tensor) -> Tensor:
         leading = x.shape[: self.channel_axis]
         if self.channel_axis != 1:
             x = x.reshape(math.prod(leading), *x.shape[self.channel_axis :])
@@ -176,13 +182,10 @@ class Convolution(Layer):
         return y if self.channel_axis == 1 else y.reshape(*leading, *y.shape[1:])
 
     def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        group = self.param.group
-        if not self.spatial_axes:  # every record is one place
-            x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
-            return F.conv1d(x, weight, bias, groups=group).squeeze(-1)
-        w = self.window
-        convolve = _CONVOLVE[self.spatial_axes]
-        return convolve(x, weight, bias, w.stride, w.pad, w.dilation, group)
+        if self.spatial_axes:
+            return self.slide(x, weight, bias, self.window)
+        x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
+        return self.slide(x, weight, bias, _ONE_PLACE).squeeze(-1)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         if self.channel_axis != 1 or not self.spatial_axes:
@@ -190,7 +193,7 @@ class Convolution(Layer):
         blobs = [graph.blob(self, index) for index in range(len(self.blobs))]
         for bottom, top in zip(bottoms, tops, strict=True):
             graph.node(
-                "Conv",
+                self.onnx_op,
                 [bottom, *blobs],
                 [top],
                 kernel_shape=self.window.kernel,
@@ -200,3 +203,36 @@ class Convolution(Layer):
                 group=self.param.group,
             )
         return None
+
+
+@register("Convolution", param="convolution_param", bottoms=(1, None), tops=(1, None))
+class Convolution(BaseConvolution):
+    """Slide learned filters over the axes behind the channel axis, the same for each bottom.
+
+    ``y[o] = sum over i of w[o, i] * x[i] + b[o]``, where ``*`` is cross-correlation and ``i`` runs
+    over the channels of o's group.
+
+    Bottoms: (leading axes..., C, spatial axes...), all of one shape; C at ``axis``.
+    Tops: (leading axes..., num_output, places of the window...), one for each bottom.
+    Blobs: weight (num_output, C / group, kernel...), bias (num_output).
+
+    Raises:
+        NetError: kernel, stride, pad or dilation is given wrongly (see ``window``), channels or
+            num_output are no multiple of group, the bottoms differ in shape, or the kernel is
+            larger than the padded bottom.
+
+    Source: Caffe's ConvolutionLayer. Other than there, more than 3 spatial axes are refused.
+    """
+
+    no_top = "the kernel is larger than the padded bottom"
+    onnx_op = "Conv"
+
+    def weight_channels(self) -> Shape:
+        return self.param.num_output, self.channels // self.param.group
+
+    def top_extents(self, extents: Shape) -> Shape:
+        return self.window.places(extents)
+
+    def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
+        w, convolve = window, _CONVOLVE[len(window.kernel)]
+        return convolve(x, weight, bias, w.stride, w.pad, w.dilation, self.param.group)

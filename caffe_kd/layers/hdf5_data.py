@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from ..data.hdf5 import HDF5Rows
-from ..errors import DataError
 from .base import Shape, register
-from .records import Indices, RecordLayer
+from .records import Indices, OrderedRecordLayer
 
 
 @register("HDF5Data", param="hdf5_data_param", bottoms=0, tops=(1, None))
-class HDF5Data(RecordLayer):
+class HDF5Data(OrderedRecordLayer):
     """Give rows of the HDF5 files that ``source`` lists, file after file, starting over at the end.
 
     Tops: for each dataset named like the top, (batch_size, row's axes...), float32.
@@ -31,16 +30,12 @@ class HDF5Data(RecordLayer):
             self.fail("batch_size must be at least 1", batch_size=self.param.batch_size)
         if self.proto.HasField("transform_param"):
             self.fail("HDF5Data does not transform data: leave transform_param out")
-        try:
+        with self.opening():
             self.rows = HDF5Rows(self.find(self.param.source), list(self.proto.top))
-        except DataError as error:
-            raise DataError(
-                f"layer '{self.name}' ({self.type}): {error}", self.proto.source_line or None
-            ) from None
         self.seed()
-        self.order = self._new_order()
+        self.begin_pass()
 
-    def _new_order(self) -> np.ndarray:
+    def new_order(self) -> np.ndarray:
         return self.rows.order(self.generator if self.param.shuffle else None)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
@@ -54,28 +49,12 @@ class HDF5Data(RecordLayer):
     def deterministic(self) -> bool:
         return True
 
-    def next_indices(self) -> Indices:
-        taken: list[np.ndarray] = []
-        missing = self.param.batch_size
-        while missing:
-            part = self.order[self.position : self.position + missing]
-            taken.append(part)
-            missing -= len(part)
-            self.position += len(part)
-            if self.position == len(self.order):
-                self.position = 0
-                self.order = self._new_order()
-        return np.concatenate(taken)
+    @property
+    def depth(self) -> int:
+        # Rows of the file in memory are there at once; reading the next file is not.
+        return self.proto.data_param.prefetch if self.rows.file_count > 1 else 0
 
-    def read(self, indices: Indices) -> tuple[Tensor, ...]:
+    def load(self, indices: Indices) -> tuple[Tensor, ...]:
         if isinstance(indices, slice):
             indices = np.arange(*indices.indices(len(self.rows)))
-        tops = self.rows.read(indices)
-        return tuple(torch.from_numpy(top).to(self.context.device) for top in tops)
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {**super().state(), "order": self.order}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        super().restore(state)
-        self.order = state["order"]
+        return tuple(torch.from_numpy(top) for top in self.rows.read(indices))

@@ -36,7 +36,7 @@ class Input(Layer):
         self.values: list[Tensor | None] = [None] * len(names)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return self.shapes
+        return list(self.shapes)
 
     def set(self, index: int, value: Tensor) -> None:
         """Set the value, and with it the shape, of top ``index``."""

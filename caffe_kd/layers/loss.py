@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
-import torch
 from torch import Tensor
 
+from ..losses.normalization import extents
 from .base import Layer, Shape
+from .indices import IndexingLayer
 
 
 def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
@@ -18,12 +20,29 @@ def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
         )
 
 
-class LabelledLayer(Layer):
+def check_same_logits(layer: Layer, student: Shape, teacher: Shape, axis: int) -> None:
+    """Fail unless a student's and its teacher's logits have the same extents around the classes."""
+    if len(teacher) <= axis or student[axis] != teacher[axis]:
+        fact = "student and teacher must have the same number of classes"
+        hint = ". Where their classes differ, put a ClassMap between"
+    elif extents(student, axis) != extents(teacher, axis):
+        fact, hint = "student and teacher must have logits of the same shape", ""
+    else:
+        return
+    layer.fail(f"{fact} (axis {axis}){hint}", student=student, teacher=teacher)
+
+
+class LabelledLayer(IndexingLayer):
     """A layer with class scores along an axis and a label for each position."""
 
     ignore_label: int | None = None
-    # On a CUDA device: the extremes of the last batch's labels on their way to the host.
-    _arriving: tuple[torch.cuda.Event, Tensor, int] | None = None
+
+    def label_smoothing(self) -> float:
+        """Return loss_param's label_smoothing, having refused one outside 0..1."""
+        share: float = self.proto.loss_param.label_smoothing
+        if not 0 <= share <= 1:
+            self.fail("label_smoothing must be in 0..1", label_smoothing=share)
+        return share
 
     def check_label_shape(self, scores: Shape, label: Shape, axis: int) -> None:
         """Fail unless there is one label for each position of the scores."""
@@ -38,37 +57,20 @@ class LabelledLayer(Layer):
                 axis=axis,
             )
 
+    def check_label_per_record(self, scores: Shape, label: Shape) -> None:
+        """Fail unless there is one label for each record of the scores."""
+        check_same_records(self, scores, label)
+        if scores[:1] != (math.prod(label),):
+            self.fail("there must be one label for each record", data=scores, label=label)
+
     def read_labels(self, label: Tensor, classes: int) -> Tensor:
-        """Return the labels as integers, having refused those that are no class.
+        """Return the labels as integers, having refused those that are no class."""
+        return self.read_indices(label, classes, self.ignore_label)
 
-        A CUDA device is not waited for: its labels are looked at when the next batch comes, and
-        until then a label out of range counts as the nearest class.
-        """
-        label = label.long()
-        if label.is_meta:
-            return label  # it has a shape alone
-        ignored = None if self.ignore_label is None else label == self.ignore_label
-        low, high = (label if ignored is None else label.masked_fill(ignored, 0)).aminmax()
-        if not label.is_cuda:
-            self._refuse_outside(int(low), int(high), classes)
-            return label
-        if self._arriving is not None:
-            event, extremes, arriving_classes = self._arriving
-            event.synchronize()
-            self._refuse_outside(int(extremes[0]), int(extremes[1]), arriving_classes)
-        extremes = torch.stack((low, high)).to("cpu", non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._arriving = event, extremes, classes
-        near = label.clamp(0, classes - 1)
-        return near if ignored is None else torch.where(ignored, label, near)
-
-    def _refuse_outside(self, low: int, high: int, classes: int) -> None:
-        if 0 <= low and high < classes:
-            return
+    def refuse_index(self, index: int, count: int) -> NoReturn:
         self.fail(
-            f"a label is no class: labels must be integers in 0..{classes - 1}. Raise num_output "
+            f"a label is no class: labels must be integers in 0..{count - 1}. Raise num_output "
             "of the layer that makes the scores, or name the label in ignore_label",
-            label=low if low < 0 else high,
-            classes=classes,
+            label=index,
+            classes=count,
         )

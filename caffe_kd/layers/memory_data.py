@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .base import Shape, register
-from .records import Indices, RecordLayer
+from .records import Indices, RecordLayer, State
 
 
 @register("MemoryData", param="memory_data_param", bottoms=0, tops=2)
@@ -99,12 +99,12 @@ class MemoryData(RecordLayer):
         self.position = end % self.record_count
         return slice(start, end)
 
-    def read(self, indices: Indices) -> tuple[Tensor, ...]:
+    def load(self, indices: Indices) -> tuple[Tensor, ...]:
         rows = indices if isinstance(indices, slice) else torch.from_numpy(indices)
-        return tuple(values[rows].to(self.context.device) for values in self._given())
+        return tuple(values[rows] for values in self._given())
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        super().restore(state)
+    def go_on(self, state: State) -> None:
+        super().go_on(state)
         if self._records is not None and self.position >= self.record_count:
             raise ValueError(
                 f"layer '{self.name}' has {self.record_count} records and stood at record "

@@ -1,8 +1,11 @@
-"""The layers that map each value alone by a fixed function, one line each."""
+"""The layers that map each value alone by a fixed function, one line each.
+
+Those of a linear function of the value (Power, Exp, Log) are in powers.py.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,8 @@ from .base import Layer, Shape, register
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
+
+_FLOAT = 1  # as ONNX numbers it
 
 
 class Neuron(Layer):
@@ -94,30 +99,129 @@ class ELU(Neuron):
         graph.node("Elu", bottoms, tops, alpha=self.param.alpha)
 
 
-@register("Power", param="power_param")
-class Power(Neuron):
-    """A power of a linear function: ``(shift + scale * x) ^ power``.
+@register("AbsVal")
+class AbsVal(Neuron):
+    """The absolute value ``|x|``; at 0 the gradient is 0.
 
-    Bottom, top: any shape. A broken power of a negative value is NaN.
+    Bottom: any shape. Top: the same, at least 0.
 
-    Source: Caffe's PowerLayer. Its gradient at 0 without shift, 0 / 0 there, is the mathematical
-    one here.
+    Raises:
+        NetError: the layer is to work in place.
+
+    Source: Caffe's AbsValLayer.
+    """
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        if self.proto.top[0] in self.proto.bottom:
+            self.fail("AbsVal Layer does not allow in-place computation", top=self.proto.top[0])
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.abs()
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        graph.node("Abs", bottoms, tops)
+
+
+@register("BNLL")
+class BNLL(Neuron):
+    """The binomial normal log likelihood: ``log(1 + exp(x))``, a smooth rectifier.
+
+    Bottom: any shape. Top: the same, above 0.
+
+    Source: Caffe's BNLLLayer, which is exact everywhere: far from 0 it does not turn into the
+    rectifier, as softplus does elsewhere.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        param = self.param
-        if param.power == 0 or param.scale == 0:  # whatever x is, even infinite
-            return torch.full_like(x, param.shift).pow(param.power)
-        y = x if param.scale == 1 else x * param.scale
-        if param.shift != 0:
-            y = y + param.shift
-        return y if param.power == 1 else y.pow(param.power)
+        return -F.logsigmoid(-x)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
-        param = self.param
-        value = bottoms[0]
-        for op, number in (("Mul", param.scale), ("Add", param.shift)):
-            result = graph.temporary(op.lower())
-            graph.node(op, [value, graph.constant(number, op.lower())], [result])
-            value = result
-        graph.node("Pow", [value, graph.constant(param.power, "power")], tops)
+        graph.node("Softplus", bottoms, tops)
+
+
+@register("Clip", param="clip_param")
+class Clip(Neuron):
+    """Limit values to ``min``..``max``; the gradient is 1 there, bounds included, and 0 outside.
+
+    Bottom: any shape. Top: the same, in [min, max].
+
+    Raises:
+        NetError: min or max is missing, or min exceeds max.
+
+    Source: Caffe's ClipLayer. There a min above max makes all values min, and a layer without
+    clip_param makes them 0; NaN, which stays NaN here, becomes min.
+    """
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        missing = [f"clip_param.{n}" for n in ("min", "max") if not self.param.HasField(n)]
+        if missing:
+            self.fail(f"missing required fields: {', '.join(missing)}")
+        if not self.param.min <= self.param.max:
+            self.fail("min must not exceed max", min=self.param.min, max=self.param.max)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clamp(self.param.min, self.param.max)
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        bounds = [graph.constant(getattr(self.param, name), name) for name in ("min", "max")]
+        graph.node("Clip", [*bottoms, *bounds], tops)
+
+
+@register("Swish", param="swish_param")
+class Swish(Neuron):
+    """The rectifier with a soft gate: ``x / (1 + exp(-beta * x))``.
+
+    Bottom, top: any shape.
+
+    Source: Ramachandran et al. 2017; Caffe's SwishLayer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        beta = self.param.beta
+        return F.silu(x) if beta == 1 else x * torch.sigmoid(beta * x)
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        scaled, gate = graph.temporary("scaled"), graph.temporary("gate")
+        graph.node("Mul", [*bottoms, graph.constant(self.param.beta, "beta")], [scaled])
+        graph.node("Sigmoid", [scaled], [gate])
+        graph.node("Mul", [*bottoms, gate], tops)
+
+
+class _Exceeds(torch.autograd.Function):
+    """Where x exceeds the threshold, with the layer's failure as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Threshold) -> Tensor:
+        ctx.layer = layer
+        return (x > layer.param.threshold).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        ctx.layer.fail(
+            "Not Implemented Yet: Threshold has no gradient, and a loss behind it wants one for "
+            "parameters before it. With propagate_down: false they get none"
+        )
+
+
+@register("Threshold", param="threshold_param")
+class Threshold(Neuron):
+    """Tell which values exceed the threshold t: 1 where ``x > t``, else 0, also where x equals t.
+
+    Bottom: any shape. Top: the same, of 0 and 1. There is no gradient.
+
+    Raises:
+        NetError: in the backward pass, if a loss hangs on the top and the bottom on parameters that
+            learn.
+
+    Source: Caffe's ThresholdLayer, which likewise ends the backward pass.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        y: Tensor = _Exceeds.apply(x, self)  # type: ignore[no-untyped-call]
+        return y
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        exceeds = graph.temporary("exceeds")
+        threshold = graph.constant(self.param.threshold, "threshold")
+        graph.node("Greater", [*bottoms, threshold], [exceeds])
+        graph.node("Cast", [exceeds], tops, to=_FLOAT)

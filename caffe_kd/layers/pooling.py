@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 Pair = tuple[int, int]
 
+NO_STOCHASTIC = (
+    "pool: STOCHASTIC is not implemented; in the original, too, it is NOT_IMPLEMENTED on the CPU. "
+    "Use MAX or AVE"
+)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -110,7 +115,7 @@ class Pooling(Layer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param
         if param.pool == pb.PoolingParameter.STOCHASTIC:
-            self.fail("pool: STOCHASTIC is not implemented. Use MAX or AVE")
+            self.fail(NO_STOCHASTIC)
         self.is_max = param.pool == pb.PoolingParameter.MAX
         self.with_mask = len(self.proto.top) == 2
         if self.with_mask and not self.is_max:

@@ -20,11 +20,15 @@ MAX_EXTENT = 2**31 - 1
 # Field numbers of caffe.proto, with the wire types a field may have.
 _LEGACY_EXTENTS = (1, 2, 3, 4)  # num, channels, height, width
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA = 5, 6, 7, 8
+_RAW_TYPE, _RAW_DATA = 10, 12  # of NVIDIA's fork: the values as they lie in memory, and their type
+_RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 _BLOB = {
     **{number: (VARINT,) for number in _LEGACY_EXTENTS},
     _DATA: (LEN, I32),
     _SHAPE: (LEN,),
     _DOUBLE_DATA: (LEN, I64),
+    _RAW_TYPE: (VARINT, I64, LEN, I32),  # elsewhere the number may stand for anything
+    _RAW_DATA: (LEN, VARINT, I64, I32),
 }
 _DIMS = {1: (LEN, VARINT)}
 
@@ -33,7 +37,8 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
     """Return the values of the BlobProto at ``[start, end)``, and whether its shape is legacy.
 
     num, channels, height and width, if any is there, go before ``shape``; ``double_data`` goes
-    before ``data``. float32 in one packed run becomes a view of the walker's data.
+    before ``data``, and before both goes the ``raw_data`` of NVIDIA's fork. float32 in one packed
+    run becomes a view of the walker's data.
 
     Raises:
         Damaged: the blob is malformed, or has not the number of values its shape says; the message
@@ -43,12 +48,18 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
     dims: list[int] = []
     payloads: dict[int, Field] = {}
     in_pieces = False
+    raw_type = -1
     for field in walker.fields(start, end, _BLOB):
         if field.number == _SHAPE:
             for dim in walker.fields(field.start, field.end, _DIMS):
                 dims.extend(signed(value, 64) for value in walker.varints(dim))
         elif field.number in _LEGACY_EXTENTS:
             extents[field.number] = signed(field.value, 32)
+        elif field.number in (_RAW_TYPE, _RAW_DATA):
+            if field.number == _RAW_TYPE and field.kind == VARINT:
+                raw_type = field.value
+            elif field.number == _RAW_DATA and field.kind == LEN:
+                payloads[_RAW_DATA] = field
         elif field.kind == LEN and field.number not in payloads:
             payloads[field.number] = field
         else:  # number by number, or in several runs
@@ -59,11 +70,17 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
     else:
         legacy = bool(extents)
         dims = [extents.get(number, 0) for number in _LEGACY_EXTENTS] if legacy else dims
-        values = _values(walker, payloads)
+        values = _values(walker, payloads, raw_type, name)
     return _shaped(values, dims, name), legacy
 
 
-def _values(walker: Walker, payloads: dict[int, Field]) -> Array:
+def _values(walker: Walker, payloads: dict[int, Field], raw_type: int, name: str) -> Array:
+    raw = payloads.get(_RAW_DATA)
+    if raw is not None and raw.end > raw.start and raw_type >= 0:
+        if raw_type not in _RAW_TYPES:
+            raise Damaged(f"{name} has raw_data that is neither float16, float32 nor float64")
+        with np.errstate(all="ignore"):
+            return _numbers(walker, raw, _RAW_TYPES[raw_type]).astype(np.float32, copy=False)
     double = payloads.get(_DOUBLE_DATA)
     if double is not None and double.end > double.start:
         with np.errstate(all="ignore"):  # too large becomes infinite, as by the original's cast

@@ -14,6 +14,12 @@ from ..errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 from .filter import filter_net
 
+# What of a layer is left out when it becomes a teacher's.
+_NOT_OF_A_TEACHER = (
+    *("include", "exclude", "param", "propagate_down", "blobs"),
+    *("loss_weight", "loss_weight_schedule"),
+)
+
 
 @dataclass
 class Teacher:
@@ -22,12 +28,12 @@ class Teacher:
     Attributes:
         name: the prefix of its layers and blobs: ``<name>/conv1``.
         net: its NetParameter.
-        blob_counts: how many parameter blobs each layer has, by layer name.
+        blob_counts: how many parameter blobs each layer has, by layer name; None: nobody knows yet.
     """
 
     name: str
     net: Any
-    blob_counts: Mapping[str, int]
+    blob_counts: Mapping[str, int] | None
 
 
 def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = None) -> Any:
@@ -35,8 +41,9 @@ def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = N
 
     A teacher is filtered in phase TEST. Its layers without bottoms give way to the student's blobs
     of the same name. Of the others only those remain that lead to a teacher blob in use; they get
-    ``phase: TEST``, lr_mult 0, decay_mult 0, loss_weight 0 and propagate_down false. A teacher that
-    is used only by layers with include rules is included by the same rules.
+    ``phase: TEST``, lr_mult 0, decay_mult 0 (``frozen: true`` where nobody knows for how many
+    blobs), loss_weight 0 and propagate_down false. A teacher that is used only by layers with
+    include rules is included by the same rules.
 
     Args:
         student: the student's NetParameter with the layers of all phases.
@@ -78,14 +85,14 @@ def _check_names(taken: Iterable[Any], added: Iterable[Any]) -> None:
 def _frozen_layers(teacher: Teacher, users: Sequence[Any], student_blobs: set[str]) -> list[Any]:
     prefix = f"{teacher.name}/"
     layers = list(filter_net(teacher.net, pb.NetState(phase=pb.TEST)).layer)
-    given = {top for layer in layers if not any(layer.bottom) for top in layer.top}
-    computing = [layer for layer in layers if any(layer.bottom)]
+    given = {top for layer in layers if is_data(layer) for top in layer.top}
+    computing = [layer for layer in layers if not is_data(layer)]
     _check_used_blobs(teacher, computing, users)
     needed = {b.removeprefix(prefix) for u in users for b in u.bottom if b.startswith(prefix)}
     kept: list[Any] = []
     for layer in reversed(computing):
         if needed.intersection(layer.top):
-            kept.append(layer)
+            kept.append(_with_needed_outputs(layer, needed))
             needed.update(layer.bottom)
     for blob in sorted(needed & given - student_blobs):
         raise NetError(
@@ -96,6 +103,23 @@ def _frozen_layers(teacher: Teacher, users: Sequence[Any], student_blobs: set[st
     rules = _rules_of_users(prefix, users)
     names = {blob: blob for blob in given}  # what a teacher's blob is called in the composed net
     return [_freeze(layer, teacher, names, rules) for layer in reversed(kept)]
+
+
+def _with_needed_outputs(layer: Any, needed: set[str]) -> Any:
+    """Return a layer, an ONNX model without the outputs that nobody takes."""
+    if layer.type != "ONNXModel":
+        return layer
+    fewer = pb.LayerParameter()
+    fewer.CopyFrom(layer)
+    pairs = list(zip(layer.top, layer.onnx_model_param.output, strict=True))
+    fewer.top[:] = [top for top, _ in pairs if top in needed]
+    fewer.onnx_model_param.output[:] = [output for top, output in pairs if top in needed]
+    return fewer
+
+
+def is_data(layer: Any) -> bool:
+    """Say whether a layer brings the data: it has no bottoms, and does not learn its top."""
+    return not any(layer.bottom) and layer.type != "Parameter"  # which holds what was learnt
 
 
 def _place_of_top(layers: Sequence[Any], blob: str) -> str | None:
@@ -132,7 +156,7 @@ def _freeze(layer: Any, teacher: Teacher, names: dict[str, str], rules: Sequence
     prefix = f"{teacher.name}/"
     frozen = pb.LayerParameter()
     frozen.CopyFrom(layer)
-    for field in ("include", "exclude", "param", "propagate_down", "loss_weight", "blobs"):
+    for field in _NOT_OF_A_TEACHER:
         frozen.ClearField(field)
     frozen.name = prefix + layer.name
     frozen.phase = pb.TEST
@@ -143,7 +167,12 @@ def _freeze(layer: Any, teacher: Teacher, names: dict[str, str], rules: Sequence
     if layer.loss_weight or layer.type.endswith("Loss"):  # not the student's to minimise
         frozen.loss_weight.extend([0.0] * len(frozen.top))
     frozen.include.extend(rules)
-    for index in range(teacher.blob_counts.get(layer.name, 0)):
+    count = len(layer.param)
+    if teacher.blob_counts is None:
+        frozen.frozen = True
+    else:
+        count = teacher.blob_counts.get(layer.name, 0)
+    for index in range(count):
         spec = frozen.param.add(lr_mult=0, decay_mult=0)
         if index < len(layer.param) and layer.param[index].name:
             spec.name = prefix + layer.param[index].name
@@ -158,7 +187,7 @@ def _place_of_teachers(own: Sequence[Any], frozen: Sequence[Any]) -> int:
     That is before the student's own layers, which may change the input in place.
     """
     used = {b for layer in frozen for b in layer.bottom}
-    feeding = [i for i, x in enumerate(own) if not x.bottom and used.intersection(x.top)]
+    feeding = [i for i, x in enumerate(own) if not any(x.bottom) and used.intersection(x.top)]
     return feeding[-1] + 1 if feeding else 0
 
 
@@ -172,10 +201,13 @@ def override_distillation(
             continue
         for field, value in (("temperature", temperature), ("alpha", alpha)):
             if value is not None:
-                before = getattr(layer.distilling_loss_param, field)
-                setattr(layer.distilling_loss_param, field, value)
+                param = layer.distilling_loss_param
+                scheduled = param.HasField(f"{field}_schedule")
+                before = "its schedule" if scheduled else f"{getattr(param, field):g}"
+                param.ClearField(f"{field}_schedule")
+                setattr(param, field, value)
                 changes.append(
                     f"layer '{layer.name}': {field} {value:g} from the command line "
-                    f"instead of {before:g}"
+                    f"instead of {before}"
                 )
     return changes

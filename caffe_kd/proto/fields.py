@@ -1,10 +1,11 @@
-"""Carries a field's value from one message to a field of another."""
+"""Carries a field's value from one message to a field of another, and tells which cannot be."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 
 def put(target: Any, name: str, field: FieldDescriptor, value: Any) -> None:
@@ -24,3 +25,9 @@ def put(target: Any, name: str, field: FieldDescriptor, value: Any) -> None:
         getattr(target, name).SetInParent()  # an empty block is a block still
     else:
         setattr(target, name, value)
+
+
+def unknown_numbers(message: Any) -> list[int]:
+    """Return the numbers of the fields that a binary message has but its type does not know."""
+    unknown: Any = UnknownFieldSet(message)
+    return sorted({field.field_number for field in unknown})

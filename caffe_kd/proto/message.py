@@ -13,13 +13,18 @@ from google.protobuf.message import DecodeError
 from ..errors import ParseError
 from ..files import write_atomically
 from . import caffe_pb2 as pb
-from .binary import read_weights
+from .binary import LayerWeights, read_weights
+from .blob import blob_parts
+from .renumber import renumber
 from .text import clear_source_lines
-from .wire import HDF5_MAGIC, map_file
+from .wire import HDF5_MAGIC, Damaged, map_file
 
 
 def read_net(path: str | Path) -> Any:
     """Read a ``.caffemodel`` of any year into a NetParameter, as it is.
+
+    Fields that forks number otherwise are under the names they have here; see ``renumber.py``.
+    Values that NVIDIA's fork keeps as ``raw_data`` are in ``data``.
 
     Raises:
         ParseError: the file is missing, damaged, cut short, or holds something else.
@@ -27,14 +32,27 @@ def read_net(path: str | Path) -> Any:
     data = map_file(path)
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         raise ParseError("is an HDF5 file, which holds weights but no net", str(path))
-    read_weights(path)  # tells what is wrong with it, and bounds how many messages it can make
+    # Tells what is wrong with the file, and bounds how many messages it can make.
+    weights = read_weights(path)
     net = pb.NetParameter()
     try:
-        net.ParseFromString(memoryview(data))
-    except DecodeError as error:
+        net.ParseFromString(renumber(data))
+    except (DecodeError, Damaged) as error:
         raise ParseError(f"is not a caffemodel, or is damaged: {error}", str(path)) from None
     clear_source_lines(net)
+    if not net.layers:  # the two kinds of layers may lie in any order
+        _unpack_raw_data(net, weights)
     return net
+
+
+def _unpack_raw_data(net: Any, weights: list[LayerWeights]) -> None:
+    """Give blobs without ``data`` the values that were read in another form."""
+    for layer, read in zip(net.layer, weights, strict=True):
+        for blob, array in zip(layer.blobs, read.blobs, strict=True):
+            if array is None or not array.size or blob.data or blob.double_data:
+                continue
+            blob.DiscardUnknownFields()
+            blob.MergeFromString(b"".join(blob_parts(array.reshape(-1), None)[:-1]))
 
 
 def write_net(path: str | Path, net: Any) -> None:

@@ -18,6 +18,8 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 FILE_NAME = "caffe_kd/proto/caffe.proto"
+FOREIGN = "foreign"
+FOREIGN_NUMBER = 51080
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -134,12 +136,27 @@ def parse(text: str, name: str = FILE_NAME) -> descriptor_pb2.FileDescriptorProt
     return file
 
 
+def _make_room_for_forks(file: descriptor_pb2.FileDescriptorProto) -> None:
+    """Give every message ``foreign``: the fields that only forks know, as ForeignField says."""
+    for message in file.message_type:
+        if message.name != "ForeignField":
+            message.field.add(
+                name=FOREIGN,
+                number=FOREIGN_NUMBER,
+                label=_Field.LABEL_REPEATED,
+                type=_Field.TYPE_MESSAGE,
+                type_name=f".{file.package}.ForeignField",
+            )
+
+
 @cache
 def pool() -> descriptor_pool.DescriptorPool:
     """Return the private pool that holds ``caffe.proto``."""
     text = Path(__file__).with_name("caffe.proto").read_text(encoding="utf-8")
+    file = parse(text)
+    _make_room_for_forks(file)
     private = descriptor_pool.DescriptorPool()
-    private.AddSerializedFile(parse(text).SerializeToString())
+    private.AddSerializedFile(file.SerializeToString())
     return private
 
 

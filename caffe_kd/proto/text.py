@@ -14,16 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from google.protobuf import text_format
+from google.protobuf import text_encoding, text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from ..errors import ParseError, did_you_mean
 from ..files import read_bytes, write_atomically
+from .dialects import rule_for, rule_for_word
+from .schema import FOREIGN
 
 Message = TypeVar("Message", bound=Any)
 
 MAX_BYTES = 64 << 20  # far above any net; a larger file is not prototxt
 MAX_STRING = 4 << 20  # characters; an escape takes a multiple of itself while it is read
+MAX_DEPTH = 100  # blocks inside blocks, of a fork: those of the schema cannot go as deep
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\f\v]+|\#[^\n]*)
@@ -40,9 +43,13 @@ _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPED = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f"}
 _ESCAPED |= {b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"', b"?": b"?"}
 
+# A ForeignField as protobuf prints it.
+_FOREIGN_FIELD = re.compile(r'^( *)foreign \{\n *text: "((?:[^"\\]|\\.)*)"\n *\}\n', re.MULTILINE)
+
 _F = FieldDescriptor
 _INTEGER_BITS = {_F.TYPE_INT32: (-(2**31), 2**31), _F.TYPE_INT64: (-(2**63), 2**63)}
 _INTEGER_BITS |= {_F.TYPE_UINT32: (0, 2**32), _F.TYPE_UINT64: (0, 2**64)}
+_HIDDEN = ("source_line", FOREIGN)  # fields of the schema that no prototxt has
 _TYPE_WORDS = {
     _F.TYPE_STRING: 'a string in quotes, as "name"',
     _F.TYPE_BYTES: 'a string in quotes, as "name"',
@@ -98,9 +105,16 @@ def _lines_as_unix(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse(text: str, message: Message, name: str = "<prototxt>") -> Message:
-    """Parse prototxt ``text`` into ``message``; ``name`` stands for the file in messages."""
-    _Parser(text, name).fields(message, end="")
+def parse(text: str, message: Message, name: str = "<prototxt>", line: int = 1) -> Message:
+    """Parse prototxt ``text`` into ``message``.
+
+    Args:
+        text: the prototxt.
+        message: what to read it into.
+        name: stands for the file in messages.
+        line: the file's line where ``text`` begins.
+    """
+    _Parser(text, name, line).fields(message, end="")
     return message
 
 
@@ -137,7 +151,17 @@ def to_text(message: Any, as_utf8: bool = True) -> str:
     copy = type(message)()
     copy.CopyFrom(message)
     clear_source_lines(copy)
-    return text_format.MessageToString(copy, use_short_repeated_primitives=False, as_utf8=as_utf8)
+    prototxt = text_format.MessageToString(
+        copy, use_short_repeated_primitives=False, as_utf8=as_utf8
+    )
+    return _FOREIGN_FIELD.sub(_as_written, prototxt)
+
+
+def _as_written(match: re.Match[str]) -> str:
+    """Return a field of a fork as it stood in its file, where ForeignField was printed."""
+    indent, escaped = match.groups()
+    lines = text_encoding.CUnescape(escaped).decode("utf-8").split("\n")
+    return "".join(f"{indent}{line}\n" for line in lines)
 
 
 def write(path: str | Path, message: Any) -> None:
@@ -148,13 +172,12 @@ def write(path: str | Path, message: Any) -> None:
 class _Parser:
     """A recursive descent over the tokens of one file; no message of the schema holds itself."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, line: int = 1) -> None:
         self._name = name
-        self._tokens = list(self._tokenize(text))
+        self._tokens = list(self._tokenize(text, line))
         self._next = 0
 
-    def _tokenize(self, text: str) -> Any:
-        line = 1
+    def _tokenize(self, text: str, line: int) -> Any:
         for match in _TOKEN.finditer(text):
             kind = match.lastgroup
             if kind == "newline":
@@ -230,8 +253,13 @@ class _Parser:
                 return
             if kind != "word":
                 self._fail_at(line, f"a field name was expected. Received: {word[:40]!r}")
-            field = by_name.get(word)
-            if field is None or word == "source_line":
+            field = by_name.get(word) if word not in _HIDDEN else None
+            if self._is_foreign(descriptor, field, word):
+                lines = self._foreign(word, line, 0)
+                message.foreign.add(text="\n".join(lines), source_line=f"{self._name}:{line}")
+                self._skip(",", ";")
+                continue
+            if field is None:
                 self._unknown(descriptor, word, line)
             if not field.is_repeated:
                 if word in seen and word == up_to:
@@ -251,11 +279,70 @@ class _Parser:
         )
 
     def _unknown(self, descriptor: Descriptor, word: str, line: int) -> NoReturn:
-        names = [n for n in descriptor.fields_by_name if n != "source_line"]
+        names = [n for n in descriptor.fields_by_name if n not in _HIDDEN]
         self._fail_at(
             line,
             f"{descriptor.name} has no field named '{word[:100]}'.{did_you_mean(word, names)}",
         )
+
+    def _is_foreign(self, descriptor: Descriptor, field: FieldDescriptor | None, word: str) -> bool:
+        """Say whether a field, or the word that an enum field is given, is of a known fork."""
+        if field is None:
+            return rule_for(descriptor.name, word) is not None or (
+                descriptor.name == "V1LayerParameter"  # of a fork that had the layer in 2014
+                and word.endswith("_param")
+                and word in descriptor.file.message_types_by_name["LayerParameter"].fields_by_name
+            )
+        if field.enum_type is None:
+            return False
+        value = self._tokens[min(self._next + (self._peek() == ":"), len(self._tokens) - 1)][1]
+        is_known = value in field.enum_type.values_by_name
+        return not is_known and rule_for_word(descriptor.name, word, value) is not None
+
+    def _foreign(self, word: str, line: int, depth: int) -> list[str]:
+        """Read a field whose type is unknown; return it as the lines that are written for it."""
+        indent = "  " * depth
+        colon = self._skip(":")
+        if not self._skip("{", "<"):
+            if not colon:
+                self._fail(f"':' was expected after '{word[:40]}'. Received: {self._peek()[:40]!r}")
+            return [f"{indent}{word}: {self._foreign_value()}"]
+        if depth == MAX_DEPTH:
+            self._fail_at(line, f"blocks are nested more than {MAX_DEPTH} deep")
+        end = "}" if self._tokens[self._next - 1][1] == "{" else ">"
+        lines = [f"{indent}{word} {{"]
+        while not self._skip(end):
+            kind, name, at = self._take()
+            if kind == "end":
+                self._fail_at(
+                    at, f"the file ends, but the block opened at line {line} has no '{end}'"
+                )
+            if kind != "word":
+                self._fail_at(at, f"a field name was expected. Received: {name[:40]!r}")
+            lines += self._foreign(name, at, depth + 1)
+            self._skip(",", ";")
+        return [*lines, f"{indent}}}"]
+
+    def _foreign_value(self) -> str:
+        """Read a scalar or a list of scalars."""
+        if not self._skip("["):
+            return self._foreign_scalar()
+        values = []
+        while not self._skip("]"):
+            values.append(self._foreign_scalar())
+            if not self._skip(",") and self._peek() != "]":
+                self._fail(f"',' or ']' was expected. Received: {self._peek()[:40]!r}")
+        return f"[{', '.join(values)}]"
+
+    def _foreign_scalar(self) -> str:
+        """Read a number, a word or strings that follow one another."""
+        sign = "-" if self._skip("-") else ""
+        kind, word, line = self._take()
+        if kind not in ("word", "number", "string"):
+            self._fail_at(line, f"a value was expected. Received: {word[:40]!r}")
+        while kind == "string" and self._tokens[self._next][0] == "string":
+            word += f" {self._take()[1]}"
+        return sign + word
 
     def _field(self, message: Any, field: FieldDescriptor, line: int) -> None:
         colon = self._skip(":")

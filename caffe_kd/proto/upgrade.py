@@ -1,6 +1,7 @@
 """Brings nets and solvers of any year to the current format.
 
-The steps are the original's, in its order, each from message to message:
+The steps are the original's, in its order, each from message to message; before and after them the
+fields that only forks know are left out or moved where that changes no result (``foreign.py``):
 
 1. layers of 2013 (V0) become layers of 2014 (V1), padding layers fold into what they feed;
 2. the data layers' scale, mean_file, crop_size and mirror move to transform_param;
@@ -18,7 +19,7 @@ from typing import Any
 
 from ..errors import NetError, SolverError
 from . import caffe_pb2 as pb
-from . import text, upgrade_v0, upgrade_v1
+from . import foreign, text, upgrade_v0, upgrade_v1
 
 _LEGACY_DIMS = 4  # input_dim lists num, channels, height and width of each input
 
@@ -64,7 +65,7 @@ class Notes:
 
 def needs_upgrade(net: Any) -> bool:
     """Say whether a NetParameter has anything that is not of the current format."""
-    return bool(net.layers or net.input or _statistics_to_fix(net))
+    return bool(net.layers or net.input or _statistics_to_fix(net) or foreign.can_settle(net))
 
 
 def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
@@ -88,6 +89,7 @@ def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
     notes = Notes() if notes is None else notes
     upgraded = pb.NetParameter()
     upgraded.CopyFrom(net)
+    notes.lines += foreign.settle(upgraded)
     if upgrade_v0.needs_upgrade(upgraded):
         notes.step("V0LayerParameter", name)
         notes.done("V0LayerParameter", upgrade_v0.upgrade(upgraded))
@@ -98,6 +100,7 @@ def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
     if upgraded.layers:
         notes.step("V1LayerParameter", name)
         notes.done("V1LayerParameter", upgrade_v1.upgrade(upgraded))
+        notes.lines += foreign.settle(upgraded)  # blocks that a layer has only now
     if upgraded.input:
         notes.step("input fields", name)
         _upgrade_input(upgraded, name, notes)
@@ -131,13 +134,16 @@ def upgrade_solver(solver: Any, name: str, notes: Notes | None = None) -> Any:
     Source: the original's ``UpgradeSolverAsNeeded``.
     """
     nets = [getattr(solver, f) for f in ("net_param", "train_net_param") if solver.HasField(f)]
-    if not solver.HasField("solver_type") and not any(
-        needs_upgrade(net) for net in [*nets, *solver.test_net_param]
+    if (
+        not solver.HasField("solver_type")
+        and not any(needs_upgrade(net) for net in [*nets, *solver.test_net_param])
+        and not foreign.can_settle(solver)
     ):
         return solver
     notes = Notes() if notes is None else notes
     upgraded = pb.SolverParameter()
     upgraded.CopyFrom(solver)
+    notes.lines += foreign.settle(upgraded)
     if upgraded.HasField("solver_type"):
         _upgrade_solver_type(upgraded, name, notes)
     for field_name in ("net_param", "train_net_param"):

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ..errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
-from .fields import put
+from .fields import put, unknown_numbers
 
 # Types that became another word in V1; the others are written in capitals there.
 _TYPES = {
@@ -30,6 +30,9 @@ _TYPES = {
     ).split()
 }
 
+# Types that only forks had.
+_FORK_TYPES = {"memory_data": "MEMORY_DATA"}
+
 # Fields that every type has, and where V1 keeps them.
 _COMMON = {
     "name": "name",
@@ -40,6 +43,7 @@ _COMMON = {
     "meanfile": "transform_param.mean_file",
     "cropsize": "transform_param.crop_size",
     "mirror": "transform_param.mirror",
+    "foreign": "foreign",
 }
 
 # By type: the message of V1 that holds its settings, and what each is called there.
@@ -111,7 +115,7 @@ _WHOLE = {"hdf5_output": {"hdf5_output_param": "hdf5_output_param"}}
 
 _PADDED = ("conv", "pool")
 # What a V0 layer has outside its ``layer`` block.
-_OUTSIDE = ("bottom", "top", "layer", "source_line")
+_OUTSIDE = ("bottom", "top", "layer", "foreign", "source_line")
 
 
 def needs_upgrade(net: Any) -> bool:
@@ -185,6 +189,7 @@ def _pad(layer: Any, index: int, padding: Any) -> Any:
 def _upgrade_layer(old: Any, new: Any) -> list[str]:
     new.bottom.extend(old.bottom)
     new.top.extend(old.top)
+    new.foreign.extend(old.foreign)
     new.source_line = old.source_line
     word = old.layer.type
     successors = _successors(word)
@@ -194,9 +199,14 @@ def _upgrade_layer(old: Any, new: Any) -> list[str]:
             new.type = _type_number(old)
         elif field.name in successors:
             *message, name = successors[field.name].split(".")
-            put(getattr(new, message[0]) if message else new, name, field, value)
+            try:
+                put(getattr(new, message[0]) if message else new, name, field, value)
+            except ValueError:  # signed then, unsigned now
+                _fail(old, f"{field.name} must not be negative. Received: {value}")
         else:
             lost.append(field.name)
+    numbers = unknown_numbers(old.layer) + unknown_numbers(old)
+    lost += [f"number {number}, of a fork," for number in numbers]
     place = f"{old.source_line}: " if old.source_line else ""
     return [
         f"{place}layer '{old.layer.name}': Unknown parameter {name} for layer type {word}; "
@@ -214,13 +224,14 @@ def _successors(word: str) -> dict[str, str]:
 
 def _type_number(layer: Any) -> int:
     word = layer.layer.type
-    if word not in _TYPES:
+    types = _TYPES | _FORK_TYPES
+    if word not in types:
         _fail(
             layer,
             f"Unknown layer name: '{word}' is no layer type of the format of 2013."
-            f"{did_you_mean(word, _TYPES)}",
+            f"{did_you_mean(word, types)}",
         )
-    number: int = pb.V1LayerParameter.LayerType.Value(_TYPES[word])
+    number: int = pb.V1LayerParameter.LayerType.Value(types[word])
     return number
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import NetError
 from . import caffe_pb2 as pb
-from .fields import put
+from .fields import put, unknown_numbers
+from .foreign import name_v1_type
 
 TYPES = {
     "NONE": "",
@@ -56,6 +57,8 @@ TYPES = {
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
 }
+
+_TYPE = pb.V1LayerParameter.DESCRIPTOR.fields_by_name["type"].number
 
 # Lists with one entry per parameter blob, and the field of ParamSpec that holds the entry now.
 _SPECS = {
@@ -126,8 +129,16 @@ def _upgrade_layer(old: Any, new: Any) -> list[str]:
                 setattr(new.param[index], _SPECS[field.name], entry)
         else:
             put(new, field.name, field, value)
-    if old.HasField("type"):
-        return []
-    # A fork's own type, which a binary file gives as a number only, isn't among the known fields.
+    name_v1_type(new)
     place = f"{old.source_line}: " if old.source_line else ""
-    return [f"{place}layer '{old.name}' has no type that is known here"]
+    problems = []
+    if not new.HasField("type"):  # in a binary file a fork's own type is a number only
+        problems.append(f"{place}layer '{old.name}' has no type that is known here")
+    # Today's layers have other numbers: nothing tells what these would be there.
+    numbers = [n for n in unknown_numbers(old) if n != _TYPE]
+    if numbers:
+        problems.append(
+            f"{place}layer '{old.name}': fields of a fork are left out, known by number only: "
+            f"{', '.join(map(str, numbers))}"
+        )
+    return problems

@@ -39,13 +39,14 @@ class Damaged(Exception):
 
 
 class Field(NamedTuple):
-    """One field: a ``VARINT``'s value, or the place of any other's payload."""
+    """One field, from ``begin``: a ``VARINT``'s value, or the place of any other's payload."""
 
     number: int
     kind: int
     value: int
     start: int
     end: int
+    begin: int
 
 
 class Walker:
@@ -55,13 +56,16 @@ class Walker:
         self.data = data
         self._fields_left = MAX_FIELDS
 
-    def fields(self, start: int, end: int, kinds: Mapping[int, tuple[int, ...]]) -> Iterator[Field]:
+    def fields(
+        self, start: int, end: int, kinds: Mapping[int, tuple[int, ...]] | None = None
+    ) -> Iterator[Field]:
         """Yield the fields of the message at ``[start, end)`` that ``kinds`` asks for.
 
         Args:
             start: first byte of the message.
             end: the byte behind it.
-            kinds: the wire types a field may have, by field number; other fields are skipped.
+            kinds: the wire types a field may have, by field number; other fields are skipped. None:
+                all fields, of any wire type.
 
         Raises:
             Damaged: a field does not fit the message, or has another wire type.
@@ -87,6 +91,9 @@ class Walker:
             self._fields_left -= 1
             if self._fields_left < 0:
                 raise Damaged(f"it has more than {MAX_FIELDS} fields besides its blobs' values")
+            if kinds is None:
+                yield Field(number, kind, value, payload, at, begin)
+                continue
             allowed = kinds.get(number)
             if allowed is None:
                 continue
@@ -95,7 +102,7 @@ class Walker:
                     f"at byte {begin}, field {number} is {_KINDS[kind]}, "
                     f"where {_KINDS[allowed[0]]} belongs"
                 )
-            yield Field(number, kind, value, payload, at)
+            yield Field(number, kind, value, payload, at, begin)
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         begin, value = at, 0

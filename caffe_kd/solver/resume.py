@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,8 +30,31 @@ def path_beside(state: Path) -> Path:
     return state.with_name(f"{name}.resume")
 
 
-def write(path: Path, weights: Path, nets: Sequence[Net], losses: Sequence[float]) -> None:
-    """Write the state of a run's nets; ``weights`` is the caffemodel it belongs to.
+class Stateful(Protocol):
+    """What has a state of its own besides the layers."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what an interrupted run needs of it to go on."""
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from where ``state`` was taken."""
+
+
+def write(
+    path: Path,
+    weights: Path,
+    nets: Sequence[Net],
+    losses: Sequence[float],
+    others: Mapping[str, Stateful],
+) -> None:
+    """Write the state of a run's nets and of what else has one.
+
+    Args:
+        path: the file to write.
+        weights: the caffemodel it belongs to.
+        nets: the train net and the test nets.
+        losses: the recent losses.
+        others: what else has a state, by name.
 
     Raises:
         CaffeKDError: the file cannot be written.
@@ -46,12 +70,18 @@ def write(path: Path, weights: Path, nets: Sequence[Net], losses: Sequence[float
         for index, step in enumerate(net.steps):
             for key, value in step.layer.state().items():
                 arrays[f"{number}/{index}/{key}"] = value
+    for name, other in others.items():
+        arrays |= {f"{name}/{key}": value for key, value in other.state().items()}
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes them for allow_pickle
 
 
-def read(path: Path, weights: Path, nets: Sequence[Net]) -> list[float] | None:
-    """Put a run's nets and random numbers into the state that was written.
+def read(
+    path: Path, weights: Path, nets: Sequence[Net], others: Mapping[str, Stateful]
+) -> list[float] | None:
+    """Put a run's nets, random numbers and others into the state that was written.
+
+    Others that the file does not know, since they came after it was written, stay as they are.
 
     Returns:
         The recent losses; None if the file belongs to other weights, and then nothing is changed.
@@ -72,10 +102,14 @@ def read(path: Path, weights: Path, nets: Sequence[Net]) -> list[float] | None:
         for layer, state in zip(layers, states, strict=True):
             if state:
                 layer.restore(state)
+        for name, other in others.items():
+            told = [key for key in other.state() if f"{name}/{key}" in arrays]
+            if told:
+                other.restore({key: arrays[f"{name}/{key}"] for key in told})
         torch.set_rng_state(torch.from_numpy(_array(arrays, "random", path)))
         if torch.cuda.is_available() and "cuda_random" in arrays:
             torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_random"]))
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ParseError(f"does not fit this net: {error}", str(path)) from None
     return [float(loss) for loss in _array(arrays, "losses", path)]
 

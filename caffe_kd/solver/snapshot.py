@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,21 @@ from torch import Tensor
 
 from ..errors import SolverError
 from ..files import find
+from ..layers import Layer
 from ..net import Net, Param
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import (
     SolverState,
     read_solver_state,
+    read_weights,
     write_solver_state,
     write_weights,
     write_weights_hdf5,
 )
+from ..proto.students import renamed
 from . import resume
+from .building import prefixed
+from .plan import Plan
 from .updates import Updater
 
 
@@ -39,15 +45,107 @@ def as_array(tensor: Tensor) -> np.ndarray:
     return array
 
 
+@dataclass
+class Model:
+    """What one file of weights holds.
+
+    Attributes:
+        name: of the student or mean teacher whose weights these are; None: all that learns.
+        param: the NetParameter with the layers.
+        layers: those that have blobs, by their names in the file.
+        owned: which blobs, by name and index, are not another layer's.
+    """
+
+    name: str | None
+    param: Any
+    layers: dict[str, Layer] = field(default_factory=dict)
+    owned: set[tuple[str, int]] = field(default_factory=set)
+
+    def path(self, solver: Any, when: str) -> Path:
+        """Return the file for ``when``: ``iter_<N>`` or ``best``."""
+        part = "" if self.name is None else f"_{self.name}"
+        return Path(f"{solver.snapshot_prefix}{part}_{when}.caffemodel{_ending(solver)}")
+
+    def write(self, solver: Any, when: str) -> Path:
+        """Write the file; return its path."""
+        path = self.path(solver, when)
+        weights = {name: [as_array(b) for b in x.blobs] for name, x in self.layers.items()}
+        diffs = None
+        if solver.snapshot_diff:
+            diffs = {name: [_diff(b) for b in x.blobs] for name, x in self.layers.items()}
+        if _ending(solver):
+            write_weights_hdf5(path, self.param, self._owned(weights), diffs and self._owned(diffs))
+        else:
+            write_weights(path, self.param, weights, diffs)
+        return path
+
+    def _owned(self, arrays: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray | None]]:
+        """Leave out the blobs that another layer owns, as the original does in HDF5 files."""
+        return {
+            name: [a if (name, i) in self.owned else None for i, a in enumerate(blobs)]
+            for name, blobs in arrays.items()
+        }
+
+
+def _ending(solver: Any) -> str:
+    return ".h5" if solver.snapshot_format == pb.SolverParameter.HDF5 else ""
+
+
+def models(nets: Sequence[Net], plan: Plan) -> list[Model]:
+    """Return what a snapshot writes as weights.
+
+    First all that learns; then each of several students and each mean teacher, under the names
+    that the layers have in their own nets.
+
+    Args:
+        nets: the train net and the test nets.
+        plan: what is trained.
+    """
+    own, param = learned(nets[0], plan.frozen_names)
+    names = {layer.name for layer in param.layer}
+    steps = [s for s in nets[0].steps if s.layer.name in names and s.layer.blobs]
+    whole = Model(None, param, {s.layer.name: s.layer for s in steps})
+    whole.owned = {(p.layer.name, p.index) for p in own}
+    students = [_part(student.name, nets[:1]) for student in plan.students]
+    return [whole, *students, *(_part(name, nets) for name in plan.means)]
+
+
+def _part(name: str, nets: Sequence[Net]) -> Model:
+    """Return the layers under ``<name>/``, from the first net that has them."""
+    prefix = f"{name}/"
+    part = Model(name, pb.NetParameter(name=name))
+    known: set[str] = set()
+    for net in nets:
+        steps = [s for s in net.steps if s.layer.name.startswith(prefix)]
+        new = {s.layer.name.removeprefix(prefix): s.layer for s in steps}
+        new = {own: layer for own, layer in new.items() if own not in known}
+        known.update(new)
+        for own, layer in new.items():
+            proto = renamed(layer.proto, lambda word: word.removeprefix(prefix))
+            proto.ClearField("frozen")
+            part.param.layer.append(proto)
+            if layer.blobs:
+                part.layers[own] = layer
+        owners = [(p.layer.name.removeprefix(prefix), p) for p in net.params]
+        part.owned |= {(own, p.index) for own, p in owners if new.get(own) is p.layer}
+    return part
+
+
+def write_models(solver: Any, models: Sequence[Model], when: str) -> Path:
+    """Write all files of weights for ``when``; return the path of the first, which holds all."""
+    written = [model.write(solver, when) for model in models]
+    return written[0]
+
+
 def write(
     solver: Any,
-    net: Net,
-    teachers: Sequence[str],
+    models: Sequence[Model],
+    nets: Sequence[Net],
     updater: Updater,
     iteration: int,
     step: int,
     losses: Sequence[float],
-    test_nets: Sequence[Net],
+    others: Mapping[str, resume.Stateful],
 ) -> tuple[Path, Path]:
     """Write ``<prefix>_iter_N.caffemodel``, ``.resume`` and ``.solverstate``.
 
@@ -60,41 +158,36 @@ def write(
     Raises:
         CaffeKDError: a file cannot be written; earlier snapshots are untouched.
     """
-    hdf5 = solver.snapshot_format == pb.SolverParameter.HDF5
-    ending = ".h5" if hdf5 else ""
-    stem = f"{solver.snapshot_prefix}_iter_{iteration}"
-    model = Path(f"{stem}.caffemodel{ending}")
-    state = Path(f"{stem}.solverstate{ending}")
-    own, param = learned(net, teachers)
-    names = {layer.name for layer in param.layer}
-    steps = [s for s in net.steps if s.layer.name in names and s.layer.blobs]
-    weights = {s.layer.name: [as_array(b) for b in s.layer.blobs] for s in steps}
-    diffs = None
-    if solver.snapshot_diff:
-        diffs = {s.layer.name: [_diff(b) for b in s.layer.blobs] for s in steps}
-    if hdf5:
-        write_weights_hdf5(model, param, _owned(own, weights), diffs and _owned(own, diffs))
-    else:
-        write_weights(model, param, weights, diffs)
-    resume.write(resume.path_beside(state), model, [net, *test_nets], losses)
+    when = f"iter_{iteration}"
+    state = Path(f"{solver.snapshot_prefix}_{when}.solverstate{_ending(solver)}")
+    model = write_models(solver, models, when)
+    resume.write(resume.path_beside(state), model, nets, losses, others)
     history = [as_array(h) for h in updater.history()]
     write_solver_state(state, SolverState(iteration, str(model), history, step))
     return model, state
 
 
-def _owned(
-    own: Sequence[Param], arrays: dict[str, list[np.ndarray]]
-) -> dict[str, list[np.ndarray | None]]:
-    """Leave out the blobs that another layer owns, as the original does in HDF5 files."""
-    owned = {(p.layer.name, p.index) for p in own}
-    return {
-        name: [a if (name, i) in owned else None for i, a in enumerate(blobs)]
-        for name, blobs in arrays.items()
-    }
-
-
 def _diff(blob: Tensor) -> np.ndarray:
     return np.zeros(blob.shape, np.float32) if blob.grad is None else as_array(blob.grad)
+
+
+def read_mean(name: str, nets: Sequence[Net], weights: Path) -> None:
+    """Give a mean teacher's layers the weights that belong to a snapshot's.
+
+    Raises:
+        SolverError: they are not there.
+    """
+    stem, _, rest = weights.name.rpartition("_iter_")
+    path = weights.with_name(f"{stem}_{name}_iter_{rest}")
+    if not path.is_file():
+        raise SolverError(
+            f"the mean teacher '{name}' has no weights of this snapshot: {path} is missing. To "
+            "begin with a new mean, start from the weights: -weights in place of -snapshot",
+            str(weights),
+        )
+    layers = prefixed(name, read_weights(path))
+    for net in nets:
+        net.copy_weights(layers, str(path))
 
 
 def read(path: str | Path, updater: Updater, own: Sequence[Param]) -> tuple[SolverState, Path]:

@@ -9,21 +9,28 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import CaffeKDError, NonFiniteLoss, WeightsError
+from .. import schedule
+from ..errors import CaffeKDError, NonFiniteLoss
 from ..log import Log
-from ..net import Net
 from ..proto import caffe_pb2 as pb
-from ..proto.binary import LayerWeights, read_weights
-from . import lr_policy, resume, snapshot
+from ..proto.binary import read_weights
+from . import building, lr_policy, resume, snapshot
+from .best import Watch
 from .debug_info import DebugInfo
+from .gradient_shares import GradientShares
+from .max_norm import MaxNorm
+from .mean_teacher import MeanTeacher
 from .plan import Plan
 from .signals import Action, SignalActions
 from .teacher_cache import TeacherCache, remember
+from .telling import output_lines
 from .updates import Updater
 
 
@@ -38,6 +45,8 @@ class Solver:
         teacher_cache: whether what frozen layers answer is remembered: auto, off, memory or disk.
         exact_sums: whether convolutions and inner products sum in float64 on the way forward, so
             that near ties fall as in the original.
+        gradient_shares: every how many iterations the terms' shares in the student's gradient are
+            logged; 0: never.
 
     Attributes:
         net: the train net; ``test_nets`` share its weights.
@@ -45,6 +54,7 @@ class Solver:
         current_step: how many steps the learning rate policy has taken.
         snapshots: the paths of the last snapshot's weights and state.
         stopped: whether a signal ended the training early.
+        models: what a snapshot's files of weights hold.
 
     Raises:
         CaffeKDError: a setting, net or weights file is wrong.
@@ -58,9 +68,9 @@ class Solver:
         signals: SignalActions | None = None,
         teacher_cache: str = "auto",
         exact_sums: bool = False,
+        gradient_shares: int = 0,
     ) -> None:
         self.plan = plan
-        self._exact_sums = exact_sums
         self.param = plan.solver
         self.log = log
         self.device = device or torch.device("cpu")
@@ -72,6 +82,7 @@ class Solver:
         self._cache_mode = teacher_cache
         self._cache: TeacherCache | None = None
         self._cache_decided = False
+        self._stages: dict[str, int] = {}  # of the schedules, as last told
         self.stopped = False
         self._losses: deque[float] = deque(maxlen=self.param.average_loss)
         self._timer = time.perf_counter()
@@ -81,23 +92,41 @@ class Solver:
         self._seed()
         for note in plan.notes:
             log.info(note)
-        self.net = self._build(plan.train.param, pb.TRAIN, plan.train.file, "training net")
+        build = partial(building.build, log=log, device=self.device, exact_sums=exact_sums)
+        self.net = build(plan.train.param, pb.TRAIN, plan.train.file, "training net")
         self.test_nets = [
-            self._build(test.param, pb.TEST, test.file, f"test net (#{i})")
+            build(test.param, pb.TEST, test.file, f"test net (#{i})")
             for i, test in enumerate(plan.tests)
         ]
-        self._load_teachers()
+        nets = [self.net, *self.test_nets]
+        building.load_teachers(plan, nets, log)
+        for student in plan.students:
+            if student.path is not None:
+                self.load_weights(student.path, student.name)
         for path in plan.student_weights:
             self.load_weights(path)
-        teachers = [t.name for t in plan.teachers]
-        self._own, _ = snapshot.learned(self.net, teachers)
+        building.inject(plan, self.net, log)
+        self._own, _ = snapshot.learned(self.net, plan.frozen_names)
         params = [(p.blob, p.lr_mult, p.decay_mult) for p in self._own]
         self.updater = Updater(self.param, params, plan.where("type"))
+        self._max_norm: MaxNorm | None = None
+        if self.param.HasField("max_norm"):
+            self._max_norm = MaxNorm(self.param.max_norm, self._own, plan.where("max_norm"))
         for net in self.test_nets:
             net.share_weights(self.net)
+        where = plan.where("ema")
+        self._means = [MeanTeacher(name, ema, nets, where) for name, ema in plan.means.items()]
+        self._start_means()
+        self.models = snapshot.models(nets, plan)
+        self._watch = Watch(plan, self.test_nets)
         self._debug: DebugInfo | None = None
         if self.param.debug_info:
             self._debug, *_ = [DebugInfo(net, log.info) for net in [self.net, *self.test_nets]]
+        self._shares: GradientShares | None = None
+        if gradient_shares:
+            names = {layer.name for layer in plan.student.layer}
+            blobs = [p.blob for p in self._own if p.layer.name in names]
+            self._shares = GradientShares(self.net, blobs, gradient_shares, log.info)
 
     # ---- building
 
@@ -108,55 +137,26 @@ class Solver:
             self.log.info(f"random_seed is not given; this run's is {seed}")
         torch.manual_seed(seed)
 
-    def _build(self, param: object, phase: int, file: Path | None, what: str) -> Net:
-        self.log.info(f"Creating {what} from {file}")
-        net = Net(param, phase, file)
-        net.context.notify = self.log.info
-        net.context.exact_sums = self._exact_sums
-        for step in net.steps:
-            tops = ", ".join(
-                f"{name} {' '.join(map(str, shape))}"
-                for name, shape in zip(step.tops, step.top_shapes, strict=True)
-            )
-            self.log.info(f"Layer {step.layer.name} ({step.layer.type}) -> {tops}")
-        count = sum(p.blob.numel() for p in net.params)
-        learning = sum(p.blob.numel() for p in net.params if p.blob.requires_grad)
-        blobs = sum(math.prod(s) for step in net.steps for s in step.top_shapes)
-        self.log.info(f"{count} parameters, of which {learning} learn")
-        self.log.info(f"Memory required for data: {4 * blobs}")
-        net.place(self.device, channels_last=any(p.blob.dim() == 4 for p in net.params))
-        return net
+    def load_weights(self, path: str | Path, student: str | None = None) -> None:
+        """Start from the weights of a file, in the layers of the same name, test nets' included.
 
-    def _load_teachers(self) -> None:
-        for net in [self.net, *self.test_nets]:
-            for teacher in self.plan.teachers:
-                prefix = f"{teacher.name}/"
-                renamed = [
-                    LayerWeights(prefix + w.name, w.type, w.blobs, w.legacy) for w in teacher.layers
-                ]
-                net.copy_weights(renamed, str(teacher.path))
-                given = {w.name for w in renamed if w.blobs}
-                for step in net.steps:
-                    layer = step.layer
-                    if layer.name.startswith(prefix) and layer.blobs and layer.name not in given:
-                        raise WeightsError(
-                            f"{teacher.path}: no weights for layer "
-                            f"'{layer.name.removeprefix(prefix)}' of the teacher '{teacher.name}'. "
-                            f"The file has: {', '.join(w.name for w in teacher.layers if w.blobs)}",
-                            layer.proto.source_line or None,
-                        )
-        for teacher in self.plan.teachers:
-            self.log.info(f"Teacher '{teacher.name}': weights from {teacher.path}")
-
-    def load_weights(self, path: str | Path) -> None:
-        """Start from the weights of a file, in the layers of the same name, test nets' included."""
-        self.log.info(f"Finetuning from {path}")
+        Args:
+            path: the file.
+            student: of several students, the one whose layers are meant.
+        """
+        self.log.info(f"Finetuning from {path}" + (f" (student '{student}')" if student else ""))
         self._forget_teacher()
         layers = read_weights(path)
+        if student is not None:
+            layers = building.prefixed(student, layers)
         for name in self.net.copy_weights(layers, str(path)):
             self.log.info(f"Ignoring source layer {name}")
         for net in self.test_nets:
             net.copy_weights(layers, str(path))
+
+    def _start_means(self) -> None:
+        for mean in self._means:
+            mean.start()
 
     # ---- running
 
@@ -186,14 +186,19 @@ class Solver:
         if self.stopped:
             log.info("Optimization stopped early.")
             return
+        if not self._watch.ended:  # else the last test is done
+            self._tell_end()
+        log.info("Optimization Done.")
+
+    def _tell_end(self) -> None:
+        self._set_iteration()
         if self._displays():
             with torch.no_grad():
                 loss = self.net()
             self._losses.append(0.0 if loss is None else float(loss))
-            log.info(f"Iteration {self.iter}, loss = {self._smoothed():g}")
+            self.log.info(f"Iteration {self.iter}, loss = {self._smoothed():g}")
         if self._tests_now():
             self.test_all()
-        log.info("Optimization Done.")
 
     def step(self, count: int) -> None:
         """Run ``count`` iterations.
@@ -207,6 +212,8 @@ class Solver:
         self._losses.extend(self._restored_losses)
         self._restored_losses = []
         self._remember_teacher(stop_iter)
+        if self.iter == 0:
+            self._start_means()  # weights may have been loaded since
         self._timer, self._timed_iter = time.perf_counter(), self.iter
         while self.iter < stop_iter:
             self.updater.clear()
@@ -214,9 +221,10 @@ class Solver:
             rate = lr_policy.learning_rate(param, self.iter, step)
             for net in [self.net, *self.test_nets]:
                 net.context.rate = rate
+            self._set_iteration()
             if self._tests_now() and (self.iter > 0 or param.test_initialization):
                 self.test_all()
-                if self.stopped:
+                if self.stopped or self._watch.ended:
                     return
             loss = self._forward_backward()
             self._losses.append(loss)
@@ -238,6 +246,16 @@ class Solver:
                 self.stopped = True
                 return
 
+    def _set_iteration(self) -> None:
+        """Give what has a schedule its value of this iteration, and tell when a stage begins."""
+        for net in [self.net, *self.test_nets]:
+            net.set_iteration(self.iter)
+        for name, points in self.net.schedules.items():
+            stage = schedule.stage_at(points, self.iter)
+            if self._stages.get(name) != stage:
+                self._stages[name] = stage
+                self.log.info(f"Schedule of {name}: {schedule.outlook(points, self.iter)}")
+
     def _remember_teacher(self, stop_iter: int) -> None:
         """Decide once, when all weights are there, whether frozen layers are remembered."""
         if self._cache_decided:
@@ -245,7 +263,8 @@ class Solver:
         self._cache_decided = True
         batches = (max(stop_iter, self.param.max_iter) - self.iter) * self.param.iter_size
         folder = Path(f"{self.param.snapshot_prefix}.teacher_cache")
-        self._cache = remember(self.net, self._cache_mode, folder, batches, self.log.info)
+        moving = {name for mean in self._means for name in mean.layers}
+        self._cache = remember(self.net, self._cache_mode, folder, batches, self.log.info, moving)
 
     def _forget_teacher(self) -> None:
         """Undo ``_remember_teacher``, because weights have changed."""
@@ -256,19 +275,25 @@ class Solver:
         """Add up the gradients of iter_size passes; return the mean loss."""
         if self._debug is not None:
             self._debug.showing = self._displays()
+        if self._shares is not None:
+            self._shares.begin(self.iter)
         total = 0.0
         for _ in range(self.param.iter_size):
             objective = self.net()
             if objective is None:
                 continue  # a net without loss has nothing to learn, as in the original
             if objective.requires_grad:
-                objective.backward()
+                objective.backward(retain_graph=bool(self._shares and self._shares.measuring))
                 if self._debug is not None:
                     self._debug.backward()
+                if self._shares is not None:
+                    self._shares.add()
             total += float(objective.detach())
         loss = total / self.param.iter_size
         if not math.isfinite(loss):
             self._stop_non_finite(loss)
+        if self._shares is not None:
+            self._shares.tell(self.iter)
         return loss
 
     def _stop_non_finite(self, loss: float) -> None:
@@ -288,6 +313,10 @@ class Solver:
         if self._debug is not None:
             self._debug.before_update()
         clipped = self.updater.apply(rate, self.iter)
+        if self._max_norm is not None:
+            self._max_norm.apply()
+        for mean in self._means:
+            mean.follow(self.iter + 1)
         if self._debug is not None:
             self._debug.after_update()
         if clipped is not None:
@@ -318,18 +347,10 @@ class Solver:
             f"Iteration {self.iter} ({per_second:g} iter/s, {elapsed:g}s/{self.param.display} "
             f"iters), loss = {self._smoothed():g}"
         )
-        index = 0
-        for name in self.net.outputs:
-            for value in self.net.blobs[name].detach().flatten().tolist():
-                line = self._output_line(self.net, name, value)
-                self.log.info(f"    Train net output #{index}: {line}")
-                index += 1
-
-    @staticmethod
-    def _output_line(net: Net, name: str, value: float) -> str:
-        weight = net.loss_weights.get(name, 0.0)
-        note = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
-        return f"{name} = {value:g}{note}"
+        blobs = self.net.blobs
+        values = {name: blobs[name].detach().flatten().tolist() for name in self.net.outputs}
+        for line in output_lines("Train", self.net, values):
+            self.log.info(line)
 
     # ---- testing
 
@@ -343,6 +364,12 @@ class Solver:
         for index in range(len(self.test_nets)):
             if not self.stopped:
                 results.append(self.test(index))
+        if self.stopped:
+            return results
+        if self._watch.note(self.iter, results):
+            self._writing_on_the_way("best snapshot", self._snapshot_best)
+        if self._watch.ended:
+            self.log.info(self._watch.reason())
         return results
 
     @torch.no_grad()
@@ -370,12 +397,8 @@ class Solver:
         if self.param.test_compute_loss:
             self.log.info(f"Test loss: {total_loss / max(1, batches):g}")
         means = {name: (total / batches).tolist() for name, total in sums.items()}
-        number = 0
-        for name, values in means.items():
-            for value in values:
-                line = self._output_line(net, name, value)
-                self.log.info(f"    Test net output #{number}: {line}")
-                number += 1
+        for line in output_lines("Test", net, means):
+            self.log.info(line)
         return means
 
     # ---- snapshots
@@ -389,13 +412,13 @@ class Solver:
         self.log.info(f"Snapshotting solver state to {kind} file {stem}.solverstate{ending}")
         self.snapshots = snapshot.write(
             self.param,
-            self.net,
-            [t.name for t in self.plan.teachers],
+            self.models,
+            [self.net, *self.test_nets],
             self.updater,
             self.iter,
             self.current_step,
             list(self._losses),
-            self.test_nets,
+            self._watch.kept,
         )
         return self.snapshots
 
@@ -406,13 +429,21 @@ class Solver:
             return self.snapshots
         return self.snapshot()
 
+    def _snapshot_best(self) -> None:
+        path = snapshot.write_models(self.param, self.models, "best")
+        kept = self._watch.kept["snapshot_best"]
+        self.log.info(f"Best {kept.output} so far, {kept.value:g}; snapshotting to {path}")
+
     def _snapshot_on_the_way(self) -> None:
-        """Write a snapshot; if that fails, the training goes on and the earlier ones stay."""
+        self._writing_on_the_way("snapshot", self.snapshot)
+
+    def _writing_on_the_way(self, what: str, write: Callable[[], object]) -> None:
+        """Write something; if that fails, the training goes on and earlier snapshots stay."""
         try:
-            self.snapshot()
+            write()
         except CaffeKDError as error:
             kept = "none" if self.snapshots is None else str(self.snapshots[1])
-            self.log.error(f"No snapshot of iteration {self.iter}: {error}. Last one: {kept}")
+            self.log.error(f"No {what} of iteration {self.iter}: {error}. Last one: {kept}")
 
     def restore(self, path: str | Path) -> None:
         """Go on from a solverstate and the weights it names.
@@ -426,6 +457,8 @@ class Solver:
         self.log.info("SGDSolver: restoring history")
         state, weights = snapshot.read(path, self.updater, self._own)
         self.net.load_weights(weights)
+        for mean in self._means:
+            snapshot.read_mean(mean.name, [self.net, *self.test_nets], weights)
         self.iter, self.current_step = state.iter, state.current_step
         self.snapshots = weights, Path(path)
         self._restore_exactly(resume.path_beside(Path(path)), weights)
@@ -434,7 +467,7 @@ class Solver:
         """Go on with data, random numbers and losses as they were, where a file tells them."""
         losses = None
         if path.is_file():
-            losses = resume.read(path, weights, [self.net, *self.test_nets])
+            losses = resume.read(path, weights, [self.net, *self.test_nets], self._watch.kept)
             reason = f"{path} belongs to other weights"
         else:
             reason = f"there is no {path}"

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CaffeKDError, UsageError
+from ..errors import CaffeKDError, DataError, UsageError
 from ..files import write_atomically
 from ..layers import Context, Layer
 from ..layers.records import Indices, RecordLayer
@@ -46,18 +46,23 @@ class Frozen:
     blobs: list[str]
 
 
-def find_frozen(net: Net) -> Frozen | str:
-    """Return the part of a net that can be remembered, or why there is none."""
+def find_frozen(net: Net, moving: Collection[str] = ()) -> Frozen | str:
+    """Return the part of a net that can be remembered, or why there is none.
+
+    Args:
+        net: the train net, with its weights.
+        moving: the names of frozen layers whose parameters change all the same.
+    """
     sources = [s for s in net.steps if isinstance(s.layer, RecordLayer)]
     reason = "no layer with parameters is frozen"
     for source in sources:
-        steps = _frozen_steps(net, source)
-        if not any(step.layer.blobs for step in steps):
+        steps = _frozen_steps(net, source, moving)
+        if not any(_has_weights(step) for step in steps):
             continue
         if not source.layer.deterministic:
             reason = (
                 f"layer '{source.layer.name}' gives a record another face each time "
-                "(mirror or random crop)"
+                "(mirror, jitter or random crop)"
             )
             continue
         blobs = _frontier(net, steps)
@@ -68,7 +73,11 @@ def find_frozen(net: Net) -> Frozen | str:
     return reason
 
 
-def _frozen_steps(net: Net, source: Step) -> list[Step]:
+def _has_weights(step: Step) -> bool:
+    return bool(step.layer.blobs or step.layer.digest)
+
+
+def _frozen_steps(net: Net, source: Step, moving: Collection[str]) -> list[Step]:
     """Return the steps whose answers depend on the source's records alone."""
     remembered = set(source.tops)
     steps: list[Step] = []
@@ -79,7 +88,9 @@ def _frozen_steps(net: Net, source: Step) -> list[Step]:
             and remembered.issuperset(step.bottoms)
             and layer.per_record
             and not any(step.loss_weights)
+            and not layer.proto.HasField("loss_weight_schedule")
             and not any(blob.requires_grad for blob in layer.blobs)
+            and layer.name not in moving
         )
         if frozen:
             steps.append(step)
@@ -87,7 +98,7 @@ def _frozen_steps(net: Net, source: Step) -> list[Step]:
         else:
             remembered.difference_update(step.tops)  # changed in place by a layer that learns
     # What leads to no parameter is not worth remembering; the net runs it as ever.
-    while steps and not steps[-1].layer.blobs and _only_source(steps[-1], source):
+    while steps and not _has_weights(steps[-1]) and _only_source(steps[-1], source):
         steps.pop()
     return steps
 
@@ -228,7 +239,14 @@ class TeacherCache:
             tops = (result,) if isinstance(result, Tensor) else result
             blobs.update(zip(step.tops, tops, strict=True))
         for name in self.frozen.blobs:
-            self._values[name][rows].copy_(blobs[name])
+            kept = self._values[name][rows]
+            if blobs[name].shape != kept.shape:
+                raise DataError(
+                    f"blob '{name}' is {tuple(blobs[name].shape)} for records {rows.start} to "
+                    f"{rows.stop - 1}, where {tuple(kept.shape)} was expected: answers to images "
+                    "of several sizes cannot be remembered. Train with -teacher_cache off"
+                )
+            kept.copy_(blobs[name])
         self._filled[chunk] = True
         self.computed += 1
         self.seconds += time.perf_counter() - started
@@ -292,6 +310,7 @@ class TeacherCache:
         net, weights = hashlib.sha256(), hashlib.sha256()
         for step in self.frozen.steps:
             net.update(text.to_text(step.layer.proto).encode())
+            weights.update(step.layer.digest)
             for blob in step.layer.blobs:
                 weights.update(blob.detach().cpu().contiguous().numpy().tobytes())
         data = hashlib.sha256(str(self.records).encode())
@@ -317,7 +336,12 @@ def _read_json(path: Path) -> dict[str, str] | None:
 
 
 def remember(
-    net: Net, mode: str, folder: Path, batches: int, notify: Callable[[str], None]
+    net: Net,
+    mode: str,
+    folder: Path,
+    batches: int,
+    notify: Callable[[str], None],
+    moving: Collection[str] = (),
 ) -> TeacherCache | None:
     """Give a net a cache as ``-teacher_cache`` asks.
 
@@ -327,13 +351,14 @@ def remember(
         folder: where ``disk`` keeps the answers.
         batches: how many batches the training is going to take.
         notify: takes what the user should know.
+        moving: as for ``find_frozen``.
 
     Raises:
         UsageError: ``memory`` or ``disk`` is asked for, but nothing can be remembered.
     """
     if mode == "off":
         return None
-    frozen = find_frozen(net)
+    frozen = find_frozen(net, moving)
     if isinstance(frozen, str):
         if mode != "auto":
             raise UsageError(f"-teacher_cache {mode}: {frozen}")

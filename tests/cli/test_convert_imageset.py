@@ -208,6 +208,11 @@ def test_resizing_to_no_or_absurd_sizes_is_wrong_usage(capsys, flags):
     )
 
 
+def test_leveldb_is_refused_with_the_reason(capsys):
+    error = fails(capsys, "pets", "db", "-backend", "leveldb", status=2)
+    assert "a LevelDB can be read, not written" in error and not Path("db").exists()
+
+
 @pytest.mark.parametrize("argv", [[], ["pets"], ["a", "b", "c", "d"], ["-grey", "pets", "db"]])
 def test_wrong_arguments_are_told_with_the_usage(argv, capsys):
     with pytest.raises(SystemExit) as caught:

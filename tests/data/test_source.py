@@ -7,7 +7,7 @@ import pytest
 
 from caffe_kd.data.leveldb import LevelDbRecords
 from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
-from caffe_kd.data.source import MemoryRecords, into_memory, open_source
+from caffe_kd.data.source import MemoryRecords, RecordSource, into_memory, open_source
 from caffe_kd.errors import DataError
 from caffe_kd.proto import caffe_pb2
 
@@ -81,17 +81,62 @@ def test_into_memory_leaves_source_where_it_does_not_fit() -> None:
     assert into_memory(source, limit_bytes=exact) is not source
 
 
-def test_into_memory_leaves_encoded_and_unequal_records(tmp_path: Path) -> None:
-    encoded = LmdbRecords(GOLDEN / "png_lmdb")
-    assert into_memory(encoded) is encoded
+def test_into_memory_leaves_raw_records_of_several_sizes(tmp_path: Path) -> None:
     unequal = lmdb_of(
         tmp_path / "db",
         caffe_pb2.Datum(channels=1, height=1, width=1, data=b"1"),
         caffe_pb2.Datum(channels=1, height=1, width=2, data=b"12"),
     )
     assert into_memory(unequal) is unequal
-    with pytest.raises(DataError, match=r"one shape.*\(1, 1, 2\) for record 1"):
-        unequal.batch(slice(0, 2))
+    images, labels = unequal.batch(slice(0, 2))
+    assert [image.shape for image in images] == [(1, 1, 1), (1, 1, 2)]
+    assert labels.tolist() == [0, 0]
+
+
+def test_batch_of_several_kinds_is_an_error(tmp_path: Path) -> None:
+    kinds = [
+        caffe_pb2.Datum(channels=1, height=1, width=2, data=b"12"),
+        caffe_pb2.Datum(channels=2, height=1, width=1, data=b"12"),
+        caffe_pb2.Datum(channels=1, height=1, width=2, float_data=[1, 2]),
+    ]
+    records = lmdb_of(tmp_path / "db", *kinds)
+    with pytest.raises(DataError, match=r"number of channels.*\(2, 1, 1\) for record 1"):
+        records.batch(slice(0, 2))
+    with pytest.raises(DataError, match=r"one type.*float32 \(1, 1, 2\) for record 2"):
+        records.batch(np.array([0, 2]))
+
+
+class Counting(RecordSource):
+    """Three encoded records of 12 bytes that count how often they are read."""
+
+    name = "counting"
+    encoded = True
+
+    def __init__(self) -> None:
+        self.reads = [0, 0, 0]
+
+    def __len__(self) -> int:
+        return 3
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        self.reads[index] += 1
+        return np.full((3, 2, 2), index, np.uint8), index
+
+
+@pytest.mark.parametrize(
+    ("limit", "reads"), [(36, [1, 1, 1]), (35, [1, 1, 4]), (12, [1, 4, 4]), (11, [4, 4, 4])]
+)
+def test_into_memory_keeps_decoded_records_while_there_is_room(
+    limit: int, reads: list[int]
+) -> None:
+    counting = Counting()
+    memory = into_memory(counting, limit_bytes=limit)
+    assert memory.name == "counting" and len(memory) == 3
+    for _ in range(4):
+        images, labels = memory.batch(slice(0, 3))
+        np.testing.assert_array_equal(images, np.stack([np.full((3, 2, 2), i) for i in range(3)]))
+        assert labels.tolist() == [0, 1, 2]
+    assert counting.reads == reads
 
 
 def test_batch_takes_slices_and_positions() -> None:

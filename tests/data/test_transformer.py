@@ -97,6 +97,36 @@ def test_crop_in_train_reaches_every_place_equally_and_per_record() -> None:
         np.testing.assert_array_equal(record, whole[:, row : row + 4, column : column + 4])
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_images_of_several_sizes_are_cropped_each_by_its_own_size(train: bool) -> None:
+    images = [numbered(1, 2, *size)[0] for size in ((4, 9), (8, 4), (6, 6))]
+    transform = transformer("crop_size: 4 mean_value: 3 scale: 0.5", train)
+    seen = set()
+    draws = generator()
+    for _ in range(100):
+        result = transform(images, draws).numpy() / 0.5 + 3
+        for index, image in enumerate(images):
+            row, column = divmod(int(result[index, 0, 0, 0]), 16)
+            window = image[:, row : row + 4, column : column + 4]
+            np.testing.assert_array_equal(result[index], window)
+            seen.add((index, row, column))
+    central = {(0, 0, 2), (1, 2, 0), (2, 1, 1)}
+    assert seen >= central
+    assert len(seen) == (6 + 5 + 9 if train else 3)
+
+
+def test_images_of_several_sizes_without_crop_are_an_error() -> None:
+    images = [numbered(1, 1, *size)[0] for size in ((4, 9), (8, 4))]
+    with pytest.raises(DataError, match="must have one size, .*Received: 4 x 9 and 8 x 4"):
+        transformer("scale: 2")(images, generator())
+
+
+def test_mean_image_fits_one_size_only() -> None:
+    images = [np.zeros((3, *size), np.uint8) for size in ((20, 24), (24, 24))]
+    with pytest.raises(DataError, match="the mean does not have the shape of the images"):
+        transformer('mean_file: "mean.binaryproto" crop_size: 4')(images, generator())
+
+
 def test_mirror_is_random_per_record_in_both_phases() -> None:
     images = numbered(1000, 2, 3, 4)
     plain = images[0].astype(np.float32)
@@ -235,3 +265,49 @@ def test_plain_scale_costs_about_one_multiply() -> None:
     multiply = fastest(lambda: pixels * 0.5)
     # Three multiplies leave room for the fixed cost of a call; a loop over records takes 20.
     assert fastest(lambda: transform(images, draws)) < 3 * multiply + 100e-6
+
+
+def test_jitter_shifts_each_record_to_every_place_and_fills_with_the_means_colour() -> None:
+    images = np.full((2000, 2, 5, 6), 7, np.uint8)
+    images[:, 1, 2, 3] = 9  # the pixel whose way tells the shift
+    transform = transformer("jitter: 2 mean_value: 5 scale: 0.5", train=True)
+    result = transform(images, generator()).numpy() / 0.5 + 5
+    spots, rows, columns = np.nonzero(result[:, 1] == 9)
+    assert spots.tolist() == list(range(2000))
+    shifts, times = np.unique(np.stack([rows - 2, columns - 3]), axis=1, return_counts=True)
+    assert shifts.T.tolist() == [[y, x] for y in range(-2, 3) for x in range(-2, 3)]
+    # 25 shifts: each comes 2000/25 = 80 times, with a standard deviation of 8.8.
+    assert np.abs(times - 80).max() < 5 * 8.8
+    for record, row, column in zip(result[:100], rows - 2, columns - 3, strict=False):
+        covered = np.zeros((5, 6), bool)
+        covered[max(row, 0) : 5 + min(row, 0), max(column, 0) : 6 + min(column, 0)] = True
+        np.testing.assert_array_equal(record[0], np.where(covered, 7, 5))  # 5, the mean, is 0
+
+
+def test_jitter_follows_the_generator_and_is_none_in_test() -> None:
+    images = numbered(20, 1, 6, 6)
+    jitter = transformer("jitter: 3", train=True)
+    first, again = (jitter(images, generator(4)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not jitter.deterministic
+    assert not jitter.only_scales
+    calm = transformer("jitter: 3")
+    np.testing.assert_array_equal(calm(images, generator()).numpy(), images)
+    assert calm.deterministic
+
+
+def test_jitter_comes_after_crop_and_mirror() -> None:
+    transform = transformer("jitter: 1 crop_size: 3 mirror: true", train=True)
+    images = np.full((50, 1, 6, 8), 4, np.uint8)
+    result = transform(images, generator())
+    assert result.shape == (50, 1, 3, 3)
+    assert {float(value) for value in result.unique()} == {0, 4}
+    assert (result[:, :, 1, 1] == 4).all()  # a shift by 1 leaves the middle covered
+
+
+def test_jitter_of_the_whole_image_is_refused() -> None:
+    with pytest.raises(DataError, match="jitter: 5, an image of 5 x 8"):
+        transformer("jitter: 5", train=True).output_shape((1, 5, 8))
+    with pytest.raises(DataError, match="jitter: 4, an image of 4 x 4"):
+        transformer("jitter: 4 crop_size: 4", train=True).output_shape((1, 9, 9))
+    assert transformer("jitter: 5").output_shape((1, 5, 8)) == (1, 5, 8)  # TEST shifts nothing

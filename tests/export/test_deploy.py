@@ -277,3 +277,13 @@ def test_images_of_is_the_first_top_of_layers_that_transform():
     assert list(layers) == ["data"]
     assert np.isclose(layers["data"].transform_param.scale, 0.5)
     assert images_of(parse(INPUT, STUDENT)) == {}
+
+
+def test_data_layer_with_more_tops_than_it_makes_is_told():
+    layer = (
+        'layer { name: "d" type: "DummyData" top: "data" top: "label" top: "more" '
+        "dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }"
+        'layer { name: "y" type: "Concat" bottom: "data" bottom: "more" top: "y" }'
+    )
+    with pytest.raises(ExportError, match="must specify 0, 1 or 3|shape"):
+        deploy(text.parse(layer, pb.NetParameter()))

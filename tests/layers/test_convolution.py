@@ -42,6 +42,13 @@ def test_convolution_equals_the_original(name):
         ("num_output: 4 kernel_size: 3 dilation: 2 pad: 2", (2, 3, 8, 7), (2, 4, 8, 7)),
         ("num_output: 4 kernel_size: 3 kernel_size: 1 pad: 1 pad: 0", (1, 3, 8, 7), (1, 4, 8, 7)),
         ("num_output: 4 kernel_size: 2", (2, 3, 9), (2, 4, 8)),  # one spatial axis
+        ("num_output: 4 kernel_size: 2 pad: 1", (2, 3, 3, 4, 2), (2, 4, 4, 5, 3)),  # three
+        (
+            "num_output: 4 kernel_size: 3 kernel_size: 1 kernel_size: 2 pad: 1 pad: 0 pad: 2 "
+            "stride: 2 stride: 1 stride: 3 dilation: 1 dilation: 1 dilation: 2 group: 2",
+            (1, 4, 5, 2, 4),
+            (1, 4, 3, 2, 2),
+        ),
         ("num_output: 6 group: 3 kernel_size: 1", (2, 3, 4, 4), (2, 6, 4, 4)),
         ("num_output: 4 kernel_size: 2 axis: 2", (2, 5, 3, 4, 4), (2, 5, 4, 3, 3)),
         ("num_output: 4 kernel_size: 2 axis: 0", (3, 4, 4), (4, 3, 3)),
@@ -171,6 +178,7 @@ def test_other_channels_later_are_refused():
         ("num_output: 4 kernel_h: 3 kernel_w: 2 pad_h: 2 stride_h: 2 stride_w: 1", (2, 4, 8, 7)),
         ("num_output: 4 kernel_size: 3 group: 2 dilation: 2 bias_term: false", (2, 4, 8, 8)),
         ("num_output: 4 kernel_size: 3 axis: 2", (2, 5, 3, 6, 6)),
+        ("num_output: 4 kernel_size: 3 pad: 1 pad: 0 pad: 2 stride: 2 group: 2", (2, 4, 5, 4, 3)),
     ],
 )
 def test_onnx_equals_forward(param, shape):

@@ -4,8 +4,9 @@ from torch.autograd import gradcheck
 
 from caffe_kd.errors import NetError
 from caffe_kd.losses.classification import softmax_cross_entropy
-from caffe_kd.losses.soft_targets import soft_target_loss
+from caffe_kd.losses.soft_targets import focal_weights, soft_label_weights, soft_target_loss
 from tests.layers.loss_nets import input_net, layer_of
+from tests.layers.soft_losses import hold_deployment, hold_ends
 
 # Two float32 sums of the same terms in another order; the reference values are float32 too.
 CLOSE = {"rtol": 2e-6, "atol": 0.0}
@@ -45,6 +46,8 @@ def logits_of(values):
         ("temperature: 4 scale_by_temperature: false", 8.001925 / 16),
         ("divergence: MSE", 18.295033),
         ("divergence: MSE temperature: 20", 18.295033),
+        ("standardize: true", 0.863148),
+        ("standardize: true scale_by_temperature: false", 0.863148 / 16),
     ],
 )
 def test_distilling_loss_of_two_bottoms_is_the_soft_term(values, settings, expected):
@@ -123,7 +126,7 @@ def test_distilling_loss_gives_the_teacher_a_gradient_if_propagate_down_says_so(
     assert teacher.any()
 
 
-@pytest.mark.parametrize("divergence", ["KL", "CROSS_ENTROPY", "MSE"])
+@pytest.mark.parametrize("divergence", ["KL", "CROSS_ENTROPY", "MSE", "PSEUDO_LABEL"])
 @pytest.mark.parametrize(
     ("loss_param", "divisor"),
     [
@@ -170,7 +173,7 @@ def test_distilling_loss_with_every_label_ignored_is_zero():
     assert float(net(values)) == 0
 
 
-@pytest.mark.parametrize("divergence", ["KL", "CROSS_ENTROPY", "MSE"])
+@pytest.mark.parametrize("divergence", ["KL", "CROSS_ENTROPY", "MSE", "PSEUDO_LABEL"])
 @pytest.mark.parametrize("axis", [1, -1])
 def test_distilling_loss_gradient(divergence, axis):
     net = loss_net(
@@ -247,3 +250,144 @@ def test_distilling_loss_label_outside_the_classes_fails(values):
     values["label"] += 3
     with pytest.raises(NetError, match=r"layer 'L' \(DistillingLoss\).*label=10, classes=10"):
         loss_net(label=True)(values)
+
+
+def test_distilling_loss_beside_euclidean_loss_and_labels_have_their_reference_values(values):
+    net = input_net(
+        {"s": (8, 10), "t": (8, 10), "label": (8,)},
+        """
+        layer { name: "e" type: "EuclideanLoss" bottom: "s" bottom: "t" top: "e" }
+        layer { name: "c" type: "SoftmaxWithLoss" bottom: "s" bottom: "label" top: "c" }
+        layer { name: "m" type: "DistillingLoss" bottom: "s" bottom: "t" top: "m"
+                distilling_loss_param { divergence: MSE } }
+        """,
+    )
+    net(values)
+    for name, expected in (("e", 91.475166), ("c", 5.322546), ("m", 18.295033)):
+        torch.testing.assert_close(net.blobs[name], torch.tensor(expected), **CLOSE)
+
+
+def test_distilling_loss_pseudo_label_learns_the_teachers_best_class(values):
+    student = values["s"].requires_grad_()
+    net = loss_net("divergence: PSEUDO_LABEL temperature: 20")
+    (gradient,) = torch.autograd.grad(net({"s": student, "t": values["t"]}), student)
+    best = torch.nn.functional.one_hot(values["t"].argmax(1), 10)
+    torch.testing.assert_close(gradient, (torch.softmax(student.detach(), 1) - best) / 8)
+
+
+def test_distilling_loss_standardized_is_the_same_for_logits_of_another_scale(values):
+    net = loss_net("standardize: true")
+    want = net(logits_of(values))
+    torch.testing.assert_close(net({"s": 9 * values["s"] - 4, "t": values["t"] / 3}), want)
+
+
+@pytest.mark.parametrize(
+    ("setting", "weigh"),
+    [
+        ("FOCAL", lambda s, t, y: focal_weights(s, y)),
+        ("FOCAL focal_gamma: 0.5", lambda s, t, y: focal_weights(s, y, 0.5)),
+        ("WEIGHTED_SOFT_LABEL", soft_label_weights),
+    ],
+)
+@pytest.mark.parametrize("divergence", ["KL", "MSE"])
+def test_distilling_loss_of_hard_samples_counts_more(values, setting, weigh, divergence):
+    settings = f"alpha: 0.6 divergence: {divergence} hard_sample_weight: {setting}"
+    loss = loss_net(settings, label=True)(values)
+    labels = torch.arange(8)
+    weights = weigh(values["s"], values["t"], labels).flatten()
+    each = torch.stack(
+        [
+            soft_target_loss(values["s"][n : n + 1], values["t"][n : n + 1], divergence=divergence)
+            for n in range(8)
+        ]
+    )
+    hard = softmax_cross_entropy(values["s"], labels)
+    torch.testing.assert_close(loss, 0.6 * (weights * each).mean() + 0.4 * hard)
+
+
+def test_distilling_loss_weights_take_no_notice_of_ignored_labels(values):
+    values["label"][:3] = 255
+    settings = "hard_sample_weight: FOCAL"
+    ignoring = loss_net(settings, label=True, extra="loss_param { ignore_label: 255 }")(values)
+    kept = {k: v[3:] for k, v in values.items()}
+    torch.testing.assert_close(ignoring, loss_net(settings, label=True, student=(5, 10))(kept))
+
+
+def test_distilling_loss_smooths_its_labels_alone(values):
+    smooth = "loss_param { label_smoothing: 0.1 }"
+    loss = loss_net("alpha: 0.4", label=True, extra=smooth)(values)
+    hard = torch.nn.functional.cross_entropy(values["s"], torch.arange(8), label_smoothing=0.1)
+    torch.testing.assert_close(loss, 0.4 * torch.tensor(8.001925) + 0.6 * hard)
+
+
+@pytest.mark.parametrize(("iteration", "alpha"), [(0, 1), (50, 0.75), (100, 0.5), (500, 0.5)])
+def test_distilling_loss_alpha_follows_its_schedule(values, iteration, alpha):
+    schedule = "alpha_schedule { point { value: 1 } point { iter: 100 value: 0.5 } }"
+    net = loss_net(schedule, label=True)
+    net.set_iteration(iteration)
+    torch.testing.assert_close(net(values), loss_net(f"alpha: {alpha}", label=True)(values))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        "divergence: PSEUDO_LABEL",
+        "standardize: true",
+        "hard_sample_weight: FOCAL",
+        "hard_sample_weight: WEIGHTED_SOFT_LABEL",
+    ],
+)
+def test_distilling_loss_of_one_record_or_constant_logits_is_finite(settings):
+    hold_ends(lambda n: loss_net(settings, label=True, student=(n, 10)))
+
+
+def test_distilling_loss_is_absent_from_deployment():
+    hold_deployment('type: "DistillingLoss"', label=True)
+
+
+def test_distilling_loss_standardized_gradient():
+    net = loss_net("standardize: true", student=(3, 4))
+    torch.manual_seed(0)
+    student, teacher = (
+        torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
+    assert gradcheck(layer_of(net), (student, teacher))
+
+
+@pytest.mark.parametrize("setting", ["FOCAL", "WEIGHTED_SOFT_LABEL"])
+def test_distilling_loss_has_no_gradient_through_its_weights(values, setting):
+    labels = torch.arange(8)
+    student = values["s"].requires_grad_()
+    net = loss_net(f"alpha: 1 hard_sample_weight: {setting}", label=True)
+    (got,) = torch.autograd.grad(net(values), student)
+    s, t = student.detach(), values["t"]
+    weights = focal_weights(s, labels) if setting == "FOCAL" else soft_label_weights(s, t, labels)
+    p_s, p_t = (torch.softmax(z / 4, 1) for z in (s, t))
+    torch.testing.assert_close(got, weights * 4 * (p_s - p_t) / 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra", "words"),
+    [
+        ("alpha_schedule { point { value: 1 } }", "", "alpha.*needs the label as third bottom"),
+        ("hard_sample_weight: FOCAL", "", "hard_sample_weight needs the label as third bottom"),
+        ("", "loss_param { label_smoothing: 0.1 }", "label_smoothing needs the label as third"),
+        ("standardize: true divergence: PSEUDO_LABEL", "", "standardize has no use with PSEUDO"),
+        ("focal_gamma: -1", "", "focal_gamma must be at least 0"),
+    ],
+)
+def test_distilling_loss_setting_without_use_fails(settings, extra, words):
+    with pytest.raises(NetError, match=rf"layer 'L' \(DistillingLoss\): {words}"):
+        loss_net(settings, extra=extra)
+
+
+def test_distilling_loss_standardized_of_one_class_fails():
+    with pytest.raises(NetError, match="standardize needs at least 2 classes"):
+        loss_net("standardize: true", student=(3, 1))
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan"])
+def test_distilling_loss_label_smoothing_out_of_range_fails(share):
+    with pytest.raises(NetError, match=r"label_smoothing must be in 0\.\.1"):
+        loss_net(label=True, extra=f"loss_param {{ label_smoothing: {share} }}")

@@ -13,17 +13,27 @@ TYPES = {
     "SigmoidCrossEntropyLoss": ("x x", 1),
     "Accuracy": ("x label", 2),
     "DistillingLoss": ("x x label", 1),
+    "InfogainLoss": ("x label H", 2),
+    "KnowledgeDistillation": ("x x", 1),
+    "TempSoftmaxCrossEntropyLoss": ("x x", 1),
+    "SmoothL1Loss": ("x x x x", 1),
+    "SoftmaxTemperature": ("x", 1),
+    "ContrastiveLoss": ("f f class", 1),
+    "HingeLoss": ("x class", 1),
+    "MultinomialLogisticLoss": ("x class", 1),
+    "CenterLoss": ("x class", 1),
 }
+SETTINGS = {"CenterLoss": "center_loss_param { num_output: 3 }"}
+# "label" has one for each position, "class" one for each record.
+SHAPES = {"x": (2, 4, 3, 3), "f": (2, 4), "label": (2, 1, 3, 3), "class": (2,), "H": (4, 4)}
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_top_shapes_are_those_of_tensors_without_storage(kind):
     bottoms, tops = TYPES[kind]
     text = " ".join(f'bottom: "{b}"' for b in bottoms.split())
-    text += "".join(f' top: "y{i}"' for i in range(tops))
-    net = input_net(
-        {"x": (2, 4, 3, 3), "label": (2, 1, 3, 3)}, f'layer {{ name: "L" type: "{kind}" {text} }}'
-    )
+    text += "".join(f' top: "y{i}"' for i in range(tops)) + SETTINGS.get(kind, "")
+    net = input_net(SHAPES, f'layer {{ name: "L" type: "{kind}" {text} }}')
     step = net.step_of("L")
     written = step.layer.top_shapes(step.bottom_shapes)
     assert written == Layer.top_shapes(step.layer, step.bottom_shapes)

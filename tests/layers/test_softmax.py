@@ -40,3 +40,29 @@ def test_softmax_axis_out_of_range_fails():
 
 def test_softmax_in_onnx_runtime():
     check_onnx(softmax_net((2, 3, 4), -2))
+
+
+def cooled_net(temperature):
+    return input_net(
+        {"x": (2, 5)},
+        'layer { name: "L" type: "Softmax" bottom: "x" top: "y" '
+        f"softmax_param {{ temperature: {temperature} }} }}",
+    )
+
+
+@pytest.mark.parametrize(("temperature", "divisor"), [(0, 1), (1, 1), (4, 4), (0.5, 0.5)])
+def test_softmax_temperature_divides_and_0_is_off(temperature, divisor):
+    x = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    layer = layer_of(cooled_net(temperature))
+    torch.testing.assert_close(layer(x), torch.softmax(x / divisor, 1))
+    assert gradcheck(layer, x)
+
+
+@pytest.mark.parametrize("temperature", [-1, "nan", "inf"])
+def test_softmax_temperature_below_0_fails(temperature):
+    with pytest.raises(NetError, match="temperature must be above 0, or 0 for none"):
+        cooled_net(temperature)
+
+
+def test_softmax_temperature_in_onnx_runtime():
+    check_onnx(cooled_net(3))

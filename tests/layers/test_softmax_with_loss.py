@@ -129,3 +129,41 @@ def test_softmax_with_loss_on_cuda_refuses_a_label_with_the_next_batch():
     assert torch.isfinite(layer(x, torch.tensor([0.0, 5, 255, 1], device="cuda")))
     with pytest.raises(NetError, match="label=5, classes=3"):
         layer(x, torch.zeros(4, device="cuda"))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4])
+def test_softmax_with_loss_temperature_divides_but_leaves_the_gradients_size(temperature):
+    # As in the forks that have it, whose softmax knows the temperature and whose backward does not.
+    settings = f"softmax_param {{ temperature: {temperature} }}"
+    net = loss_net(settings, tops=("loss", "prob"))
+    x = torch.randn(4, 3, requires_grad=True)
+    label = torch.tensor([0.0, 1, 2, 1])
+    loss = net({"x": x, "label": label})
+    p = torch.softmax(x.detach() / temperature, 1)
+    torch.testing.assert_close(net.blobs["prob"], p)
+    torch.testing.assert_close(loss, -p[range(4), label.long()].log().mean())
+    (gradient,) = torch.autograd.grad(loss, x)
+    onehot = torch.nn.functional.one_hot(label.long(), 3)
+    torch.testing.assert_close(gradient, (p - onehot) / 4)
+
+
+def test_softmax_with_loss_temperature_0_is_off():
+    x, label = torch.randn(4, 3), torch.tensor([0.0, 1, 2, 1])
+    cooled = loss_net("softmax_param { temperature: 0 }")({"x": x, "label": label})
+    assert torch.equal(cooled, loss_net()({"x": x, "label": label}))
+
+
+def test_softmax_with_loss_smooths_labels_as_loss_param_says():
+    torch.manual_seed(0)
+    values = {"x": torch.randn(4, 3), "label": torch.tensor([0.0, 2, 1, 255])}
+    net = loss_net("loss_param { label_smoothing: 0.1 ignore_label: 255 }")
+    want = torch.nn.functional.cross_entropy(
+        values["x"], values["label"].long(), label_smoothing=0.1, ignore_index=255
+    )
+    torch.testing.assert_close(net(values), want)
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_softmax_with_loss_label_smoothing_out_of_range_fails(share):
+    with pytest.raises(NetError, match=r"layer 'L' .*label_smoothing must be in 0\.\.1"):
+        loss_net(f"loss_param {{ label_smoothing: {share} }}")

@@ -172,3 +172,38 @@ def test_euclidean_is_half_the_squared_distance_per_record():
 def test_euclidean_gradient_of_both():
     a, b = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert gradcheck(euclidean, (a, b))
+
+
+@pytest.mark.parametrize("ignore", [None, 1])
+@pytest.mark.parametrize("smoothing", [0.1, 0.5, 1.0])
+def test_softmax_cross_entropy_smoothed_is_that_of_its_soft_targets(smoothing, ignore):
+    logits = torch.randn(2, 4, 3, dtype=torch.float64)
+    labels = torch.tensor([[0, 1, 3], [1, 2, 2]])
+    total, counted = 0.0, 0
+    for n in range(2):
+        for i in range(3):
+            label = int(labels[n, i])
+            if label == ignore:
+                continue
+            targets = [smoothing / 4 + (1 - smoothing) * (c == label) for c in range(4)]
+            p = torch.softmax(logits[n, :, i], 0).tolist()
+            total -= sum(t * math.log(q) for t, q in zip(targets, p, strict=True))
+            counted += 1
+    got = softmax_cross_entropy(logits, labels, ignore_label=ignore, label_smoothing=smoothing)
+    assert float(got) == pytest.approx(total / counted, rel=1e-12)
+
+
+def test_softmax_cross_entropy_smoothed_gradient_is_the_distance_to_its_soft_targets():
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 3, 1])
+    loss = softmax_cross_entropy(logits, labels, label_smoothing=0.2)
+    targets = 0.8 * torch.nn.functional.one_hot(labels, 4) + 0.05
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, (torch.softmax(logits.detach(), 1) - targets) / 3)
+
+
+def test_softmax_cross_entropy_smoothed_of_a_very_sure_net_is_finite():
+    logits = torch.tensor([[3000.0, 0.0]], requires_grad=True)
+    loss = softmax_cross_entropy(logits, torch.tensor([1]), label_smoothing=0.1)
+    assert loss.item() == pytest.approx(MAX_CROSS_ENTROPY)
+    assert torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()

@@ -1,4 +1,5 @@
 import math
+import statistics
 
 import pytest
 import torch
@@ -7,8 +8,11 @@ from torch.autograd import gradcheck
 from caffe_kd.losses.normalization import BATCH_SIZE, FULL, NONE, VALID
 from caffe_kd.losses.soft_targets import (
     DIVERGENCES,
+    focal_weights,
+    soft_label_weights,
     soft_target_loss,
     softmax_with_temperature,
+    standardized,
 )
 
 REFERENCE = 2e-6  # relative: the reference values were computed in float32
@@ -25,6 +29,9 @@ def by_hand(student, teacher, temperature, divergence):
     """The loss of each position along axis 1, without T^2."""
     if divergence == "MSE":
         return ((student - teacher) ** 2).mean(1)
+    if divergence == "PSEUDO_LABEL":
+        best = teacher.argmax(1, keepdim=True)
+        return -torch.log_softmax(student, 1).gather(1, best).squeeze(1)
     p_s, p_t = (torch.exp(z / temperature) for z in (student, teacher))
     p_s, p_t = p_s / p_s.sum(1, keepdim=True), p_t / p_t.sum(1, keepdim=True)
     if divergence == "CROSS_ENTROPY":
@@ -66,7 +73,7 @@ def test_soft_target_loss_with_ignored_positions_is_its_formula(divergence, norm
         normalization=normalization,
     )
     losses = by_hand(student, teacher, 3, divergence)
-    factor = 1 if divergence == "MSE" else 9
+    factor = 1 if divergence in ("MSE", "PSEUDO_LABEL") else 9
     want = factor * (losses * valid[:, 0]).sum() / divisor
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
@@ -180,3 +187,92 @@ def test_softmax_with_temperature_softens(logits):
 def test_softmax_with_temperature_gradient_has_one_over_t():
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda z: softmax_with_temperature(z, 5, 0), x)
+
+
+def test_standardized_matches_the_reference_value(logits):
+    loss = soft_target_loss(*(standardized(z) for z in logits))
+    assert float(loss) == pytest.approx(0.863148, rel=REFERENCE)
+
+
+def test_standardized_is_the_z_score_of_each_position():
+    torch.manual_seed(1)
+    z = torch.randn(2, 5, 3, dtype=torch.float64) * 4 + 7
+    got = standardized(z)
+    for n in range(2):
+        for position in range(3):
+            row = z[n, :, position].tolist()
+            mean, deviation = statistics.mean(row), statistics.stdev(row)
+            wanted = [(x - mean) / (deviation + 1e-7) for x in row]
+            assert got[n, :, position].tolist() == pytest.approx(wanted)
+    torch.testing.assert_close(standardized(z.transpose(1, 2), -1).transpose(1, 2), got)
+
+
+def test_standardized_takes_away_scale_and_shift(logits):
+    loss = soft_target_loss(standardized(3 * logits[0] + 5), standardized(logits[0]))
+    assert float(loss) == pytest.approx(0, abs=1e-6)
+
+
+def test_standardized_of_logits_all_alike_is_zero_and_has_a_finite_gradient():
+    z = torch.full((1, 4), 3.0, requires_grad=True)
+    got = standardized(z)
+    assert not got.any()
+    loss = soft_target_loss(got, torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    assert torch.isfinite(torch.autograd.grad(loss, z)[0]).all()
+
+
+def test_standardized_gradient():
+    torch.manual_seed(1)
+    assert gradcheck(standardized, torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True))
+
+
+def test_soft_target_loss_pseudo_label_is_the_cross_entropy_of_the_teachers_best(logits):
+    student, teacher = logits
+    for temperature in (1.0, 4.0):
+        got = soft_target_loss(student, teacher, divergence="PSEUDO_LABEL", temperature=temperature)
+        best = [row.index(max(row)) for row in teacher.tolist()]
+        p = torch.softmax(student, 1)
+        wanted = -sum(p[n, y].log() for n, y in enumerate(best)) / 8
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_soft_target_loss_weights_multiply_each_position(divergence):
+    torch.manual_seed(3)
+    student, teacher = (torch.randn(2, 4, 3, dtype=torch.float64) for _ in range(2))
+    weights = torch.rand(2, 3, dtype=torch.float64)
+    valid = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    got = soft_target_loss(student, teacher, divergence=divergence, weights=weights, valid=valid)
+    total = 0.0
+    for n in range(2):
+        for i in range(3):
+            one = [z[n : n + 1, :, i] for z in (student, teacher)]
+            total += weights[n, i] * valid[n, i] * soft_target_loss(*one, divergence=divergence)
+    torch.testing.assert_close(got, total / 5)
+
+
+def test_focal_weights_are_the_students_error_to_a_power(logits):
+    p = torch.softmax(logits[0], 1)
+    for gamma in (0.0, 0.5, 2.0):
+        got = focal_weights(logits[0], torch.arange(8), gamma)
+        wanted = torch.tensor([[(1 - float(p[n, n])) ** gamma] for n in range(8)])
+        torch.testing.assert_close(got, wanted)
+
+
+def test_focal_weights_of_a_sure_student_are_zero_and_of_a_wrong_one_are_one():
+    student = torch.tensor([[200.0, 0.0], [200.0, 0.0]], requires_grad=True)
+    got = focal_weights(student, torch.tensor([0, 1]))
+    assert got.tolist() == [[0], [1]]
+    assert not got.requires_grad
+
+
+def test_soft_label_weights_compare_the_students_error_with_the_teachers(logits):
+    losses = [-torch.log_softmax(z, 1).diagonal() for z in logits]
+    got = soft_label_weights(*logits, torch.arange(8))
+    wanted = [1 - math.exp(-float(s) / float(t)) for s, t in zip(*losses, strict=True)]
+    assert got.flatten().tolist() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_soft_label_weights_where_both_are_sure_are_finite():
+    sure = torch.tensor([[500.0, 0.0]])
+    assert soft_label_weights(sure, sure, torch.tensor([0])).tolist() == [[0]]
+    assert soft_label_weights(-sure, sure, torch.tensor([0])).tolist() == [[1]]

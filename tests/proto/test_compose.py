@@ -225,6 +225,11 @@ def test_empty_bottom_is_none():
     assert (list(layer.bottom), list(layer.propagate_down)) == (["data"], [False])
 
 
+def test_data_with_an_empty_bottom_come_before_the_teacher():
+    student = data().replace('type: "DummyData"', 'type: "DummyData" bottom: ""') + ip("fc", "data")
+    assert names_of(composed(student=student))[:2] == ["data", "teacher/fc1"]
+
+
 # ---- include rules
 
 
@@ -345,3 +350,12 @@ def test_override_of_nothing_changes_nothing():
     assert override_distillation(net) == []
     assert net == parse(kd())
     assert override_distillation(parse(STUDENT), temperature=2.0) == []
+
+
+def test_parameter_of_the_teacher_is_its_own():
+    table = 'layer { name: "p" type: "Parameter" top: "p" parameter_param { shape { dim: 3 } } }\n'
+    add = 'layer { name: "sum" type: "Bias" bottom: "fc1" bottom: "p" top: "fc" }\n'
+    net = composed(teacher=data() + table + ip("fc1", "data") + add)
+    assert names_of(net)[1:4] == ["teacher/p", "teacher/fc1", "teacher/sum"]
+    assert net.layer[3].bottom == ["teacher/fc1", "teacher/p"]
+    Net(filter_net(net, pb.NetState(phase=pb.TRAIN)), pb.TRAIN).forward()

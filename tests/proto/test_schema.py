@@ -27,17 +27,102 @@ OWN_FIELDS = {
     "LayerParameter.distilling_loss_param": 51002,
     "LayerParameter.softmax_with_temperature_param": 51003,
     "LayerParameter.lr_param": 51004,
+    "LayerParameter.loss_weight_schedule": 51201,
+    "LayerParameter.decoupled_distilling_loss_param": 51202,
+    "LayerParameter.dist_loss_param": 51203,
+    "LayerParameter.teacher_ensemble_param": 51204,
+    "LayerParameter.class_map_param": 51205,
+    "LossParameter.label_smoothing": 51206,
+    "LayerParameter.ab_loss_param": 51221,
+    "LayerParameter.crd_loss_param": 51222,
+    "LayerParameter.factor_transfer_loss_param": 51223,
+    "LayerParameter.sample_graph_loss_param": 51224,
+    "LayerParameter.vid_loss_param": 51225,
+    "LayerParameter.center_loss_param": 51010,
+    "LayerParameter.tempsoftmax_param": 51011,
+    "LayerParameter.reorg_param": 51030,
+    "LayerParameter.upsample_param": 51031,
+    "LayerParameter.bn_param": 51060,
+    "BNParameter.scale_filler": 51061,
+    "BNParameter.shift_filler": 51062,
+    "BNParameter.bn_mode": 51063,
+    "TransformationParameter.jitter": 51100,
+    "SolverParameter.max_norm": 51110,
+    "DataParameter.first": 51120,
+    "DataParameter.count": 51121,
+    "DataParameter.leave_out": 51122,
     "V1LayerParameter.source_line": 51001,
+    "ForeignField.source_line": 51001,
     "SolverParameter.teacher": 51001,
     "SolverParameter.distiller_net": 51002,
     "SolverParameter.layer": 51003,
+    "SolverParameter.student": 51020,
+    "SolverParameter.inject": 51021,
+    "SolverParameter.early_stopping": 51022,
+    "SolverParameter.snapshot_best": 51023,
+    "LayerParameter.onnx_model_param": 51251,
+    "LayerParameter.frozen": 51252,
+}
+# With the number that a fork gave them.
+FORK_FIELDS = {
+    "LayerParameter.Knowledge_distillation_param": 162,
+    "LayerParameter.detection_output_param": 204,
+    "LayerParameter.interp_param": 163,
+    "LayerParameter.knowledge_distillation_param": 1401,
+    "LayerParameter.norm_param": 206,
+    "LayerParameter.permute_param": 202,
+    "LayerParameter.prior_box_param": 203,
+    "LayerParameter.psroi_pooling_param": 10001,
+    "LayerParameter.relu6_param": 100000,
+    "LayerParameter.roi_pooling_param": 8266711,
+    "LayerParameter.shuffle_channel_param": 164,
+    "LayerParameter.smooth_l1_loss_param": 8266712,
+    "LayerParameter.softmax_temperature_param": 100005,
+    "SoftmaxParameter.temperature": 3,
 }
 OWN_ENUM_VALUES = {"DataParameter.DB.IDX": 51001}
 OWN_MESSAGES = {
     "TeacherParameter",
+    "StudentParameter",
+    "InjectParameter",
+    "EarlyStoppingParameter",
+    "ONNXModelParameter",
     "DistillingLossParameter",
+    "ScheduleParameter",
+    "SchedulePoint",
+    "DecoupledDistillingLossParameter",
+    "DISTLossParameter",
+    "TeacherEnsembleParameter",
+    "ClassMapParameter",
+    "ClassGroup",
+    "ForeignField",
     "SoftmaxWithTemperatureParameter",
     "LearningRateParameter",
+    "BNParameter",
+    "CenterLossParameter",
+    "DetectionOutputParameter",
+    "InterpParameter",
+    "KnowledgeDistillationParameter",
+    "NonMaximumSuppressionParameter",
+    "NormalizeParameter",
+    "PSROIPoolingParameter",
+    "PermuteParameter",
+    "PriorBoxParameter",
+    "ROIPoolingParameter",
+    "ReLU6Parameter",
+    "ReorgParameter",
+    "ResizeParameter",
+    "SaveOutputParameter",
+    "ShuffleChannelParameter",
+    "SmoothL1LossParameter",
+    "SoftmaxTemperatureParameter",
+    "TempSoftmaxParameter",
+    "UpsampleParameter",
+    "ABLossParameter",
+    "CRDLossParameter",
+    "FactorTransferLossParameter",
+    "SampleGraphLossParameter",
+    "VIDLossParameter",
 }
 
 
@@ -107,7 +192,16 @@ def test_enums_equal_the_original():
         }
         assert ours == expected, row["message"]
     assert our_enums().keys() - {row["message"] for row in rows} == {
-        "caffe.DistillingLossParameter.Divergence"
+        "caffe.DistillingLossParameter.Divergence",
+        "caffe.DistillingLossParameter.HardSampleWeight",
+        "caffe.ScheduleParameter.Policy",
+        "caffe.TeacherEnsembleParameter.Mean",
+        "caffe.BNParameter.Engine",
+        "caffe.BNParameter.BNMode",
+        "caffe.PriorBoxParameter.CodeType",
+        "caffe.ResizeParameter.Interp_mode",
+        "caffe.ResizeParameter.Pad_mode",
+        "caffe.ResizeParameter.Resize_mode",
     }
 
 
@@ -118,18 +212,25 @@ def test_whatever_the_original_lacks_is_ours():
         f"{m.name}.{f.name}"
         for m in our_messages().values()
         for f in m.fields
-        if m.name not in OWN_MESSAGES
+        if m.name not in OWN_MESSAGES and f.name != schema.FOREIGN
     }
-    assert ours - theirs == OWN_FIELDS.keys()
+    added = OWN_FIELDS.keys() | FORK_FIELDS.keys()
+    assert ours - theirs == {name for name in added if name.split(".")[0] not in OWN_MESSAGES}
     assert set(our_messages()) - {name.split(".")[0] for name in theirs} == OWN_MESSAGES
 
 
 def test_own_fields_are_numbered_from_51001_up():
-    above = {
+    numbers = {
         f"{m.name}.{f.name}": f.number
         for m in our_messages().values()
         for f in m.fields
-        if f.number > LAST_OF_ORIGINAL
+        if f.name != schema.FOREIGN
+    }
+    assert {name: numbers[name] for name in FORK_FIELDS} == FORK_FIELDS
+    above = {
+        name: number
+        for name, number in numbers.items()
+        if number > LAST_OF_ORIGINAL and name not in FORK_FIELDS
     }
     assert above == OWN_FIELDS
     values = {
@@ -142,9 +243,19 @@ def test_own_fields_are_numbered_from_51001_up():
     assert min([*above.values(), *values.values()]) == FIRST_OWN
 
 
+def test_every_message_has_room_for_the_fields_of_forks():
+    for message in our_messages().values():
+        field = message.fields_by_name.get(schema.FOREIGN)
+        if message.name == "ForeignField":
+            assert field is None
+            continue
+        assert (field.number, field.is_repeated) == (51080, True)
+        assert field.message_type.name == "ForeignField"
+
+
 def test_every_message_and_own_field_has_a_comment():
     lines = PROTO.read_text(encoding="utf-8").splitlines()
-    needs_comment = re.compile(r"message |enum |  (optional|repeated) .* = 510\d\d;")
+    needs_comment = re.compile(r"message |enum |  (optional|repeated) .* = 51\d\d\d\b")
     seen = 0
     for above, line in pairwise(lines):
         if needs_comment.match(line):

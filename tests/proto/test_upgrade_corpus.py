@@ -44,20 +44,30 @@ def test_what_the_original_upgrades_is_upgraded_alike():
     assert equal == 127
 
 
-def test_what_the_original_refuses_is_an_error_with_file_and_line():
-    refused, incomplete = 0, 0
+def test_what_the_original_refuses_is_upgraded_or_an_error_with_file_and_line():
+    """Of 358 files the original reads and upgrades 269; 353 are read here, and 349 upgraded."""
+    outcomes = {"upgraded": 0, "incomplete": 0, "not upgraded": 0, "not read": 0}
     for row in rows():
         if row["upgrade_ok"] == "1":
             continue
         path = CORPUS / f"{row['id']}.prototxt"
-        notes = Notes()
+        notes, outcome = Notes(), "not read"
         try:
-            upgrade_net(text.read(path, pb.NetParameter()), str(path), notes)
+            read = text.read(path, pb.NetParameter())
+            outcome = "not upgraded"
+            net = upgrade_net(read, str(path), notes)
+            outcome = "incomplete" if notes.problems else "upgraded"  # told, as the original does
+            assert_comes_back(net, path)
         except CaffeKDError as error:
             place, _, line = str(error.where).rpartition(":")
             assert place == str(path) and line.isdigit(), error
-            refused += 1
-        else:  # read, as the original does too, but a field without successor is told
-            assert notes.problems, path
-            incomplete += 1
-    assert (refused, incomplete) == (88, 1)
+        outcomes[outcome] += 1
+    assert outcomes == {"upgraded": 79, "incomplete": 1, "not upgraded": 4, "not read": 5}
+
+
+def assert_comes_back(net, path):
+    """What is written of a net with fields of forks is read as the same net."""
+    again = text.parse(text.to_text(net), pb.NetParameter())
+    text.clear_source_lines(again)
+    text.clear_source_lines(net)
+    assert again == net, path

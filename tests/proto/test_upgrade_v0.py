@@ -252,3 +252,8 @@ def test_the_last_maker_of_a_blob_counts():
 def test_padding_where_it_cannot_be_is_an_error(layers, message):
     with pytest.raises(NetError, match=f"^net.prototxt:2: {message}"):
         upgraded(f"{DATA}{PADDING}\n{layers}")
+
+
+def test_negative_size_is_an_error_with_its_line():
+    with pytest.raises(NetError, match=r"net.prototxt:1: .*new_height must not be negative.*-1"):
+        layer_of('type: "images" source: "list" new_height: -1 new_width: 4')

@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from caffe_kd.data.idx import write_idx
 from caffe_kd.errors import CaffeKDError, ParseError
@@ -101,6 +102,32 @@ def test_resumed_run_gives_the_same_bits_and_figures(folder: Path, type: str) ->
     assert Path("run_iter_20.caffemodel").read_bytes() == before
     assert Path("run_iter_20.solverstate").read_bytes() == state
     assert told(again, 16) == told(lines, 16)
+
+
+def test_resumed_run_with_batches_made_ahead_gives_the_same_bits(folder: Path) -> None:
+    draw = np.random.default_rng(1)
+    lines = ""
+    for index in range(25):
+        Image.fromarray(draw.integers(0, 256, (9, 8 + index % 2), np.uint8)).save(f"{index}.png")
+        lines += f"{index}.png {index % 5}\n"
+    Path("list.txt").write_text(lines)
+    pictures = NET.replace('type: "Data"', 'type: "ImageData"')
+    for batch in (6, 4):
+        pictures = pictures.replace(
+            f'data_param {{ source: "images-idx3-ubyte" backend: IDX batch_size: {batch} }}',
+            f'image_data_param {{ source: "list.txt" batch_size: {batch} is_color: false '
+            "shuffle: true rand_skip: 9 }",
+        )
+    assert "backend" not in pictures
+    Path("net.prototxt").write_text(pictures)
+    whole, lines_of_whole = make()
+    whole.solve()
+    assert whole.net.steps[0].layer.depth > 0
+    before = Path("run_iter_20.caffemodel").read_bytes()
+    resumed, again = make()
+    resumed.solve("run_iter_8.solverstate")
+    assert Path("run_iter_20.caffemodel").read_bytes() == before
+    assert told(again, 8) == told(lines_of_whole, 8)
 
 
 def test_without_resume_file_the_data_starts_over_and_it_is_said(folder: Path) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from caffe_kd.data.idx import write_idx
-from caffe_kd.errors import UsageError
+from caffe_kd.errors import DataError, UsageError
 from caffe_kd.layers.memory_data import MemoryData
 from caffe_kd.log import Log
 from caffe_kd.solver.plan import read_plan
@@ -46,13 +47,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def solver(
-    folder: Path, mode: str, transform: str = "", layers: str = TRUNK + HEAD, seed: int = 5
+    folder: Path,
+    mode: str,
+    transform: str = "",
+    layers: str = TRUNK + HEAD,
+    seed: int = 5,
+    data: str = "",
 ) -> tuple[Solver, io.StringIO]:
     source = (folder / "images-idx3-ubyte").as_posix()
+    data = data or (
+        f'type: "Data" data_param {{ source: "{source}" backend: IDX batch_size: {BATCH} }}'
+    )
     (folder / "net.prototxt").write_text(
-        'layer { name: "d" type: "Data" top: "data" top: "label" '
-        f"transform_param {{ scale: 0.00390625 {transform} }} "
-        f'data_param {{ source: "{source}" backend: IDX batch_size: {BATCH} }} }}' + layers
+        'layer { name: "d" top: "data" top: "label" '
+        f"transform_param {{ scale: 0.00390625 {transform} }} {data} }}" + layers
     )
     (folder / "solver.prototxt").write_text(
         f'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 max_iter: 20 '
@@ -136,13 +144,29 @@ def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) 
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-def test_mirror_is_not_remembered(folder: Path) -> None:
-    run, lines = solver(folder, "auto", "mirror: true")
+@pytest.mark.parametrize("transform", ["mirror: true", "jitter: 1"])
+def test_random_faces_of_records_are_not_remembered(folder: Path, transform: str) -> None:
+    run, lines = solver(folder, "auto", transform)
     trained(run, 1)
     assert run._cache is None
     assert "No teacher cache: layer 'd' gives a record another face each time" in lines.getvalue()
     with pytest.raises(UsageError, match="-teacher_cache memory: layer 'd'"):
-        trained(solver(folder, "memory", "mirror: true")[0], 1)
+        trained(solver(folder, "memory", transform)[0], 1)
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_chosen_records_are_remembered_by_their_own_numbers(folder: Path, mode: str) -> None:
+    source = (folder / "images-idx3-ubyte").as_posix()
+    data = (
+        f'type: "Data" data_param {{ source: "{source}" backend: IDX batch_size: {BATCH} '
+        "first: 3 count: 15 leave_out: 1 }"
+    )
+    live = trained(solver(folder, "off", data=data)[0])
+    run, _ = solver(folder, mode, data=data)
+    remembered = trained(run)
+    assert run._cache is not None and run._cache.records < 15
+    for a, b in zip(live, remembered, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
 def test_net_without_frozen_layers_has_no_cache(folder: Path) -> None:
@@ -236,3 +260,44 @@ def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode:
         return losses
 
     np.testing.assert_allclose(losses(mode), losses("off"), rtol=1e-5)  # float32, other batches
+
+
+def image_solver(folder: Path, mode: str, param: str = "", layers: str = TRUNK + HEAD) -> Solver:
+    """A solver on 22 pictures that are made ahead in a thread, in another order each pass."""
+    draw = np.random.default_rng(0)
+    lines = ""
+    for index in range(RECORDS):
+        path = folder / f"{index}.png"
+        if not path.exists():
+            Image.fromarray(draw.integers(0, 256, (8, 8), np.uint8)).save(path)
+        lines += f"{path.as_posix()} {index % 5}\n"
+    (folder / "list.txt").write_text(lines)
+    source = f'source: "{(folder / "list.txt").as_posix()}" is_color: false'
+    data = f'type: "ImageData" image_data_param {{ {source} {param} }}'
+    return solver(folder, mode, layers=layers, data=data)[0]
+
+
+@pytest.mark.parametrize("mode", ["auto", "disk"])
+def test_records_made_ahead_in_any_order_are_remembered(folder: Path, mode: str) -> None:
+    param = f"batch_size: {BATCH} shuffle: true"
+    live = trained(image_solver(folder, "off", param))
+    run = image_solver(folder, mode, param)
+    remembered = trained(run)
+    assert run.net.steps[0].layer.depth > 0
+    assert run._cache is not None and run._cache.computed == 6
+    for a, b in zip(live, remembered, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_images_of_several_sizes_are_told(folder: Path) -> None:
+    pooled = TRUNK.replace("kernel_size: 2 stride: 2", "global_pooling: true") + HEAD
+    image_solver(folder, "off")
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(folder / "3.png")
+    trained(image_solver(folder, "off", "batch_size: 1", pooled), 6)
+    # What is remembered here is the blob before the pooling, whose size is that of the image.
+    learning = pooled.replace(
+        'layer { name: "pool"',
+        'layer { name: "scale" type: "Scale" bottom: "t1" top: "t1" } layer { name: "pool"',
+    )
+    with pytest.raises(DataError, match=r"'t1' is \(1, 3, 7, 6\) for records 3 to 3.*cache off"):
+        trained(image_solver(folder, "memory", "batch_size: 1", learning), 6)

@@ -1,0 +1,90 @@
+"""``alternate``: teacher and student are trained in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SolverError
+from . import common, rounds
+
+DESCRIPTION = """Trains a teacher and a student in turns. In each round the teacher is trained by
+its solver; then the student by its own, from its start, with the teacher's new weights, on data
+that need no labels if its nets ask for none; then the teacher is updated. From round 2 on a teacher
+whose solver names a teacher too, which is the student's net, goes on from its own weights and
+learns from the student; another goes on from the student's weights, and has the student's net. Run
+again, it goes on where it was stopped. The results are in
+<the student's snapshot_prefix>_rounds.csv."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("alternate", DESCRIPTION)
+    common.flag(parser, "teacher_solver", required=True, metavar="FILE", help="trains the teacher")
+    common.flag(parser, "student_solver", required=True, metavar="FILE", help="trains the student")
+    common.flag(parser, "rounds", required=True, metavar="N", help="how many to train")
+    rounds.flags(parser)
+    arguments = parser.parse_args(argv)
+    number = rounds.count(arguments.rounds, "rounds")
+    solvers = {
+        "teacher": rounds.read_solver(arguments.teacher_solver),
+        "student": rounds.read_solver(arguments.student_solver),
+    }
+    _check(solvers, arguments)
+    for solver in solvers.values():
+        rounds.move(solver, arguments.output)
+    prefix = solvers["student"].snapshot_prefix
+    table = rounds.Table(Path(f"{prefix}_rounds.csv"), ["round", "net"])
+    newest: dict[str, Path] = {}
+    for turn in range(1, number + 1):
+        for role in ("teacher", "student"):
+            weights = table.find(turn, role)
+            if weights is None:
+                own = _solver_of(solvers[role], role, turn, newest)
+                done = rounds.train_as(own, arguments.gpu, False if arguments.no_progress else None)
+                if done is None:
+                    return 0
+                table.add([turn, role], done)
+                weights = done.weights
+            newest[role] = weights
+    table.print()
+    return 0
+
+
+def _check(solvers: dict[str, Any], arguments: Any) -> None:
+    if len(solvers["student"].teacher) != 1:
+        raise SolverError(
+            f"names {len(solvers['student'].teacher)} teachers, where the student learns from the "
+            "one that the other solver trains",
+            arguments.student_solver,
+        )
+    if len(solvers["teacher"].teacher) > 1:
+        raise SolverError(
+            f"names {len(solvers['teacher'].teacher)} teachers, where the student is the only one "
+            "that the teacher can learn from",
+            arguments.teacher_solver,
+        )
+    if solvers["teacher"].snapshot_prefix == solvers["student"].snapshot_prefix:
+        raise SolverError(
+            "has the snapshot_prefix of the teacher's solver: give it another",
+            arguments.student_solver,
+        )
+
+
+def _solver_of(solver: Any, role: str, turn: int, newest: dict[str, Path]) -> Any:
+    """Return the solver of a net's turn, given the newest weights of both."""
+    own = type(solver)()
+    own.CopyFrom(solver)
+    own.snapshot_prefix = f"{solver.snapshot_prefix}_round_{turn}"
+    if role == "student":
+        own.teacher[0].weights = str(newest["teacher"])
+    elif turn == 1:
+        rounds.from_labels(own)  # the student knows nothing yet
+    elif solver.teacher:
+        own.weights[:] = [str(newest["teacher"])]
+        own.teacher[0].weights = str(newest["student"])
+    else:
+        own.weights[:] = [str(newest["student"])]
+    return own

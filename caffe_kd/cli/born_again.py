@@ -1,0 +1,81 @@
+"""``born_again``: each generation of a net learns from the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SolverError
+from . import common, rounds
+
+DESCRIPTION = """Born-again networks: generation 1 is trained as the solver says, and generation k+1
+is trained anew, with the same net as its student and generation k as its teacher. The solver has a
+net and a distiller_net; a teacher without weights, or the flag -from_labels, makes generation 1
+learn from the labels alone. Run again, it goes on where it was stopped. The results are in
+<snapshot_prefix>_generations.csv. Source: https://arxiv.org/abs/1805.04770."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("born_again", DESCRIPTION)
+    common.flag(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
+    common.flag(parser, "generations", required=True, metavar="N", help="how many to train")
+    common.flag(
+        parser,
+        "from_labels",
+        action="store_true",
+        help="generation 1 learns from the labels alone, whatever teacher the solver names",
+    )
+    rounds.flags(parser)
+    arguments = parser.parse_args(argv)
+    generations = rounds.count(arguments.generations, "generations")
+    solver = rounds.read_solver(arguments.solver)
+    _check(solver, arguments.solver)
+    rounds.move(solver, arguments.output)
+    table = rounds.Table(Path(f"{solver.snapshot_prefix}_generations.csv"), ["generation"])
+    before: Path | None = None
+    for generation in range(1, generations + 1):
+        weights = table.find(generation)
+        if weights is None:
+            own = _solver_of(solver, generation, before, arguments.from_labels)
+            done = rounds.train_as(own, arguments.gpu, False if arguments.no_progress else None)
+            if done is None:
+                return 0
+            table.add([generation], done)
+            weights = done.weights
+        before = weights
+    table.print()
+    return 0
+
+
+def _check(solver: Any, path: str) -> None:
+    if not solver.distiller_net:
+        raise SolverError(
+            "names no distiller_net: it holds the loss by which a generation learns from the one "
+            "before it, with its blobs as teacher/<blob>",
+            path,
+        )
+    if len(solver.teacher) > 1 or solver.student:
+        raise SolverError(
+            f"names {len(solver.teacher)} teachers and {len(solver.student)} students, where "
+            "generations have one teacher at most, and the solver's net",
+            path,
+        )
+
+
+def _solver_of(solver: Any, generation: int, before: Path | None, from_labels: bool) -> Any:
+    """Return the solver of a generation; ``before`` are the weights of the one before it."""
+    own = type(solver)()
+    own.CopyFrom(solver)
+    own.snapshot_prefix = f"{solver.snapshot_prefix}_gen_{generation}"
+    if solver.random_seed >= 0:
+        own.random_seed = solver.random_seed + generation - 1  # each is born with its own weights
+    if before is None and (from_labels or not any(t.weights for t in solver.teacher)):
+        rounds.from_labels(own)
+    elif before is not None:
+        name = solver.teacher[0].name if solver.teacher else ""
+        del own.teacher[:]
+        own.teacher.add(name=name, net=solver.net, weights=str(before))
+    return own

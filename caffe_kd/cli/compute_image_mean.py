@@ -1,0 +1,110 @@
+"""``compute_image_mean``: writes the mean of a database's images, as the original's tool does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from . import common
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..data.source import RecordSource
+
+DESCRIPTION = """Computes the mean image of a database and writes it as a binaryproto, which
+transform_param { mean_file } reads. Prints the mean of each channel, in the images' order (blue,
+green, red), which transform_param { mean_value } takes."""
+PROGRESS_EVERY = 10_000
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    records = _open(Path(arguments.input_db), arguments.backend)
+    mean = mean_of(records)
+    if arguments.output_file:
+        print(f"Write to {arguments.output_file}")
+        _write(Path(arguments.output_file), mean)
+    print(f"Number of channels: {len(mean)}")
+    for channel, value in enumerate(channel_means(mean)):
+        print(f"mean_value channel [{channel}]: {value:g}")
+    return 0
+
+
+def _open(path: Path, backend: str | None) -> RecordSource:
+    from ..data.source import open_source
+    from ..proto import caffe_pb2 as pb
+
+    if backend is None:
+        backend = "leveldb" if (path / "CURRENT").is_file() else "lmdb"
+    kind = pb.DataParameter.DB.Value(backend.upper())
+    return open_source(pb.DataParameter(source=str(path), backend=kind), Path)
+
+
+def mean_of(records: RecordSource) -> np.ndarray:
+    """Return the mean image, float32 [C, H, W]; encoded images are decoded as they are stored.
+
+    Raises:
+        DataError: a record is damaged, or has another shape than the first.
+
+    Source: the original's sums are float32 and go through the records in order, and so do these.
+    """
+    import numpy as np
+
+    print("Starting iteration")
+    total = np.zeros(records.read(0)[0].shape, np.float32)
+    for index in range(len(records)):
+        image, _ = records.read(index)
+        if image.shape != total.shape:
+            raise DataError(
+                f"Incorrect data field size: record {index} is {image.shape} (channels, height, "
+                f"width), the first is {total.shape}. A mean image takes images of one size; "
+                "convert_imageset -resize_width W -resize_height H makes them so",
+                records.name,
+            )
+        total += image
+        if (index + 1) % PROGRESS_EVERY == 0:
+            print(f"Processed {index + 1} files.")
+    if len(records) % PROGRESS_EVERY:
+        print(f"Processed {len(records)} files.")
+    return total / np.float32(len(records))
+
+
+def channel_means(mean: np.ndarray) -> list[float]:
+    """Return the mean of each channel of a mean image, added up in float32 as in the original."""
+    import numpy as np
+
+    sums: list[Any] = [np.cumsum(channel, dtype=np.float32)[-1] for channel in mean]
+    return [float(total / np.float32(mean[0].size)) for total in sums]
+
+
+def _write(path: Path, mean: np.ndarray) -> None:
+    from ..files import write_atomically
+    from ..proto import caffe_pb2 as pb
+
+    channels, height, width = mean.shape
+    blob = pb.BlobProto(num=1, channels=channels, height=height, width=width)
+    blob.data.extend(mean.ravel())
+    write_atomically(path, blob.SerializeToString())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser(
+        "compute_image_mean",
+        DESCRIPTION,
+        usage="compute_image_mean [FLAGS] INPUT_DB [OUTPUT_FILE]",
+    )
+    parser.add_argument("input_db", metavar="INPUT_DB", help="the database")
+    parser.add_argument(
+        "output_file", metavar="OUTPUT_FILE", nargs="?", help="the mean image; without it: none"
+    )
+    common.flag(
+        parser, "backend", choices=["lmdb", "leveldb", "idx"],
+        help="the database's kind (default: leveldb where INPUT_DB is one, else lmdb)",
+    )  # fmt: skip
+    return parser

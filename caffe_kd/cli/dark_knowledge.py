@@ -1,0 +1,109 @@
+"""``dark_knowledge``: draws what a teacher knows beyond the labels."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from . import common
+
+DESCRIPTION = """Draws what a teacher knows beyond the labels, over test data of pictures: for a
+record of each class the teacher's probabilities, softened by several temperatures; which classes it
+finds alike; and the records on which student and teacher differ. Give a solver with a teacher, and
+the student's snapshot as -weights; or nets as -model with their -weights."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    if bool(arguments.solver) == bool(arguments.model):
+        raise UsageError("give either -solver SOLVER.prototxt or -model NET.prototxt with -weights")
+    if arguments.iterations < 1:
+        raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
+    temperatures = _temperatures(arguments.temperatures)
+    from .train import load_layer_modules
+
+    load_layer_modules(arguments.layers)
+    from ..dark_knowledge import subject
+    from ..dark_knowledge.draw import draw, percent
+    from ..dark_knowledge.look import alike, look
+    from .classify import class_names
+
+    if arguments.solver:
+        nets = subject.of_solver(arguments.solver, arguments.weights)
+    else:
+        models, weights = map(common.comma_list, (arguments.model, arguments.weights))
+        nets = subject.of_models(models, weights)
+    found = look(nets, arguments.iterations)
+    names = class_names(arguments.labels, found.classes)
+    temperatures = temperatures or sorted({1.0, found.temperature, 20.0})
+    for who, right in zip(("teacher", "student"), found.right, strict=False):
+        print(f"{who}: right on {right:,} of {found.records:,} records")
+    if nets.student is not None:
+        print(f"both differ on {found.disagreements:,}")
+    print(f"what the teacher finds alike, at temperature {found.temperature:g}:")
+    for true, other, share in alike(found):
+        print(f"  {names[true]} has {percent(share)} of {names[other]}")
+    for path in draw(found, names, temperatures, Path(arguments.output)):
+        print(path)
+    return 0
+
+
+def _temperatures(text: str | None) -> list[float]:
+    try:
+        found = [float(part) for part in common.comma_list(text)]
+    except ValueError:
+        found = [math.nan]
+    if not all(0 < value < math.inf for value in found) or len(found) > 6:
+        raise UsageError(
+            f"-temperatures takes up to 6 numbers above 0, as 1,4,20. Received: {text}"
+        )
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("dark_knowledge", DESCRIPTION)
+    common.flag(parser, "solver", metavar="FILE", help="a solver's prototxt that names a teacher")
+    common.flag(
+        parser, "model", metavar="FILES", help="the teacher's net; after a comma the student's"
+    )
+    common.flag(
+        parser,
+        "weights",
+        metavar="FILES",
+        help="with -solver the student's caffemodel, with -model one for each net",
+    )
+    common.flag(
+        parser,
+        "output",
+        metavar="FOLDER",
+        default="dark_knowledge",
+        help="where to put the pictures (default: %(default)s)",
+    )
+    common.flag(
+        parser,
+        "temperatures",
+        metavar="T,T",
+        help="those to show (default: 1, the one the student is distilled at, 20)",
+    )
+    common.flag(parser, "labels", metavar="FILE", help="the classes' names, one a line")
+    common.flag(
+        parser,
+        "iterations",
+        type=common.int32,
+        default=100,
+        metavar="N",
+        help="batches at most (default: 100); each record is seen once",
+    )
+    common.python_layers_flag(parser)
+    common.flag(
+        parser,
+        "layers",
+        metavar="FILE",
+        help="a Python file that registers layer types of your own",
+    )
+    return parser

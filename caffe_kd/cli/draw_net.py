@@ -1,0 +1,120 @@
+"""``draw_net``: draws a net, or the nets of a solver, as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CaffeKDError, UsageError
+from . import common
+
+if TYPE_CHECKING:
+    from ..doctor.reading import Case
+
+DESCRIPTION = """Draws a net's prototxt as PNG, SVG, PDF or dot: layers as boxes, blobs as arrows
+with their shapes. Of a solver the nets that it trains are drawn: each teacher, what student and
+teachers share, and the student, side by side. Data and weights need not be there; shapes that
+hang on absent data are left out unless -input_shape tells them."""
+
+_FORMATS = ("png", "svg", "pdf", "dot", "gv")
+_PHASES = ("ALL", "TRAIN", "TEST")
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    if Path(arguments.output).suffix[1:].lower() not in _FORMATS:
+        raise UsageError(
+            f"OUTPUT must end with .{', .'.join(_FORMATS)}. Received: {arguments.output}"
+        )
+    from .doctor import read_shape
+    from .train import load_layer_modules
+
+    given = dict(read_shape(text) for text in arguments.input_shape)
+    load_layer_modules(arguments.layers)
+    from ..doctor.reading import Wishes, read_case
+    from ..pycaffe.draw import Drawing, shapes_of
+
+    case = read_case(arguments.net, Wishes(None, given))
+    if case.unplanned is not None and not case.layers:
+        raise case.unplanned
+    phase = arguments.phase or ("ALL" if case.solver is None else "TRAIN")
+    views = [v for v in case.views if phase in ("ALL", v.phase_name)]
+    layers = case.layers if phase == "ALL" else _layers_in(views, phase)
+    built = [view.survey.net for view in views if view.survey.net is not None]
+    lanes, titles = _lanes(case)
+    drawing = Drawing(
+        layers, shapes_of(built), arguments.rankdir, arguments.display_lrm, lanes, titles
+    )
+    drawing.write(arguments.output)
+    print(f"wrote {arguments.output}: {len(drawing.nodes)} layers", file=sys.stderr)
+    return 0
+
+
+def _layers_in(views: Sequence[Any], phase: str) -> Sequence[Any]:
+    if not views:
+        raise CaffeKDError(f"the net has no data or input in phase {phase}")
+    layers: Sequence[Any] = views[0].param.layer
+    return layers
+
+
+def _lanes(case: Case) -> tuple[dict[str, int], dict[int, str]]:
+    """Return each layer's column, and the columns' headings; nothing where there is no teacher.
+
+    From left to right: the teachers, what belongs to nobody alone, the student.
+    """
+    names = [name for name, _ in case.teachers]
+    if not names or case.student is None:
+        return {}, {}
+    lanes = {}
+    middle = len(names)
+    own = {layer.name for layer in case.student.layer if layer.bottom}
+    for layer in case.layers:
+        teacher = layer.name.partition("/")[0] if "/" in layer.name else None
+        if teacher in names:
+            lanes[layer.name] = names.index(teacher)
+        else:
+            lanes[layer.name] = middle + 1 if layer.name in own else middle
+    return lanes, {**dict(enumerate(names)), middle + 1: "student"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("draw_net", DESCRIPTION)
+    parser.add_argument("net", metavar="NET", help="a net's or a solver's prototxt")
+    parser.add_argument("output", metavar="OUTPUT", help="the picture, .png, .svg, .pdf or .dot")
+    common.flag(
+        parser,
+        "rankdir",
+        default="TB",
+        metavar="DIR",
+        help="which way the net runs: TB (top to bottom, the default), BT, LR or RL",
+    )
+    common.flag(
+        parser,
+        "phase",
+        choices=_PHASES,
+        help="the layers of that phase (default: ALL for a net, TRAIN for a solver)",
+    )
+    common.flag(
+        parser, "display_lrm", action="store_true", help="write the learning rate's multipliers"
+    )
+    common.flag(
+        parser,
+        "input_shape",
+        action="append",
+        default=[],
+        metavar="BLOB=C,H,W",
+        help="the shape of a record, where its data is absent; may be given for several blobs",
+    )
+    common.python_layers_flag(parser)
+    common.flag(
+        parser,
+        "layers",
+        metavar="FILE",
+        help="a Python file that registers layer types of your own",
+    )
+    return parser

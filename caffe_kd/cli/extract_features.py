@@ -1,0 +1,144 @@
+"""``extract_features``: writes what a net makes of many records, as the original's tool does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import NetError, UsageError, did_you_mean
+from . import common
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..log import Log
+    from ..net import Net
+
+DESCRIPTION = """Runs batches of the data of a net's prototxt through the net, in phase TEST, and
+writes blobs of it into databases: for each record a Datum with float_data, its key the record's
+number in ten digits. A Data layer reads them like images of CHANNELS x HEIGHT x WIDTH."""
+EPILOG = (
+    "example: extract_features net.caffemodel net.prototxt fc7,prob fc7_db,prob_db 10 lmdb GPU 0"
+)
+PROGRESS_EVERY = 1000
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    names = common.comma_list(arguments.blobs)
+    paths = [Path(path) for path in common.comma_list(arguments.databases)]
+    _check(arguments, names, paths)
+    from ..log import Log
+    from ..net import load_net
+    from ..proto.upgrade import Notes
+
+    device, told = common.choose_device(_gpu(arguments), None)
+    with Log() as log:
+        log.info(told)
+        notes = Notes()
+        net = load_net(arguments.model, notes=notes)
+        for note in notes.lines:
+            log.info(note)
+        for name in net.load_weights(arguments.weights):
+            log.info(f"Ignoring source layer {name}")
+        for name in names:
+            if name not in net.shapes:
+                raise NetError(
+                    f"Unknown feature blob name {name} in the network {arguments.model}."
+                    f"{did_you_mean(name, net.shapes)} It has: {', '.join(net.shapes)}"
+                )
+        net.place(device, channels_last=False)
+        log.info("Extracting Features")
+        extract(net, dict(zip(names, paths, strict=True)), arguments.batches, log)
+        log.info("Successfully extracted the features!")
+    return 0
+
+
+def extract(net: Net, databases: dict[str, Path], batches: int, log: Log) -> None:
+    """Run batches through a net and write its blobs into an LMDB each, by name.
+
+    Raises:
+        DataError: a database is there already or cannot be written; then none is made.
+        NetError: a blob has more than four axes, which no Datum holds.
+    """
+    import torch
+
+    from ..data.lmdb import LmdbWriter
+
+    with ExitStack() as stack, torch.no_grad():
+        writers = {n: stack.enter_context(LmdbWriter(p)) for n, p in databases.items()}
+        for _ in range(batches):
+            net()
+            for name, writer in writers.items():
+                for value in _datums(name, net.blobs[name]):
+                    writer.put(b"%010d" % writer.count, value)
+                    if writer.count % PROGRESS_EVERY == 0:
+                        _tell(log, name, writer.count)
+    for name, writer in writers.items():
+        if writer.count % PROGRESS_EVERY:
+            _tell(log, name, writer.count)
+
+
+def _tell(log: Log, name: str, count: int) -> None:
+    log.info(f"Extracted features of {count} query images for feature blob {name}")
+
+
+def _datums(name: str, blob: Tensor) -> Iterator[bytes]:
+    """Yield the records of a blob, as a Datum each."""
+    from ..proto import caffe_pb2 as pb
+
+    if blob.dim() > 4:
+        raise NetError(
+            f"blob '{name}' has {blob.dim()} axes: Cannot use legacy accessors on Blobs with > 4 "
+            "axes, and a Datum has channels, height and width"
+        )
+    count, channels, height, width = (*blob.shape, 1, 1, 1, 1)[:4]
+    values = blob.detach().float().cpu().contiguous().numpy().reshape(count, -1)
+    for record in values:
+        datum = pb.Datum(channels=channels, height=height, width=width)
+        datum.float_data.extend(record)
+        yield datum.SerializeToString()
+
+
+def _check(arguments: argparse.Namespace, names: list[str], paths: list[Path]) -> None:
+    if len(names) != len(paths) or not names or len({*names}) < len(names):
+        raise UsageError(
+            "the number of blob names and dataset names must be equal, and each blob comes once. "
+            f"Received: {arguments.blobs} and {arguments.databases}"
+        )
+    if len({*paths}) < len(paths):
+        raise UsageError(f"each blob needs a database of its own. Received: {arguments.databases}")
+    if arguments.batches < 1:
+        raise UsageError(f"num_mini_batches must be at least 1. Received: {arguments.batches}")
+    if arguments.db_type != "lmdb":
+        raise UsageError(
+            f"db_type {arguments.db_type}: a LevelDB can be read, not written. Write lmdb"
+        )
+
+
+def _gpu(arguments: argparse.Namespace) -> str | None:
+    """Return the device number that the words at the end or -gpu ask for."""
+    if arguments.mode != "GPU":
+        return str(arguments.gpu) if arguments.gpu is not None else None
+    return str(arguments.device.removeprefix("DEVICE_ID="))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("extract_features", DESCRIPTION, epilog=EPILOG)
+    add = parser.add_argument
+    add("weights", metavar="pretrained_net_param", help="the caffemodel")
+    add("model", metavar="feature_extraction_proto_file", help="the net's prototxt, with its data")
+    add("blobs", metavar="blob1[,blob2...]", help="the blobs to write")
+    add("databases", metavar="db1[,db2...]", help="the databases to make, one for each blob")
+    add("batches", metavar="num_mini_batches", type=common.int32, help="how many batches to run")
+    add("db_type", choices=["lmdb", "leveldb"], help="lmdb; a leveldb cannot be written")
+    add("mode", nargs="?", choices=["CPU", "GPU"], default="CPU", help="(default: CPU)")
+    add("device", nargs="?", default="0", metavar="DEVICE_ID", help="the GPU's (default: 0)")
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on, as GPU N at the end")
+    common.python_layers_flag(parser)
+    return parser

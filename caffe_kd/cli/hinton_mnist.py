@@ -1,0 +1,93 @@
+"""``hinton_mnist``: the MNIST experiments of the distillation paper beside its figures."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from ..experiments.hinton_mnist import PARTS, HintonMnist, table
+from ..experiments.run_files import digits_in
+from . import common
+
+DESCRIPTION = """Reproduces the MNIST experiments of Hinton, Vinyals and Dean, "Distilling the
+Knowledge in a Neural Network" (arXiv 1503.02531, section 3): trains each net by a solver's prototxt
+and prints a table with the paper's figures. Stopped with Ctrl-C, the same command goes on; what is
+done is not done again."""
+QUICK_DIGITS = 1500
+QUICK_DIVISOR = 10
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser(
+        "hinton_mnist",
+        DESCRIPTION,
+        epilog="\n".join(["parts:", *(f"  {name:12} {what}" for name, what in PARTS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common.flag(
+        parser,
+        "output",
+        metavar="FOLDER",
+        help="where everything goes (default: output/experiments/hinton_mnist; what is quick, or "
+        "not MNIST, gets a folder of its own)",
+    )
+    common.flag(
+        parser,
+        "dir",
+        metavar="FOLDER",
+        default="data/mnist",
+        help="where the digits are or shall be (default: data/mnist)",
+    )
+    common.flag(parser, "no_download", action="store_true", help="leave the network alone")
+    common.flag(
+        parser,
+        "only",
+        metavar="PARTS",
+        help="some parts, separated by commas, and the teachers they need (default: all)",
+    )
+    common.flag(
+        parser,
+        "quick",
+        action="store_true",
+        help="small nets, few digits and passes: to see that all works, not for its figures",
+    )
+    common.flag(
+        parser, "table", action="store_true", help="train nothing; print the table of what is done"
+    )
+    arguments = parser.parse_args(argv)
+    from ..data.mnist import get_mnist
+
+    parts = common.comma_list(arguments.only) or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UsageError(f"-only takes {', '.join(PARTS)}. Received: {', '.join(unknown)}")
+    started = time.perf_counter()
+    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=say)
+    small = (QUICK_DIGITS, QUICK_DIVISOR) if arguments.quick else ()
+    folder = Path(arguments.output or default_folder(found.kind, arguments.quick))
+    experiment = HintonMnist(folder, digits_in(found.folder, *small), say, arguments.quick)
+    if not arguments.table:
+        experiment.train(parts)
+    rows = experiment.rows()
+    experiment.write(rows)
+    print(table(rows) if rows else "Nothing is done yet.")
+    if found.kind != "MNIST" or arguments.quick:
+        print("These figures are not MNIST's: small digits or a quick run.")
+    print(f"Time: {time.perf_counter() - started:.0f} s. results.csv, table.txt and a folder for")
+    print(f"each run, with its net, solver, log and weights, are in {folder}")
+    return 0
+
+
+def default_folder(kind: str, quick: bool) -> str:
+    """Return where an experiment goes, so that a small one never takes the place of a long one."""
+    ending = ("_quick" if quick else "") + ("" if kind == "MNIST" else "_digits")
+    return f"output/experiments/hinton_mnist{ending}"
+
+
+def say(sentence: str) -> None:
+    """Print a sentence at once, among the log lines."""
+    print(f"== {sentence}", flush=True)

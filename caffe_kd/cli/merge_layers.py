@@ -1,0 +1,51 @@
+"""``merge_layers``: folds BatchNorm and Scale into the layers before them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import NetError
+from . import common
+
+DESCRIPTION = """Folds each BatchNorm and Scale into the Convolution or InnerProduct before it, in
+net and weights. The net answers as before in phase TEST, with fewer layers; it is not for further
+training. Layers that cannot be folded stay, and it is said why."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("merge_layers", DESCRIPTION)
+    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    common.flag(
+        parser,
+        "output",
+        required=True,
+        metavar="NAME",
+        help="write NAME.prototxt and NAME.caffemodel",
+    )
+    arguments = parser.parse_args(argv)
+    from ..export.merge import merge
+    from ..net import read_net
+    from ..proto import text
+    from ..proto.binary import read_weights, write_weights
+    from ..proto.upgrade import Notes
+
+    notes = Notes()
+    net = read_net(arguments.model, notes)
+    for line in notes.lines:
+        print(line, file=sys.stderr)
+    if notes.problems:
+        raise NetError("has fields without a successor, see above; remove them", arguments.model)
+    merged = merge(net, read_weights(arguments.weights), arguments.weights)
+    for line in merged.notes:
+        print(line, file=sys.stderr)
+    stem = Path(arguments.output)
+    model, weights = (stem.with_name(f"{stem.name}.{e}") for e in ("prototxt", "caffemodel"))
+    text.write(model, merged.net)
+    write_weights(weights, merged.net, merged.weights)
+    print(f"wrote {model} and {weights}: {len(merged.net.layer)} layers of {len(net.layer)}")
+    return 0

@@ -1,0 +1,120 @@
+"""``methods``: the distillation methods of the examples side by side."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError, did_you_mean
+from . import common
+
+DESCRIPTION = """Trains one student by each method of prototxt/distillation that is for the common
+teacher and student, as the examples have it, with the same number of iterations and several seeds,
+and alone; prints a table with the mean and the spread of their accuracies. Stopped with Ctrl-C, the
+same command goes on; what is done is not done again."""
+QUICK_DIGITS, QUICK_ITERATIONS = 1500, 60
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    if arguments.seeds < 1:
+        raise UsageError(f"-seeds must be at least 1. Received: {arguments.seeds}")
+    if arguments.iterations is not None and arguments.iterations < 1:
+        raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
+    from ..data.mnist import get_mnist
+    from ..experiments.methods import Comparison, methods, table
+    from ..experiments.run_files import digits_in
+
+    names = common.comma_list(arguments.only) or list(methods())
+    for name in names:
+        if name not in methods():
+            raise UsageError(
+                f"-only: there is no method '{name}'.{did_you_mean(name, methods())} "
+                f"Methods: {', '.join(methods())}"
+            )
+    started = time.perf_counter()
+    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=say)
+    digits = digits_in(found.folder, *((QUICK_DIGITS,) if arguments.quick else ()))
+    iterations = arguments.iterations or (QUICK_ITERATIONS if arguments.quick else None)
+    seeds = 1 if arguments.quick else arguments.seeds
+    folder = Path(arguments.output)
+    count = arguments.digits
+    if count is not None and not 1 <= count <= digits.train:
+        raise UsageError(f"-digits goes from 1 to {digits.train}. Received: {count}")
+    comparison = Comparison(folder, digits, names, seeds, iterations, count, say)
+    try:
+        if not arguments.table:
+            comparison.train()
+    finally:
+        rows = comparison.rows()
+        if rows:
+            comparison.write(rows)
+        print(table(rows) if rows else "Nothing is done yet.", flush=True)
+    if found.kind != "MNIST" or arguments.quick:
+        print("These figures are not MNIST's: small digits or a quick run.")
+    print(f"Time: {time.perf_counter() - started:.0f} s. results.csv, table.txt, methods.png and")
+    print(f"a folder for each run, with its net, solver, log and weights, are in {folder}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("methods", DESCRIPTION)
+    common.flag(
+        parser,
+        "output",
+        metavar="FOLDER",
+        default="output/experiments/methods",
+        help="where everything goes (default: output/experiments/methods)",
+    )
+    common.flag(
+        parser,
+        "dir",
+        metavar="FOLDER",
+        default="data/mnist",
+        help="where the digits are or shall be (default: data/mnist)",
+    )
+    common.flag(parser, "no_download", action="store_true", help="leave the network alone")
+    common.flag(
+        parser, "only", metavar="METHODS", help="some methods, separated by commas (default: all)"
+    )
+    common.flag(
+        parser,
+        "seeds",
+        metavar="N",
+        type=common.int32,
+        default=3,
+        help="how often each is trained (default: 3)",
+    )
+    common.flag(
+        parser,
+        "iterations",
+        metavar="N",
+        type=common.int32,
+        help="of each training (default: the examples', one pass over MNIST)",
+    )
+    common.flag(
+        parser,
+        "digits",
+        metavar="N",
+        type=common.int32,
+        help="how many training digits the students see; the teachers see all (default: all)",
+    )
+    common.flag(
+        parser,
+        "quick",
+        action="store_true",
+        help="few digits and iterations, one seed: to see that all works, not for its figures",
+    )
+    common.flag(
+        parser, "table", action="store_true", help="train nothing; print the table of what is done"
+    )
+    return parser
+
+
+def say(sentence: str) -> None:
+    """Print a sentence at once, among the log lines."""
+    print(f"== {sentence}", flush=True)

@@ -1,0 +1,84 @@
+"""``parse_log``: writes a training log as tables of numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from . import common
+
+if TYPE_CHECKING:
+    from ..log_parser import OutputRow, TrainingLog, TrainRow
+
+DESCRIPTION = """Writes the outputs of training and test net in a log as LOG.train and LOG.test in
+OUTPUT_DIR, with the original parse_log.py's columns: NumIters, Seconds, LearningRate and the
+outputs. LearningRate is, as there, the one that was logged last before the row. Further test nets
+go to LOG.test_1 and so on. Where a run was resumed, what it repeated is written once."""
+
+_FIXED = ("NumIters", "Seconds", "LearningRate")
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("parse_log", DESCRIPTION)
+    parser.add_argument("log", metavar="LOG", help="the log of a training, ours or Caffe's")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder to write to")
+    common.flag(parser, "verbose", action="store_true", help="say what is written")
+    common.flag(parser, "delimiter", default=",", help="between columns (default: a comma)")
+    arguments = parser.parse_args(argv)
+    if len(arguments.delimiter) != 1 or arguments.delimiter in '"\r\n':
+        raise UsageError(f"-delimiter must be one character. Received: {arguments.delimiter!r}")
+    from ..files import write_atomically
+    from ..log_parser import parse_log
+
+    stem = Path(arguments.output_dir) / Path(arguments.log).name
+    for ending, table in tables(parse_log(arguments.log)).items():
+        path = stem.with_name(f"{stem.name}.{ending}")
+        write_atomically(path, _csv(table, arguments.delimiter).encode())
+        if arguments.verbose:
+            print(f"Wrote {path}")
+    return 0
+
+
+def tables(log: TrainingLog) -> dict[str, list[dict[str, float]]]:
+    """Return the rows of each table by the end of its file's name; none is empty.
+
+    Source: BVLC/caffe's tools/extra/parse_log.py. Here Seconds is when a test began, there when its
+    outputs were logged.
+    """
+    found = {"train": _rows(log, log.train)}
+    for number, rows in log.tests.items():
+        found["test" if number == 0 else f"test_{number}"] = _rows(log, rows)
+    return {ending: rows for ending, rows in found.items() if rows}
+
+
+def _rows(log: TrainingLog, rows: Sequence[TrainRow | OutputRow]) -> list[dict[str, float]]:
+    told = [rate.iteration for rate in log.learning_rates]
+    table = []
+    for row in rows:
+        if not row.outputs:
+            continue
+        before = bisect_left(told, row.iteration)
+        lr = log.learning_rates[before - 1].lr if before else math.nan
+        seconds = math.nan if row.seconds is None else row.seconds
+        fixed = dict(zip(_FIXED, (float(row.iteration), seconds, lr), strict=True))
+        table.append(fixed | {k: v for k, v in row.outputs.items() if k not in _FIXED})
+    if len(table) > 1 and math.isnan(table[0]["LearningRate"]):
+        table[0]["LearningRate"] = table[1]["LearningRate"]
+    return table
+
+
+def _csv(table: list[dict[str, float]], delimiter: str) -> str:
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(table)
+    return out.getvalue()

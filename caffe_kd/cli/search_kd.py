@@ -1,0 +1,123 @@
+"""``search_kd``: looks for a solver's best settings on validation records."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from . import common
+
+DESCRIPTION = """Looks for the settings with which a solver's student comes out best: temperature
+and alpha of the distillation, learning rate, batch size, weight decay. Each trial trains on all but
+the last tenth of the training records and is measured on that tenth; the test records are never
+looked at. A net with a data layer of its own for validation (phase TEST, stage "validation", with a
+test_state of that stage in the solver) is measured on that. Stopped with Ctrl-C, the same command
+goes on."""
+EPILOG = """In the output folder: best_solver.prototxt with its nets, to be trained with train_kd on
+all training records; trials.csv; search.png; a folder for each trial; search.db for Optuna."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    if not arguments.solver:
+        raise UsageError("which solver? -solver SOLVER.prototxt")
+    if arguments.trials < 1:
+        raise UsageError(f"-trials must be at least 1. Received: {arguments.trials}")
+    if arguments.seed < 0:
+        raise UsageError(f"-seed must not be negative. Received: {arguments.seed}")
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "the search needs Optuna: pip install optuna, or -e '.[search]' of a checkout"
+        ) from None
+    from ..proto import caffe_pb2 as pb
+    from ..search import report, space
+    from ..search.study import Search
+    from ..search.subject import Subject, write
+    from .train import load_layer_modules
+
+    load_layer_modules(arguments.layers)
+    asked = space.parse(arguments.search or "")
+    path = Path(arguments.solver)
+    subject = Subject(path, arguments.teacher_weights, arguments.max_iter, say)
+    folder = Path(arguments.output or Path("output") / "search" / path.stem)
+    searched = space.Space(subject.own, asked)
+    search = Search(folder, subject, searched, arguments.seed, arguments.measure, say)
+    wants_gpu = subject.plan.solver.solver_mode == pb.SolverParameter.GPU
+    device, _ = common.choose_device(arguments.gpu, wants_gpu)
+    try:
+        search.run(arguments.trials, device)
+    finally:
+        done, best = search.done(), search.best()
+        if done:
+            names = list(searched.ranges)
+            report.write(folder, search.study, done, names, search.output, arguments.seed)
+        if best is not None:
+            final = subject.final(best.params)
+            final["solver.prototxt"].snapshot_prefix = (folder / "best").resolve().as_posix()
+            solver = write(folder, final, "best_")
+            print(f"best of {len(done)} trials: {search.output} {best.value:g}, trial ", end="")
+            print(f"{best.user_attrs['number']}: {space.told(best.params)}")
+            print(f"to train with it on all training records: train_kd -solver {solver}")
+            print(f"trials.csv and search.png are in {folder}", flush=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from ..search.space import SETTINGS
+
+    settings = "\n".join(f"  {name:13} {what}" for name, what in SETTINGS.items())
+    parser = common.parser(
+        "search_kd",
+        DESCRIPTION,
+        epilog=f"settings:\n{settings}\n\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common.flag(parser, "solver", metavar="FILE", help="the solver's prototxt")
+    common.flag(
+        parser,
+        "trials",
+        metavar="N",
+        type=common.int32,
+        default=20,
+        help="how many settings to try, earlier ones in the folder included (default: 20)",
+    )
+    common.flag(
+        parser,
+        "search",
+        metavar="SETTINGS",
+        help="what to search, as temperature=1:20,alpha,base_lr (default: all settings below that "
+        "the solver has, in usual ranges around its own)",
+    )
+    common.flag(parser, "output", metavar="FOLDER", help="(default: output/search/<solver>)")
+    common.flag(
+        parser, "seed", metavar="N", type=common.int32, default=1, help="of the trials (default: 1)"
+    )
+    common.flag(
+        parser, "max_iter", metavar="N", type=common.int32, help="iterations of a trial, where "
+        "other than the solver's"
+    )  # fmt: skip
+    common.flag(
+        parser,
+        "measure",
+        metavar="OUTPUT",
+        help="the output of the test net by which trials are compared (default: an Accuracy's, "
+        "else a loss's)",
+    )
+    common.flag(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
+    common.flag(
+        parser, "layers", metavar="FILE", help="a Python file that registers your own layer types"
+    )
+    common.python_layers_flag(parser)
+    return parser
+
+
+def say(sentence: str) -> None:
+    """Print a sentence at once."""
+    print(f"== {sentence}", flush=True)

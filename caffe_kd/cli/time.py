@@ -1,0 +1,166 @@
+"""``time``: measures each layer's forward and backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from . import common
+
+if TYPE_CHECKING:
+    from ..log import Log
+    from ..pycaffe.graph import Graph
+
+DESCRIPTION = """Runs a net forward and backward, layer by layer, and logs how long each layer takes
+on average, as the original's caffe time does. With -profile, every operator of these passes goes
+into a trace for chrome://tracing or ui.perfetto.dev; the times are longer then."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("time", DESCRIPTION)
+    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
+    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
+    common.flag(parser, "iterations", type=common.int32, default=50, help="passes (default: 50)")
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
+    common.flag(
+        parser,
+        "phase",
+        choices=["TRAIN", "TEST"],
+        default="TRAIN",
+        help="the net's phase (default: TRAIN)",
+    )
+    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
+    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    common.flag(parser, "profile", metavar="FILE", help="write a Chrome trace there, as .json")
+    common.glog_flags(parser)
+    common.python_layers_flag(parser)
+    arguments = parser.parse_args(argv)
+    if not arguments.model:
+        raise UsageError("Need a model definition to time: -model NET.prototxt")
+    if arguments.iterations < 1:
+        raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
+    from ..log import Log
+    from ..net import load_net
+    from ..proto import caffe_pb2 as pb
+    from ..pycaffe.graph import Graph
+
+    device, told = common.choose_device(arguments.gpu, None)
+    with Log() as log:
+        log.info(told)
+        phase = pb.Phase.Value(arguments.phase)
+        stages = common.comma_list(arguments.stage)
+        net = load_net(arguments.model, phase, arguments.level, stages)
+        for path in common.comma_list(arguments.weights):
+            for name in net.load_weights(path):
+                log.info(f"Ignoring source layer {name}")
+        net.place(device, channels_last=False)
+        watch = StopWatch(Graph(net))
+        if arguments.profile:
+            profile(watch, arguments.iterations, Path(arguments.profile), log)
+        else:
+            measure(watch, arguments.iterations, log)
+    return 0
+
+
+class StopWatch:
+    """Adds up how long a net's layers take, forward and backward.
+
+    Each layer's time ends when its work on the device is done. In a profile the layers' names stand
+    above their operators.
+
+    Attributes:
+        forward: milliseconds of each layer's forward passes.
+        backward: milliseconds of each layer's backward passes.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        from torch.profiler import record_function
+
+        from ..pycaffe.timer import Timer
+
+        self.graph = graph
+        self.forward = [0.0] * len(graph.places)
+        self.backward = [0.0] * len(graph.places)
+        self._timer = Timer()
+        self._mark: Any = None
+
+        def before(direction: str, index: int) -> None:
+            self._mark = record_function(f"{graph.places[index].name} {direction}")
+            self._mark.__enter__()
+            self._timer.start()
+
+        def after(times: list[float], index: int) -> None:
+            times[index] += self._timer.ms
+            self._mark.__exit__(None, None, None)
+
+        graph.before_forward.append(lambda index: before("forward", index))
+        graph.after_forward.append(lambda index: after(self.forward, index))
+        graph.before_backward.append(lambda index: before("backward", index))
+        graph.after_backward.append(lambda index: after(self.backward, index))
+
+    def run_forward(self) -> float:
+        """Run all layers; return the loss."""
+        return self.graph.forward(0, len(self.graph.places) - 1)
+
+    def run_backward(self) -> None:
+        """Run back through all layers."""
+        self.graph.clear_param_diffs()
+        self.graph.backward(len(self.graph.places) - 1, 0)
+
+
+def measure(watch: StopWatch, iterations: int, log: Log) -> None:
+    """Run the passes and log their times, in the original's lines."""
+    from ..pycaffe.timer import Timer
+
+    log.info("Performing Forward")
+    log.info(f"Initial loss: {watch.run_forward():g}")
+    log.info("Performing Backward")
+    watch.run_backward()
+    # The first passes take up memory and choose algorithms: they do not count.
+    count = len(watch.forward)
+    watch.forward[:] = watch.backward[:] = [0.0] * count
+    log.info("*** Benchmark begins ***")
+    log.info(f"Testing for {iterations} iterations.")
+    total = Timer()
+    total.start()
+    forward = backward = 0.0
+    for iteration in range(1, iterations + 1):
+        there, back = Timer(), Timer()
+        there.start()
+        watch.run_forward()
+        forward += there.ms
+        back.start()
+        watch.run_backward()
+        backward += back.ms
+        log.info(f"Iteration: {iteration} forward-backward time: {there.ms + back.ms:g} ms.")
+    elapsed = total.ms
+    log.info("Average time per layer: ")
+    for index, place in enumerate(watch.graph.places):
+        log.info(f"{place.name:>10s}\tforward: {watch.forward[index] / iterations:g} ms.")
+        log.info(f"{place.name:>10s}\tbackward: {watch.backward[index] / iterations:g} ms.")
+    log.info(f"Average Forward pass: {forward / iterations:g} ms.")
+    log.info(f"Average Backward pass: {backward / iterations:g} ms.")
+    log.info(f"Average Forward-Backward: {elapsed / iterations:g} ms.")
+    log.info(f"Total Time: {elapsed:g} ms.")
+    log.info("*** Benchmark ends ***")
+
+
+def profile(watch: StopWatch, iterations: int, path: Path, log: Log) -> None:
+    """Measure under torch's profiler, and write its trace."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    from ..files import replacing
+
+    activities = [ProfilerActivity.CPU]
+    if watch.graph.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with replacing(path) as temporary:
+        with profiler(activities=activities) as trace:
+            measure(watch, iterations, log)
+        trace.export_chrome_trace(str(temporary))
+    log.info(f"Trace: {path}")

@@ -1,0 +1,34 @@
+"""``to_torch``: writes a net as PyTorch code of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import common
+
+DESCRIPTION = """Writes the deployed net as one readable Python file that needs PyTorch and
+safetensors alone, and its weights beside it as .safetensors. In Python: from NAME import load;
+net = load(); net(images). A layer that has no such form is an error that lists all of them."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("to_torch", DESCRIPTION)
+    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    common.flag(
+        parser,
+        "output",
+        metavar="FILE",
+        help="the .py file to write (default: the prototxt's name, here)",
+    )
+    common.python_layers_flag(parser)
+    arguments = parser.parse_args(argv)
+    from ..export.torch_code import write_torch
+
+    output = Path(arguments.output or f"{Path(arguments.model).stem}.py")
+    weights = write_torch(arguments.model, arguments.weights, output)
+    print(f"wrote {output} and {weights}")
+    return 0

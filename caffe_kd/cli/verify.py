@@ -1,0 +1,140 @@
+"""``verify``: holds a net's blobs against recorded ones, layer by layer, or records them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from . import common
+
+if TYPE_CHECKING:
+    from ..verify import Comparison
+
+DESCRIPTION = """Runs a net in phase TEST on recorded inputs, compares every recorded blob with what
+the net computes, in the order of the layers, and names the first layer that differs. A recording is
+an .npz file: in/<blob> holds an input, out/<blob> (or the plain name) any other blob, and
+<blob>/<layer> what a layer made of a blob that later ones change in place. With -record the net
+itself is recorded, to be verified on another machine or in another version."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 1 if a blob differs."""
+    arguments = _parser().parse_args(argv)
+    _check(arguments)
+    if arguments.record:
+        return _record(arguments)
+    from ..recording import read_recording
+    from ..verify import build, compare
+    from ..verify_hints import hints
+
+    recording = read_recording(arguments.expected)
+    inputs = _inputs(arguments, recording)
+    net, notes = build(arguments.model, *_choices(arguments, inputs))
+    bounds = {name: getattr(arguments, name) for name in ("rtol", "atol")}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    comparison = compare(net, recording, inputs, **given)
+    for note in [*notes, *comparison.notes]:
+        print(f"note: {note}")
+    _print(comparison)
+    if comparison.first is None:
+        return 0
+    _print_first(comparison, hints(net, comparison))
+    return 1
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not arguments.model:
+        raise UsageError("Need a model definition: -model NET.prototxt")
+    if bool(arguments.expected) == bool(arguments.record):
+        raise UsageError("Give one of -expected ACTS.npz, to compare, and -record ACTS.npz")
+    for name in ("rtol", "atol"):
+        value = getattr(arguments, name)
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise UsageError(f"-{name} must be at least 0. Received: {value:g}")
+
+
+def _choices(arguments: argparse.Namespace, inputs: Any) -> tuple[Any, ...]:
+    weights = common.comma_list(arguments.weights)
+    return weights, inputs, arguments.level, common.comma_list(arguments.stage)
+
+
+def _inputs(arguments: argparse.Namespace, recording: Any) -> Any:
+    """Return the values of the net's inputs, from -inputs or from the recording."""
+    from ..recording import read_recording
+    from ..verify import input_names, inputs_of
+
+    given = read_recording(arguments.inputs) if arguments.inputs else recording
+    return inputs_of(given, input_names(arguments.model))
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    """Record the net, on given inputs or on random ones of the shapes it names."""
+    from ..recording import write_recording
+    from ..verify import build, random_inputs, record
+
+    if arguments.inputs:
+        inputs = _inputs(arguments, None)
+    else:
+        inputs = random_inputs(arguments.model)
+        print(f"inputs: standard normal numbers, for {', '.join(inputs)}")
+    net, notes = build(arguments.model, *_choices(arguments, inputs))
+    for note in notes:
+        print(f"note: {note}")
+    values = record(net, inputs)
+    write_recording(arguments.record, values)
+    print(f"{arguments.record}: {len(values)} blobs of {len(net.steps)} layers")
+    return 0
+
+
+def _print(comparison: Comparison) -> None:
+    head = ("blob", "layer", "shape", "difference", "scale", "verdict")
+    rows = [
+        (
+            line.key,
+            f"{line.step.layer.name} ({line.step.layer.type})",
+            "x".join(map(str, line.got.shape)) or "1",
+            f"{line.difference:.2e}",
+            f"{line.scale:.4g}",
+            line.verdict,
+        )
+        for line in comparison.lines
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    agreeing = sum(line.agrees for line in comparison.lines)
+    print(f"{agreeing} of {len(rows)} recorded blobs agree")
+
+
+def _print_first(comparison: Comparison, hints: Sequence[str]) -> None:
+    line = comparison.first
+    assert line is not None
+    layer = line.step.layer
+    place = f"{layer.proto.source_line}: " if layer.proto.source_line else ""
+    print(f"first difference: {place}layer '{layer.name}' ({layer.type}), blob '{line.key}'")
+    for hint in hints:
+        print(f"  {hint}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("verify", DESCRIPTION)
+    common.flag(parser, "model", metavar="NET", help="the net's prototxt")
+    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
+    common.flag(parser, "expected", metavar="NPZ", help="the recording to compare with")
+    common.flag(parser, "record", metavar="NPZ", help="write the net's own recording there")
+    common.flag(parser, "inputs", metavar="NPZ", help="take the inputs from this recording")
+    common.flag(
+        parser,
+        "rtol",
+        type=float,
+        help="allowed difference: this times the blob's greatest recorded value (default: 1e-4)",
+    )
+    common.flag(parser, "atol", type=float, help="and this on top (default: 1e-5)")
+    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
+    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    common.python_layers_flag(parser)
+    return parser

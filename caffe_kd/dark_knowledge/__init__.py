@@ -1,0 +1,1 @@
+"""Shows what a teacher knows beyond the labels."""

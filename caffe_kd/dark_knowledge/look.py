@@ -1,0 +1,273 @@
+"""What a teacher knows beyond the labels: which classes it finds alike, and for which records.
+
+Its answer to a picture of a 2 has a little of the 3 and the 7 in it. Softened by a temperature that
+little can be seen; it is what a student learns from a teacher and cannot learn from labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CaffeKDError, NetError
+from ..layers.records import ImageLayer
+from ..losses.soft_targets import softmax_with_temperature
+from ..net import Net, Step
+from .subject import Subject
+
+MOST_DISPUTED = 24
+_SURE = 0.9
+
+
+@dataclass
+class Batch:
+    """Records: pictures as the net gets them, labels, and the logits (N, C) of the nets.
+
+    Without labels in the data the teacher's own answers stand for them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    teacher: Tensor
+    student: Tensor | None
+
+    @property
+    def answers(self) -> list[Tensor]:
+        """The logits of the nets there are, the teacher's first."""
+        return [self.teacher] if self.student is None else [self.teacher, self.student]
+
+
+@dataclass
+class Record:
+    """A record and what the nets say of it.
+
+    Attributes:
+        image: its pixels as they were before the net's transformation, (H, W) grey or (H, W, 3)
+            red, green and blue, 0..1.
+        label: its class.
+        teacher: the teacher's logits (C).
+        student: the student's, if there is one.
+    """
+
+    image: np.ndarray
+    label: int
+    teacher: Tensor
+    student: Tensor | None
+
+
+@dataclass
+class Knowledge:
+    """What was found.
+
+    Attributes:
+        classes: how many there are.
+        temperature: that of the similarity.
+        records: how many were looked at.
+        right: how many of them teacher and student (if any) get right.
+        disagreements: on how many they differ.
+        samples: of each class, in order, a record that the teacher is right and sure about, and
+            says most about other classes; classes without one are missing.
+        similarity: (C, C): row, the true class; column, the teacher's mean probability of a class;
+            NaN in rows of classes without a record.
+        disputed: records where both differ, first those where both are sure.
+    """
+
+    classes: int
+    temperature: float
+    records: int = 0
+    right: list[int] = field(default_factory=list)
+    disagreements: int = 0
+    samples: list[Record] = field(default_factory=list)
+    similarity: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    disputed: list[Record] = field(default_factory=list)
+
+
+class Viewer:
+    """Takes the records of a net, undoing what was done to their pixels.
+
+    Args:
+        subject: the net.
+
+    Raises:
+        NetError: no data layer gives pictures of 1 or 3 channels.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.source = self._source(subject.net)
+        layer = self.source.layer
+        self.count: int | None = getattr(layer, "record_count", None)
+        self._scale = self._mean = None
+        if isinstance(layer, ImageLayer):
+            self._scale, self._mean = layer.proto.transform_param.scale, layer.transformer.mean
+
+    @staticmethod
+    def _source(net: Net) -> Step:
+        for step in net.steps:
+            shape = step.top_shapes[0] if step.top_shapes else ()
+            if not step.bottoms and len(shape) == 4 and shape[1] in (1, 3):
+                return step
+        raise NetError(
+            "no data layer gives pictures: blobs of shape (N, 1, H, W) or (N, 3, H, W)",
+            str(net.context.file),
+        )
+
+    @torch.no_grad()
+    def batches(self, most: int) -> Iterator[Batch]:
+        """Yield batches of records, each record once.
+
+        Args:
+            most: how many batches to run.
+        """
+        left = self.count if self.count else math.inf
+        net, blobs = self.subject.net, self.subject.net.blobs
+        for _ in range(most):
+            if left <= 0:
+                return
+            net()
+            images = blobs[self.source.tops[0]]
+            size = int(min(len(images), left))
+            left -= size
+            teacher = self._logits(self.subject.teacher)
+            student = self._logits(self.subject.student) if self.subject.student else None
+            labels = teacher.argmax(1)
+            if len(self.source.tops) > 1:
+                labels = blobs[self.source.tops[1]].reshape(len(images), -1)[:, 0].long()
+            if student is not None and student.shape != teacher.shape:
+                raise NetError(
+                    f"the teacher has {teacher.shape[1]} classes, the student {student.shape[1]}"
+                )
+            if int(labels.max()) >= teacher.shape[1] or int(labels.min()) < 0:
+                raise NetError(f"a label is no class of the teacher's {teacher.shape[1]}")
+            own = None if student is None else student[:size]
+            yield Batch(images[:size], labels[:size], teacher[:size], own)
+
+    def _logits(self, blob: str) -> Tensor:
+        values = self.subject.net.blobs[blob]
+        if values.dim() < 2 or math.prod(values.shape[2:]) != 1:
+            raise NetError(
+                f"blob '{blob}' is {tuple(values.shape)}: one answer per record, (N, C), is needed"
+            )
+        return values.flatten(1)
+
+    def picture(self, image: Tensor) -> np.ndarray:
+        """Return an image (C, H, W) as it was stored, for drawing: see ``Record.image``."""
+        pixels = image.cpu().numpy().astype(np.float64)
+        if self._scale:
+            pixels = pixels / self._scale
+            if self._mean is not None:
+                pixels = pixels + _centre(self._mean, pixels.shape[1:])
+        if self._scale and pixels.min() >= -1 and 1 < pixels.max() <= 256:
+            pixels = pixels / 255
+        else:  # no bytes: the darkest value black, the brightest white
+            pixels = (pixels - pixels.min()) / (np.ptp(pixels) or 1)
+        pixels = pixels.clip(0, 1)
+        return pixels[0] if len(pixels) == 1 else pixels[::-1].transpose(1, 2, 0)
+
+
+def _centre(mean: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return the part of a mean that a central crop leaves."""
+    if mean.shape[1:] == (1, 1):
+        return mean
+    top, left = ((have - want) // 2 for have, want in zip(mean.shape[1:], size, strict=True))
+    return mean[:, top : top + size[0], left : left + size[1]]
+
+
+def look(subject: Subject, batches: int = 100) -> Knowledge:
+    """Run a teacher, and its student if there is one, over test data.
+
+    Args:
+        subject: the nets.
+        batches: how many at most; never more than it takes to see each record once.
+
+    Raises:
+        CaffeKDError: the data are no pictures, or the nets have other numbers of classes.
+    """
+    viewer = Viewer(subject)
+    collector: _Collector | None = None
+    for batch in viewer.batches(batches):
+        collector = collector or _Collector(subject, viewer, batch.teacher.shape[1])
+        collector.add(batch)
+    if collector is None:
+        raise CaffeKDError("there is no record to look at")
+    return collector.knowledge()
+
+
+class _Collector:
+    """Keeps of the batches what ``Knowledge`` holds, and few pictures."""
+
+    def __init__(self, subject: Subject, viewer: Viewer, classes: int) -> None:
+        nets = 1 if subject.student is None else 2
+        self.viewer = viewer
+        self.found = Knowledge(classes, subject.temperature, right=[0] * nets)
+        self._sums, self._counts = torch.zeros(classes, classes), torch.zeros(classes)
+        self._samples: dict[int, tuple[tuple[bool, bool, float], Record]] = {}
+        self._disputed: list[tuple[float, Record]] = []
+
+    def add(self, batch: Batch) -> None:
+        """Take up a batch."""
+        found, labels = self.found, batch.labels
+        found.records += len(labels)
+        for index, logits in enumerate(batch.answers):
+            found.right[index] += int((logits.argmax(1) == labels).sum())
+        soft = softmax_with_temperature(batch.teacher, found.temperature)
+        self._sums.index_add_(0, labels, soft)
+        self._counts.index_add_(0, labels, torch.ones(len(labels)))
+        for i, key in _telling(batch.teacher, labels):
+            label = int(labels[i])
+            if label not in self._samples or key > self._samples[label][0]:
+                self._samples[label] = (key, self._record(batch, i))
+        if batch.student is not None:
+            self._dispute(batch, batch.student)
+
+    def _dispute(self, batch: Batch, student: Tensor) -> None:
+        for i, sureness in _differing(batch.teacher, student):
+            self.found.disagreements += 1
+            if len(self._disputed) < MOST_DISPUTED or sureness > self._disputed[-1][0]:
+                self._disputed.append((sureness, self._record(batch, i)))
+                self._disputed.sort(key=lambda entry: -entry[0])
+                del self._disputed[MOST_DISPUTED:]
+
+    def _record(self, batch: Batch, i: int) -> Record:
+        student = None if batch.student is None else batch.student[i].clone()
+        picture = self.viewer.picture(batch.images[i])
+        return Record(picture, int(batch.labels[i]), batch.teacher[i].clone(), student)
+
+    def knowledge(self) -> Knowledge:
+        """Return what was found."""
+        found = self.found
+        found.similarity = (self._sums / self._counts[:, None]).numpy()  # 0 / 0: a class is missing
+        found.samples = [self._samples[label][1] for label in sorted(self._samples)]
+        found.disputed = [record for _, record in self._disputed]
+        return found
+
+
+def _telling(teacher: Tensor, labels: Tensor) -> Iterator[tuple[int, tuple[bool, bool, float]]]:
+    """Yield each record and how well it shows what the teacher knows: the greater the better."""
+    p = teacher.softmax(1)
+    entropy = -(p * p.clamp(min=1e-12).log()).sum(1)
+    of_label = p.gather(1, labels[:, None])[:, 0]
+    right = teacher.argmax(1) == labels
+    for i in range(len(labels)):
+        yield i, (bool(right[i]), bool(of_label[i] >= _SURE), float(entropy[i]))
+
+
+def _differing(teacher: Tensor, student: Tensor) -> Iterator[tuple[int, float]]:
+    """Yield the records where both differ, with the product of how sure each is of its answer."""
+    sure = [z.softmax(1).max(1) for z in (teacher, student)]
+    for i in (sure[0].indices != sure[1].indices).nonzero()[:, 0].tolist():
+        yield i, float(sure[0].values[i] * sure[1].values[i])
+
+
+def alike(knowledge: Knowledge, most: int = 5) -> list[tuple[int, int, float]]:
+    """Return the pairs (true class, other class, mean probability) that the teacher finds alike."""
+    others = knowledge.similarity.copy()
+    np.fill_diagonal(others, np.nan)
+    order = np.argsort(-np.nan_to_num(others, nan=-1.0), axis=None, kind="stable")[:most]
+    pairs = [divmod(int(i), knowledge.classes) for i in order]
+    return [(a, b, float(others[a, b])) for a, b in pairs if not math.isnan(others[a, b])]

@@ -1,0 +1,160 @@
+"""A teacher and its student as one net in phase TEST."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..doctor.reading import Wishes, read_case
+from ..errors import NetError, UsageError
+from ..net import Net, read_net
+from ..proto import bundle
+from ..proto import caffe_pb2 as pb
+from ..proto.binary import read_weights
+from ..proto.compose import Teacher, compose
+from ..proto.filter import filter_net
+from ..solver.building import prefixed
+
+_OWN_SCORES = {"SoftmaxWithLoss", "Accuracy"}  # whose first bottom is the logits
+_COMPARING = {
+    *("DistillingLoss", "DecoupledDistillingLoss", "DISTLoss"),
+    *("KnowledgeDistillation", "TempSoftmaxCrossEntropyLoss"),
+}
+_DEFAULT_TEMPERATURE = 4.0
+
+
+@dataclass
+class Subject:
+    """A net in phase TEST with a teacher in it, and perhaps its student.
+
+    Attributes:
+        net: the net, with weights.
+        teacher: the blob of the teacher's logits.
+        student: that of the student's; None without a student.
+        temperature: the one that the student is distilled at.
+    """
+
+    net: Net
+    teacher: str
+    student: str | None
+    temperature: float = _DEFAULT_TEMPERATURE
+
+
+def of_solver(path: str | Path, weights: str | None = None) -> Subject:
+    """Return the teacher and the student of a solver that distils.
+
+    Args:
+        path: the solver's prototxt.
+        weights: the trained student's snapshot.
+
+    Raises:
+        CaffeKDError: the solver or one of its files is wrong, or it has no trained teacher.
+    """
+    case = read_case(path, Wishes(weights))
+    if case.solver is None:
+        raise UsageError(f"{path} is a net: give it as -model, with -weights")
+    if case.plan is None:
+        raise case.unplanned or NetError("cannot be read", str(path))
+    plan = case.plan
+    if not plan.teachers:
+        raise UsageError(f"{path} names no teacher with weights: give -model and -weights of a net")
+    trained = plan.teachers[0]
+    net = next(net for name, net in case.teachers if name == trained.name)
+    loss = _comparison(plan.train.param, trained.name)
+    blobs, temperature = (None, None), _DEFAULT_TEMPERATURE
+    if loss is not None:
+        blobs = loss.bottom[0], loss.bottom[1].removeprefix(f"{trained.name}/")
+        temperature = _temperature(loss)
+    state = pb.NetState(phase=pb.TEST)
+    for given in case.solver.test_state[:1]:
+        state.MergeFrom(given)
+    subject = _compose(
+        case.student, Teacher(trained.name, net, None), blobs, state, plan.train.file
+    )
+    subject.net.copy_weights(prefixed(trained.name, trained.layers), str(trained.path))
+    for file in plan.student_weights:
+        subject.net.load_weights(file)
+    subject.temperature = temperature
+    return subject
+
+
+def of_models(models: Sequence[str], weights: Sequence[str]) -> Subject:
+    """Return a teacher, given by net and weights, and perhaps its student as the second of each.
+
+    Raises:
+        CaffeKDError: a file is wrong, or the numbers of nets and weights differ.
+    """
+    if len(models) != len(weights) or not 1 <= len(models) <= 2:
+        raise UsageError(
+            "-model and -weights go in pairs: the teacher's, and perhaps the student's after a "
+            f"comma. Received: {len(models)} and {len(weights)}"
+        )
+    nets, layers = [read_net(path) for path in models], [read_weights(path) for path in weights]
+    state = pb.NetState(phase=pb.TEST)
+    if len(nets) == 1:
+        param = filter_net(nets[0], state)
+        net = Net(param, pb.TEST, models[0])
+        net.copy_weights(layers[0], weights[0])
+        return Subject(net, _scores_of(param, models[0]), None)
+    teacher = Teacher(bundle.TEACHER, nets[0], None)
+    subject = _compose(nets[1], teacher, (None, None), state, Path(models[1]))
+    subject.net.copy_weights(prefixed(teacher.name, layers[0]), weights[0])
+    subject.net.copy_weights(layers[1], weights[1])
+    return subject
+
+
+def _comparison(net: Any, teacher: str) -> Any:
+    """Return the first layer that compares a teacher's logits with a student's, or None."""
+    for layer in net.layer:
+        if layer.type in _COMPARING and layer.bottom[1].startswith(f"{teacher}/"):
+            return layer
+    return None
+
+
+def _temperature(loss: Any) -> float:
+    if loss.type != "DistillingLoss" or loss.distilling_loss_param.HasField("temperature_schedule"):
+        return _DEFAULT_TEMPERATURE
+    return float(loss.distilling_loss_param.temperature)
+
+
+def _compose(
+    student: Any,
+    teacher: Teacher,
+    blobs: tuple[str | None, str | None],
+    state: Any,
+    file: Path | None,
+) -> Subject:
+    """Return both nets as one, in phase TEST, on the student's data."""
+    of_student, of_teacher = blobs
+    if of_teacher is None:
+        of_teacher = _scores_of(filter_net(teacher.net, state), f"teacher '{teacher.name}'")
+    if of_student is None:
+        of_student = _scores_of(filter_net(student, state), str(file))
+    wanted = pb.NetParameter()
+    blob = f"{teacher.name}/{of_teacher}"
+    wanted.layer.add(name="dark_knowledge", type="Silence", bottom=[blob])
+    net = Net(filter_net(compose(student, [teacher], wanted), state), pb.TEST, file)
+    return Subject(net, blob, of_student)
+
+
+def _scores_of(net: Any, where: str) -> str:
+    """Return the blob of a classifier's logits.
+
+    Raises:
+        NetError: the net has neither a loss nor an Accuracy nor a Softmax that would tell.
+    """
+    made_by = {top: layer for layer in net.layer for top in layer.top if top not in layer.bottom}
+    judges = [x for x in net.layer if x.type in _OWN_SCORES | _COMPARING]
+    judges = judges or [x for x in net.layer if x.type == "Softmax"]
+    if not judges:
+        raise NetError(
+            "no layer tells which blob has the logits: it takes a SoftmaxWithLoss, Accuracy or "
+            "Softmax in TEST",
+            where,
+        )
+    blob = str(judges[-1].bottom[0])
+    while blob in made_by and made_by[blob].type == "Softmax":
+        blob = str(made_by[blob].bottom[0])
+    return blob

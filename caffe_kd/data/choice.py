@@ -1,0 +1,80 @@
+"""A part of the records of a source, as ``data_param`` asks for: a range, without some classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .source import MemoryRecords, RecordSource
+
+
+class ChosenRecords(RecordSource):
+    """Some records of a source, numbered anew from 0.
+
+    Args:
+        source: all records.
+        numbers: which of them, int64 [N].
+    """
+
+    def __init__(self, source: RecordSource, numbers: np.ndarray) -> None:
+        self.name = source.name
+        self.encoded = source.encoded
+        self._source = source
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Return image [C, H, W] and label."""
+        return self._source.read(int(self._numbers[index]))
+
+    def label(self, index: int) -> int:
+        """Return the label."""
+        return self._source.label(int(self._numbers[index]))
+
+
+def choose(source: RecordSource, data_param: Any) -> RecordSource:
+    """Return the records that ``first``, ``count`` and ``leave_out`` of a ``data_param`` choose.
+
+    Returns:
+        ``source`` itself where they choose all.
+
+    Raises:
+        DataError: the range is empty or goes beyond the records, no record is left, or a record is
+            damaged.
+    """
+    first, total = data_param.first, len(source)
+    count = data_param.count if data_param.HasField("count") else total - first
+    if count < 1 or first + count > total:
+        given = f", count: {data_param.count}" if data_param.HasField("count") else ""
+        raise DataError(
+            "data_param asks for records that are not there. "
+            f"Received: first: {first}{given}, and {total} records. Expected: a count of at least "
+            f"1, and first + count <= {total}.",
+            source.name,
+        )
+    if count == total and not data_param.leave_out:
+        return source
+    numbers = np.arange(first, first + count)
+    if data_param.leave_out:
+        labels = _labels(source, numbers)
+        numbers = numbers[~np.isin(labels, list(data_param.leave_out))]
+        if not len(numbers):
+            raise DataError(
+                "leave_out leaves no record. Received: leave_out: "
+                f"{', '.join(map(str, data_param.leave_out))}, and labels "
+                f"{', '.join(map(str, np.unique(labels)))}.",
+                source.name,
+            )
+    if isinstance(source, MemoryRecords):
+        return MemoryRecords(*source.batch(numbers), source.name)
+    return ChosenRecords(source, numbers)
+
+
+def _labels(source: RecordSource, numbers: np.ndarray) -> np.ndarray:
+    if isinstance(source, MemoryRecords):
+        return source.labels[numbers]
+    return np.array([source.label(int(number)) for number in numbers], np.int64)

@@ -1,0 +1,113 @@
+"""Making things ahead of their use, in a thread."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+_LONGEST_WAIT = 5.0  # seconds at exit for a thread that is stuck in a slow disk
+
+Made = TypeVar("Made")
+
+
+class Prefetch(Generic[Made]):
+    """Gives what a method returns, call after call, made up to ``depth`` calls ahead.
+
+    The calls are made one after the other in one thread, which ends with an error, with the object
+    that the method belongs to (it is held weakly), with this one, and with the program.
+
+    Args:
+        make: a method of an object.
+        depth: how many results are made before they are asked for, at least 1.
+    """
+
+    def __init__(self, make: Callable[[], Made], depth: int) -> None:
+        self._process = os.getpid()
+        self._ready: queue.SimpleQueue[Made | Exception] = queue.SimpleQueue()
+        # Turns to make one more. Queues of this kind may be put to while garbage is collected.
+        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._turns.put(None)
+        self._end = end = _End(self._turns)
+        held = weakref.WeakMethod(make, lambda _: end())
+        weakref.finalize(self, end)
+        self._thread = threading.Thread(
+            target=_work, args=(held, self._ready, self._turns, end), name="prefetch", daemon=True
+        )
+        _running[self._thread] = end
+        self._thread.start()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process was forked from the one with the thread."""
+        return self._process != os.getpid()
+
+    def next(self) -> Made:
+        """Return the next result, after waiting for it where it is not there yet.
+
+        Raises:
+            Exception: what the method raised; it is not called again.
+        """
+        made = self._ready.get()
+        self._turns.put(None)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def stop(self) -> None:
+        """End the thread, after the call it is in; what was made ahead is lost."""
+        self._end()
+        if not self.is_lost:
+            self._thread.join()
+
+
+class _End:
+    """Tells a thread to end; knows nothing of its Prefetch, so that this can go."""
+
+    def __init__(self, turns: queue.SimpleQueue[None]) -> None:
+        self._turns = turns
+        self.is_told = False
+
+    def __call__(self) -> None:
+        self.is_told = True
+        self._turns.put(None)  # it may be waiting for one
+
+
+_running: dict[threading.Thread, _End] = {}
+
+
+def _work(
+    make: weakref.WeakMethod[Callable[[], Made]],
+    ready: queue.SimpleQueue[Made | Exception],
+    turns: queue.SimpleQueue[None],
+    end: _End,
+) -> None:
+    try:
+        while True:
+            turns.get()
+            method = make()
+            if end.is_told or method is None:
+                return
+            try:
+                ready.put(method())
+            except Exception as error:
+                ready.put(error)
+                return
+            del method  # while it waits for its turn, it keeps nothing alive
+    finally:
+        _running.pop(threading.current_thread(), None)
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads before what they work with is taken apart."""
+    threads = list(_running.items())
+    for _, end in threads:
+        end()
+    for thread, _ in threads:
+        thread.join(_LONGEST_WAIT)

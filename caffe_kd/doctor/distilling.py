@@ -1,0 +1,224 @@
+"""Checks of distillation: who teaches whom, how strongly, and at which temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..layers import layer_types
+from ..proto import caffe_pb2 as pb
+from .findings import Hit, Hits, case_check, net_check
+from .protos import is_data, shown
+from .reading import Case
+from .view import Node, View
+
+_LOSSES = {"DistillingLoss", "KnowledgeDistillation"}
+_HARD = {"SoftmaxWithLoss", "SoftmaxLoss"}
+_HIGH_TEMPERATURE = 20
+
+
+def distilling_losses(view: View) -> list[Node]:
+    """Return the losses between student and teacher of a net that is trained."""
+    return [node for node in view.nodes if view.learns and _compares(node)]
+
+
+def _compares(node: Node) -> bool:
+    """Say whether a loss has a teacher as its second bottom, and gives it no gradient."""
+    kind = layer_types().get(node.type)
+    if kind is None or len(node.parents) < 2 or any(list(node.proto.propagate_down)[1:2]):
+        return False
+    is_ours = kind.origin == "caffe_kd" and kind.is_loss and 1 in kind.constant_bottoms
+    return is_ours or node.type in _LOSSES
+
+
+def learns(node: Node | None) -> bool:
+    """Say whether a layer, or one that leads to it, has parameters that learn."""
+    if node is None:
+        return False
+    return any(any(n.lr_mults) and n.has_blobs for n in [node, *node.ancestors()])
+
+
+@net_check(
+    "distillation",
+    why="The first bottom is the student's, the second the teacher's; gradients go to the first "
+    "alone. Where both are one, or exchanged, the student learns nothing from the teacher.",
+    do='bottom: "<student\'s logits>" bottom: "teacher/<teacher\'s logits>".',
+)
+def student_as_teacher(view: View) -> Hits:
+    """A DistillingLoss whose teacher is the student, or whose bottoms are exchanged."""
+    for node in distilling_losses(view):
+        student, teacher = node.proto.bottom[:2]
+        if student == teacher:
+            yield Hit("error", node.place, f"{node.called}: both bottoms are '{student}'")
+        elif not learns(node.parents[0]) and learns(node.parents[1]):
+            fact = f"nothing that leads to '{student}' learns, but what leads to '{teacher}' does"
+            yield Hit("error", node.place, f"{node.called}: {fact}")
+
+
+@net_check(
+    "distillation",
+    why="A teacher that is trained along is no fixed aim. Through this loss no gradient reaches "
+    "it, but other losses, and weight decay, change it.",
+    do="Name the net as the solver's teacher { net weights }, which freezes it; or write "
+    "param { lr_mult: 0 decay_mult: 0 } for each of its parameters.",
+)
+def unfrozen_teacher(view: View) -> Hits:
+    """A teacher whose parameters learn."""
+    for node in distilling_losses(view):
+        learning = [
+            n.proto.name
+            for n in [node.parents[1], *node.ancestors(1)]
+            if n is not None and n.has_blobs and any(n.lr_mults)
+        ]
+        if learning and learns(node.parents[0]) and len(set(node.proto.bottom[:2])) > 1:
+            names = ", ".join(f"'{name}'" for name in dict.fromkeys(learning[:4]))
+            fact = f"what leads to its teacher '{node.proto.bottom[1]}' learns: {names}"
+            yield Hit("warning", node.place, f"{node.called}: {fact}")
+
+
+@net_check(
+    "distillation",
+    why="alpha is the share of the teacher, the rest that of the labels.",
+    do="0.9 is usual; leave the label out for the teacher alone.",
+)
+def alpha_at_the_end(view: View) -> Hits:
+    """An alpha of 0 or 1."""
+    for node in distilling_losses(view):
+        if node.type != "DistillingLoss" or len(node.parents) < 3:
+            continue
+        alpha = node.proto.distilling_loss_param.alpha
+        if alpha == 0:
+            yield Hit("warning", node.place, f"{node.called}: alpha is 0: the teacher is not heard")
+        elif alpha == 1:
+            yield Hit("note", node.place, f"{node.called}: alpha is 1: the labels are not heard")
+
+
+@net_check(
+    "distillation",
+    why="The gradient of softened answers shrinks as 1 / T^2. Multiplied by T^2 it keeps its size; "
+    "without, the teacher fades next to the labels, and with it twice the labels do.",
+    do="scale_by_temperature: true (the default) and a loss_weight that has no T^2 in it.",
+)
+def temperature_squared(view: View) -> Hits:
+    """A T^2 that is lost, or there twice."""
+    for node in distilling_losses(view):
+        param = node.proto.distilling_loss_param
+        temperature, weight = param.temperature, sum(view.loss_weights(node))
+        if node.type != "DistillingLoss" or temperature == 1 or _is_mse(param):
+            continue
+        square = temperature**2
+        if not param.scale_by_temperature and weight < square / 2:
+            fact = f"scale_by_temperature is false and loss_weight {weight:g}, at temperature "
+            yield Hit("warning", node.place, f"{node.called}: {fact}{temperature:g}")
+        elif param.scale_by_temperature and math.isclose(weight, square, rel_tol=1e-3):
+            fact = f"loss_weight {weight:g} is the temperature's square, which the layer has too"
+            yield Hit("warning", node.place, f"{node.called}: {fact}")
+    for node in view.nodes if view.learns else ():
+        temperature = node.proto.softmax_with_temperature_param.temperature
+        if node.type != "SoftmaxWithTemperature" or temperature <= 1 or view.of_teacher(node):
+            continue
+        for child in node.children:
+            weight = sum(view.loss_weights(child))
+            if child.is_loss and 0 < weight < temperature**2 / 2 and learns(node):
+                fact = f"takes answers softened at {temperature:g} with loss_weight {weight:g}"
+                yield Hit("warning", child.place, f"{child.called} {fact}")
+
+
+def _is_mse(param: Any) -> bool:
+    return bool(param.divergence == pb.DistillingLossParameter.MSE)
+
+
+@net_check(
+    "distillation",
+    why="At 1 the teacher's answers are nearly as hard as labels; at high temperatures all that is "
+    "left is the logits' differences. MSE uses no temperature.",
+    do="2 to 20; the fewer units the student has, the lower.",
+)
+def temperature(view: View) -> Hits:
+    """A temperature that is 1, very high, or without effect."""
+    for node in distilling_losses(view):
+        if node.type not in _LOSSES:
+            continue
+        is_ours = node.type == "DistillingLoss"
+        param = node.proto.knowledge_distillation_param
+        if is_ours:
+            param = node.proto.distilling_loss_param
+        elif node.proto.HasField("Knowledge_distillation_param"):  # as one fork spells it
+            param = node.proto.Knowledge_distillation_param
+        if is_ours and _is_mse(param):
+            if param.HasField("temperature"):
+                yield Hit("note", node.place, f"{node.called}: MSE uses no temperature")
+        elif param.temperature == 1:
+            yield Hit("note", node.place, f"{node.called}: the temperature is 1")
+        elif param.temperature > _HIGH_TEMPERATURE:
+            yield Hit(
+                "note", node.place, f"{node.called}: the temperature is {param.temperature:g}"
+            )
+
+
+@net_check(
+    "distillation",
+    why="With a label a DistillingLoss has (1 - alpha) of the labels' loss in it; beside another "
+    "loss of full weight the teacher's share is less than alpha says.",
+    do="Leave the student's own loss out while distilling, by exclude { phase: TRAIN stage: "
+    '"distil" } and a train_state in the solver; or take the label from the DistillingLoss.',
+)
+def labels_twice(view: View) -> Hits:
+    """The labels' loss in the DistillingLoss and beside it."""
+    for node in distilling_losses(view):
+        if node.type != "DistillingLoss" or len(node.parents) < 3:
+            continue
+        if node.proto.distilling_loss_param.alpha == 1:
+            continue
+        for other in view.judges:
+            if other.type in _HARD and list(other.proto.bottom) == list(node.proto.bottom)[::2]:
+                fact = f"{other.called} and {node.called} both learn from the labels"
+                yield Hit("warning", other.place, fact)
+
+
+@case_check(
+    "distillation",
+    why="The teacher sees the student's data. Where it was trained on pixels of another scale or "
+    "mean its answers are not those it knows.",
+    do="Give both nets the same transform_param, or train the teacher anew.",
+)
+def teacher_sees_other_data(case: Case) -> Hits:
+    """A teacher whose own data layer has another scale or mean than the student's."""
+    view = case.training()
+    if view is None:
+        return
+    mine = {top: node.proto for node in view.data for top in node.proto.top[:1]}
+    for name, net in case.teachers:
+        for layer in net.layer:
+            own = mine.get(layer.top[0]) if is_data(layer) and layer.top else None
+            if own is None or own.type != layer.type:
+                continue
+            for field in ("scale", "mean_file", "mean_value"):
+                here, there = (getattr(x.transform_param, field) for x in (own, layer))
+                if here != there:
+                    fact = f"teacher '{name}' was written for {field} {shown(there)}, and sees "
+                    place = f"{shown(here)} ({own.source_line})"
+                    yield Hit("warning", layer.source_line, fact + place)
+
+
+@case_check(
+    "distillation",
+    why="The solver names a teacher, but nothing that is trained looks at it.",
+    do='Name its blobs in a DistillingLoss, as bottom: "teacher/<blob>", in the distiller_net.',
+)
+def teacher_unheard(case: Case) -> Hits:
+    """A teacher without a loss that takes its answers in TRAIN."""
+    view = case.training()
+    if view is None or not view.teachers:
+        return
+    # One that gives a layer need not be heard; without a name it is the only one.
+    giving = {entry.teacher or view.teachers[0] for entry in view.solver.inject}
+    for name in view.teachers:
+        heard = name in giving or any(
+            b.startswith(f"{name}/")
+            for node in view.nodes
+            if not view.of_teacher(node)
+            for b in node.proto.bottom
+        )
+        if not heard:
+            yield Hit("error", case.where("teacher"), f"no layer of TRAIN takes a blob of '{name}'")

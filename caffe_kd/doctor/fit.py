@@ -1,0 +1,151 @@
+"""Checks of weights: whether they fit the net, and whether they can be what training made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import WeightsError
+from ..proto.binary import LayerWeights
+from .findings import Hit, Hits, net_check
+from .view import Node, View
+
+_NAMES_SHOWN = 6
+
+
+def _pairs(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
+    """Yield each layer of the files that has blobs, with the node of its name."""
+    nodes = {node.proto.name: node for node in reversed(view.nodes)}
+    for path, layers in view.weights:
+        for weights in layers:
+            if any(blob is not None for blob in weights.blobs):
+                yield path, weights, nodes.get(weights.name)
+
+
+@net_check(
+    "weights",
+    why="Weights go to the layer of the same name, which must have as many blobs of the same "
+    "shapes.",
+    do="Take the net these weights were trained with, or rename the layer to begin it anew.",
+)
+def weights_do_not_fit(view: View) -> Hits:
+    """A layer of the file whose blobs differ from the net's in number or shape."""
+    net = view.survey.net
+    for path, weights, node in _pairs(view):
+        if net is None or node is None or node.step is None:
+            continue
+        try:
+            net.copy_weights([weights], path)
+        except WeightsError as error:
+            yield Hit("error", node.place, error.message)
+
+
+@net_check(
+    "weights",
+    why="These layers begin as their fillers make them: right for a new last layer, and a fault "
+    "where names have changed.",
+    do="Compare the names with those of the file; a layer is found by its name alone.",
+)
+def layers_without_weights(view: View) -> Hits:
+    """Layers with parameters that no file of weights holds."""
+    if not view.weights:
+        return
+    brings_own = any(not _is_teachers(view, w.name) for _, w, _ in _pairs(view))
+    for of_teacher in (True, False):
+        nodes = [n for n in view.nodes if n.has_blobs and view.of_teacher(n) == of_teacher]
+        lacking = [n for n in nodes if not view.has_weights(n)]
+        if lacking and (of_teacher or brings_own or not view.teachers):
+            fact = f"no weights for {_listed([n.proto.name for n in lacking])}"
+            yield Hit("error" if of_teacher else "warning", lacking[0].place, fact)
+
+
+def _is_teachers(view: View, name: str) -> bool:
+    return name.startswith(tuple(f"{teacher}/" for teacher in view.teachers))
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more
+
+
+@net_check(
+    "weights",
+    why="They are left aside: the net has no layer of the name. Usual for a last layer that was "
+    "renamed, or a net that was cut.",
+    do="Nothing, if it is meant; else compare the names.",
+)
+def weights_without_layer(view: View) -> Hits:
+    """Layers of the file that the net lacks."""
+    for path, layers in view.weights:
+        held = {w.name for w in layers if w.blobs}
+        lost = held.difference(layer.name for layer in view.param.layer)
+        lost = {name for name in lost if not _is_teachers(view, name)}  # compose cuts teachers
+        if lost:
+            severity = "warning" if lost == held else "note"
+            yield Hit(severity, path, f"no layer for the weights of {_listed(sorted(lost))}")
+
+
+@net_check(
+    "weights",
+    why="NaN or infinity in a parameter makes every answer NaN: the training had diverged.",
+    do="Go back to an earlier snapshot, and train on with a smaller base_lr or clip_gradients.",
+)
+def weights_not_finite(view: View) -> Hits:
+    """Parameters that are NaN or infinite."""
+    for path, weights, _ in _pairs(view):
+        for index, blob in enumerate(weights.blobs):
+            if blob is not None and blob.size and not np.isfinite(blob).all():
+                yield Hit("error", path, f"layer '{weights.name}': blob {index} is not finite")
+
+
+@net_check(
+    "weights",
+    why="A layer of zero weights passes nothing on.",
+    do="Look whether the file was written before training, or the layer never learned.",
+)
+def weights_all_zero(view: View) -> Hits:
+    """Weights that are all 0."""
+    for path, weights, node in _pairs(view):
+        first = weights.blobs[0]
+        kind = node.type if node is not None else weights.type
+        if first is not None and kind not in ("BatchNorm", "Bias") and not first.any():
+            yield Hit("warning", path, f"layer '{weights.name}': every weight is 0")
+
+
+@net_check(
+    "weights",
+    why="The statistics are divided by the third blob, how often they were added up. At 0 mean and "
+    "variance count as 0, and the layer multiplies by the root of 1 / eps, 316.",
+    do="Train in TRAIN without use_global_stats before testing; after joining BatchNorm into the "
+    "layer before it, remove it from the net.",
+)
+def statistics_never_collected(view: View) -> Hits:
+    """A BatchNorm whose factor is 0 in the weights, and which uses them."""
+    for path, weights, node in _pairs(view):
+        if node is None or node.type != "BatchNorm" or len(weights.blobs) != 3:
+            continue
+        given = node.proto.batch_norm_param
+        stored = given.use_global_stats if given.HasField("use_global_stats") else None
+        uses = stored if stored is not None else not view.is_training or view.of_teacher(node)
+        factor = weights.blobs[2]
+        if uses and factor is not None and not factor.any():
+            fact = f"layer '{weights.name}' (BatchNorm): its scale factor, blob 2, is 0"
+            yield Hit("error", path, fact)
+
+
+@net_check(
+    "weights",
+    why="A variance cannot be negative: the root of it is NaN.",
+    do="Look how the file was made; a converter may have mixed up the order of mean and variance.",
+)
+def negative_variance(view: View) -> Hits:
+    """A BatchNorm or BN with a negative variance."""
+    for path, weights, node in _pairs(view):
+        index = {"BatchNorm": 1, "BN": 3}.get(node.type if node is not None else "")
+        if index is None or len(weights.blobs) <= index:
+            continue
+        variance = weights.blobs[index]
+        if variance is not None and variance.size and variance.min() < 0:
+            least = float(variance.min())
+            yield Hit("error", path, f"layer '{weights.name}': a variance is {least:.3g}")

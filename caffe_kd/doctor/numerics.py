@@ -1,0 +1,202 @@
+"""Checks of what a net computes: where its numbers are not what other programs would say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..proto import caffe_pb2 as pb
+from .findings import Hit, Hits, net_check
+from .view import Node, View
+
+_FEW_VALUES = 16  # of a channel in a batch: the variance of fewer is off by a third and more
+_MANY_POSITIONS = 100
+
+
+@net_check(
+    "numbers",
+    why="Caffe rounds the number of windows up. PyTorch, TensorFlow and most converters round "
+    "down: there the plane is smaller, and a fully connected layer behind it does not fit.",
+    do="Nothing here and in our ONNX export; elsewhere use ceil_mode=True. For a new net "
+    "round_mode: FLOOR gives the other size.",
+)
+def ceil_pooling(view: View) -> Hits:
+    """A Pooling whose size depends on the rounding."""
+    for node in view.nodes:
+        if node.type != "Pooling" or node.step is None:
+            continue
+        kernel = getattr(node.step.layer, "kernel", None)
+        if kernel is None or len(node.step.bottom_shapes[0]) != 4:
+            continue
+        layer: Any = node.step.layer
+        plane = node.step.bottom_shapes[0][2:]
+        numbers = zip(plane, kernel, layer.stride, layer.pad, strict=True)
+        floor = tuple((e + 2 * p - k) // s + 1 for e, k, s, p in numbers)
+        real = node.step.top_shapes[0][2:]
+        if real != floor:
+            fact = f"{node.called}: {_by(plane)} becomes {_by(real)}; rounding down gives "
+            yield Hit("note", node.place, f"{fact}{_by(floor)}")
+            if not layer.is_max:
+                what = (
+                    "windows at the far edge are divided by what of them lies in the padded plane"
+                )
+                yield Hit("note", node.place, f"{node.called}: pool: AVE; {what}")
+
+
+def _by(extents: tuple[int, ...]) -> str:
+    return " x ".join(map(str, extents))
+
+
+@net_check(
+    "numbers",
+    why="Which of equal values wins decides the answer: ArgMax takes the highest index (most "
+    "programs the lowest), Eltwise MAX gives the gradient to one bottom alone, and Accuracy counts "
+    "a tie as wrong (before 2017 as right).",
+    do="Nothing, where values are seldom equal. Behind a ReLU many are 0: judge the scores before "
+    "it.",
+)
+def ties(view: View) -> Hits:
+    """A layer whose answer depends on which of equal values wins."""
+    for node in view.nodes:
+        if node.type == "ArgMax":
+            yield Hit("note", node.place, f"{node.called}: of equal values the highest index wins")
+        elif node.type == "Accuracy":
+            before = node.source(0)
+            if before is not None and before.type == "ReLU":
+                fact = f"{node.called}: its scores come from {before.called}, where many are equal"
+                yield Hit("warning", node.place, fact)
+        elif node.type == "Eltwise" and view.learns:
+            if node.proto.eltwise_param.operation == pb.EltwiseParameter.MAX:
+                fact = "of equal values one bottom gets the gradient"
+                yield Hit("note", node.place, f"{node.called}: {fact}")
+
+
+@net_check(
+    "numbers",
+    why="mirror flips at random in TEST too: two tests of the same weights differ.",
+    do="Leave mirror out of the data layer of TEST.",
+)
+def mirror_in_test(view: View) -> Hits:
+    """Random mirroring in TEST."""
+    for node in view.data:
+        if not view.is_training and view.is_meant and node.proto.transform_param.mirror:
+            yield Hit("warning", node.place, f"{node.called}: mirror: true in TEST")
+
+
+@net_check(
+    "numbers",
+    why="The original reads the field and ignores it in Data layers since 2015: training begins at "
+    "the first record.",
+    do="Leave it out.",
+)
+def rand_skip(view: View) -> Hits:
+    """rand_skip of a Data layer."""
+    for node in view.data:
+        if node.type == "Data" and node.proto.data_param.rand_skip:
+            skip = node.proto.data_param.rand_skip
+            yield Hit("note", node.place, f"{node.called}: rand_skip: {skip} has no effect")
+
+
+@net_check(
+    "numbers",
+    why="Pixels of 0 to 255 go into the net as they are. With fillers made for values around 1 the "
+    "first losses are large and training may diverge.",
+    do="transform_param { scale: 0.00390625 }, or a mean_file or mean_value.",
+)
+def raw_pixels(view: View) -> Hits:
+    """Images without scale and mean."""
+    for node in view.data if view.learns else ():
+        transform = node.proto.transform_param
+        if node.type not in ("Data", "ImageData", "WindowData"):
+            continue
+        if transform.scale == 1 and not transform.mean_file and not transform.mean_value:
+            if not any(_starts_by_scaling(child) for child in node.children):
+                yield Hit("note", node.place, f"{node.called}: neither scale nor mean")
+
+
+def _starts_by_scaling(node: Node) -> bool:
+    return node.type in ("Power", "Scale", "BatchNorm", "BN", "MVN", "Bias")
+
+
+@net_check(
+    "numbers",
+    why="A record's answer depends on the others of its batch, and each test changes the stored "
+    "statistics.",
+    do="Leave use_global_stats out: it is then true in TEST and false in TRAIN.",
+)
+def batch_statistics_in_test(view: View) -> Hits:
+    """A BatchNorm that takes the batch's statistics in TEST."""
+    if view.is_training:
+        return
+    for node in view.nodes:
+        param = node.proto.batch_norm_param
+        if node.type != "BatchNorm":
+            continue
+        if param.HasField("use_global_stats") and not param.use_global_stats:
+            yield Hit("warning", node.place, f"{node.called}: use_global_stats: false in TEST")
+        elif node.proto.HasField("phase") and node.proto.phase == pb.TRAIN:
+            yield Hit("warning", node.place, f"{node.called}: phase: TRAIN in the net of TEST")
+
+
+@net_check(
+    "numbers",
+    why="The stored statistics are zeros in the beginning, and with use_global_stats they stay so: "
+    "the layer divides by the root of eps, that is, multiplies by 316.",
+    do="Start from weights that have statistics, or leave use_global_stats out of TRAIN.",
+)
+def stored_statistics_in_train(view: View) -> Hits:
+    """A BatchNorm that takes stored statistics in TRAIN, where no weights bring them."""
+    if not view.learns:
+        return
+    for node in view.nodes:
+        param = node.proto.batch_norm_param
+        frozen = param.use_global_stats if param.HasField("use_global_stats") else None
+        if node.type != "BatchNorm" or frozen is not True or view.of_teacher(node):
+            continue
+        if not view.has_weights(node):
+            severity = "warning" if view.solver is not None or view.weights else "note"
+            yield Hit(severity, node.place, f"{node.called}: use_global_stats: true in TRAIN")
+
+
+@net_check(
+    "numbers",
+    why="Mean and variance of so few values are mostly noise; of one value the answer is 0.",
+    do="Raise batch_size. iter_size does not help: each of its batches is normalised alone.",
+)
+def few_values_for_statistics(view: View) -> Hits:
+    """A BatchNorm in TRAIN over few values of a channel."""
+    if not view.learns:
+        return
+    for node in view.nodes:
+        if node.step is None or node.type not in ("BatchNorm", "BN"):
+            continue
+        if getattr(node.step.layer, "use_global", getattr(node.step.layer, "use_running", False)):
+            continue
+        shape = node.step.bottom_shapes[0]
+        values = math.prod(shape) // (shape[1] if len(shape) > 1 else 1)
+        if values < _FEW_VALUES:
+            fact = f"{node.called}: {values} value(s) of a channel in a batch"
+            yield Hit("warning", node.place, fact)
+
+
+@net_check(
+    "numbers",
+    why="These losses are divided by the number of records alone. Over many values or positions "
+    "loss and gradient are as many times larger, and want a smaller rate.",
+    do="Give the layer a small loss_weight; SigmoidCrossEntropyLoss takes "
+    "loss_param { normalization: FULL }.",
+)
+def loss_over_many_values(view: View) -> Hits:
+    """A loss that sums over many values of a record."""
+    if not view.learns:
+        return
+    for node in view.nodes:
+        if node.type not in ("EuclideanLoss", "SigmoidCrossEntropyLoss") or node.step is None:
+            continue
+        if node.proto.loss_param.HasField("normalization") or node.proto.loss_weight:
+            continue
+        shape = node.step.bottom_shapes[0]
+        values = math.prod(shape[1:])
+        if values > _MANY_POSITIONS:
+            fact = f"{node.called}: sums over {values} values of a record, with loss_weight 1"
+            yield Hit("note", node.place, fact)

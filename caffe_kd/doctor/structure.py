@@ -1,0 +1,301 @@
+"""Checks of how a net is put together: what cannot be built, and what does nothing."""
+
+from __future__ import annotations
+
+from ..proto import caffe_pb2 as pb
+from ..proto import text
+from ..proto.filter import is_included
+from .findings import Hit, Hits, case_check, net_check
+from .protos import called, share_records, shown, source
+from .reading import Case
+from .view import Node, View
+
+_NOTICEABLE_DROPOUT = 0.9
+_SCORED = {
+    *("SoftmaxWithLoss", "DistillingLoss", "DecoupledDistillingLoss", "DISTLoss"),
+    *("KnowledgeDistillation", "TempSoftmaxCrossEntropyLoss"),
+}
+
+
+@net_check(
+    "structure",
+    why="The net cannot be made: training, testing and export end here.",
+    do="Correct the layer as the message says. A type of your own is made known with -layers FILE; "
+    "a layer that only some stages have, with -stage.",
+)
+def cannot_be_built(view: View) -> Hits:
+    """A layer, or the net as a whole, that cannot be built."""
+    for proto, error in view.survey.problems:
+        where = error.where or getattr(proto, "source_line", "") or str(view.file)
+        by_guess = not view.survey.supposed.isdisjoint(getattr(proto, "bottom", ()))
+        guess = ". The shape of its labels is only supposed" if by_guess else ""
+        message = error.message.partition(" Known types: ")[0]
+        yield Hit("warning" if by_guess else "error", where, message + guess)
+
+
+@net_check(
+    "structure",
+    why="A prototxt must not run code by itself, so the tops' shapes are not known; what hangs on "
+    "them is left out.",
+    do="-python_layers, if you trust the file and the module.",
+)
+def python_layer(view: View) -> Hits:
+    """A Python layer, which is not run."""
+    for proto in view.survey.unrun:
+        param = proto.python_param
+        fact = f"{called(proto)}: {param.module}.{param.layer} is not run"
+        yield Hit("note", proto.source_line, fact)
+
+
+@case_check(
+    "structure",
+    why="It can be built only together with the nets whose blobs it names.",
+    do="Examine the solver that names it.",
+)
+def part_of_a_net(case: Case) -> Hits:
+    """A net without data and inputs, to which other files bring them."""
+    for name in case.parts:
+        yield Hit("note", str(case.file), f"net '{name}' has neither data nor inputs of its own")
+
+
+@net_check(
+    "structure",
+    why="The shapes come from the data; without it this report is of the shapes it supposes, or "
+    "leaves out what depends on them.",
+    do="Bring the data, or tell the records' shape, as -input_shape data=3,28,28 (channels, rows, "
+    "columns).",
+)
+def data_absent(view: View) -> Hits:
+    """A data layer whose database, list or files are not there."""
+    for absent in view.survey.absent:
+        taken = " x ".join(map(str, absent.taken or ()))
+        supposed = f"Supposed: {taken}, {absent.reason}" if taken else "No shape can be supposed"
+        named = f" '{source(absent.proto)}'" if source(absent.proto) else ""
+        severity = "note" if absent.reason.startswith("as -input_shape") else "warning"
+        fact = f"{called(absent.proto)}: the data{named} cannot be read. {supposed}"
+        yield Hit(severity, absent.proto.source_line, fact)
+
+
+@case_check(
+    "structure",
+    why="It is read, but the original's newer tools and other programs may not.",
+    do="tools/upgrade_net_proto_text.py IN OUT (or upgrade_solver_proto_text.py) writes it anew.",
+)
+def old_format(case: Case) -> Hits:
+    """A file in the format of an earlier year."""
+    for line in dict.fromkeys(case.upgrades.lines):
+        what = line.removeprefix("Attempting to upgrade input file specified using deprecated ")
+        if what != line and not what.startswith("input fields"):
+            yield Hit("note", what.rpartition(": ")[2], f"written with {what.rpartition(': ')[0]}")
+    for problem in case.upgrades.problems:
+        yield Hit("warning", str(case.file), problem)
+
+
+@net_check(
+    "structure",
+    why="It takes time and memory in every pass, and nothing comes of it.",
+    do="Leave out the layers that only lead there, or end them in a Silence layer to say that it "
+    "is meant.",
+)
+def unused_blob(view: View) -> Hits:
+    """A blob that no layer takes, in a net that is trained."""
+    if not view.learns:
+        return
+    last = {top: node for node in view.nodes for top in node.proto.top}
+    for top, node in last.items():
+        taken = any(top in child.proto.bottom for child in node.children)
+        if taken or node.is_loss or any(view.loss_weights(node)):
+            continue
+        if node.type not in ("Accuracy", "LearningRate") and not view.of_teacher(node):
+            yield Hit("note", node.place, f"{node.called}: no layer takes its top '{top}'")
+
+
+@net_check(
+    "structure",
+    why="A loss of weight 0 is computed and logged, but nothing learns from it.",
+    do="Give it a loss_weight, or leave the layer out of TRAIN.",
+)
+def zero_loss_weight(view: View) -> Hits:
+    """A loss whose weight is 0 while the net is trained."""
+    if not view.is_training:
+        return
+    for node in view.nodes:
+        if node.is_loss and not any(view.loss_weights(node)) and not view.of_teacher(node):
+            yield Hit("warning", node.place, f"{node.called}: loss_weight is 0 in TRAIN")
+
+
+@net_check(
+    "structure",
+    why="It measures single batches of training data, with dropout and the like at work, and costs "
+    "time in every iteration; it says little of how well the net answers.",
+    do="include { phase: TEST }.",
+)
+def accuracy_in_train(view: View) -> Hits:
+    """An Accuracy layer in TRAIN."""
+    if view.learns:
+        for node in view.nodes:
+            if node.type == "Accuracy":
+                yield Hit("note", node.place, f"{node.called} runs in TRAIN")
+
+
+@net_check(
+    "structure",
+    why="The loss takes the softmax of its bottom itself. Of probabilities it is nearly flat: the "
+    "gradients are small and the loss cannot come near 0.",
+    do="Give the loss the logits, which the Softmax takes; keep the Softmax for deployment.",
+)
+def softmax_twice(view: View) -> Hits:
+    """A Softmax in front of a loss that has one inside."""
+    for node in view.nodes:
+        if node.type not in _SCORED:
+            continue
+        for index in range(1 if node.type == "SoftmaxWithLoss" else 2):
+            before = node.source(index)
+            if before is not None and before.type in ("Softmax", "SoftmaxWithTemperature"):
+                bottom = node.proto.bottom[index]
+                yield Hit(
+                    "warning",
+                    node.place,
+                    f"{node.called}: its bottom '{bottom}' is the softmax of {before.called}",
+                )
+
+
+@case_check(
+    "structure",
+    why="The state in a net wins over the solver's: the net is trained, or tested, as if in the "
+    "other phase, with other data layers, BatchNorm and Dropout.",
+    do="Take the phase out of the state; training and testing choose it.",
+)
+def state_overrides_phase(case: Case) -> Hits:
+    """A ``state`` with a phase in a net."""
+    net = case.student
+    if case.solver is not None and net is not None and net.state.HasField("phase"):
+        phase = pb.Phase.Name(net.state.phase)
+        where = text.locate(case.views[0].file or case.file, "state")
+        yield Hit("warning", where, f"the net's own state has phase: {phase}")
+
+
+@case_check(
+    "structure",
+    why="The test measures what the net has learned by heart, not what it makes of records it has "
+    "not seen.",
+    do="Keep records apart for testing, in a data layer with include { phase: TEST }.",
+)
+def same_data_in_both_phases(case: Case) -> Hits:
+    """One database for TRAIN and TEST."""
+    train = {source(n.proto): n for v in case.views if v.learns for n in v.data}
+    for view in case.views:
+        for node in view.data if not view.is_training and view.is_meant else ():
+            path = source(node.proto)
+            if (
+                path
+                and path in train
+                and share_records(train[path].proto, node.proto)
+                and any(n.type == "Accuracy" or n.is_loss for n in view.nodes)
+            ):
+                fact = f"{node.called}: TEST reads '{path}', as TRAIN does"
+                yield Hit("warning", node.place, fact)
+
+
+@case_check(
+    "structure",
+    why="In TEST the net gets numbers of another range than it has learned from.",
+    do="Write the same scale and mean in both; mirror and the crop's place may differ.",
+)
+def transforms_differ(case: Case) -> Hits:
+    """Scale or mean that differ between TRAIN and TEST."""
+    train = {t: n for v in case.views if v.is_training for n in v.data for t in n.proto.top[:1]}
+    for view in case.views:
+        for node in view.data if not view.is_training else ():
+            twin = train.get(node.proto.top[0]) if node.proto.top else None
+            if twin is None or twin.type != node.type:
+                continue
+            here, there = node.proto.transform_param, twin.proto.transform_param
+            for name in ("scale", "mean_file", "mean_value"):
+                mine, other = getattr(here, name), getattr(there, name)
+                if mine != other:
+                    fact = f"{node.called}: {name} is {shown(mine)} in TEST, in TRAIN "
+                    yield Hit("warning", node.place, f"{fact}{shown(other)} ({twin.place})")
+
+
+@net_check(
+    "structure",
+    why="Weights are matched by name, and the first layer of a name gets them: the other starts "
+    "anew each time.",
+    do="Give each layer its own name.",
+)
+def same_layer_name(view: View) -> Hits:
+    """Two layers of one name, both with parameters."""
+    first: dict[str, Node] = {}
+    for node in view.nodes:
+        if node.has_blobs:
+            other = first.setdefault(node.proto.name, node)
+            if other is not node:
+                yield Hit("warning", node.place, f"{node.called} has the name of {other.place}")
+
+
+@net_check(
+    "structure",
+    why="A value is dropped with probability dropout_ratio: 0 drops none, and near 1 hardly "
+    "anything passes.",
+    do="0.5 is usual behind fully connected layers, less behind convolutions.",
+)
+def dropout_ratio(view: View) -> Hits:
+    """A Dropout that drops nothing or nearly all."""
+    if not view.learns:
+        return
+    for node in view.nodes:
+        ratio = node.proto.dropout_param.dropout_ratio
+        if node.type == "Dropout" and ratio == 0:
+            yield Hit("note", node.place, f"{node.called}: dropout_ratio is 0")
+        elif node.type == "Dropout" and ratio >= _NOTICEABLE_DROPOUT:
+            yield Hit("warning", node.place, f"{node.called}: dropout_ratio is {ratio:g}")
+
+
+@net_check(
+    "structure",
+    why="Scores that are zeroed at random count as scores: the loss is judged on answers the net "
+    "did not give.",
+    do="Put the Dropout before the layer that makes the scores.",
+)
+def dropout_on_scores(view: View) -> Hits:
+    """A Dropout between the scores and the loss."""
+    if not view.learns:
+        return
+    for node in view.nodes:
+        before = node.parents[0] if node.parents else None
+        while before is not None and before.type == "Split":
+            before = before.parents[0] if before.parents else None
+        if node.is_loss and before is not None and before.type == "Dropout":
+            yield Hit("warning", before.place, f"{before.called}: its top goes to {node.called}")
+
+
+@net_check(
+    "structure",
+    why="BatchNorm has no learned factor and offset: each channel keeps mean 0 and variance 1.",
+    do="Add a Scale layer with scale_param { bias_term: true } behind it.",
+)
+def batch_norm_without_scale(view: View) -> Hits:
+    """A BatchNorm that no Scale follows."""
+    if not view.learns:
+        return
+    for node in view.nodes:
+        if node.type == "BatchNorm" and not any(c.type == "Scale" for c in node.children):
+            yield Hit("note", node.place, f"{node.called}: no Scale layer follows")
+
+
+@case_check(
+    "structure",
+    why="A layer with rules is in the net only where one of them is met.",
+    do="Give the stage or level, with -stage and -level or in the solver's train_state and "
+    "test_state; or leave the layer out.",
+)
+def never_included(case: Case) -> Hits:
+    """A layer whose include rules none of the nets meets."""
+    if not case.views or case.unplanned is not None:
+        return
+    states = [view.param.state for view in case.views]
+    states += [pb.NetState(phase=phase) for phase in (pb.TRAIN, pb.TEST)]
+    for layer in case.layers:
+        if layer.include and not any(is_included(layer, state) for state in states):
+            yield Hit("note", layer.source_line, f"{called(layer)} is in no phase")

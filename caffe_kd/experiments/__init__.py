@@ -1,0 +1,1 @@
+"""Experiments of papers, reproduced through prototxt and solver."""

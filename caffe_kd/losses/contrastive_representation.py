@@ -1,0 +1,74 @@
+"""Distillation by telling a record's own answer from those to other records."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def log_mean_score(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float
+) -> Tensor:
+    """Return ``log c``, the logarithm of the mean of ``exp(a.b / temperature)`` over all pairs.
+
+    Args:
+        anchors: (N, K), rows of length 1, as all others.
+        positives: (N, K), one for each anchor.
+        negatives: (M, K), for each anchor the same.
+        temperature: above 0.
+    """
+    alike, unlike = _scores(anchors, positives, negatives, temperature)
+    scores = torch.cat([alike, unlike.flatten()])
+    return scores.logsumexp(0) - math.log(len(scores))
+
+
+def contrastive_representation(
+    anchors: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    log_mean: Tensor,
+    *,
+    temperature: float = 0.07,
+    counted: Tensor | None = None,
+) -> Tensor:
+    """Return how badly an anchor's own positive is told from the negatives.
+
+    With ``g(a, b) = exp(a.b / temperature) / c`` and the M negatives of an anchor, the probability
+    that a pair belongs together is ``h = g / (g + M)``, and the loss::
+
+        mean over anchors of (-log h(anchor, positive) - sum over negatives of log(1 - h))
+
+    An anchor without negatives gives 0.
+
+    Args:
+        anchors: (N, K), rows of length 1, as all others.
+        positives: (N, K), one for each anchor.
+        negatives: (M, K).
+        log_mean: log c, a scalar: a constant, which makes g about 1 at the start.
+        temperature: above 0.
+        counted: (N, M), false where a negative is none for that anchor; None: all are.
+
+    Returns:
+        A scalar in nats, 0 or more.
+
+    Source: Tian, Krishnan, Isola 2020, Contrastive Representation Distillation,
+        https://arxiv.org/abs/1910.10699; c, which stands for the number of records in their
+        N / M, is that of the authors' code.
+    """
+    alike, unlike = _scores(anchors, positives, negatives, temperature)
+    if counted is None:
+        counted = torch.ones_like(unlike, dtype=torch.bool)
+    offset = counted.sum(1).to(alike.dtype).log() + log_mean
+    missed = F.softplus(offset - alike)
+    mistaken = F.softplus(unlike - offset.unsqueeze(1)).masked_fill(~counted, 0).sum(1)
+    return (missed + mistaken).mean()
+
+
+def _scores(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    alike = (anchors * positives).sum(1) / temperature
+    return alike, anchors @ negatives.T / temperature

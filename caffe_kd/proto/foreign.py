@@ -1,0 +1,235 @@
+"""Acts on fields that only forks know, which the text reader keeps in each message's ``foreign``.
+
+``settle`` leaves out those that change no result and moves those that have a field here; ``check``
+refuses what is left. Between the two a net can be upgraded, composed and printed with all it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..errors import CaffeKDError
+from . import text
+from .dialects import V1_TYPES, Rule, rule_for, rule_for_word
+
+_HOLES = ("hole", "hole_h", "hole_w")
+_ROUND_MODES = {"true": "CEIL", "1": "CEIL", "false": "FLOOR", "0": "FLOOR"}
+_DATA = ("data_param", "image_data_param", "window_data_param")
+_SKIPPED = ("BlobProto", "ForeignField")  # a blob may hold millions of numbers
+
+
+def settle(message: Any) -> list[str]:
+    """Leave out and move what can be, in place, here and in every message below; tell each.
+
+    Returns:
+        One line for each field of a fork, however often it is there, with the first place.
+    """
+    told: dict[str, list[str]] = {}
+    for _, owner in _owners(message):
+        for entry in _taken(owner):
+            outcome = _outcome(owner, entry)
+            if outcome is None:
+                owner.foreign.append(entry)
+            else:
+                told.setdefault(outcome, []).append(entry.source_line)
+    for layer in _layers(message):
+        for outcome, place in _move(layer):
+            told.setdefault(outcome, []).append(place)
+    return [_line(outcome, places) for outcome, places in told.items()]
+
+
+def can_settle(message: Any) -> bool:
+    """Say whether ``settle`` would do anything."""
+    if next(_owners(message), None) is None:
+        return False
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return bool(settle(copy))
+
+
+def check(message: Any, what: str, error: Callable[[str, str | None], CaffeKDError]) -> None:
+    """Raise an error for the first field of a fork that is left in a message or below.
+
+    A net's layers are not looked at: each is checked where it is built.
+
+    Args:
+        message: a net, layer or solver.
+        what: what it is called in the error.
+        error: makes the error of a message and a place.
+    """
+    for path, owner in _owners(message, into_layers=False):
+        for entry in owner.foreign:
+            name, value = parts(entry)
+            rule = _rule(owner, name, value)
+            fork, why = (rule.fork, rule.why) if rule else ("a fork", "its meaning is unknown here")
+            shown = f"{path}{name}" + ("" if "\n" in value else f": {value[:40]}")
+            raise error(
+                f"{what}: '{shown}' is of {fork} and would change the results, but nothing here "
+                f"acts on it: {why}",
+                entry.source_line or None,
+            )
+
+
+def parts(entry: Any) -> tuple[str, str]:
+    """Return name and value of a ForeignField as they were written; a block with its braces."""
+    name, separator, value = entry.text.partition(":")
+    if not separator or "{" in name:
+        name, _, value = entry.text.partition(" ")
+    return name, value.strip()
+
+
+def take(message: Any, name: str) -> Any | None:
+    """Remove the first field ``name`` from a message's ``foreign``; return it, or None."""
+    for index, entry in enumerate(message.foreign):
+        if parts(entry)[0] == name:
+            taken = type(entry)()
+            taken.CopyFrom(entry)
+            del message.foreign[index]
+            return taken
+    return None
+
+
+def name_v1_type(layer: Any) -> None:
+    """Give a layer the type that a fork's word in the format of 2014 stands for."""
+    entry = take(layer, "type")
+    word = parts(entry)[1] if entry is not None else ""
+    if word in V1_TYPES:
+        layer.type = V1_TYPES[word]
+
+
+def _owners(message: Any, path: str = "", into_layers: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield the messages that have fields of forks, each with its path from ``message``."""
+    if message.foreign:
+        yield path, message
+    for field, value in message.ListFields():
+        kind = field.message_type
+        if kind is None or kind.name in _SKIPPED:
+            continue
+        if not into_layers and kind.name in ("LayerParameter", "V1LayerParameter", "NetParameter"):
+            continue
+        for item in value if field.is_repeated else [value]:
+            yield from _owners(item, f"{path}{field.name}.", into_layers)
+
+
+def _taken(message: Any) -> list[Any]:
+    """Empty a message's ``foreign`` and return what was in it."""
+    entries = []
+    for entry in message.foreign:
+        entries.append(type(entry)())
+        entries[-1].CopyFrom(entry)
+    del message.foreign[:]
+    return entries
+
+
+def _layers(message: Any) -> list[Any]:
+    return list(message.layer) if hasattr(message, "layer") else []
+
+
+def _rule(owner: Any, name: str, value: str) -> Rule | None:
+    kind = owner.DESCRIPTOR.name
+    if name in owner.DESCRIPTOR.fields_by_name:
+        return rule_for_word(kind, name, value)
+    return rule_for(kind, name)
+
+
+def _outcome(owner: Any, entry: Any) -> str | None:
+    """Say why a field changes nothing, or return None if it may."""
+    name, value = parts(entry)
+    rule = _rule(owner, name, value)
+    if rule is None:
+        return None
+    if rule.harmless is None:
+        return f"'{name}' of {rule.fork} is left out: {rule.why}"
+    if _plain(value) in rule.harmless:
+        return f"'{name}: {value}' of {rule.fork} is left out: it changes nothing with this value"
+    return None
+
+
+def _plain(value: str) -> str:
+    """Return a value without quotes, and a number in its shortest form."""
+    value = value.strip("\"'")
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
+
+
+def _line(outcome: str, places: list[str]) -> str:
+    more = f" ({len(places) - 1} more)" if len(places) > 1 else ""
+    return f"{places[0]}: {outcome}{more}" if places[0] else f"{outcome}{more}"
+
+
+# ---- what has a field here
+
+
+def _move(layer: Any) -> Iterator[tuple[str, str]]:
+    """Move a layer's fields of forks to those that say the same; yield each in words, and where."""
+    for entry in _taken(layer):  # a V1 layer of a fork may have any block of today
+        name, _ = parts(entry)
+        if name in layer.DESCRIPTOR.fields_by_name and name != "type":
+            _parse(entry.text, layer, entry)
+            yield f"'{name}' of a layer of 2014 is the one of today", entry.source_line
+        else:
+            layer.foreign.append(entry)
+    yield from _move_datum_dims(layer)
+    for field in _DATA:
+        if layer.HasField(field):
+            yield from _move_transform(layer, getattr(layer, field), field)
+    if layer.HasField("convolution_param"):
+        yield from _move_hole(layer.convolution_param)
+    if layer.HasField("pooling_param"):
+        yield from _move_ceil_mode(layer.pooling_param)
+
+
+def _parse(prototxt: str, message: Any, entry: Any) -> None:
+    name, _, line = entry.source_line.rpartition(":")
+    text.parse(prototxt.replace("\n", " "), message, name, int(line or 1))
+
+
+def _move_transform(layer: Any, param: Any, field: str) -> Iterator[tuple[str, str]]:
+    if layer.HasField("transform_param"):
+        return
+    entry = take(param, "transform_param")
+    if entry is None:
+        return
+    _parse(entry.text, layer, entry)
+    yield f"'transform_param' inside {field} is the layer's", entry.source_line
+
+
+def _move_datum_dims(layer: Any) -> Iterator[tuple[str, str]]:
+    """What a memory_data layer of 2013 says of a record is in memory_data_param now."""
+    entry = take(layer, "datum_dims") if layer.type == "MemoryData" else None
+    if entry is None:
+        return
+    _parse(f"memory_data_param {parts(entry)[1]}", layer, entry)
+    yield "'datum_dims' of pull request 196 is memory_data_param", entry.source_line
+
+
+def _move_hole(param: Any) -> Iterator[tuple[str, str]]:
+    """``hole`` is dilation; ``hole_h`` and ``hole_w`` are its two numbers."""
+    if param.dilation:
+        return
+    found = {name: entry for name in _HOLES if (entry := take(param, name)) is not None}
+    values = {name: parts(entry)[1] for name, entry in found.items()}
+    if "hole" in values:
+        _parse(f"dilation: {values['hole']}", param, found["hole"])
+    elif values:
+        height, width = values.get("hole_h", "1"), values.get("hole_w", "1")
+        entry = next(iter(found.values()))
+        _parse(f"dilation: {height} dilation: {width}", param, entry)
+    for entry in found.values():
+        yield "'hole' of the DeepLab fork is dilation", entry.source_line
+        return
+
+
+def _move_ceil_mode(param: Any) -> Iterator[tuple[str, str]]:
+    entry = None if param.HasField("round_mode") else take(param, "ceil_mode")
+    if entry is None:
+        return
+    mode = _ROUND_MODES.get(parts(entry)[1])
+    if mode is None:
+        param.foreign.append(entry)
+        return
+    _parse(f"round_mode: {mode}", param, entry)
+    yield f"'{entry.text}' is round_mode: {mode}", entry.source_line

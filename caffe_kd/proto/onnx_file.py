@@ -1,0 +1,161 @@
+"""What may be known of an ONNX model before it is run, and whether it may be run.
+
+The file may come from anywhere. ONNX Runtime runs no code of a model's own, but it opens the files
+that the model names, takes the memory that the shapes ask for, and goes through its loops.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CaffeKDError, ParseError
+from ..files import read_bytes
+from ..memory import machine_bytes
+
+MAX_BYTES = 2**31 - 1  # of a protobuf message
+_ENDLESS = ("Loop",)  # operators that may run without end
+
+
+@dataclass
+class Port:
+    """An input or output of a model; an extent that is open is None, an open shape too."""
+
+    name: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass
+class Ports:
+    """What a model takes and gives, and the files beside it in which its weights lie."""
+
+    inputs: list[Port]
+    outputs: list[Port]
+    files: list[Path]
+
+
+def read_ports(path: str | Path) -> Ports:
+    """Return what a model takes and gives.
+
+    Raises:
+        ParseError: the file is missing, damaged, or not an ONNX model; or it names files outside
+            its folder, holds a loop that may never end, or needs more memory than there is.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    content = read_bytes(path, MAX_BYTES)
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise ParseError(f"is not an ONNX model, or is damaged: {error}", str(path)) from None
+    if not model.graph.node or not model.graph.output:
+        raise ParseError("is not an ONNX model: it has no graph", str(path))
+    files = sorted({file for graph in _graphs(model) for file in _files(graph, Path(path))})
+    _check_memory(model, path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [_port(value) for value in model.graph.input if value.name not in weights]
+    return Ports(inputs, [_port(value) for value in model.graph.output], files)
+
+
+def _port(value: Any) -> Port:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return Port(value.name, None)
+    extents = (d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return Port(value.name, tuple(e if e is not None and e > 0 else None for e in extents))
+
+
+def _graphs(model: Any) -> Iterator[Any]:
+    """Yield the graph, those inside its nodes, and the model's functions."""
+    waiting = [model.graph, *model.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+
+
+def _files(graph: Any, path: Path) -> Iterator[Path]:
+    """Yield the files in which a graph's tensors lie, once it has passed."""
+    tensors = list(getattr(graph, "initializer", ()))  # a function has none
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        tensors += [sparse.values, sparse.indices]
+    for node in graph.node:
+        if node.op_type in _ENDLESS:
+            raise ParseError(
+                f"has a node '{node.name}' of type {node.op_type}, which may never end: such "
+                "models are not run",
+                str(path),
+            )
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                tensors += [sparse.values, sparse.indices]
+    for tensor in tensors:
+        if tensor.data_location == tensor.EXTERNAL:
+            yield _external(tensor, path)
+
+
+def _external(tensor: Any, path: Path) -> Path:
+    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+    folder = Path(os.path.realpath(path.parent))
+    file = Path(os.path.realpath(folder / location)) if "\0" not in location else folder
+    if os.path.isabs(location) or folder not in file.parents or not file.is_file():
+        raise ParseError(
+            f"its weights '{tensor.name}' lie in '{location}', which is no file in the model's own "
+            "folder or below it",
+            str(path),
+        )
+    return file
+
+
+def _check_memory(model: Any, path: str | Path) -> None:
+    """Refuse a model one of whose values, as far as its shape is known, no memory holds."""
+    import onnx
+
+    memory = machine_bytes()
+    if memory is None:
+        return
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # its errors have no common root; ONNX Runtime tells what is wrong
+        graph = model.graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = [(v.name, [d.dim_value for d in v.type.tensor_type.shape.dim]) for v in values]
+    shapes += [(t.name, list(t.dims)) for t in graph.initializer]
+    for name, shape in shapes:
+        size = math.prod(max(1, extent) for extent in shape)
+        if size > memory:
+            raise ParseError(
+                f"its value '{name}' of shape {shape} takes more memory than this machine's "
+                f"{memory / 2**30:.1f} GB",
+                str(path),
+            )
+
+
+def open_session(path: str | Path, threads: int) -> Any:
+    """Return an ``onnxruntime.InferenceSession`` of a model that ``read_ports`` has passed.
+
+    Raises:
+        ParseError: ONNX Runtime cannot load it.
+        CaffeKDError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise CaffeKDError("needs ONNX Runtime: pip install onnxruntime", str(path)) from None
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions as well
+    options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's exceptions have no public root
+        raise ParseError(f"ONNX Runtime cannot load it: {error}", str(path)) from None

@@ -1,0 +1,78 @@
+"""The face that scripts written for pycaffe know: ``import caffe_kd as caffe``.
+
+The names below are loaded when they are first used, so that the import itself costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from .. import log
+
+# Each public name, and the module of this folder that has it.
+NAMES = {
+    "Layer": ".layers.python_layer",
+    "Net": "net",
+    "get_solver": "solver",
+    "SGDSolver": "solver",
+    "NesterovSolver": "solver",
+    "AdaGradSolver": "solver",
+    "RMSPropSolver": "solver",
+    "AdaDeltaSolver": "solver",
+    "AdamSolver": "solver",
+    "Timer": "timer",
+    "init_log": "glog",
+    "set_mode_cpu": "mode",
+    "set_mode_gpu": "mode",
+    "set_device": "mode",
+    "set_exact_sums": "mode",
+    "set_random_seed": "mode",
+    "layer_type_list": "mode",
+    "solver_count": "mode",
+    "set_solver_count": "mode",
+    "solver_rank": "mode",
+    "set_solver_rank": "mode",
+    "set_multiprocess": "mode",
+    "has_nccl": "mode",
+    "NCCL": "mode",
+    "NetSpec": "net_spec",
+    "to_proto": "net_spec",
+    "params": "net_spec",
+    "Classifier": "classifier",
+    "Detector": "detector",
+}
+# Modules that scripts reach as attributes, and where they are.
+OWN_MODULES = ("classifier", "coord_map", "detector", "draw", "io", "net_spec")
+MODULES = {name: f"caffe_kd.pycaffe.{name}" for name in OWN_MODULES}
+MODULES |= {name: f"caffe_kd.{name}" for name in ("layers", "proto", "pycaffe")}
+
+TRAIN, TEST = 0, 1  # the phases, as in caffe.proto
+
+__all__ = ["TEST", "TRAIN", "log", *sorted([*NAMES, *MODULES])]
+
+
+class _CallableLog(ModuleType):
+    """The module ``caffe_kd.log``, which scripts also call: ``caffe.log("text")``."""
+
+    def __call__(self, text: str) -> None:
+        from .glog import LOG
+
+        LOG.info(text)
+
+
+# At once, since anybody's ``import caffe_kd.log`` makes the module an attribute of the package.
+log.__class__ = _CallableLog
+
+
+def __getattr__(name: str) -> Any:
+    if name in NAMES:
+        return getattr(importlib.import_module(f".{NAMES[name]}", __name__), name)
+    if name in MODULES:
+        return importlib.import_module(MODULES[name])
+    raise AttributeError(f"module 'caffe_kd' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

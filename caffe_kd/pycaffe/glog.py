@@ -1,0 +1,39 @@
+"""The face's log: Caffe's lines on stderr, from the level that GLOG_minloglevel says."""
+
+from __future__ import annotations
+
+import os
+from types import FrameType
+
+from ..log import Log
+
+_LEVELS = {"I": 0, "W": 1, "E": 2}
+
+
+class LevelLog(Log):
+    """A log that leaves out the lines below a level.
+
+    Attributes:
+        level: 0 info, 1 warnings, 2 errors, 3 nothing; None: as the environment's GLOG_minloglevel
+            says, which scripts also set after the import.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(progress=False)
+        self.level: int | None = None
+
+    def _write(self, level: str, text: str, caller: FrameType) -> None:
+        least = self.level
+        if least is None:
+            given = os.environ.get("GLOG_minloglevel", "")
+            least = int(given) if given.isdecimal() else 0
+        if _LEVELS[level] >= least:
+            super()._write(level, text, caller)
+
+
+LOG = LevelLog()
+
+
+def init_log(level: int = 0, stderr: bool = True) -> None:
+    """Show log lines from ``level`` on: 0 info, 1 warnings, 2 errors; ``stderr=False``: none."""
+    LOG.level = level if stderr else len(_LEVELS)

@@ -1,0 +1,322 @@
+"""NetSpec: a net written down in Python, as calls that stand for layers.
+
+::
+
+    from caffe_kd import layers as L, params as P, NetSpec
+    n = NetSpec()
+    n.data, n.label = L.Data(source="train_lmdb", backend=P.Data.LMDB, batch_size=64, ntop=2)
+    n.pool1 = L.Pooling(n.data, pool=P.Pooling.MAX, kernel_size=2, stride=2)
+    n.loss = L.SoftmaxWithLoss(n.pool1, n.label)
+    print(n.to_proto())
+
+Nothing is built or checked here but names of fields; ``Net`` does that with the prototxt.
+
+Source: pycaffe's net_spec.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from ..errors import NetError, did_you_mean
+from ..proto import caffe_pb2 as pb
+
+# ---- from Python values to messages
+
+
+@cache
+def param_name_dict() -> dict[str, str]:
+    """Return what the field of each type's own parameters begins with: Pooling: "pooling"."""
+    # A fork's field in another spelling than Caffe's is not written.
+    fields = [f for f in pb.LayerParameter.DESCRIPTOR.fields if f.name.islower()]
+    return {
+        field.message_type.name.removesuffix("Parameter"): field.name.removesuffix("_param")
+        for field in fields
+        if field.message_type is not None and field.name.endswith("_param")
+    }
+
+
+def assign_proto(proto: Any, name: str, value: Any) -> None:
+    """Give a message's field a Python value.
+
+    A dict becomes a message, a list or tuple a repeated field, a single value also one of length 1.
+
+    Raises:
+        NetError: there is no such field, or it does not take the value.
+    """
+    field = proto.DESCRIPTOR.fields_by_name.get(name)
+    if field is None:
+        known = [f.name for f in proto.DESCRIPTOR.fields]
+        raise NetError(f"{proto.DESCRIPTOR.name} has no field '{name}'.{did_you_mean(name, known)}")
+    try:
+        if field.is_repeated:
+            _extend(getattr(proto, name), value)
+        elif field.message_type is not None:
+            _fill(getattr(proto, name), value)
+        else:
+            setattr(proto, name, _plain(value))
+    except (TypeError, ValueError) as error:
+        raise NetError(
+            f"field '{name}' of {proto.DESCRIPTOR.name} does not take that: {error}. "
+            f"Received: {value!r}"
+        ) from None
+
+
+def _extend(repeated: Any, value: Any) -> None:
+    items = value if isinstance(value, (list, tuple)) or hasattr(value, "tolist") else [value]
+    for item in items:
+        if hasattr(repeated, "add"):
+            _fill(repeated.add(), item)
+        else:
+            repeated.append(_plain(item))
+
+
+def _fill(message: Any, value: Any) -> None:
+    message.SetInParent()  # an empty dict makes an empty message
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            assign_proto(message, key, item)
+    else:
+        message.CopyFrom(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's numbers as Python's, which protobuf takes everywhere."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _assign_parameter(layer: Any, name: str, value: Any) -> None:
+    """Give a layer a parameter: one of its type's own message, else one that every layer has."""
+    own = _own_message(layer) if not name.endswith("param") else None
+    if own is not None and name in own.DESCRIPTOR.fields_by_name:
+        assign_proto(own, name, value)
+    elif own is None or name in layer.DESCRIPTOR.fields_by_name:
+        assign_proto(layer, name, value)
+    else:
+        known = [f.name for f in [*own.DESCRIPTOR.fields, *layer.DESCRIPTOR.fields]]
+        raise NetError(f"L.{layer.type} takes no '{name}'.{did_you_mean(name, known)}")
+
+
+def _own_message(layer: Any) -> Any:
+    """Return the message of a type's own parameters; None where the type has none."""
+    prefix = param_name_dict().get(layer.type)
+    if prefix is not None:
+        return getattr(layer, f"{prefix}_param")
+    from ..layers import layer_types  # takes torch, which most specs do without
+
+    cls = layer_types().get(layer.type)
+    field = cls.param_field if cls is not None else None
+    return getattr(layer, field) if field is not None else None
+
+
+# ---- tops and layers
+
+
+class Top:
+    """One top of a layer, to be handed to other layers as a bottom.
+
+    Attributes:
+        fn: the layer that makes it.
+        n: its number among the layer's tops.
+    """
+
+    def __init__(self, fn: Function, n: int) -> None:
+        self.fn = fn
+        self.n = n
+
+    def to_proto(self) -> Any:
+        """Return the NetParameter of all the layers that this top needs."""
+        return to_proto(self)
+
+    def _update(self, params: Mapping[str, Any]) -> None:
+        self.fn.params.update(params)
+
+    def _to_proto(self, writer: _Writer) -> None:
+        writer.add(self.fn)
+
+
+class Function:
+    """A layer that is called on tops.
+
+    Attributes:
+        type_name: the layer's type.
+        inputs: the tops it takes.
+        params: its parameters.
+        ntop: how many tops it makes.
+        in_place: whether its tops are its bottoms.
+    """
+
+    def __init__(self, type_name: str, inputs: Sequence[Top], params: dict[str, Any]) -> None:
+        self.type_name = type_name
+        for index, top in enumerate(inputs):
+            if not isinstance(top, Top):
+                raise TypeError(
+                    f"L.{type_name}: input {index} is not a Top, which calls of L give and "
+                    f"NetSpec keeps (type is {type(top).__name__})"
+                )
+        self.inputs = inputs
+        self.params = params
+        self.ntop: int = params.pop("ntop", 1)
+        self.in_place: bool = params.pop("in_place", False)
+        self.tops = tuple(Top(self, n) for n in range(self.ntop))
+
+    def to_proto(self) -> Any:
+        """Return the NetParameter of this layer and all that it needs."""
+        return to_proto(self)
+
+    def _to_proto(self, writer: _Writer) -> None:
+        writer.add(self)
+
+
+class _Writer:
+    """Writes layers in an order in which each finds its bottoms made."""
+
+    def __init__(self, names: dict[Any, str]) -> None:
+        self.layers: OrderedDict[Function, Any] = OrderedDict()
+        self._names = names
+        self._counts: Counter[str] = Counter()  # the nameless ones of each type so far
+
+    def add(self, last: Function) -> None:
+        """Write a layer after all that it needs, with no recursion: nets may be deep."""
+        waiting = [last]
+        while waiting:
+            fn = waiting[-1]
+            missing = [top.fn for top in fn.inputs if top.fn not in self.layers]
+            if fn in self.layers:
+                waiting.pop()
+            elif missing:
+                waiting.extend(reversed(missing))
+            else:
+                self.layers[fn] = self._layer(waiting.pop())
+
+    def _layer(self, fn: Function) -> Any:
+        bottoms = [self.layers[top.fn].top[top.n] for top in fn.inputs]
+        layer = pb.LayerParameter(type=fn.type_name, bottom=bottoms)
+        tops = bottoms if fn.in_place else [self._name_of(top, fn) for top in fn.tops]
+        layer.top.extend(tops)
+        layer.name = self._name_of(fn.tops[0] if fn.tops else fn, fn)
+        for name, value in fn.params.items():
+            _assign_parameter(layer, name, value)
+        return layer
+
+    def _name_of(self, what: Top | Function, fn: Function) -> str:
+        if what not in self._names:
+            self._counts[fn.type_name] += 1
+            self._names[what] = f"{fn.type_name}{self._counts[fn.type_name]}"
+        return self._names[what]
+
+
+def to_proto(*tops: Top | Function) -> Any:
+    """Return the NetParameter of all the layers that some tops need; names are ``Type1`` and on."""
+    writer = _Writer({})
+    for top in tops:
+        top._to_proto(writer)
+    return pb.NetParameter(layer=list(writer.layers.values()))
+
+
+class NetSpec:
+    """A net's tops by name: ``n.conv1 = L.Convolution(n.data, …)`` names blob and layer.
+
+    ``n["conv1"]`` is the same for names that are no words of Python. A layer is named as its first
+    top; one without tops is kept as well, ``n.silence = L.Silence(n.label, ntop=0)``.
+    """
+
+    tops: OrderedDict[str, Top | Function]
+
+    def __init__(self) -> None:
+        super().__setattr__("tops", OrderedDict())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.tops[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        tops = self.__dict__.get("tops", {})  # not there yet while a copy is made
+        if name in tops:
+            return tops[name]
+        raise AttributeError(f"the NetSpec has no top '{name}'.{did_you_mean(name, tops)}")
+
+    def __delattr__(self, name: str) -> None:
+        del self.tops[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.tops[name] = value
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def __delitem__(self, name: str) -> None:
+        del self.tops[name]
+
+    def update(self, name: str, params: Mapping[str, Any]) -> None:
+        """Give the layer of a top some more parameters."""
+        self[name]._update(params)
+
+    def to_proto(self) -> Any:
+        """Return the NetParameter, its layers in the order in which the tops were named.
+
+        Raises:
+            NetError: a parameter is none of the layer's type, or has a wrong value.
+        """
+        for name, top in self.tops.items():
+            if not isinstance(top, (Top, Function)):
+                raise NetError(
+                    f"'{name}' of the NetSpec must be one top; a layer of several gives a tuple: "
+                    f"n.data, n.label = …. Received: {type(top).__name__}"
+                )
+        writer = _Writer({top: name for name, top in self.tops.items()})
+        for top in self.tops.values():
+            top._to_proto(writer)
+        return pb.NetParameter(layer=list(writer.layers.values()))
+
+
+# ---- L and P
+
+
+class Layers:
+    """``L``: a function for each layer type."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return layer_function(name)
+
+
+def layer_function(type_name: str) -> Callable[..., Any]:
+    """Return the function that writes down a layer of a type.
+
+    It takes the bottoms, and as keywords the layer's parameters, ``ntop`` (1 unless given) and
+    ``in_place``; it returns the top, a tuple of several, or the layer where it has none. Types that
+    are not known here may be written down too.
+
+    Raises:
+        AttributeError: the name cannot be a type's: it does not begin with a capital.
+    """
+    if not type_name[:1].isupper():
+        raise AttributeError(f"L has no '{type_name}': a layer type begins with a capital")
+
+    def layer(*bottoms: Top, **params: Any) -> Any:
+        fn = Function(type_name, bottoms, params)
+        if fn.ntop == 0:
+            return fn
+        return fn.tops[0] if fn.ntop == 1 else fn.tops
+
+    layer.__name__ = layer.__qualname__ = type_name
+    return layer
+
+
+class Parameters:
+    """``P``: the enums of the types' parameters, such as ``P.Pooling.MAX``."""
+
+    def __getattr__(self, name: str) -> Any:
+        message = getattr(pb, f"{name}Parameter", None)
+        if message is None:
+            raise AttributeError(
+                f"P has no '{name}'.{did_you_mean(name, param_name_dict())} There is one for each "
+                "message of caffe.proto that is called so with 'Parameter' behind"
+            )
+        return message
+
+
+layers = Layers()
+params = Parameters()

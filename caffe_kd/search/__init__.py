@@ -1,0 +1,1 @@
+"""The search for a solver's settings on validation records."""

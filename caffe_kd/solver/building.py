@@ -1,0 +1,114 @@
+"""Builds the nets of a plan and gives their layers what they start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import WeightsError
+from ..log import Log
+from ..net import Net
+from ..proto.binary import LayerWeights
+from .plan import Plan
+from .plan_teachers import Injection
+
+
+def build(
+    param: Any,
+    phase: int,
+    file: Path | None,
+    what: str,
+    log: Log,
+    device: torch.device,
+    exact_sums: bool,
+) -> Net:
+    """Build a net on a device, and log its layers, shapes and size."""
+    log.info(f"Creating {what} from {file}")
+    net = Net(param, phase, file)
+    net.context.notify = log.info
+    net.context.exact_sums = exact_sums
+    for step in net.steps:
+        tops = ", ".join(
+            f"{name} {' '.join(map(str, shape))}"
+            for name, shape in zip(step.tops, step.top_shapes, strict=True)
+        )
+        log.info(f"Layer {step.layer.name} ({step.layer.type}) -> {tops}")
+    count = sum(p.blob.numel() for p in net.params)
+    learning = sum(p.blob.numel() for p in net.params if p.blob.requires_grad)
+    blobs = sum(math.prod(s) for step in net.steps for s in step.top_shapes)
+    log.info(f"{count} parameters, of which {learning} learn")
+    log.info(f"Memory required for data: {4 * blobs}")
+    net.place(device, channels_last=any(p.blob.dim() == 4 for p in net.params))
+    return net
+
+
+def prefixed(name: str, layers: Iterable[LayerWeights]) -> list[LayerWeights]:
+    """Return a file's weights for the layers of a teacher or student of that name."""
+    return [LayerWeights(f"{name}/{w.name}", w.type, w.blobs, w.legacy) for w in layers]
+
+
+def load_teachers(plan: Plan, nets: Sequence[Net], log: Log) -> None:
+    """Give the teachers' layers their weights.
+
+    Raises:
+        WeightsError: a teacher's file lacks weights that are needed, or they do not fit.
+    """
+    for teacher in plan.teachers:
+        renamed = prefixed(teacher.name, teacher.layers)
+        given = {w.name for w in renamed if w.blobs}
+        for net in nets:
+            net.copy_weights(renamed, str(teacher.path))
+            for layer in (step.layer for step in net.steps):
+                if layer.name.startswith(f"{teacher.name}/") and layer.blobs:
+                    _check_given(layer, given, teacher)
+        log.info(f"Teacher '{teacher.name}': weights from {teacher.path}")
+
+
+def _check_given(layer: Any, given: set[str], teacher: Any) -> None:
+    if layer.name not in given:
+        raise WeightsError(
+            f"{teacher.path}: no weights for layer "
+            f"'{layer.name.removeprefix(f'{teacher.name}/')}' of the teacher '{teacher.name}'. "
+            f"The file has: {', '.join(w.name for w in teacher.layers if w.blobs)}",
+            layer.proto.source_line or None,
+        )
+
+
+def inject(plan: Plan, net: Net, log: Log) -> None:
+    """Copy the parameters of teachers' layers into layers of the net, as ``inject`` asks.
+
+    Raises:
+        WeightsError: a layer's parameters differ in number or shape from the teacher's.
+    """
+    for injection in plan.injections:
+        step = net.step_of(injection.to)
+        if step is None:
+            continue  # of another phase
+        layer = step.layer
+        given = [None if blob is None else tuple(blob.shape) for blob in injection.weights.blobs]
+        if [*given] != [tuple(shape) for shape in layer.blob_shapes]:
+            raise WeightsError(
+                f"{injection.source} does not fit layer '{layer.name}' ({layer.type}): the "
+                f"teacher's parameters have the shapes {_told(given)}, the student's "
+                f"{_told(layer.blob_shapes)}. Give the student's layer the same num_output, "
+                "kernel_size and bottom, or inject a layer that has its shapes",
+                plan.where("inject"),
+            )
+        _copy(injection, net)
+        how = ", frozen" if injection.freeze else ""
+        log.info(f"Layer {injection.to} starts from {injection.source}{how}")
+
+
+def _told(shapes: Sequence[Any]) -> str:
+    words = (" x ".join(map(str, shape)) if shape is not None else "shared" for shape in shapes)
+    return ", ".join(words) or "none"
+
+
+def _copy(injection: Injection, net: Net) -> None:
+    weights = injection.weights
+    copy = LayerWeights(injection.to, weights.type, weights.blobs, weights.legacy)
+    net.copy_weights([copy], injection.source)

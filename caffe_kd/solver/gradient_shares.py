@@ -1,0 +1,103 @@
+"""Tells how much of the student's gradient each term of the objective makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..net import AUTOMATIC_TOP, Net, Step
+
+
+class GradientShares:
+    """Measures, in every so many iterations, the gradient of each term by itself.
+
+    With g_i the gradient of term i, its weight included, to all of the student's parameters that
+    learn (the mean over iter_size passes)::
+
+        norm_i = |g_i|        share_i = norm_i / sum over all terms j of norm_j
+
+    A layer whose loss is a sum, as DistillingLoss with a label, has a term for each summand:
+    ``<top>/soft``, ``<top>/hard``. Weight decay is none of the terms. Shares are of lengths: two
+    terms of equal share may still pull in opposite directions.
+
+    Each measurement takes a further backward pass for each term; in other iterations nothing is
+    done. The gradients that the update goes by stay as they are, to the bit.
+
+    Args:
+        net: the train net.
+        params: the student's parameters.
+        every: how many iterations lie between two measurements; above 0.
+        notify: takes the lines.
+    """
+
+    def __init__(
+        self, net: Net, params: Sequence[Tensor], every: int, notify: Callable[[str], None]
+    ) -> None:
+        self.params = [p for p in params if p.requires_grad]
+        self.every = every
+        self.notify = notify
+        self.measuring = False
+        self._passes = 0
+        self._terms: dict[str, Tensor] = {}  # of this pass
+        self._sums: dict[str, list[Tensor | None]] = {}  # of gradients, over the passes
+        for step in net.steps:
+            if any(step.loss_weights) or step.layer.proto.HasField("loss_weight_schedule"):
+                step.layer.register_forward_hook(self._after_layer(step))
+
+    def begin(self, iteration: int) -> None:
+        """Begin an iteration."""
+        self.measuring = bool(self.params) and iteration % self.every == 0
+        self._passes = 0
+        self._terms.clear()
+        self._sums.clear()
+
+    def _after_layer(self, step: Step) -> Callable[[Any, tuple[Tensor, ...], Any], None]:
+        def hook(layer: Any, bottoms: tuple[Tensor, ...], result: Any) -> None:
+            if not self.measuring or not torch.is_grad_enabled():
+                return
+            tops = (result,) if isinstance(result, Tensor) else result
+            for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
+                name = step.layer.name if name == AUTOMATIC_TOP else name
+                parts = step.layer.terms(*bottoms) if weight and top is tops[0] else {}
+                for part, value in parts.items():
+                    self._terms[f"{name}/{part}"] = weight * value.sum()
+                if weight and not parts:
+                    self._terms[name] = weight * top.sum()
+
+        return hook
+
+    def add(self) -> None:
+        """Take the gradients of the terms of a pass, whose graph must still be there."""
+        if not self.measuring:
+            return
+        self._passes += 1
+        for name, term in self._terms.items():
+            sums = self._sums.setdefault(name, [None] * len(self.params))
+            if term.requires_grad:
+                found = torch.autograd.grad(term, self.params, retain_graph=True, allow_unused=True)
+                for index, (so_far, new) in enumerate(zip(sums, found, strict=True)):
+                    if new is not None:
+                        sums[index] = new if so_far is None else so_far + new
+        self._terms.clear()
+
+    def tell(self, iteration: int) -> None:
+        """Log the shares of an iteration."""
+        if not self.measuring or not self._sums:
+            return
+        norms = {name: self._norm(sums) for name, sums in self._sums.items()}
+        total = sum(norms.values())
+        count = sum(p.numel() for p in self.params)
+        self.notify(f"Iteration {iteration}, gradient shares in {count} parameters of the student")
+        for name, norm in norms.items():
+            share = norm / total if total else 0.0
+            self.notify(f"    Gradient share: {name} = {share:.4g} (norm {norm:.4g})")
+        self.measuring = False
+        self._sums.clear()
+
+    def _norm(self, sums: Sequence[Tensor | None]) -> float:
+        squares = sum(float(g.double().square().sum()) for g in sums if g is not None)
+        return math.sqrt(squares) / self._passes

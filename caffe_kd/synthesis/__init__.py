@@ -1,0 +1,1 @@
+"""Records made from a trained net alone, for distillation without data."""

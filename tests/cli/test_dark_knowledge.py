@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffe_kd.cli import train
+from caffe_kd.cli.dark_knowledge import main
+from tests.cli.small import write_examples
+
+
+def test_pictures_come_of_a_solver_and_of_nets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_examples(tmp_path, iterations=6)
+    for solver in ("teacher_solver", "kd_solver"):
+        assert train.main(["-solver", f"{solver}.prototxt", "-no_progress"]) == 0
+    capsys.readouterr()
+    weights = "student_iter_6.caffemodel"
+    flags = ["-solver", "kd_solver.prototxt", "-weights", weights, "-output", "a"]
+    assert main([*flags, "-temperatures", "1,8"]) == 0
+    out = capsys.readouterr().out
+    assert "of 40 records" in out and "both differ on" in out
+    assert "at temperature 4:" in out
+    assert {path.name for path in Path("a").iterdir()} >= {"samples.png", "similarity.png"}
+    models = "teacher_train_test.prototxt,student_train_test.prototxt"
+    both = f"teacher_iter_6.caffemodel,{weights}"
+    assert main(["-model", models, "-weights", both, "-output", "b", "-iterations", "1"]) == 0
+    assert "of 20 records" in capsys.readouterr().out
+    Path("names.txt").write_text("\n".join(f"digit {i}" for i in range(10)))
+    one = ["-model", "teacher_train_test.prototxt", "-weights", "teacher_iter_6.caffemodel"]
+    assert main([*one, "-labels", "names.txt", "-output", "c"]) == 0
+    out = capsys.readouterr().out
+    assert "student" not in out and "% of digit " in out
+    assert {path.name for path in Path("c").iterdir()} == {"samples.png", "similarity.png"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["-solver", "a", "-model", "b"],
+        ["-model", "a"],
+        ["-solver", "a", "-temperatures", "1,x"],
+        ["-solver", "a", "-temperatures", "0"],
+        ["-solver", "a", "-iterations", "0"],
+    ],
+)
+def test_usage_errors_have_status_2(flags: list[str]) -> None:
+    assert main(flags) == 2

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffe_kd.cli.explain_kd import main
+from tests.cli.small import ROOT, write_examples
+
+
+def test_example_is_explained_though_its_teacher_is_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_examples(tmp_path)
+    assert main(["-solver", str(tmp_path / "kd_solver.prototxt")]) == 0
+    out = capsys.readouterr().out
+    assert "TRAIN, stage distil: what is minimised" in out
+    assert "loss = 0.9 * soft + 0.1 * hard" in out
+    assert "student: ip1, ip2" in out
+    assert "warning: weights_missing" in out
+    assert out.endswith("0 errors, 1 warning, 0 notes\n")
+
+
+def test_error_among_the_findings_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_examples(tmp_path)
+    distiller = tmp_path / "distiller.prototxt"
+    distiller.write_text(distiller.read_text().replace('"teacher/ip2"', '"ip2"'))
+    assert main(["-solver", str(tmp_path / "kd_solver.prototxt")]) == 1
+    assert "both bottoms are 'ip2'" in capsys.readouterr().out
+
+
+def test_usage_errors_have_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    net = ROOT / "prototxt" / "mnist" / "student_train_test.prototxt"
+    assert main(["-solver", str(net)]) == 2
+    assert "is a net. Give the solver that trains it" in capsys.readouterr().err
+    assert main(["-solver", str(tmp_path / "gone.prototxt")]) == 1

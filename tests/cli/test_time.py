@@ -1,0 +1,125 @@
+"""The commands that measure a net's layers and tell of the devices."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from caffe_kd.cli.main import main
+
+NET = """
+name: "small"
+layer { name: "data" type: "DummyData" top: "data" top: "label"
+  dummy_data_param { shape { dim: 4 dim: 3 dim: 8 dim: 8 } shape { dim: 4 }
+    data_filler { type: "gaussian" std: 1 } data_filler { type: "constant" value: 1 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
+  inner_product_param { num_output: 10 weight_filler { type: "xavier" } } }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy"
+  include { phase: TEST } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.prototxt").write_text(NET)
+
+
+def lines(text: str) -> list[str]:
+    """Return the log lines without time and place."""
+    return [line.split("] ", 1)[1] for line in text.splitlines()]
+
+
+def milliseconds(log: list[str], what: str) -> float:
+    (line,) = [line for line in log if line.strip().startswith(what)]
+    found = re.search(r"([\d.e+-]+) ms\.$", line)
+    assert found, line
+    return float(found[1])
+
+
+def test_time_logs_the_original_s_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["time", "-model", "net.prototxt", "--iterations=3"]) == 0
+    log = lines(capsys.readouterr().err)
+    assert log[0] == "Use CPU."
+    assert log[1] == "Performing Forward"
+    assert float(log[2].removeprefix("Initial loss: ")) > 0
+    assert log[3:6] == [
+        "Performing Backward",
+        "*** Benchmark begins ***",
+        "Testing for 3 iterations.",
+    ]
+    assert [line.split(" forward")[0] for line in log[6:9]] == [
+        f"Iteration: {i}" for i in (1, 2, 3)
+    ]
+    start = log.index("Average time per layer: ")
+    layers = [line.split("\t")[0] for line in log[start + 1 : -5]]
+    names = ["      data", "      conv", "        ip", "      loss"]
+    assert layers == [name for name in names for _ in range(2)]
+    assert log[-1] == "*** Benchmark ends ***"
+
+
+def test_times_of_the_layers_add_up_to_those_of_the_passes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["time", "-model", "net.prototxt", "-iterations", "5"]) == 0
+    log = lines(capsys.readouterr().err)
+    for direction in ("forward", "backward"):
+        parts = [
+            milliseconds(log, f"{name}\t{direction}") for name in ("data", "conv", "ip", "loss")
+        ]
+        whole = milliseconds(log, f"Average {direction.title()} pass")
+        assert 0 < parts[1] < whole
+        assert sum(parts) <= whole
+    both = milliseconds(log, "Average Forward-Backward")
+    assert milliseconds(log, "Total Time") == pytest.approx(5 * both, rel=1e-4)
+
+
+def test_phase_test_has_the_layers_of_phase_test(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["time", "-model", "net.prototxt", "-iterations", "1", "-phase"]
+    assert main([*words, "TEST"]) == 0
+    log = lines(capsys.readouterr().err)
+    # The split that the original inserts, where two layers take one blob.
+    assert any(line.startswith("ip_ip_0_split\tforward: ") for line in log)
+    assert any(line.startswith("  accuracy\tbackward: ") for line in log)
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "VALIDATE"])
+    assert stopped.value.code == 2
+
+
+def test_profile_is_a_trace_with_the_layers_names(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-model", "net.prototxt", "-iterations", "2", "-profile", "out/trace.json"]
+    assert main(["time", *words]) == 0
+    names = [e.get("name") for e in json.loads(Path("out/trace.json").read_text())["traceEvents"]]
+    assert names.count("conv forward") == names.count("conv backward") == 3  # the first one, too
+    assert "aten::conv2d" in names
+    assert "Trace: out/trace.json" in capsys.readouterr().err
+
+
+def test_time_without_a_net_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["time"]) == 2
+    assert "Need a model definition to time" in capsys.readouterr().err
+    assert main(["time", "-model", "net.prototxt", "-iterations", "0"]) == 2
+    assert "-iterations must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_device_query_without_a_device_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["device_query"]) == 0
+    assert f"No CUDA device. PyTorch {torch.__version__} is built for" in capsys.readouterr().err
+    assert main(["device_query", "-gpu", "0"]) == 2
+    assert "-gpu 0: there are 0 CUDA devices here" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_device_query_tells_of_each_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["device_query", "-gpu", "all"]) == 0
+    log = lines(capsys.readouterr().err)
+    assert f"Name:                          {torch.cuda.get_device_name(0)}" in log
+    assert "Device id:                     0" in log

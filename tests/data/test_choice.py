@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from caffe_kd.data import datum
+from caffe_kd.data.choice import ChosenRecords
+from caffe_kd.data.idx import write_idx
+from caffe_kd.data.lmdb import write_lmdb
+from caffe_kd.data.source import MemoryRecords, RecordSource, into_memory, open_source
+from caffe_kd.errors import DataError
+from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.proto import text
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data"
+LABELS = [3, 1, 3, 0, 2, 3, 1, 0]
+
+
+@pytest.fixture(params=["IDX", "LMDB", "encoded"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Eight records whose pixels are their numbers, as a ``data_param``'s source and backend."""
+    if request.param == "IDX":
+        path = tmp_path / "images-idx3-ubyte"
+        images = np.arange(8, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
+        write_idx(path, images)
+        write_idx(tmp_path / "labels-idx1-ubyte", np.array(LABELS, np.uint8))
+        return f'source: "{path.as_posix()}" backend: IDX'
+    path = tmp_path / "db"
+    encoded = request.param == "encoded"
+    write_lmdb(path, ((b"%d" % i, _record(i, encoded)) for i in range(8)))
+    return f'source: "{path.as_posix()}" backend: LMDB'
+
+
+def _record(index: int, encoded: bool) -> bytes:
+    fields = {"channels": 1, "height": 2, "width": 3, "data": bytes([index]) * 6}
+    if encoded:
+        file = io.BytesIO()
+        Image.new("L", (3, 2), index).save(file, "PNG")
+        fields = {"encoded": True, "data": file.getvalue()}
+    message: bytes = pb.Datum(label=LABELS[index], **fields).SerializeToString()
+    return message
+
+
+def opened(database: str, chosen: str = "") -> RecordSource:
+    return open_source(text.parse(f"{database} {chosen}", pb.DataParameter()), Path)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "numbers"),
+    [
+        ("", range(8)),
+        ("first: 5", [5, 6, 7]),
+        ("count: 3", [0, 1, 2]),
+        ("first: 2 count: 4", [2, 3, 4, 5]),
+        ("leave_out: 3", [1, 3, 4, 6, 7]),
+        ("first: 1 count: 6 leave_out: 3 leave_out: 0", [1, 4, 6]),
+        ("leave_out: 9", range(8)),
+    ],
+)
+@pytest.mark.parametrize("keep", [False, True])
+def test_choose_gives_these_records_with_their_labels(
+    database: str, chosen: str, numbers: list[int], keep: bool
+) -> None:
+    records = opened(database, chosen)
+    if keep:
+        records = into_memory(records)
+    assert len(records) == len(numbers)
+    images, labels = records.batch(slice(0, None))
+    assert np.asarray(images).shape == (len(numbers), 1, 2, 3)
+    assert np.asarray(images)[:, 0, 1, 2].tolist() == list(numbers)
+    assert labels.tolist() == [LABELS[n] for n in numbers]
+    assert [records.label(i) for i in range(len(records))] == labels.tolist()
+
+
+def test_choose_takes_nothing_into_memory_that_was_not_chosen(database: str) -> None:
+    records = into_memory(opened(database, "first: 2 count: 4"))
+    if isinstance(records, MemoryRecords):
+        assert records.images.base is None or records.images.base.size <= 4 * 6
+
+
+def test_leave_out_decodes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lmdb(tmp_path / "db", ((b"%d" % i, _record(i, encoded=True)) for i in range(8)))
+
+    def decode(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(datum, "_decode_image", decode)
+    records = opened(f'source: "{(tmp_path / "db").as_posix()}" backend: LMDB', "leave_out: 1")
+    assert len(records) == 6
+
+
+def test_leveldb_records_are_chosen_too() -> None:
+    database = f'source: "{(GOLDEN / "raw_leveldb").as_posix()}" backend: LEVELDB'
+    records = opened(database, "first: 7")
+    assert isinstance(records, ChosenRecords)
+    for chosen, number in enumerate((7, 8, 9)):
+        image, label = records.read(chosen)
+        expected, expected_label = opened(database).read(number)
+        np.testing.assert_array_equal(image, expected)
+        assert label == expected_label
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ("first: 8", "Received: first: 8, and 8 records"),
+        ("first: 4000000000", "Received: first: 4000000000, and 8 records"),
+        ("count: 9", "Received: first: 0, count: 9, and 8 records"),
+        ("first: 5 count: 4", "first: 5, count: 4, and 8 records.*first \\+ count <= 8"),
+        ("count: 0", "Received: first: 0, count: 0"),
+        ("first: 1 count: 2 leave_out: 3 leave_out: 1", "leave_out: 3, 1, and labels 1, 3"),
+    ],
+)
+def test_choice_beyond_the_records_or_of_none_is_an_error(
+    database: str, chosen: str, told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        opened(database, chosen)

@@ -1,0 +1,139 @@
+"""Each check of distillation in one net: a file that it speaks of, and one it is silent on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.doctor.examining import (
+    FREEZE,
+    INPUT,
+    IP,
+    LOSS,
+    NET,
+    assert_tells_apart,
+    found,
+    of,
+    to_loss,
+    write,
+)
+
+DISTILLING = """layer { name: "kd" type: "DistillingLoss" bottom: "ip" bottom: "t" LABEL top: "kd"
+  distilling_loss_param { PARAM } REST }
+"""
+TEACHER = IP.replace('name: "ip"', 'name: "t"').replace('top: "ip"', 'top: "t"')
+FROZEN_TEACHER = TEACHER.replace("inner_product_param", f"{FREEZE} inner_product_param")
+
+
+def distilling(param="", label='bottom: "label"', rest="", teacher=FROZEN_TEACHER, after=""):
+    layer = DISTILLING.replace("PARAM", param).replace("LABEL", label).replace("REST", rest)
+    return f'name: "n"\n{INPUT}{teacher}{IP}{layer}{after}'
+
+
+# Check, severity, words of the finding, a file with it and one without.
+CASES = [
+    (
+        "student_as_teacher",
+        "error",
+        "both bottoms are 'ip'",
+        distilling().replace('bottom: "t"', 'bottom: "ip"'),
+        distilling(),
+    ),
+    (
+        "student_as_teacher",
+        "error",
+        "nothing that leads to 't' learns, but what leads to 'ip' does",
+        distilling().replace('bottom: "ip" bottom: "t"', 'bottom: "t" bottom: "ip"'),
+        distilling(),
+    ),
+    (
+        "unfrozen_teacher",
+        "warning",
+        "what leads to its teacher 't' learns: 't'",
+        distilling(teacher=TEACHER),
+        distilling(),
+    ),
+    (
+        "alpha_at_the_end",
+        "warning",
+        "the teacher is not heard",
+        distilling("alpha: 0"),
+        distilling(),
+    ),
+    ("alpha_at_the_end", "note", "the labels are not heard", distilling("alpha: 1"), distilling()),
+    (
+        "temperature_squared",
+        "warning",
+        "scale_by_temperature is false and loss_weight 1",
+        distilling("scale_by_temperature: false"),
+        distilling("scale_by_temperature: false", rest="loss_weight: 16"),
+    ),
+    (
+        "temperature_squared",
+        "warning",
+        "which the layer has too",
+        distilling(rest="loss_weight: 16"),
+        distilling(),
+    ),
+    (
+        "temperature_squared",
+        "warning",
+        "takes answers softened at 4",
+        to_loss(
+            of(
+                "SoftmaxWithTemperature",
+                "softmax_with_temperature_param { temperature: 4 }",
+                bottom="ip",
+            ),
+            "y",
+        ),
+        NET,
+    ),
+    ("temperature", "note", "the temperature is 1", distilling("temperature: 1"), distilling()),
+    (
+        "temperature",
+        "note",
+        "the temperature is 50",
+        distilling("temperature: 50"),
+        distilling("temperature: 20"),
+    ),
+    (
+        "temperature",
+        "note",
+        "MSE uses no temperature",
+        distilling("divergence: MSE temperature: 2"),
+        distilling("divergence: MSE"),
+    ),
+    (
+        "labels_twice",
+        "warning",
+        "both learn from the labels",
+        distilling(after=LOSS),
+        distilling(label="", after=LOSS),
+    ),
+    (
+        "labels_twice",
+        "warning",
+        "both learn from the labels",
+        distilling(after=LOSS),
+        distilling("alpha: 1", after=LOSS),
+    ),
+]
+
+
+def test_feature_losses_have_a_teacher_too(tmp_path: Path) -> None:
+    hint = """layer { name: "h" type: "HintLoss" bottom: "ip" bottom: "t" top: "h" }"""
+    for teacher, wanted in ((TEACHER, 1), (FROZEN_TEACHER, 0)):
+        path = write(tmp_path, n=f'name: "n"\n{INPUT}{teacher}{IP}{hint}')
+        assert len(found(path, "unfrozen_teacher")) == wanted
+        meant = path.read_text().replace('top: "h"', 'top: "h" propagate_down: [true, true]')
+        path = write(tmp_path, n=meant)
+        assert found(path, "unfrozen_teacher") == []  # it is meant to learn
+
+
+@pytest.mark.parametrize(("check", "severity", "words", "bad", "good"), CASES)
+def test_check_speaks_of_one_net_and_is_silent_on_another(
+    tmp_path: Path, check: str, severity: str, words: str, bad: str, good: str
+) -> None:
+    assert_tells_apart(tmp_path, check, severity, words, bad, good)

@@ -1,0 +1,348 @@
+"""Each check of a solver: a file that it speaks of, and one that it is silent on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_kd.data.idx import write_idx
+from caffe_kd.net import load_net
+from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.proto.binary import write_weights
+from tests.doctor.examining import IP, LOSS, NET, SOLVER, found, report_of, write
+
+TESTS = "test_iter: 2 test_interval: 10\n"
+OTHER_POLICY = SOLVER.replace('lr_policy: "fixed"', "lr_policy: POLICY")
+
+
+def policy(words: str) -> str:
+    return OTHER_POLICY.replace("POLICY", words)
+
+
+def changed(before: str, after: str) -> str:
+    assert before in SOLVER
+    return SOLVER.replace(before, after)
+
+
+# Check, severity, words of the finding, a solver with it and one without.
+CASES = [
+    (
+        "cannot_be_planned",
+        "error",
+        "net 'none.prototxt': no such file",
+        changed("net.prototxt", "none.prototxt"),
+        SOLVER,
+    ),
+    ("cannot_be_planned", "error", "max_iter is not given", changed("max_iter: 100", ""), SOLVER),
+    (
+        "policy_settings",
+        "error",
+        "needs a stepsize of at least 1",
+        policy('"step" gamma: 0.1 stepsize: 0'),
+        policy('"step" gamma: 0.1 stepsize: 30'),
+    ),
+    ("policy_settings", "error", "Unknown learning rate policy: 'stpe'", policy('"stpe"'), SOLVER),
+    (
+        "policy_settings",
+        "warning",
+        "uses gamma, which is not given",
+        policy('"exp"'),
+        policy('"exp" gamma: 0.99'),
+    ),
+    (
+        "policy_settings",
+        "error",
+        "uses base_lr, which is not given",
+        changed("base_lr: 0.01", ""),
+        SOLVER,
+    ),
+    (
+        "rate_over_time",
+        "warning",
+        "practically 0 by iteration",
+        policy('"step" gamma: 0 stepsize: 30'),
+        policy('"step" gamma: 0.1 stepsize: 30'),
+    ),
+    (
+        "rate_over_time",
+        "warning",
+        "the rate grows from 0.01",
+        policy('"exp" gamma: 1.1'),
+        policy('"exp" gamma: 0.99'),
+    ),
+    (
+        "rate_over_time",
+        "warning",
+        "the rate reaches 2",
+        changed("base_lr: 0.01", "base_lr: 2"),
+        SOLVER,
+    ),
+    (
+        "step_values",
+        "warning",
+        "stepvalue is not ascending",
+        policy('"multistep" gamma: 0.1 stepvalue: 60 stepvalue: 30'),
+        policy('"multistep" gamma: 0.1 stepvalue: 30 stepvalue: 60'),
+    ),
+    (
+        "step_values",
+        "note",
+        "stepvalue 100 is not below max_iter 100",
+        policy('"multistep" gamma: 0.1 stepvalue: 100'),
+        policy('"multistep" gamma: 0.1 stepvalue: 99'),
+    ),
+    (
+        "step_values",
+        "note",
+        "stepsize 100 is not below max_iter 100",
+        policy('"step" gamma: 0.1 stepsize: 100'),
+        policy('"step" gamma: 0.1 stepsize: 99'),
+    ),
+    (
+        "rule_settings",
+        "error",
+        "Momentum cannot be used with AdaGrad",
+        changed('"SGD"', '"AdaGrad"'),
+        changed('"SGD"', '"AdaGrad"').replace("momentum: 0.9", ""),
+    ),
+    (
+        "rule_settings",
+        "error",
+        "Momentum cannot be used with RMSProp",
+        changed('"SGD"', '"RMSProp"'),
+        SOLVER,
+    ),
+    (
+        "rule_settings",
+        "error",
+        "Unknown solver type: 'SDG'. type is one of",
+        changed('"SGD"', '"SDG"'),
+        SOLVER,
+    ),
+    (
+        "rule_settings",
+        "error",
+        "Unknown regularization type: 'L3'",
+        SOLVER + 'regularization_type: "L3"',
+        SOLVER + 'regularization_type: "L1"',
+    ),
+    (
+        "momentum",
+        "error",
+        "momentum is 1: the steps never fade",
+        changed("momentum: 0.9", "momentum: 1"),
+        SOLVER,
+    ),
+    ("momentum", "note", "SGD without momentum", changed("momentum: 0.9", ""), SOLVER),
+    (
+        "momentum",
+        "warning",
+        "AdaDelta without momentum",
+        changed("momentum: 0.9", "").replace("SGD", "AdaDelta"),
+        SOLVER,
+    ),
+    (
+        "weight_decay",
+        "warning",
+        "weight_decay is 0.5",
+        SOLVER + "weight_decay: 0.5",
+        SOLVER + "weight_decay: 0.0005",
+    ),
+    (
+        "weight_decay",
+        "note",
+        "weight_decay 0.0005 with Adam",
+        changed('"SGD"', '"Adam"') + "weight_decay: 0.0005",
+        changed('"SGD"', '"Adam"'),
+    ),
+    (
+        "decay_on_bias",
+        "note",
+        "weight_decay 0.0005 pulls on the bias of ip",
+        SOLVER + "weight_decay: 0.0005",
+        SOLVER,
+    ),
+    (
+        "clipping_sums",
+        "warning",
+        "clip_gradients 5 with iter_size 2",
+        SOLVER + "clip_gradients: 5 iter_size: 2",
+        SOLVER + "clip_gradients: 5",
+    ),
+    ("several_passes", "note", "iter_size is 2", SOLVER + "iter_size: 2", SOLVER),
+    ("no_test", "note", "the solver has no test net", SOLVER, SOLVER + TESTS),
+    (
+        "no_test",
+        "note",
+        "test_interval 1000 is above max_iter 100",
+        SOLVER + "test_iter: 2 test_interval: 1000",
+        SOLVER + TESTS,
+    ),
+    (
+        "snapshots",
+        "warning",
+        "no snapshot is ever written",
+        changed("snapshot: 50", "snapshot_after_train: false"),
+        SOLVER,
+    ),
+    (
+        "snapshots",
+        "note",
+        "the only snapshot is that at the end",
+        changed("snapshot: 50", ""),
+        SOLVER,
+    ),
+    (
+        "snapshots",
+        "note",
+        "the folder of snapshot_prefix, 'away', is not there",
+        changed('"s"', '"away/s"'),
+        SOLVER,
+    ),
+    ("no_seed", "note", "random_seed is not given", changed("random_seed: 1", ""), SOLVER),
+    (
+        "solver_type",
+        "note",
+        "solver_type is the older form",
+        changed('type: "SGD"', "solver_type: ADAM"),
+        SOLVER,
+    ),
+    ("debug_info", "note", "debug_info is on", SOLVER + "debug_info: true", SOLVER),
+]
+
+
+@pytest.mark.parametrize(("check", "severity", "words", "bad", "good"), CASES)
+def test_check_speaks_of_one_solver_and_is_silent_on_another(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    check: str,
+    severity: str,
+    words: str,
+    bad: str,
+    good: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hits = found(write(tmp_path, bad=bad, net=NET), check)
+    assert any(s == severity and words in what for s, what in hits), hits
+    assert found(write(tmp_path, good=good, net=NET), check) == []
+
+
+def test_nets_that_learn_nothing_are_errors_of_a_solver(tmp_path: Path) -> None:
+    frozen = NET.replace(
+        "inner_product_param", "param { lr_mult: 0 } param { lr_mult: 0 } inner_product_param"
+    )
+    path = write(tmp_path, solver=SOLVER, net=frozen)
+    assert found(path, "nothing_learns") == [("error", "net 'n': every lr_mult is 0")]
+    assert [s for s, _ in found(path, "frozen_at_random")] == ["warning"]
+    without_loss = NET[: NET.index('layer { name: "loss"')]
+    path = write(tmp_path, solver=SOLVER, net=without_loss)
+    assert found(path, "nothing_to_minimise") == [("error", "net 'n' has no loss in TRAIN")]
+    path = write(tmp_path, solver=SOLVER, net=NET)
+    assert found(path, "nothing_to_minimise") == found(path, "nothing_learns") == []
+
+
+def with_records(folder: Path, count: int) -> str:
+    """Write an IDX file of records and return a net that trains and is tested on it."""
+    write_idx(folder / "x-images-idx3-ubyte", np.zeros((count, 9, 9), np.uint8))
+    write_idx(folder / "x-labels-idx1-ubyte", np.zeros(count, np.uint8))
+    data = f"""layer {{ name: "d" type: "Data" top: "data" top: "label" data_param {{
+      source: "{folder.as_posix()}/x-images-idx3-ubyte" batch_size: 4 backend: IDX }} }}"""
+    return data + IP + LOSS
+
+
+@pytest.mark.parametrize(
+    ("records", "wanted"),
+    [
+        (10, [("warning", "test_iter 2 * batch_size 4 = 8 of the 10 records of layer 'd'")]),
+        (8, []),
+        (7, [("note", "test_iter 2 * batch_size 4 = 8 of the 7 records of layer 'd'")]),
+    ],
+)
+def test_tests_are_held_against_the_records(tmp_path: Path, records: int, wanted: object) -> None:
+    path = write(tmp_path, solver=SOLVER + TESTS, net=with_records(tmp_path, records))
+    assert found(path, "test_coverage") == wanted
+
+
+def test_training_shorter_than_a_pass(tmp_path: Path) -> None:
+    net = with_records(tmp_path, 13)
+    short = SOLVER.replace("max_iter: 100", "max_iter: 3")
+    hit = ("note", "12 of the 13 records of layer 'd' are seen")
+    assert found(write(tmp_path, solver=short, net=net), "less_than_a_pass") == [hit]
+    assert found(write(tmp_path, solver=SOLVER, net=net), "less_than_a_pass") == []
+
+
+def test_same_net_moved_beside_the_solver_is_examined_and_named(tmp_path: Path) -> None:
+    path = write(tmp_path, solver=SOLVER.replace("net.prototxt", "gone/net.prototxt"), net=NET)
+    ((severity, what),) = found(path, "cannot_be_planned")
+    assert severity == "error"
+    assert "One of that name is: write 'net.prototxt'" in what
+    assert report_of(path).costs["TRAIN"].parameters == 5 * 243 + 5
+
+
+# ---- a teacher
+
+KD = """net: "net.prototxt" teacher { net: "teacher.prototxt" weights: "teacher.caffemodel" }
+distiller_net: "distiller.prototxt"
+base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 max_iter: 100 snapshot: 50 random_seed: 1
+snapshot_prefix: "s"
+"""
+DISTILLER = """layer { name: "kd" type: "DistillingLoss" bottom: "ip" bottom: "teacher/ip"
+  top: "kd" RULE }"""
+
+
+def distillation(folder: Path, rule: str = "", teacher: str = NET) -> Path:
+    return write(folder, kd=KD, net=NET, teacher=teacher, distiller=DISTILLER.replace("RULE", rule))
+
+
+def teach(folder: Path, **change: np.ndarray) -> None:
+    net = load_net(folder / "teacher.prototxt", pb.TEST)
+    weights = net.weights()
+    weights |= {name: [value, *weights[name][1:]] for name, value in change.items()}
+    write_weights(folder / "teacher.caffemodel", net.param, weights)
+
+
+def test_missing_weights_of_the_teacher_are_told_and_the_rest_is_examined(tmp_path: Path) -> None:
+    path = distillation(tmp_path)
+    ((severity, what),) = found(path, "weights_missing")
+    assert (severity, "'teacher.caffemodel': no such file" in what) == ("warning", True)
+    report = report_of(path)
+    assert report.count("error") == 0
+    names = [row.name for row in report.costs["TRAIN"].rows]
+    assert names == ["in", "teacher/ip", "ip", "loss", "kd"]
+    assert report.costs["TRAIN"].learned == 5 * 243 + 5  # the student's: the teacher is frozen
+
+
+def test_teacher_with_weights_is_examined_as_it_is_trained(tmp_path: Path) -> None:
+    path = distillation(tmp_path)
+    teach(tmp_path)
+    report = report_of(path)
+    checks = {f.check.name for f in report.findings}
+    assert report.count("error") == 0
+    assert not checks & {"weights_missing", "unfrozen_teacher", "layers_without_weights"}
+    teach(tmp_path, ip=np.full((5, 243), np.nan, np.float32))
+    assert found(path, "weights_not_finite") == [
+        ("error", "layer 'teacher/ip': blob 0 is not finite")
+    ]
+
+
+def test_teacher_that_nothing_in_train_hears(tmp_path: Path) -> None:
+    path = distillation(tmp_path, "include { phase: TEST }")
+    teach(tmp_path)
+    assert found(path, "teacher_unheard") == [
+        ("error", "no layer of TRAIN takes a blob of 'teacher'")
+    ]
+    path = distillation(tmp_path)
+    assert found(path, "teacher_unheard") == []
+
+
+def test_teacher_that_was_trained_on_other_pixels(tmp_path: Path) -> None:
+    net = with_records(tmp_path, 8)
+    other = net.replace("data_param", "transform_param { scale: 0.5 } data_param")
+    path = write(tmp_path, kd=KD, net=net, teacher=other, distiller=DISTILLER.replace("RULE", ""))
+    ((severity, what),) = found(path, "teacher_sees_other_data")
+    assert severity == "warning"
+    assert "was written for scale 0.5, and sees 1" in what
+    path = write(tmp_path, kd=KD, teacher=net)
+    assert found(path, "teacher_sees_other_data") == []

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import importlib
+import io
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from google.protobuf import text_format
+
+import caffe_kd as caffe
+from caffe_kd.errors import UsageError
+
+# The names of the original's module that are here and a few more, so that none gets lost.
+NAMES = {
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Classifier",
+    "Detector",
+    "Layer",
+    "NCCL",
+    "NesterovSolver",
+    "Net",
+    "NetSpec",
+    "RMSPropSolver",
+    "SGDSolver",
+    "TEST",
+    "TRAIN",
+    "Timer",
+    "__version__",
+    "classifier",
+    "coord_map",
+    "detector",
+    "draw",
+    "get_solver",
+    "has_nccl",
+    "init_log",
+    "io",
+    "layer_type_list",
+    "layers",
+    "log",
+    "net_spec",
+    "params",
+    "proto",
+    "pycaffe",
+    "set_device",
+    "set_exact_sums",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_multiprocess",
+    "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
+    "solver_count",
+    "solver_rank",
+    "to_proto",
+}
+MODULES = ("classifier", "coord_map", "detector", "draw", "io", "net_spec")
+
+
+def test_all_has_the_originals_names_and_every_name_is_there() -> None:
+    assert NAMES <= set(caffe.__all__)
+    assert len(set(caffe.__all__)) == len(caffe.__all__)
+    assert dir(caffe) == sorted(caffe.__all__)
+    for name in caffe.__all__:
+        assert getattr(caffe, name) is not None, name
+    with pytest.raises(AttributeError, match="module 'caffe_kd' has no attribute 'Nett'"):
+        _ = caffe.Nett
+
+
+def test_import_loads_neither_torch_nor_numpy() -> None:
+    code = (
+        "import caffe_kd as caffe, sys; dir(caffe); caffe.TEST, caffe.__version__; "
+        "print({'torch', 'numpy', 'google.protobuf'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_phases_are_those_of_the_schema() -> None:
+    assert (caffe.TRAIN, caffe.TEST) == (0, 1)
+    assert caffe.proto.caffe_pb2.Phase.Name(caffe.TEST) == "TEST"
+
+
+def test_caffe_pb2_works_with_protobufs_own_text_format() -> None:
+    pb = importlib.import_module("caffe_kd.proto.caffe_pb2")
+    net = pb.NetParameter()
+    text_format.Merge('name: "n" layer { name: "a" type: "ReLU" bottom: "x" top: "x" }', net)
+    assert net.layer[0].type == "ReLU"
+    again = pb.NetParameter()
+    again.ParseFromString(net.SerializeToString())
+    assert text_format.MessageToString(again) == text_format.MessageToString(net)
+
+
+def test_layer_type_list_names_the_types() -> None:
+    types = caffe.layer_type_list()
+    assert {"Data", "Convolution", "Split", "SoftmaxWithLoss"} <= set(types)
+    assert types == sorted(types)
+
+
+def test_one_process_trains_alone_and_says_so() -> None:
+    assert (caffe.solver_count(), caffe.solver_rank(), caffe.has_nccl()) == (1, 0, False)
+    caffe.set_solver_count(1)
+    caffe.set_solver_rank(0)
+    caffe.set_multiprocess(False)
+    for call in (
+        lambda: caffe.set_solver_count(2),
+        lambda: caffe.set_solver_rank(1),
+        lambda: caffe.set_multiprocess(True),
+        lambda: caffe.NCCL(None, ""),
+        caffe.NCCL.new_uid,
+    ):
+        with pytest.raises(UsageError, match="one process"):
+            call()
+
+
+def test_mode_decides_where_nets_are_computed() -> None:
+    from caffe_kd.pycaffe import mode
+
+    caffe.set_mode_cpu()
+    assert mode.device().type == "cpu"
+    if torch.cuda.is_available():
+        caffe.set_device(0)
+        caffe.set_mode_gpu()
+        assert mode.device() == torch.device("cuda", 0)
+        caffe.set_mode_cpu()
+    else:
+        with pytest.raises(UsageError, match="Cannot use GPU"):
+            caffe.set_mode_gpu()
+    with pytest.raises(UsageError, match=r"set_device\(99\)"):
+        caffe.set_device(99)
+
+
+def test_timer_measures_milliseconds() -> None:
+    timer = caffe.Timer()
+    assert timer.ms == 0
+    timer.start()
+    time.sleep(0.02)
+    timer.stop()
+    first = timer.ms
+    assert 15 < first < 2000
+    time.sleep(0.01)
+    assert timer.ms == first
+    timer.start()
+    assert 0 <= timer.ms < first  # asking stops it
+
+
+def test_log_writes_a_line_from_the_level_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from caffe_kd.pycaffe.glog import LOG
+
+    stream = io.StringIO()
+    monkeypatch.setattr(LOG, "_stream", stream)
+    monkeypatch.setattr(LOG, "level", None)
+    monkeypatch.delenv("GLOG_minloglevel", raising=False)
+    caffe.log("one")
+    monkeypatch.setenv("GLOG_minloglevel", "1")
+    caffe.log("two")
+    LOG.warning("three")
+    caffe.init_log(0)
+    caffe.log("four")
+    caffe.init_log(0, False)
+    caffe.log("five")
+    lines = stream.getvalue().splitlines()
+    assert [line.split("] ")[1] for line in lines] == ["one", "three", "four"]
+    assert [line[0] for line in lines] == ["I", "W", "I"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_the_same_by_every_way_to_them(name: str) -> None:
+    module = importlib.import_module(f"caffe_kd.{name}")
+    assert module is getattr(caffe, name)
+    assert module is importlib.import_module(f"caffe_kd.pycaffe.{name}")
+    first = f"import caffe_kd.{name} as m, caffe_kd as c; print(m is c.{name})"
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize(
+    "imports", ["", "import caffe_kd.log", "from caffe_kd.log import Log", "caffe.Net"]
+)
+def test_log_can_be_called_whatever_was_imported_before(imports: str) -> None:
+    code = f"import caffe_kd as caffe\n{imports}\ncaffe.log('told'); caffe.log.Log"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.rstrip().endswith("] told")

@@ -1,0 +1,151 @@
+"""Early stopping, and the best weights so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_kd.errors import SolverError
+from caffe_kd.proto.binary import read_weights
+from caffe_kd.solver.best import Best
+from tests.helpers import make_net
+from tests.solver.training import (
+    SETTINGS,
+    assert_same_weights,
+    lines_of,
+    make_solver,
+    weights_of,
+)
+
+TESTS = SETTINGS + "test_iter: 2 test_interval: 2 momentum: 0.9 \n"
+OUTPUTS = make_net(
+    """
+    layer { name: "in" type: "Input" top: "x" top: "y"
+      input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
+    layer { name: "accuracy" type: "Accuracy" bottom: "x" bottom: "y" top: "accuracy" }
+    layer { name: "per" type: "Accuracy" bottom: "x" bottom: "y" top: "all" top: "per" }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "x" bottom: "y" top: "loss" }
+    """
+)
+
+
+def noted(best: Best, *values: float) -> list[bool]:
+    """Say for each value whether it was the best so far."""
+    return [best.note(i, [{best.output: [value]}]) for i, value in enumerate(values)]
+
+
+def test_accuracy_is_better_where_higher_and_loss_where_lower() -> None:
+    accuracy, loss = Best(OUTPUTS, 0, "accuracy"), Best(OUTPUTS, 0, "loss")
+    assert noted(accuracy, 0.2, 0.1, 0.2, 0.3) == [True, False, False, True]
+    assert noted(loss, 0.2, 0.1, 0.2, 0.1) == [True, True, False, False]
+    assert (accuracy.value, accuracy.iteration, accuracy.tests) == (0.3, 3, 0)
+    assert (loss.value, loss.iteration, loss.tests) == (0.1, 1, 2)
+
+
+def test_change_within_min_delta_is_not_better() -> None:
+    assert noted(Best(OUTPUTS, 0, "accuracy", 0.1), 0.2, 0.25, 0.29, 0.31) == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_nan_is_never_better() -> None:
+    best = Best(OUTPUTS, 0, "loss")
+    assert noted(best, np.nan, 2.0, np.nan, 1.0) == [False, True, False, True]
+
+
+def test_iteration_that_is_tested_again_counts_once() -> None:
+    best = Best(OUTPUTS, 0, "loss")
+    noted(best, 1.0, 2.0)
+    again = Best(OUTPUTS, 0, "loss")
+    again.restore(best.state())
+    assert not again.note(1, [{"loss": [0.5]}])
+    assert (again.value, again.iteration, again.tests) == (1.0, 0, 1)
+
+
+def best_lines(solver) -> list[str]:
+    return [line for line in lines_of(solver) if line.startswith(("Best ", "Early stopping"))]
+
+
+def test_snapshot_best_holds_the_weights_of_the_lowest_loss(folder: Path) -> None:
+    solver = make_solver(TESTS + 'snapshot_best: "loss" max_iter: 12')
+    losses, weights = [], []
+    test = solver.test
+
+    def watching(index: int) -> dict[str, list[float]]:
+        means = test(index)
+        losses.append(means["loss"][0])
+        weights.append(weights_of(solver))
+        return means
+
+    solver.test = watching
+    solver.solve()
+    best = int(np.argmin(losses))
+    found = {x.name: x.blobs for x in read_weights("solver_best.caffemodel") if x.blobs}
+    assert_same_weights(found, weights[best])
+    assert len(best_lines(solver)) == sum(
+        loss < min(losses[:i], default=np.inf) for i, loss in enumerate(losses)
+    )
+
+
+def test_early_stopping_ends_the_run_after_patience_tests(folder: Path) -> None:
+    # Nothing learns, so that no test is better than the first.
+    settings = TESTS.replace("base_lr: 0.1", "base_lr: 0") + (
+        'early_stopping { output: "accuracy" patience: 3 } max_iter: 100'
+    )
+    solver = make_solver(settings)
+    solver.solve()
+    assert solver.iter == 6
+    assert not solver.stopped
+    assert Path("solver_iter_6.solverstate").exists()
+    (line,) = best_lines(solver)
+    assert "accuracy of test net (#0) has not become better in 3 tests; its best is" in line
+    assert line.endswith("in iteration 0")
+    assert lines_of(solver)[-1] == "Optimization Done."
+    resumed = make_solver(settings)
+    resumed.solve("solver_iter_6.solverstate")
+    assert resumed.iter == 6
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_resumed_run_stops_where_the_whole_one_does(folder: Path, at: int) -> None:
+    settings = TESTS.replace("base_lr: 0.1", "base_lr: 0") + (
+        'early_stopping { output: "loss" patience: 4 } snapshot_best: "loss" snapshot: 1 '
+        "max_iter: 100"
+    )
+    whole = make_solver(settings)
+    whole.solve()
+    state = whole._watch.kept["early_stopping"].state()
+    resumed = make_solver(settings)
+    resumed.solve(f"solver_iter_{at}.solverstate")
+    assert resumed.iter == whole.iter < 100
+    again = resumed._watch.kept["early_stopping"].state()
+    assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('snapshot_best: "acuracy"', "no output 'acuracy'. Did you mean 'accuracy'"),
+        ('early_stopping { output: "loss" patience: 0 }', "patience must be at least 1"),
+        ('early_stopping { output: "loss" test_net: 1 }', r"there is no test net \(#1\)"),
+        ('early_stopping { output: "loss" min_delta: -1 }', "min_delta must be at least 0"),
+    ],
+)
+def test_wrong_setting_is_told_with_its_place(folder: Path, settings: str, message: str) -> None:
+    with pytest.raises(SolverError, match=rf"solver.prototxt:\d+: .*{message}"):
+        make_solver(TESTS + settings)
+
+
+def test_watching_without_test_net_is_an_error(folder: Path) -> None:
+    with pytest.raises(SolverError, match="the solver has no test net"):
+        make_solver(SETTINGS + 'snapshot_best: "loss"')
+
+
+def test_output_of_several_values_is_an_error() -> None:
+    with pytest.raises(SolverError, match="has 3 values: name one of a single value"):
+        Best(OUTPUTS, 0, "per")

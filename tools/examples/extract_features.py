@@ -1,0 +1,36 @@
+"""Extracts what a layer inside a trained net makes of each picture.
+
+    python tools/examples/extract_features.py [FOLDER]
+
+Writes FOLDER/features.npy, and tells how well nearest neighbours among features find the class.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from digits import read_digits, trained
+from sklearn.neighbors import KNeighborsClassifier
+
+import caffe_kd as caffe
+
+
+def main(folder: Path) -> float:
+    net = trained(folder)
+    pictures, classes = read_digits()
+    net.blobs["data"].reshape(100, 1, 8, 8)  # so many at a time
+    transformer = caffe.io.Transformer({"data": net.blobs["data"].data.shape})
+    transformer.set_transpose("data", (2, 0, 1))
+    inputs = np.stack([transformer.preprocess("data", p[0][:, :, None]) for p in pictures])
+    features = net.forward_all(blobs=["ip1"], data=inputs)["ip1"]
+    np.save(folder / "features.npy", features)
+    neighbours = KNeighborsClassifier(3).fit(features[:900], classes[:900])
+    right = float(neighbours.score(features[900:], classes[900:]))
+    print(f"{features.shape[0]} features of {features.shape[1]} numbers; accuracy {right:.4f}")
+    return right
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "output/digits"))

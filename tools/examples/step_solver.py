@@ -1,0 +1,54 @@
+"""Steps a solver in a loop of one's own, and draws the loss while it runs.
+
+    python tools/examples/step_solver.py [FOLDER]
+
+The picture FOLDER/loss.png is drawn anew every 20 iterations.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from digits import make_solver, read_digits, train
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import caffe_kd as caffe
+
+
+def main(folder: Path) -> float:
+    solver = make_solver(folder)
+    losses: list[float] = []
+    while solver.iter < solver.param.max_iter:
+        losses += train(solver, 20)
+        if solver.iter == 140:
+            solver.param.base_lr = 0.005  # counts at once
+        draw(losses, folder / "loss.png")
+        print(f"iteration {solver.iter}, lr {solver.lr:g}: loss {losses[-1]:.4f}")
+    solver.net.save(str(folder / "digits.caffemodel"))
+    return accuracy(folder)
+
+
+def draw(losses: list[float], path: Path) -> None:
+    figure = Figure(figsize=(6, 4))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(losses)
+    axes.set_yscale("log")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss")
+    figure.savefig(path)
+
+
+def accuracy(folder: Path) -> float:
+    net = caffe.Net(str(folder / "deploy.prototxt"), str(folder / "digits.caffemodel"), caffe.TEST)
+    pictures, classes = read_digits()
+    net.blobs["data"].reshape(*pictures.shape)
+    right = (net.forward(data=pictures)["prob"].argmax(1) == classes).mean()
+    print(f"accuracy on all digits: {right:.4f}")
+    return float(right)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "output/digits"))
