@@ -10,8 +10,8 @@ from ..errors import UsageError
 from ..layers import layer_types
 
 _CPU = torch.device("cpu")
-_DEFAULT_SEED = torch.default_generator.initial_seed()
-_state: dict[str, Any] = {"gpu": False, "device": 0, "exact_sums": None}
+_FIRST_SEED = torch.default_generator.initial_seed()
+_state: dict[str, Any] = {"gpu": False, "device": 0, "exact_sums": None, "seeded": False}
 
 
 def set_mode_cpu() -> None:
@@ -71,11 +71,12 @@ def exact_sums(solver_type: str | None = None) -> bool:
 def set_random_seed(seed: int) -> None:
     """Make the random numbers of fillers, data and Dropout come out the same each time."""
     torch.manual_seed(seed)
+    _state["seeded"] = True  # also where torch had this seed already
 
 
 def is_seeded() -> bool:
     """Whether somebody has set torch's random numbers."""
-    return torch.default_generator.initial_seed() != _DEFAULT_SEED
+    return bool(_state["seeded"]) or torch.default_generator.initial_seed() != _FIRST_SEED
 
 
 def seed_once() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -436,3 +438,23 @@ def test_exact_sums_hold_for_what_is_built_next(tmp_path: Path) -> None:
 def test_solvers_choose_exact_sums_by_their_type(tmp_path: Path, kind: str, exact: bool) -> None:
     solver = branches_solver(tmp_path, f'type: "{kind}"')
     assert solver.net._graph.net.context.exact_sums is exact
+
+
+def test_seed_that_torch_had_from_the_start_holds_too(tmp_path: Path) -> None:
+    write_rows(tmp_path)
+    write(tmp_path, ROWS_NET)
+    text = f'net: "net.prototxt" {ROWS_SOLVER}'
+    write(tmp_path, text, "solver.prototxt")
+    script = (
+        "import torch; torch.manual_seed(3)\n"
+        "import caffe_kd as caffe\n"
+        "for _ in range(2):\n"
+        "    caffe.set_random_seed(3)\n"
+        "    solver = caffe.get_solver('solver.prototxt')\n"
+        "    print(solver.net.params['ip1'][0].data.tolist())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == second
