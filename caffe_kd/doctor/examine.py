@@ -26,7 +26,7 @@ _UNREADABLE = Check(
     "cannot_be_read",
     "structure",
     "Nothing can be said of a file that cannot be read.",
-    "Correct the line as the message says.",
+    "Correct the place that the message names, or give another file.",
     lambda _: iter(()),
 )
 
