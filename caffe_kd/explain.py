@@ -206,10 +206,16 @@ def _by_owner(case: Case, view: View, nodes: Sequence[Node]) -> dict[str, list[s
 # ---- in words
 
 
-def as_text(case: Case) -> Iterator[str]:
-    """Yield the lines that explain a solver's or a net's objective."""
+def as_text(case: Case, told: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the lines that explain a solver's or a net's objective.
+
+    Args:
+        case: the solver or net.
+        told: what else is known of the run, to stand beside its teachers.
+    """
     yield f"{case.file}"
     yield from _teachers_in_words(case)
+    yield from told
     seen: list[list[str]] = []
     for objective in objectives(case):
         lines = list(_in_words(case, objective))

@@ -12,28 +12,36 @@ from pathlib import Path
 from .errors import CaffeKDError, ParseError
 
 
-def read_bytes(path: str | Path, max_bytes: int) -> bytes:
-    """Return a file's bytes.
+@contextmanager
+def reading(path: str | Path) -> Iterator[int]:
+    """Give the size of an ordinary file, and name the file in what goes wrong in reading it.
 
     Raises:
-        ParseError: the file is missing, a folder or device, unreadable or larger than
-            ``max_bytes``.
+        ParseError: the file is missing, a folder or device, or cannot be read.
     """
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise ParseError("is a folder, where a file was expected", str(path))
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer, or never end
             raise ParseError("is not an ordinary file", str(path))
-        if status.st_size > max_bytes:
-            raise ParseError(
-                f"is {status.st_size} bytes long, more than the {max_bytes} allowed", str(path)
-            )
-        return Path(path).read_bytes()
+        yield status.st_size
     except FileNotFoundError:
         raise ParseError(f"no such file. Looked from {Path.cwd()}", str(path)) from None
     except OSError as error:
         raise ParseError(f"cannot be read: {error.strerror}", str(path)) from None
+
+
+def read_bytes(path: str | Path, max_bytes: int) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        ParseError: as ``reading``, or the file is larger than ``max_bytes``.
+    """
+    with reading(path) as size:
+        if size > max_bytes:
+            raise ParseError(f"is {size} bytes long, more than the {max_bytes} allowed", str(path))
+        return Path(path).read_bytes()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ PLUGIN = "caffe_kd.plugin"
 _LAST_OF_LAYER = 148
 _OWN = 51001
 _OF_FORKS = ("SoftmaxParameter.temperature",)
+
+# The solver's fields that a composed net stands for.
+_NETS = ("teacher", "student", "distiller_net", "layer", "inject")
 
 # Types that always have parameters, and those whose first blob has more than one axis, which files
 # of the first generations do not tell from one with leading extents of 1.
@@ -58,14 +61,8 @@ def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]
     With them are those of the student's layers that start from a teacher's.
 
     Raises:
-        NetError: a teacher follows the student while it learns.
         WeightsError: the file of a teacher lacks a layer that has parameters.
     """
-    if plan.means:
-        raise NetError(
-            f"the teacher '{next(iter(plan.means))}' is a mean of the student, which the original "
-            "does not compute. Train here"
-        )
     found = [w for teacher in plan.teachers for w in prefixed(teacher.name, teacher.layers)]
     found += [dataclasses.replace(i.weights, name=i.to) for i in plan.injections]
     given = {w.name: w for w in found}
@@ -94,11 +91,18 @@ def _in_own_axes(kind: str, index: int, weights: LayerWeights) -> np.ndarray | N
     return blob.reshape(shape) if blob.size == math.prod(shape) else blob
 
 
-def net_for_caffe(net: Any) -> Any:
+def settings_to_leave_out(solver: Any) -> list[str]:
+    """Return a solver's fields, beside those that name nets, that the original lacks."""
+    given = [field for field, _ in solver.ListFields() if field.number >= _OWN]
+    return [field.name for field in given if field.name not in ("source_line", *_NETS)]
+
+
+def net_for_caffe(net: Any, means: Collection[str] = ()) -> Any:
     """Return a composed net with Python layers of the plugin in the place of this package's own.
 
     Args:
         net: the NetParameter; filtered for a phase or not.
+        means: the teachers that follow the student while it learns.
 
     Raises:
         NetError: something in it is not the original's and the plugin has nothing for it; the
@@ -108,8 +112,14 @@ def net_for_caffe(net: Any) -> Any:
     changed.CopyFrom(net)
     del changed.layer[:]
     originals = {name for name, layer in layer_types().items() if layer.origin == "Caffe"}
-    problems: list[str] = []
+    problems = [
+        f"the teacher '{name}' is a mean of the student (ema), which the original does not "
+        "compute. Train here"
+        for name in means
+    ]
     for given in net.layer:
+        if given.name.partition("/")[0] in means:
+            continue
         layer = pb.LayerParameter()
         layer.CopyFrom(given)
         layer.bottom[:] = [bottom for bottom in given.bottom if bottom]  # "" is one there

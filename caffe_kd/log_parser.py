@@ -60,18 +60,26 @@ class Row:
 
 @dataclass
 class OutputRow(Row):
-    """The outputs of a test; ``loss`` is the sum of those with a loss weight, weighted."""
+    """The outputs of a test; ``loss`` is the sum of those with a loss weight, weighted.
+
+    ``seconds`` is when the test began, ``told`` when its first output was logged.
+    """
 
     loss: float | None = None
     outputs: dict[str, float] = field(default_factory=dict)
+    told: float | None = None
 
 
 @dataclass
 class TrainRow(Row):
-    """The displayed loss, which the solver smooths over ``average_loss``, and the net's outputs."""
+    """The displayed loss, which the solver smooths over ``average_loss``, and the net's outputs.
+
+    ``told`` is when the first output was logged.
+    """
 
     loss: float
     outputs: dict[str, float] = field(default_factory=dict)
+    told: float | None = None
 
 
 @dataclass
@@ -169,8 +177,8 @@ class _Reader:
         self._learning_rates: dict[int, LearningRateRow] = {}
         self._shares: dict[int, ShareRow] = {}
         self._clock = _Clock(year)
-        self._start: float | None = None  # of the run whose rows are kept
-        self._last_start: float | None = None
+        self._start: timedelta | None = None  # of the run whose rows are kept
+        self._last_start: timedelta | None = None
         self._latest = -1
         # The rows that the outputs below them belong to.
         self._train_row: TrainRow | None = None
@@ -245,6 +253,8 @@ class _Reader:
         value = _number(match[4])
         if row is None or value is None:
             return
+        if not row.outputs:
+            row.told = self._seconds()
         name = match[3]
         if name in row.outputs:  # a blob of several values has a line for each
             name = f"{name}#{match[2]}"
@@ -267,14 +277,14 @@ class _Reader:
     def _seconds(self) -> float | None:
         if self._start is None or self._clock.now is None:
             return None
-        return self._clock.now - self._start
+        return (self._clock.now - self._start).total_seconds()
 
 
 class _Clock:
     """Reads the times of a log, whose lines name no year."""
 
     def __init__(self, year: int) -> None:
-        self.now: float | None = None  # seconds since some moment before the log
+        self.now: timedelta | None = None  # since some moment before the log
         self._year = year
         self._before: datetime | None = None
 
@@ -292,7 +302,7 @@ class _Clock:
                 moment = moment.replace(year=year + 1)
         except ValueError:  # it only looks like a time
             return
-        self.now = (self.now or 0.0) + (moment - (before or moment)).total_seconds()
+        self.now = (self.now or timedelta()) + (moment - (before or moment))
         self._before = moment
         self._year = moment.year
 

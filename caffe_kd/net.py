@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import schedule
-from .errors import NetError, WeightsError, did_you_mean
+from .copying import copy_into
+from .errors import NetError, did_you_mean
 from .layers import Context, Layer, Shape, create
 from .layers.input import Input
 from .proto import caffe_pb2 as pb
@@ -126,7 +127,7 @@ class Net(nn.Module):
         self._unused.difference_update(bottoms)
         self._unused.update(proto.top)  # an automatic top is no output
         step = Step(layer, bottoms, tops, self._detached(layer, bottoms), [], shapes, top_shapes)
-        step.loss_weights = self._loss_weights(layer, tops)
+        step.loss_weights = self.loss_weights_of(layer, tops)
         self.loss_weights.update(zip(tops, step.loss_weights, strict=True))
         self._add_schedules(step)
         self._add_params(layer)
@@ -173,7 +174,8 @@ class Net(nn.Module):
         return [i in layer.constant_bottoms for i in range(len(bottoms))]
 
     @staticmethod
-    def _loss_weights(layer: Layer, tops: list[str]) -> list[float]:
+    def loss_weights_of(layer: Layer, tops: list[str]) -> list[float]:
+        """Return each top's weight in the objective; not given: 1 for the first of a loss layer."""
         given = list(layer.proto.loss_weight)
         if given and len(given) != len(tops):
             layer.fail(
@@ -360,74 +362,16 @@ class Net(nn.Module):
         return self.copy_weights(read_weights(path), str(path))
 
     def copy_weights(self, layers: Iterable[LayerWeights], source: str) -> list[str]:
-        """Copy weights into the layers of the same name; see ``load_weights``.
-
-        A blob with a legacy shape of 4 axes (num, channels, height, width) fits a blob whose shape
-        it equals after leading axes of extent 1 are dropped.
-
-        Source: Caffe's Net::CopyTrainedLayersFrom.
-        """
+        """Copy weights into the layers of the same name; see ``load_weights``."""
         ignored = []
         for weights in layers:
             step = self.step_of(weights.name)
             if step is None:
                 ignored.append(weights.name)
-                continue
-            blobs = step.layer.blobs
-            values = self._values_for(step.layer, weights, source)
-            for index, (value, blob) in enumerate(zip(values, blobs, strict=False)):
-                if value is not None:
-                    self._copy_blob(step.layer, index, value, weights.legacy[index], blob, source)
+            else:
+                owned = {p.index for p in self.params if p.layer is step.layer}
+                copy_into(step.layer, owned, weights, source)
         return ignored
-
-    def _values_for(
-        self, layer: Layer, weights: LayerWeights, source: str
-    ) -> Sequence[np.ndarray | None]:
-        """Return the file's blobs of a layer, checked to be as many as the layer has.
-
-        Only blobs that another layer owns may be missing: HDF5 files hold them at the owner alone.
-        """
-        values = list(weights.blobs)
-        owned = {p.index for p in self.params if p.layer is layer}
-        missing = owned.difference(i for i, value in enumerate(values) if value is not None)
-        # A layer without any blobs in the file, such as a Split, matches nothing.
-        if values and (missing or len(values) > len(layer.blobs)):
-            self._misfit(
-                layer,
-                source,
-                f"Incompatible number of blobs: {len(values)} in the file, "
-                f"{len(layer.blobs)} in the net",
-            )
-        return values
-
-    def _copy_blob(
-        self,
-        layer: Layer,
-        index: int,
-        value: np.ndarray,
-        legacy: bool,
-        blob: Tensor,
-        source: str,
-    ) -> None:
-        wanted = tuple(blob.shape)
-        padded = (1,) * (4 - len(wanted)) + wanted if legacy and len(wanted) <= 4 else wanted
-        if value.shape != padded:
-            self._misfit(
-                layer,
-                source,
-                f"Cannot copy param {index} weights: shape mismatch. The file's shape is "
-                f"{value.shape}, the net's {wanted}. To learn this layer's parameters from "
-                "scratch rather than copying from a saved net, rename the layer",
-            )
-        with torch.no_grad():
-            blob.copy_(torch.from_numpy(np.require(value.reshape(wanted), requirements="W")))
-
-    @staticmethod
-    def _misfit(layer: Layer, source: str, fact: str) -> NoReturn:
-        raise WeightsError(
-            f"{source}: layer '{layer.name}' ({layer.type}): {fact}",
-            layer.proto.source_line or None,
-        )
 
     def share_weights(self, other: Net) -> None:
         """Use the parameter blobs of another net's layers of the same name, as a test net does.

@@ -13,9 +13,9 @@ A Caffe that was built with ``WITH_PYTHON_LAYER`` finds them as::
       }
     }
 
-``param_str`` holds the settings as in prototxt, ``name: value``, without blocks; those that are not
-given have the defaults of the layer type of the same name. ``compose_kd -for caffe`` writes such
-layers.
+``param_str`` holds the settings as in prototxt, ``name: value``, without blocks, or as a dict,
+``{'name': value}``; those that are not given have the defaults of the layer type of the same name.
+``compose_kd -for caffe`` writes such layers.
 
 The file stands alone: it needs numpy, and Python 3.6 or newer. Where this package itself is not
 installed, copy it to ``caffe_kd/plugin.py`` (without an ``__init__.py``) in a folder on PYTHONPATH.
@@ -31,13 +31,27 @@ import numpy as np
 
 try:
     from caffe import Layer  # type: ignore[import-not-found]
-except ImportError:
-    from caffe_kd import Layer  # type: ignore[no-redef]
+except ImportError as _error:
+    _WHY = str(_error)
+    try:
+        from caffe_kd import Layer  # type: ignore[no-redef]
+    except ImportError:
+
+        class Layer:  # type: ignore[no-redef]
+            """Stands in where there is no Caffe: a script may use the layers, a net cannot."""
+
+            def __init__(self, *layer_param: Any) -> None:
+                if layer_param:
+                    raise ImportError("caffe_kd.plugin needs pycaffe on PYTHONPATH: " + _WHY)
+
 
 # Caffe takes the logarithm of max(probability, FLT_MIN).
 _LEAST_LOG = math.log(np.finfo(np.float32).tiny)
 
-_SETTING = re.compile(r"\s*(\w+)\s*:\s*(?:\"([^\"]*)\"|([^\s,;\"]+))[\s,;]*")
+_SETTING = re.compile(
+    r"(?P<quote>[\"']?)(?P<name>\w+)(?P=quote)\s*:\s*"
+    r"(?:(?P<mark>[\"'])(?P<quoted>.*?)(?P=mark)|(?P<plain>[^\s,;\"']+))[\s,;]*"
+)
 
 _Result = Tuple[float, np.ndarray]
 _Known = Dict[str, Tuple[Callable[[str], Any], Any]]  # what reads a setting, and its default
@@ -163,7 +177,8 @@ def read_settings(param_str: str, known: _Known) -> Any:
     """Return the settings of a ``param_str`` by name, and the defaults of those not given.
 
     Args:
-        param_str: ``name: value``, any number of times; commas between them are allowed.
+        param_str: ``name: value``, any number of times; commas between them are allowed, and what
+            makes a dict of Python or JSON of it.
         known: by name, what reads the value and its default.
 
     Raises:
@@ -172,12 +187,14 @@ def read_settings(param_str: str, known: _Known) -> Any:
     settings = {name: default for name, (_, default) in known.items()}
     given = set()
     at, text = 0, param_str.strip()
+    if text[:1] == "{" and text[-1:] == "}":
+        text = text[1:-1].strip()
     while at < len(text):
         match = _SETTING.match(text, at)
         if match is None:
             raise ValueError(f"param_str must be 'name: value ...'. Received: {text[at:]!r}")
-        name = match.group(1)
-        value = match.group(3) if match.group(2) is None else match.group(2)
+        name = match.group("name")
+        value = match.group("quoted" if match.group("mark") else "plain")
         if name not in known:
             raise ValueError(f"param_str: no setting '{name}'. Known: {', '.join(known)}")
         if name in given:
@@ -210,7 +227,8 @@ class _LogitLayer(Layer):  # type: ignore[misc]  # whichever Caffe's it is
 
     def setup(self, bottom: Any, top: Any) -> None:
         if len(bottom) not in self.bottoms or len(top) != 1:
-            self.refuse(f"it takes {' or '.join(map(str, self.bottoms))} bottoms and one top")
+            count = " or ".join(map(str, self.bottoms))
+            self.refuse(f"it takes {count} bottom{'s' if count != '1' else ''} and one top")
         try:
             self.settings = read_settings(self.param_str, self.known)
         except ValueError as error:

@@ -18,10 +18,12 @@ _PROGRESS: dict[int, Callable[[float], float]] = {
     pb.ScheduleParameter.LINEAR: lambda x: x,
     pb.ScheduleParameter.COSINE: lambda x: (1 - math.cos(math.pi * x)) / 2,
     pb.ScheduleParameter.STEP: lambda x: 0.0,
+    pb.ScheduleParameter.SIGMOID: lambda x: math.exp(-5 * (1 - x) ** 2),
 }
 _WORDS = {
     pb.ScheduleParameter.LINEAR: "in a straight line",
     pb.ScheduleParameter.COSINE: "along a cosine",
+    pb.ScheduleParameter.SIGMOID: "along a sigmoid",
 }
 
 
@@ -47,12 +49,16 @@ def value_at(schedule: Any, iteration: int) -> float:
     """Return a schedule's value in an iteration.
 
     With (i_k, v_k) the last point reached and x = (i - i_k) / (i_(k+1) - i_k):
-    LINEAR: v_k + (v_(k+1) - v_k) x; COSINE: v_k + (v_(k+1) - v_k) (1 - cos(pi x)) / 2; STEP: v_k.
+    LINEAR: v_k + (v_(k+1) - v_k) x; COSINE: v_k + (v_(k+1) - v_k) (1 - cos(pi x)) / 2; SIGMOID:
+    v_k + (v_(k+1) - v_k) exp(-5 (1 - x)^2), but v_k where x = 0; STEP: v_k.
     Before the first point it is v_0, from the last on that one's value.
 
     Args:
         schedule: a ScheduleParameter without fault.
         iteration: i, the number of updates done, 0 or more.
+
+    Source of SIGMOID: the ramp-up of Tarvainen and Valpola 2017,
+        https://arxiv.org/abs/1703.01780.
     """
     stage = stage_at(schedule, iteration)
     here = schedule.point[stage]

@@ -70,6 +70,12 @@ def surroundings(folders: Sequence[str]) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+def be_caffe() -> None:
+    """Let ``caffe`` be this package from now on."""
+    sys.meta_path.insert(0, _CaffeFinder())
+    sys.modules["caffe"] = sys.modules[_PACKAGE]
+
+
 class _CaffeFinder(MetaPathFinder, Loader):
     """Finds this package and its modules under the name of the original."""
 

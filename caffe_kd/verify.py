@@ -192,25 +192,25 @@ def inputs_of(arrays: Mapping[str, np.ndarray], tops: Sequence[str] = ()) -> Arr
 
 def input_names(model: str | Path) -> list[str]:
     """Return the blobs that a net in phase TEST gets from outside."""
+    return [top for layer in _sources(model) for top in layer.top]
+
+
+def _sources(model: str | Path) -> list[Any]:
+    """Return the layers that bring the values of a net in phase TEST."""
     param = read_net(model, Notes())
     layers = filter_net(param, pb.NetState(phase=pb.TEST, stage=param.state.stage)).layer
-    sources = [x for x in layers if not any(x.bottom) and x.type not in _MAKES_OWN_VALUES]
-    return [top for layer in sources for top in layer.top]
+    return [x for x in layers if not any(x.bottom) and x.type not in _MAKES_OWN_VALUES]
 
 
-def random_inputs(model: str | Path, seed: int = 0) -> Arrays:
+def random_inputs(model: str | Path) -> Arrays:
     """Return standard normal numbers for the Input layers of a net in phase TEST.
 
     Raises:
         NetError: the net has other data layers, whose records' shapes it does not name.
     """
-    param = read_net(model, Notes())
-    layers = filter_net(param, pb.NetState(phase=pb.TEST, stage=param.state.stage)).layer
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     made: Arrays = {}
-    for layer in layers:
-        if any(layer.bottom) or layer.type in _MAKES_OWN_VALUES:
-            continue
+    for layer in _sources(model):
         shapes = [tuple(shape.dim) for shape in layer.input_param.shape]
         if layer.type != "Input" or not shapes:
             raise NetError(

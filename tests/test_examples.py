@@ -64,3 +64,12 @@ def test_dream_strengthens_the_answer(folder: Path) -> None:
 def test_examples_train_the_net_themselves_where_there_is_none(tmp_path: Path) -> None:
     run("net_surgery.py", tmp_path)
     assert (tmp_path / "digits.caffemodel").is_file()
+
+
+@pytest.mark.parametrize("name", ["step_solver", "net_surgery", "extract_features", "deep_dream"])
+def test_help_tells_what_an_example_does_and_makes_nothing(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "-h"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"tools/examples/{name}.py [FOLDER]" in done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -204,8 +204,29 @@ def test_param_str_takes_commas_lines_and_quotes():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "{'temperature': 2, 'divergence': 'MSE', 'scale_by_temperature': False}",
+        json.dumps(
+            {"temperature": 2.0, "divergence": "MSE", "scale_by_temperature": False}, indent=1
+        ),
+        "'temperature': 2\n'divergence': \"MSE\"\nscale_by_temperature: false",
+        "{}",
+    ],
+    ids=["of Python", "JSON", "YAML", "empty"],
+)
+def test_param_str_may_be_a_dict(text):
+    settings = plugin.read_settings(text, plugin.DistillingLoss.known)
+    chosen = [settings[n] for n in ("temperature", "divergence", "scale_by_temperature")]
+    assert chosen == ([4.0, "KL", True] if text == "{}" else [2.0, "MSE", False])
+
+
+@pytest.mark.parametrize(
     ("param_str", "fact"),
     [
+        ("{'temperature': 2", "must be 'name: value ...'"),
+        ("{'temperature': {'value': 2}}", "temperature cannot be '{'"),
+        ("'temperature: 2", "must be 'name: value ...'"),
         ("temprature: 2", "no setting 'temprature'"),
         ("temperature 2", "must be 'name: value ...'"),
         ("temperature: 2 temperature: 3", "given twice"),
@@ -308,6 +329,60 @@ def test_plugin_runs_with_numpy_and_the_originals_base_class_alone(tmp_path, cop
     expected, expected_gradient = outcome(own, bottoms)
     np.testing.assert_allclose(top, expected, rtol=RTOL)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=RTOL, atol=RTOL)
+
+
+# Forward and backward with blobs of one's own. The words are what the classes are made with: in a
+# net the LayerParameter.
+ALONE = """
+import importlib.abc, sys
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "google", "caffe"):
+            raise ModuleNotFoundError("No module named " + name)
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+import caffe_kd.plugin as plugin
+
+class Blob:
+    def __init__(self, *shape):
+        self.reshape(*shape)
+        self.data = np.arange(self.data.size, dtype=np.float32).reshape(shape)
+    shape = property(lambda self: self.data.shape)
+    def reshape(self, *dims):
+        self.data, self.diff = np.zeros(dims, np.float32), np.ones(dims, np.float32)
+
+for name in ("DistillingLoss", "SoftmaxWithTemperature", "KnowledgeDistillation"):
+    layer = getattr(plugin, name)(*sys.argv[1:])
+    layer.param_str = "temperature: 2"
+    bottoms, top = [Blob(2, 3) for _ in range(1 if name.startswith("Soft") else 2)], [Blob(1)]
+    layer.setup(bottoms, top)
+    layer.reshape(bottoms, top)
+    layer.forward(bottoms, top)
+    layer.backward(top, [True, False], bottoms)
+    print(top[0].data.shape, abs(bottoms[0].diff).max() < 1)
+"""
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["the package", "the file alone"])
+def test_plugin_is_imported_where_there_is_numpy_alone(tmp_path, copied):
+    folder = FILE.parents[1]
+    if copied:
+        folder = tmp_path
+        (tmp_path / "caffe_kd").mkdir()
+        shutil.copy(FILE, tmp_path / "caffe_kd")
+    path = f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+
+    def made_with(*words):
+        command = [sys.executable, "-c", path + ALONE, *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    in_a_net = made_with("a LayerParameter")
+    done = made_with() if copied else in_a_net
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["(1,) True", "(2, 3) True", "(1,) True"]
+    if copied:
+        told = "ImportError: caffe_kd.plugin needs pycaffe on PYTHONPATH: No module named caffe"
+        assert in_a_net.stderr.splitlines()[-1] == told
 
 
 def test_plugin_is_written_for_python_3_6():

@@ -26,6 +26,10 @@ TWO = "point { iter: 10 value: 2 } point { iter: 20 value: 6 }"
         (f"policy: LINEAR {TWO}", [2, 2, 3, 4, 6, 6]),
         (f"policy: STEP {TWO}", [2, 2, 2, 2, 6, 6]),
         (f"policy: COSINE {TWO}", [2, 2, 2 + 2 * (1 - math.sqrt(0.5)), 4, 6, 6]),
+        (
+            f"policy: SIGMOID {TWO}",
+            [2, 2, 2 + 4 * math.exp(-5 * 0.75**2), 2 + 4 * math.exp(-1.25), 6, 6],
+        ),
     ],
 )
 def test_value_at_is_the_policys(prototxt, expected):
@@ -47,7 +51,7 @@ def test_value_at_of_stages_begins_each_at_its_iteration():
 
 
 def test_value_at_passes_through_every_point():
-    for policy in ("LINEAR", "COSINE", "STEP"):
+    for policy in ("LINEAR", "COSINE", "SIGMOID", "STEP"):
         got = values(f"policy: {policy} {TWO} point {{ iter: 27 value: -1 }}", [10, 20, 27])
         assert got == [2, 6, -1]
 
@@ -86,6 +90,7 @@ def test_fault_of_a_right_schedule_is_none():
         (TWO, 0, "2 until iteration 10, then in a straight line to 6 in iteration 20"),
         (TWO, 10, "2 in a straight line to 6 in iteration 20"),
         (f"policy: COSINE {TWO}", 15, "4 along a cosine to 6 in iteration 20"),
+        (f"policy: SIGMOID {TWO}", 15, "3.14602 along a sigmoid to 6 in iteration 20"),
         (f"policy: STEP {TWO}", 0, "2 until iteration 20"),
         (TWO, 20, "6 from here on"),
         ("point { value: 1 } point { iter: 9 value: 1 }", 0, "1 until iteration 9"),

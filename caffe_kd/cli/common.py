@@ -1,18 +1,16 @@
-"""What the commands share: flags in Caffe's spelling, and errors as one line."""
+"""What the commands share: flags in Caffe's spelling, and what their values mean."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import user_code
-from ..errors import CaffeKDError, UsageError
+from ..errors import NetError, UsageError
+from .guard import guarded as guarded
 
 if TYPE_CHECKING:
     import torch
@@ -49,17 +47,120 @@ def python_layers_flag(to: Any) -> None:
     )
 
 
+def layers_flag(to: Any) -> None:
+    """Add the flag that names a user's own layer types; ``load_layer_modules`` takes it."""
+    flag(
+        to,
+        "layers",
+        metavar="FILE",
+        help="a Python file that registers layer types of your own",
+    )
+
+
+def user_code_flags(to: Any) -> None:
+    """Add the flags that let a user's own code run: layer types, and layers of type Python."""
+    layers_flag(to)
+    python_layers_flag(to)
+
+
+def state_flags(to: Any) -> None:
+    """Add the flags that choose among a net's layers beside its phase."""
+    flag(to, "level", type=int32, default=0, help="the net's level (default: 0)")
+    flag(to, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+
+
+def input_shape_flag(to: Any) -> None:
+    """Add the flag that stands for absent data; ``input_shapes`` takes it."""
+    flag(
+        to,
+        "input_shape",
+        action="append",
+        default=[],
+        metavar="BLOB=C,H,W",
+        help="the shape of a record, where its data is absent; may be given for several blobs",
+    )
+
+
+def distilling_flags(to: Any) -> None:
+    """Add the flags that have the last word on every DistillingLoss."""
+    flag(to, "temperature", type=float, help="temperature of every DistillingLoss")
+    flag(to, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
+
+
+def teacher_cache_flag(to: Any) -> None:
+    """Add the flag that says whether a teacher's answers are remembered."""
+    flag(
+        to,
+        "teacher_cache",
+        choices=["auto", "off", "memory", "disk"],
+        default="auto",
+        help="remember what the teacher and other frozen layers answer for each record "
+        "(default: auto, in memory where nothing random stands before them)",
+    )
+
+
+def digits_flags(to: Any) -> None:
+    """Add the flags that say where the handwritten digits come from."""
+    flag(
+        to,
+        "dir",
+        metavar="FOLDER",
+        default="data/mnist",
+        help="where the digits are or shall be (default: %(default)s)",
+    )
+    flag(to, "no_download", action="store_true", help="leave the network alone")
+
+
+class _Idle(argparse.Action):
+    """Takes a flag and tells that it has no effect."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        print(f"note: {rest[-1]} does nothing in {parser.prog}", file=sys.stderr)
+
+
+class _OnStderr(_Idle):
+    """Takes a flag that sends the log to stderr, where ours goes anyhow."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        if rest[1] in ("0", "false"):
+            super().__call__(parser, *rest)
+
+
+# Flags of glog's that stand alone or with =VALUE, and those that have a value; of these only the
+# first two, and train's log_dir, have a meaning here.
+GLOG_SWITCHES = (
+    "logtostderr",
+    "alsologtostderr",
+    "nologtostderr",
+    "noalsologtostderr",
+    "colorlogtostderr",
+    "log_prefix",
+    "nolog_prefix",
+    "stop_logging_if_full_disk",
+)
+_GLOG_VALUES = ("minloglevel", "stderrthreshold", "logbuflevel", "logbufsecs", "max_log_size")
+
+
 def glog_flags(to: Any) -> None:
-    """Take the original's flags that send the log to stderr, where ours goes anyhow."""
-    for name in ("logtostderr", "alsologtostderr"):
+    """Take the flags that the original has by glog, but for log_dir."""
+    for name in GLOG_SWITCHES[:2]:
         flag(
             to,
             name,
             nargs="?",
             const="1",
-            choices=["1", "true"],
+            choices=["0", "1", "false", "true"],
+            action=_OnStderr,
             help="for old scripts: the log is on stderr always",
         )
+    idle_flags(to, *GLOG_SWITCHES[2:], nargs="?")
+    idle_flags(to, *_GLOG_VALUES)
+
+
+def idle_flags(to: Any, *names: str, nargs: str | None = None) -> None:
+    """Take flags of the original's caffe that it takes with every command, but not all heed."""
+    for name in names:
+        flag(to, name, nargs=nargs, action=_Idle, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def int32(text: str) -> int:
@@ -70,94 +171,46 @@ def int32(text: str) -> int:
     return value
 
 
-def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """Wrap a command so that a user's mistake is told in one paragraph, without a traceback.
-
-    A prototxt's Python layers run in it only where ``python_layers_flag`` is given.
-    """
-
-    def main(argv: Sequence[str] | None = None) -> int:
-        with user_code.forbidden(), _Interrupts() as interrupts:
-            try:
-                status = command(argv)
-                if sys.stdout is not None:
-                    sys.stdout.flush()  # what cannot be written is told here, not at the very end
-                return status
-            except BrokenPipeError:  # the reader of our output has gone
-                _give_up_stdout()
-                return 1
-            except (Exception, KeyboardInterrupt) as error:
-                return _tell(error, interrupts.any)
-
-    main.__doc__ = command.__doc__
-    return main
-
-
-class _Interrupts:
-    """Remembers whether Ctrl-C was pressed: libraries make other errors of it."""
-
-    def __init__(self) -> None:
-        self.any = False
-        self._before: Any = None
-
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-        if self._before is signal.default_int_handler:  # else somebody else looks after it
-            signal.signal(signal.SIGINT, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        self.any = True
-        raise KeyboardInterrupt
-
-
-def _tell(error: BaseException, interrupted: bool) -> int:
-    """Tell a user's mistake or the machine's limit; return the exit status.
+def load_layer_modules(path: str | None) -> None:
+    """Run a user's Python file, which registers layer types.
 
     Raises:
-        BaseException: it is neither, but a fault of ours.
+        UsageError: there is no such file, or it does not run.
     """
-    status = 1
-    if interrupted or isinstance(error, KeyboardInterrupt):
-        message, status = "interrupted", 130
-    elif isinstance(error, CaffeKDError):
-        message, status = f"error: {error}", error.exit_status
-        if error.told:
-            return status
-    elif isinstance(error, UnicodeEncodeError):
-        message = f"error: {ascii(error.object)[:200]} is not UTF-8, as names must be"
-    elif isinstance(error, FileNotFoundError) and error.filename is None:
-        message = "error: the working folder is no longer there"
-    elif isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        message = f"error: {where}{error.strerror}"
-        _give_up_stdout()
-    elif _is_lack_of_memory(error):
-        message = "error: not enough memory for a net or batch of this size: lower batch_size"
-    else:
-        raise error
-    print(message, file=sys.stderr)
-    return status
+    if path is None:
+        return
+    import runpy
+    import traceback
+
+    if not Path(path).is_file():
+        raise UsageError(f"-layers {path}: no such file")
+    try:
+        runpy.run_path(path)
+    except Exception as error:
+        # Where in the user's own file it went wrong; the frames around it are ours and Python's.
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise UsageError(f"-layers {place}: {type(error).__name__}: {error}") from error
 
 
-def _is_lack_of_memory(error: BaseException) -> bool:
-    words = ("can't allocate memory", "not enough memory", "out of memory")  # torch's
-    told = isinstance(error, RuntimeError) and any(w in str(error) for w in words)
-    return told or isinstance(error, MemoryError)
+def input_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of records that ``-input_shape`` gives, by the name of their blob.
+
+    Raises:
+        UsageError: one is none.
+    """
+    return dict(_input_shape(text) for text in given)
 
 
-def _give_up_stdout() -> None:
-    """Let what could not be written go nowhere, or Python would try and fail again at its end."""
-    stdout = sys.__stdout__
-    if stdout is not None and sys.stdout is stdout:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stdout.fileno())
-        os.close(nowhere)
+def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read ``data=3,28,28``; without a name it is for any data layer."""
+    name, _, numbers = text.rpartition("=")
+    extents = comma_list(numbers)
+    if not extents or not all(e.isdigit() and 0 < int(e) < 2**31 for e in extents):
+        raise UsageError(
+            f"-input_shape takes a record's extents, as data=3,28,28. Received: {text}"
+        )
+    return name, tuple(int(extent) for extent in extents)
 
 
 def print_prototxt(message: Any) -> None:
@@ -172,17 +225,54 @@ def print_prototxt(message: Any) -> None:
     print(content, end="")
 
 
+def put_prototxt(message: Any, path: str | None) -> None:
+    """Write a message as prototxt to a file, or to stdout where none is named."""
+    from ..proto import text
+
+    if path:
+        text.write(path, message)
+        print(f"wrote {path}", file=sys.stderr)
+    else:
+        print_prototxt(message)
+
+
+def read_current_net(path: str) -> Any:
+    """Read a net's prototxt of any year; tell on stderr what was upgraded.
+
+    Raises:
+        NetError: a field has no successor.
+    """
+    from ..net import read_net
+    from ..proto.upgrade import Notes
+
+    notes = Notes()
+    net = read_net(path, notes)
+    for line in notes.lines:
+        print(line, file=sys.stderr)
+    if notes.problems:
+        raise NetError("has fields without a successor, see above; remove them", path)
+    return net
+
+
+def say(sentence: str) -> None:
+    """Print a sentence at once, among the log lines."""
+    print(f"== {sentence}", flush=True)
+
+
 def comma_list(text: str | None) -> list[str]:
     """Split ``a,b`` into its parts."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def choose_device(gpu: str | None, solver_mode_gpu: bool | None) -> tuple[torch.device, str]:
+def choose_device(
+    gpu: str | None, solver_mode_gpu: bool | None, device_id: int = 0
+) -> tuple[torch.device, str]:
     """Return the device to run on and what to log about it.
 
     Args:
-        gpu: the ``-gpu`` flag: a device number, ``all``, or None.
+        gpu: the ``-gpu`` flag: a device number, ``all``, or nothing.
         solver_mode_gpu: whether the solver asks for a GPU; None if it says nothing.
+        device_id: which one, where the flag does not say.
 
     Raises:
         UsageError: ``-gpu`` names a device there is not.
@@ -190,18 +280,39 @@ def choose_device(gpu: str | None, solver_mode_gpu: bool | None) -> tuple[torch.
     import torch
 
     count = torch.cuda.device_count()
-    if gpu is None:
-        if solver_mode_gpu and not count:
+    if not gpu:
+        if not solver_mode_gpu:
+            return torch.device("cpu"), "Use CPU."
+        if not count:
             return torch.device("cpu"), "Use CPU. (solver_mode is GPU, but there is no CUDA device)"
-        return (
-            (torch.device("cuda", 0), "Using GPUs 0")
-            if solver_mode_gpu
-            else (torch.device("cpu"), "Use CPU.")
-        )
+        if device_id >= count:
+            raise UsageError(
+                f"device_id: {device_id} in the solver, but there are {count} CUDA devices here"
+            )
+        gpu = str(device_id)
     numbers = gpu_numbers(gpu, count)
     if len(numbers) > 1:
         raise UsageError(f"-gpu {gpu}: training runs on one GPU; name one of 0 to {count - 1}")
     return torch.device("cuda", numbers[0]), f"Using GPUs {numbers[0]}"
+
+
+def choose_one_device(gpu: str | None) -> tuple[torch.device, list[str]]:
+    """Return the device of a command that runs on one, and what to log about it.
+
+    Of several that ``-gpu`` names it is the first, as in the original.
+
+    Raises:
+        UsageError: ``-gpu`` names a device there is not.
+    """
+    import torch
+
+    if not gpu:
+        return torch.device("cpu"), ["Use CPU."]
+    first, *others = gpu_numbers(gpu, torch.cuda.device_count())
+    told = [f"Not using GPU #{number} for single-GPU function" for number in reversed(others)]
+    told.append(f"Use GPU with device ID {first}")
+    told.append(f"GPU device name: {torch.cuda.get_device_name(first)}")
+    return torch.device("cuda", first), told
 
 
 def gpu_numbers(gpu: str, count: int) -> Sequence[int]:

@@ -15,8 +15,7 @@ teacher's under teacher/<name> and frozen, and the distiller's. With -for caffe,
 the original Caffe (built with WITH_PYTHON_LAYER) does the same."""
 
 _HOW_TO = """To train it with the original Caffe:
-  - in its solver, give net: "{net}" in place of the nets, teachers and distiller_net, and leave
-    out what the original lacks, such as early_stopping;
+  - in its solver, give net: "{net}" in place of the nets, teachers and distiller_net{lacks};
   - start it with the teacher's weights: caffe train -solver SOLVER -weights {weights}
   - PYTHONPATH must have the folder of pycaffe, and a folder in which caffe_kd/plugin.py lies
     (that file alone is enough: {plugin})"""
@@ -36,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="only the layers of this phase (default: ALL, with their include rules)",
     )
     common.flag(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
-    common.flag(parser, "temperature", type=float, help="temperature of every DistillingLoss")
-    common.flag(parser, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
+    common.distilling_flags(parser)
     common.flag(
         parser,
         "for",
@@ -56,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need a solver definition: -solver SOLVER.prototxt")
     if arguments.weights_output and not arguments.target:
         raise UsageError("-weights_output needs -for caffe")
-    from ..proto import text
     from ..solver.plan import Overrides, read_plan
 
     overrides = Overrides(
@@ -74,11 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = plan.tests[0].param
     if arguments.target:
         net = _for_caffe(plan, net, arguments)
-    if arguments.output:
-        text.write(arguments.output, net)
-        print(f"wrote {arguments.output}", file=sys.stderr)
-    else:
-        common.print_prototxt(net)
+    common.put_prototxt(net, arguments.output)
     return 0
 
 
@@ -87,12 +80,14 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
     from .. import for_caffe
     from ..proto.binary import write_weights
 
-    net = for_caffe.net_for_caffe(net)
+    net = for_caffe.net_for_caffe(net, plan.means)
     weights = for_caffe.weights_for_caffe(plan, net)
     if arguments.weights_output:
         write_weights(arguments.weights_output, net, weights)
         print(f"wrote {arguments.weights_output}", file=sys.stderr)
+    lacks = ", ".join(for_caffe.settings_to_leave_out(plan.solver))
     how_to = _HOW_TO.format(
+        lacks=lacks and f",\n    and leave out {lacks}, which it lacks: the training does without",
         net=arguments.output or "FILE",
         weights=arguments.weights_output or "FILE (see -weights_output)",
         plugin=Path(for_caffe.__file__).with_name("plugin.py"),

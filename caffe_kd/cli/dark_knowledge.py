@@ -22,22 +22,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if bool(arguments.solver) == bool(arguments.model):
         raise UsageError("give either -solver SOLVER.prototxt or -model NET.prototxt with -weights")
+    if arguments.teacher and not arguments.solver:
+        raise UsageError("-teacher chooses among the teachers of a -solver")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     temperatures = _temperatures(arguments.temperatures)
-    from .train import load_layer_modules
 
-    load_layer_modules(arguments.layers)
+    common.load_layer_modules(arguments.layers)
     from ..dark_knowledge import subject
     from ..dark_knowledge.draw import draw, percent
     from ..dark_knowledge.look import alike, look
     from .classify import class_names
 
     if arguments.solver:
-        nets = subject.of_solver(arguments.solver, arguments.weights)
+        nets = subject.of_solver(arguments.solver, arguments.weights, arguments.teacher)
     else:
         models, weights = map(common.comma_list, (arguments.model, arguments.weights))
         nets = subject.of_models(models, weights)
+    if nets.others:
+        name = nets.teacher.partition("/")[0]
+        print(f"teacher '{name}'; with -teacher: {', '.join(nets.others)}")
     found = look(nets, arguments.iterations)
     names = class_names(arguments.labels, found.classes)
     temperatures = temperatures or sorted({1.0, found.temperature, 20.0})
@@ -69,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = common.parser("dark_knowledge", DESCRIPTION)
     common.flag(parser, "solver", metavar="FILE", help="a solver's prototxt that names a teacher")
     common.flag(
+        parser,
+        "teacher",
+        metavar="NAME",
+        help="which of the solver's teachers (default: the first)",
+    )
+    common.flag(
         parser, "model", metavar="FILES", help="the teacher's net; after a comma the student's"
     )
     common.flag(
@@ -99,11 +109,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="batches at most (default: 100); each record is seen once",
     )
-    common.python_layers_flag(parser)
-    common.flag(
-        parser,
-        "layers",
-        metavar="FILE",
-        help="a Python file that registers layer types of your own",
-    )
+    common.user_code_flags(parser)
     return parser

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from . import common
-
-if TYPE_CHECKING:
-    from ..log import Log
 
 DESCRIPTION = """Tells what PyTorch knows of the CUDA devices, in the original's lines. Without -gpu
 all are told; where there is none, that is told, and is no error."""
@@ -20,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser("device_query", DESCRIPTION)
     common.flag(parser, "gpu", metavar="N", help="devices, separated by commas, or all")
     common.glog_flags(parser)
+    common.idle_flags(parser, "solver", "model", "phase", "level", "stage", "snapshot", "weights")
+    common.idle_flags(parser, "iterations", "sigint_effect", "sighup_effect", "log_dir")
     arguments = parser.parse_args(argv)
     import torch
 
@@ -27,28 +26,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     count = torch.cuda.device_count()
     with Log() as log:
-        if not count and arguments.gpu in (None, "all"):
+        if not count and arguments.gpu in (None, "", "all"):
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
             log.info(f"No CUDA device. PyTorch {torch.__version__} is built for {built}.")
             return 0
         numbers = common.gpu_numbers(arguments.gpu or "all", count)
         log.info(f"Querying GPUs {','.join(map(str, numbers))}")
         for number in numbers:
-            _tell(number, log)
+            for line in lines(number, torch.cuda.get_device_properties(number)):
+                log.info(line)
     return 0
 
 
-def _tell(number: int, log: Log) -> None:
-    import torch
-
-    device = torch.cuda.get_device_properties(number)
-    for what, value in (
-        ("Device id", number),
-        ("Major revision number", device.major),
-        ("Minor revision number", device.minor),
-        ("Name", device.name),
-        ("Total global memory", device.total_memory),
-        ("Warp size", device.warp_size),
-        ("Number of multiprocessors", device.multi_processor_count),
-    ):
-        log.info(f"{what + ':':31s}{value}")
+def lines(number: int, device: Any) -> list[str]:
+    """Return the original's lines of a device, as far as this PyTorch knows of it."""
+    facts = (
+        ("Major revision number", "major"),
+        ("Minor revision number", "minor"),
+        ("Name", "name"),
+        ("Total global memory", "total_memory"),
+        ("Total shared memory per block", "shared_memory_per_block"),
+        ("Warp size", "warp_size"),
+        ("Maximum threads per block", "max_threads_per_block"),
+        ("Clock rate", "clock_rate"),
+        ("Number of multiprocessors", "multi_processor_count"),
+    )
+    told = [("Device id", number)]
+    told += [(what, getattr(device, name)) for what, name in facts if hasattr(device, name)]
+    return [f"{what + ':':31s}{value}" for what, value in told]

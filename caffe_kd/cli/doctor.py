@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..errors import UsageError
 from . import common
 
 DESCRIPTION = """Examines a net's or a solver's prototxt of any year: what cannot work, what works
@@ -18,10 +17,9 @@ status is 1 if there is an error among the findings."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = _parser().parse_args(argv)
-    given = dict(read_shape(text) for text in arguments.input_shape)
-    from .train import load_layer_modules
+    given = common.input_shapes(arguments.input_shape)
 
-    load_layer_modules(arguments.layers)
+    common.load_layer_modules(arguments.layers)
     from ..doctor.examine import examine
     from ..doctor.reading import Wishes
     from ..doctor.report import as_dict, as_text
@@ -38,17 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if report.count("error") else 0
 
 
-def read_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Read ``data=3,28,28``; without a name it is for any data layer."""
-    name, _, numbers = text.rpartition("=")
-    extents = common.comma_list(numbers)
-    if not extents or not all(e.isdigit() and 0 < int(e) < 2**31 for e in extents):
-        raise UsageError(
-            f"-input_shape takes a record's extents, as data=3,28,28. Received: {text}"
-        )
-    return name, tuple(int(extent) for extent in extents)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = common.parser("doctor", DESCRIPTION)
     parser.add_argument("file", metavar="FILE", help="a net's or a solver's prototxt")
@@ -56,21 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "weights", metavar="WEIGHTS", nargs="?", help="a .caffemodel to look at too"
     )
     common.flag(parser, "json", action="store_true", help="print JSON, for programs")
-    common.flag(
-        parser,
-        "input_shape",
-        action="append",
-        default=[],
-        metavar="BLOB=C,H,W",
-        help="the shape of a record, where its data is absent; may be given for several blobs",
-    )
-    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
-    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
-    common.python_layers_flag(parser)
-    common.flag(
-        parser,
-        "layers",
-        metavar="FILE",
-        help="a Python file that registers layer types of your own",
-    )
+    common.input_shape_flag(parser)
+    common.state_flags(parser)
+    common.user_code_flags(parser)
     return parser

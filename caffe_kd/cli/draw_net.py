@@ -31,11 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(
             f"OUTPUT must end with .{', .'.join(_FORMATS)}. Received: {arguments.output}"
         )
-    from .doctor import read_shape
-    from .train import load_layer_modules
-
-    given = dict(read_shape(text) for text in arguments.input_shape)
-    load_layer_modules(arguments.layers)
+    given = common.input_shapes(arguments.input_shape)
+    common.load_layer_modules(arguments.layers)
     from ..doctor.reading import Wishes, read_case
     from ..pycaffe.draw import Drawing, shapes_of
 
@@ -47,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     layers = case.layers if phase == "ALL" else _layers_in(views, phase)
     built = [view.survey.net for view in views if view.survey.net is not None]
     lanes, titles = _lanes(case)
-    drawing = Drawing(
-        layers, shapes_of(built), arguments.rankdir, arguments.display_lrm, lanes, titles
-    )
+    rankdir = arguments.rankdir or ("LR" if case.solver is None else "TB")
+    drawing = Drawing(layers, shapes_of(built), rankdir, arguments.display_lrm, lanes, titles)
     drawing.write(arguments.output)
     print(f"wrote {arguments.output}: {len(drawing.nodes)} layers", file=sys.stderr)
     return 0
@@ -89,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(
         parser,
         "rankdir",
-        default="TB",
         metavar="DIR",
-        help="which way the net runs: TB (top to bottom, the default), BT, LR or RL",
+        help="which way the net runs: TB (top to bottom), BT, LR or RL (default: LR for a net, TB "
+        "for a solver)",
     )
     common.flag(
         parser,
@@ -102,19 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(
         parser, "display_lrm", action="store_true", help="write the learning rate's multipliers"
     )
-    common.flag(
-        parser,
-        "input_shape",
-        action="append",
-        default=[],
-        metavar="BLOB=C,H,W",
-        help="the shape of a record, where its data is absent; may be given for several blobs",
-    )
-    common.python_layers_flag(parser)
-    common.flag(
-        parser,
-        "layers",
-        metavar="FILE",
-        help="a Python file that registers layer types of your own",
-    )
+    common.input_shape_flag(parser)
+    common.user_code_flags(parser)
     return parser

@@ -28,12 +28,5 @@ def _parser() -> argparse.ArgumentParser:
         "downloads them; else takes the small digits of scikit-learn, whose figures are not "
         "MNIST's. The files end up in -dir. The last line tells what there is, and where.",
     )
-    common.flag(
-        parser,
-        "dir",
-        default="data/mnist",
-        metavar="FOLDER",
-        help="where the files are or shall be (default: %(default)s)",
-    )
-    common.flag(parser, "no_download", action="store_true", help="leave the network alone")
+    common.digits_flags(parser)
     return parser

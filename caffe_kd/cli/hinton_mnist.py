@@ -36,14 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where everything goes (default: output/experiments/hinton_mnist; what is quick, or "
         "not MNIST, gets a folder of its own)",
     )
-    common.flag(
-        parser,
-        "dir",
-        metavar="FOLDER",
-        default="data/mnist",
-        help="where the digits are or shall be (default: data/mnist)",
-    )
-    common.flag(parser, "no_download", action="store_true", help="leave the network alone")
+    common.digits_flags(parser)
     common.flag(
         parser,
         "only",
@@ -66,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [part for part in parts if part not in PARTS]:
         raise UsageError(f"-only takes {', '.join(PARTS)}. Received: {', '.join(unknown)}")
     started = time.perf_counter()
-    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=say)
+    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=common.say)
     small = (QUICK_DIGITS, QUICK_DIVISOR) if arguments.quick else ()
     folder = Path(arguments.output or default_folder(found.kind, arguments.quick))
-    experiment = HintonMnist(folder, digits_in(found.folder, *small), say, arguments.quick)
+    experiment = HintonMnist(folder, digits_in(found.folder, *small), common.say, arguments.quick)
     if not arguments.table:
         experiment.train(parts)
     rows = experiment.rows()
@@ -86,8 +79,3 @@ def default_folder(kind: str, quick: bool) -> str:
     """Return where an experiment goes, so that a small one never takes the place of a long one."""
     ending = ("_quick" if quick else "") + ("" if kind == "MNIST" else "_digits")
     return f"output/experiments/hinton_mnist{ending}"
-
-
-def say(sentence: str) -> None:
-    """Print a sentence at once, among the log lines."""
-    print(f"== {sentence}", flush=True)

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = _parser().parse_args(argv)
-    from .train import load_layer_modules
 
-    load_layer_modules(arguments.layers)
+    common.load_layer_modules(arguments.layers)
     from ..layers import layer_types
 
     types = layer_types().values()
@@ -36,12 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(
         parser, "brief", action="store_true", help="the names alone, by where they are from"
     )
-    common.flag(
-        parser,
-        "layers",
-        metavar="FILE",
-        help="a Python file that registers layer types of your own",
-    )
+    common.layers_flag(parser)
     return parser
 
 

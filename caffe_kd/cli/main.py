@@ -8,7 +8,7 @@ from importlib import import_module
 
 from ..errors import did_you_mean
 from ..version import VERSION
-from .common import guarded
+from .common import GLOG_SWITCHES, guarded
 
 COMMANDS = {
     "quickstart": "train a teacher and a student on handwritten digits, and distil",
@@ -38,6 +38,9 @@ COMMANDS = {
     "explain_kd": "print the objective that a solver really optimises, term by term",
     "dark_knowledge": "draw what a teacher knows beyond the labels",
     "run": "run a Python script written for pycaffe, as it is",
+    "pycaffe_classify": "classify pictures as the original's classify.py, into an .npy",
+    "pycaffe_detect": "classify windows of pictures, as the original's detect.py",
+    "pycaffe_train": "train as the original's train.py",
     "verify": "hold a net's blobs against recorded ones, layer by layer",
     "layers": "list the layer types",
     "formats": "list the file formats",
@@ -49,6 +52,7 @@ COMMANDS = {
     "upgrade_net_proto_binary": "write an old caffemodel in the current format",
     "upgrade_solver_proto_text": "write an old solver's prototxt in the current format",
 }
+OF_THE_ORIGINAL = ("train", "test", "time", "device_query")
 # The short names of the commands that bear a tool's name.
 SHORT = {
     "export": "export_onnx",
@@ -68,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-version", "--version"):
         print(f"caffe_kd {VERSION}")
         return 0
+    words = _command_first(words)
     name = SHORT.get(words[0], words[0])
     if name not in COMMANDS:
         print(
@@ -78,6 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     status: int = import_module(f"{__package__}.{name}").main(words[1:])
     return status
+
+
+def _command_first(words: list[str]) -> list[str]:
+    """Return the words with the command at the head; the original's lets flags stand before it."""
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        name = words[at].lstrip("-")
+        at += 1 if "=" in name or name in GLOG_SWITCHES else 2
+    if at < len(words) and words[at] in OF_THE_ORIGINAL:
+        return [words[at], *words[:at], *words[at + 1 :]]
+    return words
 
 
 def _usage() -> str:

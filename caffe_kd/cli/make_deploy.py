@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from ..errors import NetError
 from . import common
 
 DESCRIPTION = """Turns a train/test net of any year into its deploy form, as prototxt: what leads
@@ -22,20 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.python_layers_flag(parser)
     arguments = parser.parse_args(argv)
     from ..export.deploy import deploy
-    from ..net import read_net
-    from ..proto import text
-    from ..proto.upgrade import Notes
 
-    notes = Notes()
-    net = read_net(arguments.model, notes)
-    for line in notes.lines:
-        print(line, file=sys.stderr)
-    if notes.problems:
-        raise NetError("has fields without a successor, see above; remove them", arguments.model)
+    net = common.read_current_net(arguments.model)
     deployed = deploy(net, arguments.model)
-    if arguments.output:
-        text.write(arguments.output, deployed)
-        print(f"wrote {arguments.output}", file=sys.stderr)
-    else:
-        common.print_prototxt(deployed)
+    common.put_prototxt(deployed, arguments.output)
     return 0

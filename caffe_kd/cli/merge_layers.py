@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import NetError
 from . import common
 
 DESCRIPTION = """Folds each BatchNorm and Scale into the Convolution or InnerProduct before it, in
@@ -29,17 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     from ..export.merge import merge
-    from ..net import read_net
     from ..proto import text
     from ..proto.binary import read_weights, write_weights
-    from ..proto.upgrade import Notes
 
-    notes = Notes()
-    net = read_net(arguments.model, notes)
-    for line in notes.lines:
-        print(line, file=sys.stderr)
-    if notes.problems:
-        raise NetError("has fields without a successor, see above; remove them", arguments.model)
+    net = common.read_current_net(arguments.model)
     merged = merge(net, read_weights(arguments.weights), arguments.weights)
     for line in merged.notes:
         print(line, file=sys.stderr)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"Methods: {', '.join(methods())}"
             )
     started = time.perf_counter()
-    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=say)
+    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=common.say)
     digits = digits_in(found.folder, *((QUICK_DIGITS,) if arguments.quick else ()))
     iterations = arguments.iterations or (QUICK_ITERATIONS if arguments.quick else None)
     seeds = 1 if arguments.quick else arguments.seeds
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = arguments.digits
     if count is not None and not 1 <= count <= digits.train:
         raise UsageError(f"-digits goes from 1 to {digits.train}. Received: {count}")
-    comparison = Comparison(folder, digits, names, seeds, iterations, count, say)
+    comparison = Comparison(folder, digits, names, seeds, iterations, count, common.say)
     try:
         if not arguments.table:
             comparison.train()
@@ -70,14 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         default="output/experiments/methods",
         help="where everything goes (default: output/experiments/methods)",
     )
-    common.flag(
-        parser,
-        "dir",
-        metavar="FOLDER",
-        default="data/mnist",
-        help="where the digits are or shall be (default: data/mnist)",
-    )
-    common.flag(parser, "no_download", action="store_true", help="leave the network alone")
+    common.digits_flags(parser)
     common.flag(
         parser, "only", metavar="METHODS", help="some methods, separated by commas (default: all)"
     )
@@ -113,8 +106,3 @@ def _parser() -> argparse.ArgumentParser:
         parser, "table", action="store_true", help="train nothing; print the table of what is done"
     )
     return parser
-
-
-def say(sentence: str) -> None:
-    """Print a sentence at once, among the log lines."""
-    print(f"== {sentence}", flush=True)

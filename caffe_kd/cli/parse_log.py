@@ -41,22 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     stem = Path(arguments.output_dir) / Path(arguments.log).name
     for ending, table in tables(parse_log(arguments.log)).items():
         path = stem.with_name(f"{stem.name}.{ending}")
-        write_atomically(path, _csv(table, arguments.delimiter).encode())
+        if table:
+            write_atomically(path, _csv(table, arguments.delimiter).encode())
         if arguments.verbose:
-            print(f"Wrote {path}")
+            print(f"Wrote {path}" if table else f"Not writing {path}; no lines to write")
     return 0
 
 
 def tables(log: TrainingLog) -> dict[str, list[dict[str, float]]]:
-    """Return the rows of each table by the end of its file's name; none is empty.
+    """Return the rows of each table by the end of its file's name.
 
-    Source: BVLC/caffe's tools/extra/parse_log.py. Here Seconds is when a test began, there when its
-    outputs were logged.
+    Seconds count from ``Solving`` to the first output of the row. LearningRate is the one logged
+    last; in the first row of a table it is the second's, as it is first logged behind that.
+
+    Source: BVLC/caffe's tools/extra/parse_log.py. There the values of several test nets, and of a
+    blob with several, take each other's place; here each has its table and column. What a resumed
+    run repeats is there twice.
     """
-    found = {"train": _rows(log, log.train)}
+    found = {"train": _rows(log, log.train), "test": _rows(log, log.tests.get(0, []))}
     for number, rows in log.tests.items():
-        found["test" if number == 0 else f"test_{number}"] = _rows(log, rows)
-    return {ending: rows for ending, rows in found.items() if rows}
+        if number:
+            found[f"test_{number}"] = _rows(log, rows)
+    return found
 
 
 def _rows(log: TrainingLog, rows: Sequence[TrainRow | OutputRow]) -> list[dict[str, float]]:
@@ -67,10 +73,10 @@ def _rows(log: TrainingLog, rows: Sequence[TrainRow | OutputRow]) -> list[dict[s
             continue
         before = bisect_left(told, row.iteration)
         lr = log.learning_rates[before - 1].lr if before else math.nan
-        seconds = math.nan if row.seconds is None else row.seconds
+        seconds = math.nan if row.told is None else row.told
         fixed = dict(zip(_FIXED, (float(row.iteration), seconds, lr), strict=True))
         table.append(fixed | {k: v for k, v in row.outputs.items() if k not in _FIXED})
-    if len(table) > 1 and math.isnan(table[0]["LearningRate"]):
+    if len(table) > 1:
         table[0]["LearningRate"] = table[1]["LearningRate"]
     return table
 

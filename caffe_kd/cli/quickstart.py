@@ -25,14 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="output/quickstart",
         help="where everything goes (default: output/quickstart)",
     )
-    common.flag(
-        parser,
-        "dir",
-        metavar="FOLDER",
-        default="data/mnist",
-        help="where the digits are or shall be (default: data/mnist)",
-    )
-    common.flag(parser, "no_download", action="store_true", help="leave the network alone")
+    common.digits_flags(parser)
     common.flag(
         parser,
         "passes",
@@ -47,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..quickstart import run, table, verdict
 
     started = time.perf_counter()
-    digits = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=say)
+    digits = get_mnist(
+        Path(arguments.dir), allow_download=not arguments.no_download, say=common.say
+    )
     folder = Path(arguments.output)
-    results = run(folder, digits, arguments.passes, say)
+    results = run(folder, digits, arguments.passes, common.say)
     lines = ["", table(results), "", verdict(results)]
     if digits.kind != "MNIST":
         lines.append(
@@ -65,8 +60,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     print("\n".join(lines))
     return 0
-
-
-def say(sentence: str) -> None:
-    """Print a sentence at once, among the log lines."""
-    print(f"== {sentence}", flush=True)

@@ -145,7 +145,12 @@ def train_as(solver: Any, gpu: str | None, progress: bool | None) -> Done | None
                     results[prefix + name] = values[0]
 
     trained = train(
-        read_plan(path), gpu=gpu, snapshot=_newest(solver), progress=progress, then=test
+        read_plan(path),
+        gpu=gpu,
+        snapshot=_newest(solver),
+        progress=progress,
+        then=test,
+        to_go_on="Stopped; the same command goes on from here",
     )
     if trained.stopped:
         return None

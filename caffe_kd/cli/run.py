@@ -11,38 +11,52 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from .. import user_code
+from .. import as_caffe, user_code
 from ..errors import CaffeKDError, UsageError
 from . import common
 
-DESCRIPTION = """Runs a Python script in which `import caffe` gives this package. Where the original
-Caffe is installed, it refuses: there write `import caffe_kd as caffe` in the script. What the
-script adds to sys.path does not matter, so that the folder of an original that was never built may
-stand in it. Layers of type Python run, as the script itself does."""
+DESCRIPTION = """Runs a Python script, or with -m a module, in which `import caffe` gives this
+package; so it does in processes that it starts by multiprocessing. Where the original Caffe is
+installed, it refuses: there write `import caffe_kd as caffe` in the script. What the script adds to
+sys.path does not matter, so that the folder of an original that was never built may stand in it.
+Layers of type Python run, as the script itself does."""
+
+# What lies between this command and the script in a traceback.
+_BETWEEN = (__file__, "<frozen runpy>", runpy.__file__)
 
 
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("run", DESCRIPTION, usage="run [-h] SCRIPT [ARGUMENTS ...]")
-    parser.add_argument("script", metavar="SCRIPT", help="the Python file; the rest is for it")
+    usage = "run [-h] SCRIPT | -m MODULE [ARGUMENTS ...]"
+    parser = common.parser("run", DESCRIPTION, usage=usage)
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the Python file")
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="a module in its place")
     words = list(sys.argv[1:] if argv is None else argv)
-    script = parser.parse_args(words[:1]).script
-    if not Path(script).is_file():
+    own = words[: 2 if words[:1] == ["-m"] else 1]  # the rest is for the script
+    arguments = parser.parse_args(own)
+    script, module = arguments.script, arguments.module
+    if not script and not module:
+        parser.error("a SCRIPT is required, or -m MODULE")
+    if script and not Path(script).is_file():
         raise UsageError(f"there is no script '{script}'. Looked from {Path.cwd()}")
     user_code.allow()
-    with user_code.surroundings([]), _as_started([script, *words[1:]]):
-        return _run(script)
+    folder = Path(script).resolve().parent if script else Path.cwd()
+    words = [script or module, *words[len(own) :]]
+    with user_code.surroundings([]), _as_started(words, folder):
+        return _run(script, module)
 
 
 @contextmanager
-def _as_started(words: Sequence[str]) -> Iterator[None]:
+def _as_started(words: Sequence[str], folder: Path) -> Iterator[None]:
     """Let ``caffe`` be this package and the script find its words and neighbours."""
     argv, path = sys.argv, list(sys.path)
     sys.argv = list(words)
-    sys.path.insert(0, str(Path(words[0]).resolve().parent))
+    sys.path.insert(0, str(folder))
     try:
         _import_caffe()  # before the script can change where modules are found
+        # Processes that multiprocessing starts anew get the path, not what was imported.
+        sys.path.append(str(Path(as_caffe.__file__).parent))
         yield
     finally:
         sys.argv, sys.path[:] = argv, path
@@ -60,24 +74,27 @@ def _import_caffe() -> None:
     import_module("caffe")
 
 
-def _run(script: str) -> int:
-    """Run the script as Python does; return its exit status."""
+def _run(script: str | None, module: str) -> int:
+    """Run the script or module as Python does; return its exit status."""
     try:
-        runpy.run_path(script, run_name="__main__")
+        if script:
+            runpy.run_path(script, run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
     except Exception as error:
-        _tell(error, script)
+        _tell(error)
         return 1
     return 0
 
 
-def _tell(error: Exception, script: str) -> None:
+def _tell(error: Exception) -> None:
     """Print the traceback that Python would print, from the script on."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+    while trace is not None and trace.tb_frame.f_code.co_filename in _BETWEEN:
         trace = trace.tb_next
     traceback.print_exception(type(error), error, trace)

@@ -39,15 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..search import report, space
     from ..search.study import Search
     from ..search.subject import Subject, write
-    from .train import load_layer_modules
 
-    load_layer_modules(arguments.layers)
+    common.load_layer_modules(arguments.layers)
     asked = space.parse(arguments.search or "")
     path = Path(arguments.solver)
-    subject = Subject(path, arguments.teacher_weights, arguments.max_iter, say)
+    subject = Subject(path, arguments.teacher_weights, arguments.max_iter, common.say)
     folder = Path(arguments.output or Path("output") / "search" / path.stem)
     searched = space.Space(subject.own, asked)
-    search = Search(folder, subject, searched, arguments.seed, arguments.measure, say)
+    search = Search(folder, subject, searched, arguments.seed, arguments.measure, common.say)
     wants_gpu = subject.plan.solver.solver_mode == pb.SolverParameter.GPU
     device, _ = common.choose_device(arguments.gpu, wants_gpu)
     try:
@@ -111,13 +110,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.flag(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
     common.flag(parser, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
-    common.flag(
-        parser, "layers", metavar="FILE", help="a Python file that registers your own layer types"
-    )
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     return parser
-
-
-def say(sentence: str) -> None:
-    """Print a sentence at once."""
-    print(f"== {sentence}", flush=True)

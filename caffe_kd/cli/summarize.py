@@ -1,54 +1,156 @@
-"""``summarize``: lists a net's layers with their shapes and parameters."""
+"""``summarize``: lists a net's layers, how they hang together, their shapes and parameters."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from . import common
-from .doctor import read_shape
 
-DESCRIPTION = """Lists a net's layers in one phase: name, type, shapes of the tops, parameters and
-multiply-adds of a record. Where the data is not here, -input_shape tells the shape of its records;
-doctor tells more of the net."""
+if TYPE_CHECKING:
+    import argparse
+
+DESCRIPTION = """Lists a net's layers as the original's summarize.py does: name, type, (name and
+multipliers of parameters, where they are not 1), bottoms -> tops, and of convolution and pooling
+kernel/stride+pad outputs/group. On a terminal a blob has a colour; a top that nothing takes is
+underlined, a bottom that nothing makes has a red ground. Below are, in one phase, the shapes of the
+tops, the parameters and multiply-adds of a record. Where the data is not here, -input_shape tells
+the shape of its records; doctor tells more of the net."""
+
+_COLOURS = ("92", "93", "94", "95", "97", "96", "42", "43;30", "100", "44", "103;30", "107;30")
+_UNMADE, _UNTAKEN, _PLAIN = "\033[41m", "\033[1;4m", "\033[0m"
+_ESCAPE = re.compile(r"\033\[[\d;]+m")
 
 
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("summarize", DESCRIPTION)
-    parser.add_argument("net", metavar="NET", help="the net's prototxt")
-    common.flag(
-        parser,
-        "phase",
-        choices=["TRAIN", "TEST"],
-        default="TEST",
-        help="the net's phase (default: TEST)",
-    )
-    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
-    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
-    common.flag(
-        parser,
-        "input_shape",
-        action="append",
-        default=[],
-        metavar="BLOB=C,H,W",
-        help="the shape of a record, where its data is absent; may be given for several blobs",
-    )
-    arguments = parser.parse_args(argv)
-    given = dict(read_shape(shape) for shape in arguments.input_shape)
+    arguments = _parser().parse_args(argv)
+    if arguments.max_width < 1:
+        raise UsageError(f"--max-width must be at least 1. Received: {arguments.max_width}")
+    given = common.input_shapes(arguments.input_shape)
+    from ..net import read_net
+
+    net = read_net(arguments.net)
+    print("\n".join(aligned(rows(net, sys.stdout.isatty()), arguments.max_width)))
+    return _tell_shapes(net, arguments, given)
+
+
+# ---- the original's table
+
+
+def rows(net: Any, is_coloured: bool) -> list[list[str]]:
+    """Return name, type, parameters, bottoms, arrow, tops and geometry of each layer.
+
+    Source: BVLC/caffe's tools/extra/summarize.py, which tells no geometry of kernels that are not
+    square.
+    """
+    untaken: set[str] = set()
+    for layer in net.layer:
+        untaken = (untaken | set(layer.top)) - set(layer.bottom)
+    colours: dict[str, str] = {}
+    table = []
+    for layer in net.layer:
+        tops = []
+        for index, top in enumerate(layer.top):
+            colour = colours.setdefault(top, f"\033[{_COLOURS[len(colours) % len(_COLOURS)]}m")
+            text = f"{_UNTAKEN}{top}" if top in untaken else top
+            if index < len(layer.loss_weight):
+                text = f"{_float(layer.loss_weight[index])} * {text}"
+            tops.append(f"{colour}{text}{_PLAIN}")
+        bottoms = [f"{colours.get(name, _UNMADE)}{name}{_PLAIN}" for name in layer.bottom]
+        kind = layer.type
+        if kind == "Python":
+            kind = f"{layer.python_param.module}.{layer.python_param.layer}"
+        params = [_parameter(param) for param in layer.param]
+        told = f"({', '.join(params)})" if any(params) else ""
+        cells = [layer.name, kind, told, ", ".join(bottoms), "->", ", ".join(tops)]
+        cells.append(_geometry(layer))
+        table.append(cells if is_coloured else [_ESCAPE.sub("", cell) for cell in cells])
+    return table
+
+
+def _parameter(param: Any) -> str:
+    parts = [param.name] if param.name else []
+    parts += [f"x{_float(param.lr_mult)}"] if param.lr_mult != 1 else []
+    parts += [f"Dx{_float(param.decay_mult)}"] if param.decay_mult != 1 else []
+    return " ".join(parts)
+
+
+def _float(value: float) -> str:
+    """Return a float32 as Python would write it: 2.0, 0.1."""
+    return str(float(f"{value:.7g}"))
+
+
+def _geometry(layer: Any) -> str:
+    """Return ``kernel/stride+pad outputs/group``, without what is at its default."""
+    if layer.type in ("Convolution", "Deconvolution"):
+        param = layer.convolution_param
+        text = _window(param, lambda name: list(getattr(param, name)))
+        text += f" {param.num_output}" + (f"/{param.group}" if param.group != 1 else "")
+        return text.strip()
+    if layer.type == "Pooling":
+        param = layer.pooling_param
+        if param.global_pooling:
+            return "global"
+        return _window(param, lambda name: [getattr(param, name)])
+    return ""
+
+
+def _window(param: Any, extents: Callable[[str], list[int]]) -> str:
+    text = ""
+    for sign, name, short, default in (
+        ("", "kernel_size", "kernel", None),
+        ("/", "stride", "stride", 1),
+        ("+", "pad", "pad", 0),
+    ):
+        sides = [f"{short}_h", f"{short}_w"]
+        if any(param.HasField(side) for side in sides):
+            values = [getattr(param, side) for side in sides]
+        else:
+            values = extents(name)
+        if set(values) - {default}:
+            text += sign + "x".join(map(str, values))
+    return text
+
+
+def aligned(table: list[list[str]], max_width: int) -> Iterator[str]:
+    """Yield the lines of a table whose columns are as narrow as their cells, but not wider.
+
+    A cell beyond ``max_width`` flows over, and what follows keeps its place where it can.
+    """
+    width = [
+        min(max_width, 1 + max(len(_ESCAPE.sub("", cell)) for cell in column))
+        for column in zip(*table, strict=True)
+    ]
+    for row in table:
+        line, right = "", 0
+        for cell, extent in zip(row, width, strict=True):
+            right += extent
+            line += f"{cell} "
+            line += " " * (right - len(_ESCAPE.sub("", line)))
+        yield line.rstrip()
+
+
+# ---- what it comes to
+
+
+def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple[int, ...]]) -> int:
+    """Print shapes, parameters and multiply-adds in the phase; return the exit status."""
     from ..doctor.cost import cost_of
     from ..doctor.report import cost_as_text
     from ..doctor.survey import survey
-    from ..net import read_net
     from ..proto import caffe_pb2 as pb
     from ..proto.filter import filter_net
 
-    param, phase = read_net(arguments.net), pb.Phase.Value(arguments.phase)
-    stages = [*param.state.stage, *common.comma_list(arguments.stage)]
+    phase = pb.Phase.Value(arguments.phase)
+    stages = [*net.state.stage, *common.comma_list(arguments.stage)]
     state = pb.NetState(phase=phase, level=arguments.level, stage=stages)
-    found = survey(filter_net(param, state), phase, Path(arguments.net), given)
+    found = survey(filter_net(net, state), phase, Path(arguments.net), given)
     for absent in found.absent:
         what = absent.reason or "give its records' shape, as -input_shape data=3,28,28"
         print(f"note: {absent.error}: {what}", file=sys.stderr)
@@ -56,7 +158,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"note: layer '{layer.name}' (Python) is not run, and left out", file=sys.stderr)
     for _, error in found.problems:
         print(f"error: {error}", file=sys.stderr)
-    steps = found.net.steps if found.net is not None else []
-    if found.net is not None and steps:
-        print("\n".join(cost_as_text(cost_of(found.net))))
-    return 1 if found.problems or not steps else 0
+    if found.net is not None and found.net.steps:
+        print("\n" + "\n".join(cost_as_text(cost_of(found.net))))
+    return 1 if found.problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("summarize", DESCRIPTION)
+    parser.add_argument("net", metavar="NET", help="the net's prototxt")
+    parser.add_argument(
+        "-w",
+        "--max-width",
+        type=int,
+        default=30,
+        metavar="N",
+        help="the widest that a column of the first table is (default: 30)",
+    )
+    common.flag(
+        parser,
+        "phase",
+        choices=["TRAIN", "TEST"],
+        default="TEST",
+        help="the second table's phase (default: TEST)",
+    )
+    common.state_flags(parser)
+    common.input_shape_flag(parser)
+    return parser

@@ -23,9 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
     common.flag(parser, "iterations", type=common.int32, default=50, help="batches (default: 50)")
     common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
-    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    common.state_flags(parser)
     common.glog_flags(parser)
+    common.idle_flags(parser, "solver", "phase", "snapshot", "sigint_effect", "sighup_effect")
+    common.idle_flags(parser, "log_dir")
     common.python_layers_flag(parser)
     arguments = parser.parse_args(argv)
     if not arguments.model:
@@ -39,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..proto.upgrade import Notes
     from ..solver.debug_info import DebugInfo
 
-    device, told = common.choose_device(arguments.gpu, None)
+    device, told = common.choose_one_device(arguments.gpu)
     with Log() as log:
-        log.info(told)
+        log.info("\n".join(told))
         stages = common.comma_list(arguments.stage)
         notes = Notes()
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)

@@ -33,10 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="TRAIN",
         help="the net's phase (default: TRAIN)",
     )
-    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
-    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    common.state_flags(parser)
     common.flag(parser, "profile", metavar="FILE", help="write a Chrome trace there, as .json")
     common.glog_flags(parser)
+    common.idle_flags(parser, "solver", "snapshot", "sigint_effect", "sighup_effect")
+    common.idle_flags(parser, "log_dir")
     common.python_layers_flag(parser)
     arguments = parser.parse_args(argv)
     if not arguments.model:
@@ -48,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..proto import caffe_pb2 as pb
     from ..pycaffe.graph import Graph
 
-    device, told = common.choose_device(arguments.gpu, None)
+    device, told = common.choose_one_device(arguments.gpu)
     with Log() as log:
-        log.info(told)
+        log.info("\n".join(told))
         phase = pb.Phase.Value(arguments.phase)
         stages = common.comma_list(arguments.stage)
         net = load_net(arguments.model, phase, arguments.level, stages)

@@ -9,7 +9,9 @@ from . import common
 
 DESCRIPTION = """Writes the deployed net as one readable Python file that needs PyTorch and
 safetensors alone, and its weights beside it as .safetensors. In Python: from NAME import load;
-net = load(); net(images). A layer that has no such form is an error that lists all of them."""
+net = load(); net(images). A layer that has no such form is an error that lists all of them; for a
+type of your own, a function that its file registers with caffe_kd.export.torch_emitters.emits
+writes it."""
 
 
 @common.guarded
@@ -24,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="the .py file to write (default: the prototxt's name, here)",
     )
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     arguments = parser.parse_args(argv)
+    common.load_layer_modules(arguments.layers)
     from ..export.torch_code import write_torch
 
     output = Path(arguments.output or f"{Path(arguments.model).stem}.py")

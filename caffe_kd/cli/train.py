@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     from ..solver.plan import Overrides, read_plan
 
-    load_layer_modules(arguments.layers)
+    common.load_layer_modules(arguments.layers)
     plan = read_plan(
         arguments.solver,
         Overrides(
@@ -61,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     solver = train(
         plan,
         gpu=arguments.gpu,
-        snapshot=arguments.snapshot,
+        snapshot=arguments.snapshot or None,
         progress=arguments.progress,
-        log=Path(arguments.log) if arguments.log else None,
+        log=_log_asked_for(arguments.log, arguments.log_dir),
         teacher_cache=arguments.teacher_cache,
         effects=(arguments.sigint_effect, arguments.sighup_effect),
         exact_sums=arguments.exact_sums,
@@ -89,8 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.flag(caffe, "snapshot", metavar="FILE", help="a .solverstate to resume from")
     common.flag(caffe, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
-    common.flag(caffe, "level", type=common.int32, default=0, help="the net's level (default: 0)")
-    common.flag(caffe, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    common.state_flags(caffe)
     for name, effect, meaning in (
         ("sigint_effect", "stop", "Ctrl-C"),
         ("sighup_effect", "snapshot", "the hangup signal"),
@@ -102,11 +104,14 @@ def _parser() -> argparse.ArgumentParser:
             default=effect,
             help=f"what {meaning} does (default: {effect}; stop snapshots too)",
         )
+    common.flag(
+        caffe, "log_dir", metavar="FOLDER", help="put the log there, under the name glog gives it"
+    )
     common.glog_flags(caffe)
+    common.idle_flags(caffe, "model", "phase", "iterations")
     own = parser.add_argument_group("distillation and results")
     common.flag(own, "teacher_weights", metavar="FILE", help="weights of the teacher")
-    common.flag(own, "temperature", type=float, help="temperature of every DistillingLoss")
-    common.flag(own, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
+    common.distilling_flags(own)
     common.flag(own, "max_iter", type=common.int32, help="train to this iteration")
     common.flag(own, "output", metavar="FOLDER", help="put snapshots and the log there")
     common.flag(own, "log", metavar="FILE", help="the log file (default: beside the snapshots)")
@@ -119,18 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the composed net that would be trained, and stop",
     )
-    common.flag(
-        own, "layers", metavar="FILE", help="a Python file that registers layer types of your own"
-    )
-    common.python_layers_flag(own)
-    common.flag(
-        own,
-        "teacher_cache",
-        choices=["auto", "off", "memory", "disk"],
-        default="auto",
-        help="remember what the teacher and other frozen layers answer for each record "
-        "(default: auto, in memory where nothing random stands before them)",
-    )
+    common.user_code_flags(own)
+    common.teacher_cache_flag(own)
     common.flag(
         own,
         "exact_sums",
@@ -154,28 +149,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_layer_modules(path: str | None) -> None:
-    """Run a user's Python file, which registers layer types.
-
-    Raises:
-        UsageError: there is no such file, or it does not run.
-    """
-    if path is None:
-        return
-    import runpy
-    import traceback
-
-    if not Path(path).is_file():
-        raise UsageError(f"-layers {path}: no such file")
-    try:
-        runpy.run_path(path)
-    except Exception as error:
-        # Where in the user's own file it went wrong; the frames around it are ours and Python's.
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        place = f"{path}:{lines[-1]}" if lines else path
-        raise UsageError(f"-layers {place}: {type(error).__name__}: {error}") from error
-
-
 def into_folder(plan: Plan, folder: Path) -> None:
     """Move the solver's snapshots (and with them the log) into a folder."""
     plan.solver.snapshot_prefix = str(folder / Path(plan.solver.snapshot_prefix).name)
@@ -184,6 +157,23 @@ def into_folder(plan: Plan, folder: Path) -> None:
 def log_path(plan: Plan) -> Path:
     """Return where the run's log goes: beside its snapshots, with the time of its start."""
     return Path(f"{plan.solver.snapshot_prefix}_{time.strftime('%Y%m%d-%H%M%S')}.log")
+
+
+def _log_asked_for(file: str | None, folder: str | None) -> Path | None:
+    """Return the log file of ``-log``, or else of ``-log_dir``: there ``caffe.INFO`` leads to it.
+
+    Source: glog, which old scripts rely on to find the newest log.
+    """
+    if file or not folder:
+        return Path(file) if file else None
+    start, user = time.strftime("%Y%m%d-%H%M%S"), os.environ.get("USER", "invalid-user")
+    path = Path(folder) / f"caffe.{platform.node()}.{user}.log.INFO.{start}.{os.getpid()}"
+    newest = path.with_name("caffe.INFO")
+    with contextlib.suppress(OSError):  # a system without links, or a folder that Log tells of
+        path.parent.mkdir(parents=True, exist_ok=True)
+        newest.unlink(missing_ok=True)
+        newest.symlink_to(path.name)
+    return path
 
 
 def train(
@@ -197,11 +187,13 @@ def train(
     exact_sums: bool = False,
     gradient_shares: int = 0,
     then: Callable[[Solver], None] | None = None,
+    to_go_on: str = "",
 ) -> Solver:
     """Train as planned, with a log on stderr and in a file.
 
     ``effects`` is what SIGINT and SIGHUP do: snapshot, stop (which snapshots too) or none. ``then``
     is called at the end, unless a signal stopped the training, while the log is still open.
+    ``to_go_on`` is told after a stop where a user does not go on by -snapshot.
     """
     from ..log import Log
     from ..proto import caffe_pb2 as pb
@@ -211,7 +203,7 @@ def train(
     wants_gpu = None
     if plan.solver.HasField("solver_mode"):
         wants_gpu = plan.solver.solver_mode == pb.SolverParameter.GPU
-    device, told = common.choose_device(gpu, wants_gpu)
+    device, told = common.choose_device(gpu, wants_gpu, plan.solver.device_id)
     path = log or log_path(plan)
     with Log(path, progress=progress) as lines, SignalActions(*map(Action, effects)) as signals:
         lines.info(f"Log file: {path}")
@@ -230,6 +222,8 @@ def train(
             raise
         if not solver.stopped:
             lines.info("Optimization Done.")
+        elif to_go_on:
+            lines.info(to_go_on)
         elif solver.snapshots is not None:
             lines.info(f"To go on: -snapshot {solver.snapshots[1]}")
     return solver

@@ -134,7 +134,6 @@ def _parser() -> argparse.ArgumentParser:
         help="allowed difference: this times the blob's greatest recorded value (default: 1e-4)",
     )
     common.flag(parser, "atol", type=float, help="and this on top (default: 1e-5)")
-    common.flag(parser, "level", type=common.int32, default=0, help="the net's level (default: 0)")
-    common.flag(parser, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    common.state_flags(parser)
     common.python_layers_flag(parser)
     return parser

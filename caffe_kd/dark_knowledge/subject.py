@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..doctor.reading import Wishes, read_case
-from ..errors import NetError, UsageError
+from ..errors import NetError, UsageError, did_you_mean
 from ..net import Net, read_net
 from ..proto import bundle
 from ..proto import caffe_pb2 as pb
@@ -34,34 +34,42 @@ class Subject:
         teacher: the blob of the teacher's logits.
         student: that of the student's; None without a student.
         temperature: the one that the student is distilled at.
+        others: the solver's teachers that were not chosen.
     """
 
     net: Net
     teacher: str
     student: str | None
     temperature: float = _DEFAULT_TEMPERATURE
+    others: list[str] = field(default_factory=list)
 
 
-def of_solver(path: str | Path, weights: str | None = None) -> Subject:
-    """Return the teacher and the student of a solver that distils.
+def of_solver(path: str | Path, weights: str | None = None, teacher: str | None = None) -> Subject:
+    """Return a teacher and the student of a solver that distils.
 
     Args:
         path: the solver's prototxt.
         weights: the trained student's snapshot.
+        teacher: which of several teachers; None: the first.
 
     Raises:
-        CaffeKDError: the solver or one of its files is wrong, or it has no trained teacher.
+        CaffeKDError: the solver or one of its files is wrong, or it has no such trained teacher.
     """
     case = read_case(path, Wishes(weights))
     if case.solver is None:
         raise UsageError(f"{path} is a net: give it as -model, with -weights")
     if case.plan is None:
         raise case.unplanned or NetError("cannot be read", str(path))
-    plan = case.plan
-    if not plan.teachers:
+    plan, nets = case.plan, dict(case.teachers)
+    known = {t.name: t for t in plan.teachers if t.name in nets}  # an ONNX model has no net
+    if not known:
         raise UsageError(f"{path} names no teacher with weights: give -model and -weights of a net")
-    trained = plan.teachers[0]
-    net = next(net for name, net in case.teachers if name == trained.name)
+    if teacher is not None and teacher not in known:
+        raise UsageError(
+            f"-teacher: {path} has no teacher '{teacher}' with net and weights."
+            f"{did_you_mean(teacher, known)} It has: {', '.join(known)}"
+        )
+    trained = known[teacher] if teacher is not None else next(iter(known.values()))
     loss = _comparison(plan.train.param, trained.name)
     blobs, temperature = (None, None), _DEFAULT_TEMPERATURE
     if loss is not None:
@@ -70,13 +78,13 @@ def of_solver(path: str | Path, weights: str | None = None) -> Subject:
     state = pb.NetState(phase=pb.TEST)
     for given in case.solver.test_state[:1]:
         state.MergeFrom(given)
-    subject = _compose(
-        case.student, Teacher(trained.name, net, None), blobs, state, plan.train.file
-    )
+    chosen = Teacher(trained.name, nets[trained.name], None)
+    subject = _compose(case.student, chosen, blobs, state, plan.train.file)
     subject.net.copy_weights(prefixed(trained.name, trained.layers), str(trained.path))
     for file in plan.student_weights:
         subject.net.load_weights(file)
     subject.temperature = temperature
+    subject.others = [name for name in known if name != trained.name]
     return subject
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..layers import layer_types
 from ..proto import caffe_pb2 as pb
 from .findings import Hit, Hits, case_check, net_check
+from .gradient import receivers
 from .protos import is_data, shown
 from .reading import Case
 from .view import Node, View
@@ -57,23 +58,42 @@ def student_as_teacher(view: View) -> Hits:
 
 @net_check(
     "distillation",
-    why="A teacher that is trained along is no fixed aim. Through this loss no gradient reaches "
-    "it, but other losses, and weight decay, change it.",
+    why="A teacher that has been trained, or that nothing trains, is to stay as it is. Through "
+    "this loss no gradient reaches it, but other losses, and weight decay, change it.",
     do="Name the net as the solver's teacher { net weights }, which freezes it; or write "
-    "param { lr_mult: 0 decay_mult: 0 } for each of its parameters.",
+    "param { lr_mult: 0 decay_mult: 0 } for each of its parameters. Where both shall learn from "
+    "each other, propagate_down: true to both says so.",
 )
 def unfrozen_teacher(view: View) -> Hits:
-    """A teacher whose parameters learn."""
+    """A teacher whose parameters learn, though it is none that is trained along."""
     for node in distilling_losses(view):
-        learning = [
-            n.proto.name
-            for n in [node.parents[1], *node.ancestors(1)]
-            if n is not None and n.has_blobs and any(n.lr_mults)
-        ]
-        if learning and learns(node.parents[0]) and len(set(node.proto.bottom[:2])) > 1:
-            names = ", ".join(f"'{name}'" for name in dict.fromkeys(learning[:4]))
+        student = _learning(node, 0)
+        own = [n for n in _learning(node, 1) if n not in student]
+        if own and student and not _is_trained_along(view, node, own):
+            names = ", ".join(f"'{n.proto.name}'" for n in own[:4])
             fact = f"what leads to its teacher '{node.proto.bottom[1]}' learns: {names}"
             yield Hit("warning", node.place, f"{node.called}: {fact}")
+
+
+def _learning(node: Node, bottom: int) -> list[Node]:
+    """Return the layers that lead to a bottom and have parameters that learn."""
+    return [n for n in node.ancestors(bottom) if n.has_blobs and any(n.lr_mults)]
+
+
+def _is_trained_along(view: View, loss: Node, teacher: list[Node]) -> bool:
+    """Say whether the layers that only a loss' teacher has are meant to learn.
+
+    They are where another loss teaches them: a net that learns together with the student, a deeper
+    exit or another branch of the student's own. They are not where they are a teacher's by name, or
+    alone have been trained before.
+    """
+    if any(view.of_teacher(n) for n in teacher):
+        return False
+    reached = [n for other in view.judges if other is not loss for n in receivers(view, other)]
+    if not any(n in reached for n in teacher):
+        return False
+    student = _learning(loss, 0)
+    return any(map(view.has_weights, student)) or not any(map(view.has_weights, teacher))
 
 
 @net_check(

@@ -65,14 +65,19 @@ def _learning(view: View) -> list[Node]:
 def frozen_at_random(view: View) -> Hits:
     """A layer with lr_mult 0 and no weights to start from."""
     known = view.solver is not None or bool(view.weights)
+    injected = {x.to or x.layer for x in view.solver.inject} if view.solver is not None else set()
     for node in _learning(view):
         mults = node.lr_mults
         if node.type not in _MATRICES or view.has_weights(node) or not mults or mults[0] != 0:
             continue
+        if node.proto.name in injected:  # it starts from a teacher's
+            continue
         given = filler(node.proto)
         if given is not None and given.type == "bilinear":  # enlarging needs no learning
             continue
-        severity = "warning" if known else "note"
+        below = node.parents[0] if node.parents else None
+        projects = below is not None and view.of_teacher(below)  # at random, so that it cannot move
+        severity = "warning" if known and not projects else "note"
         yield Hit(severity, node.place, f"{node.called}: lr_mult is 0 and no weights are named")
 
 

@@ -112,7 +112,8 @@ def read_case(path: str | Path, wishes: Wishes | None = None) -> Case:
 def _is_part(net: Any, nets: int) -> bool:
     """Say whether a net has no data of its own, since others in a run have it.
 
-    Such are one of several nets in a file, and one that compares student and teacher.
+    Such are one of several nets in a file, one that compares student and teacher, and one that is
+    losses alone.
     """
     has_source = any(map(is_source, net.layer))
     made = {top for layer in net.layer for top in layer.top}
@@ -120,7 +121,8 @@ def _is_part(net: Any, nets: int) -> bool:
     distils = any("/" in bottom for bottom in others) or any(
         layer.type == "DistillingLoss" for layer in net.layer
     )
-    return not has_source and (distils or nets > 1)
+    judges = all(layer.type.endswith("Loss") for layer in net.layer)
+    return not has_source and (distils or judges or nets > 1)
 
 
 def _parsed(path: str | Path) -> tuple[list[Any], Any]:

@@ -74,7 +74,7 @@ class HintonMnist:
     def _runs(self, digits: Digits) -> list[Run]:
         """Return all runs, teachers before their students."""
         few = max(1, round(_FEW * digits.train))
-        teacher = Run("teacher", "teacher", passes=45)
+        teacher = Run("teacher", "teacher", passes=80)
         alone = Run("", "student", passes=20)
         one = Run("", "student", passes=20, teachers=("teacher",))
         careful = replace(one, solver="kd_sgd")

@@ -29,8 +29,8 @@ _STUDENT, _TEACHER = "student_train_test.prototxt", "teacher_train_test.prototxt
 def methods() -> dict[str, str]:
     """Return the methods that are trained on the common pair, and by what losses.
 
-    These are the solvers that train ``student_train_test.prototxt`` from the teachers in TEACHERS,
-    from several of them, or from a mean of the student.
+    These are the solvers that train ``student_train_test.prototxt`` with a distiller: from the
+    teachers in TEACHERS, from several of them, from a mean of the student, or from no teacher.
     """
     found = {}
     for path in sorted(examples.folder(FOLDER).glob("*_solver.prototxt")):
@@ -40,7 +40,7 @@ def methods() -> dict[str, str]:
             entry.HasField("ema") or (entry.net == _TEACHER and entry.weights in weights)
             for entry in solver.teacher
         )
-        if solver.net == _STUDENT and solver.teacher and of_pair:
+        if solver.net == _STUDENT and solver.distiller_net and of_pair:
             net = text.read(path.parent / solver.distiller_net, pb.NetParameter())
             losses = dict.fromkeys(x.type for x in net.layer if x.type.endswith("Loss"))
             found[path.stem.removesuffix("_solver")] = ", ".join(losses)
@@ -256,6 +256,7 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
         if row.method == ALONE:
             axes.axvline(mean(row.accuracies), color=colour, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel("accuracy on the test digits, %; each seed, and their mean")
     axes.grid(True, axis="x", color=GRID)
     axes.set_axisbelow(True)

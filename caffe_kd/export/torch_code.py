@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import keyword
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -15,12 +17,13 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..files import write_atomically
+from ..layers import Shape
 from ..net import Net, Step, read_net
 from ..proto import caffe_pb2 as pb
 from .deploy import deploy
 from .pipeline import load_all_weights
 from .torch_emitters import EMITTERS, Code, NoCodeError
-from .torch_helpers import HELPERS
+from .torch_layout import statement
 
 _HEAD = '''\
 """{title}
@@ -32,24 +35,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
+{torch}from safetensors.torch import load_file
 from torch import Tensor, nn
+
 
 '''
 
-_TAIL = '''
+# What is imported if it is needed.
+_TORCH = {r"\btorch\.": "import torch\n", r"\bF\.": "import torch.nn.functional as F\n"}
 
-def load(weights: str | Path = Path(__file__).with_suffix(".safetensors")) -> {name}:
+_WEIGHTS = 'Path(__file__).with_suffix(".safetensors")'
+_LOAD = '''\
     """Return the net with its weights, as it is used: in evaluation mode."""
     net = {name}()
     net.load_state_dict(load_file(weights))
     return net.eval()
 '''
 
-_WIDTH = 100  # of a statement with its comment behind it
-_OF_MODULE = {"annotations", "torch", "nn", "F", "Tensor", "Path", "load_file", "load", *HELPERS}
+# Why layers have no emitter, and what can be done.
+NO_EMITTER = {
+    "ONNXModel": "ONNX Runtime runs the model. Take the layer out of the net, and give its tops as "
+    "inputs",
+    "Python": "only its author can write the class in PyTorch. Take the layer out of the net, and "
+    "give its tops as inputs, or write the type as a layer with an emitter",
+}
+_OWN_TYPE = (
+    "the type has no emitter. Register one beside the type, with "
+    "caffe_kd.export.torch_emitters.emits"
+)
+
+_OF_MODULE = {"annotations", "torch", "nn", "F", "Tensor", "Path", "load_file", "load"}
 
 
 @dataclass
@@ -98,42 +113,72 @@ def to_torch(net: Net, file: str = "") -> Module:
         ExportError: layers have no form in PyTorch here; the message lists them all.
     """
     steps = [step for step in net.steps if step.layer.type != "Input"]
-    modules, blobs = _Names(dir(nn.Module())), _Names(_OF_MODULE)
-    inputs = [blobs[name] for name in net.inputs]
-    made: list[str] = []
-    run: list[str] = []
-    weights = _Weights()
+    blobs = _Names(_OF_MODULE)
+    arguments = "".join(f", {blobs[name]}: Tensor" for name in net.inputs)
     codes = _codes(steps, blobs)
-    for step, code in zip(steps, codes, strict=True):
-        value, place = code.value, _place(step)
-        if code.module:
-            name = modules[step.layer.name]
-            made += _statement(f"self.{name} = {code.module}", place)
-            made += weights.add(step, code, name)
-            value, place = value.replace("{self}", f"self.{name}"), ""
-        run += _statement(f"{', '.join(blobs[top] for top in step.tops)} = {value}", place)
-    outputs = [(name, blobs[name]) for name in net.outputs]
-    if len(outputs) == 1:
-        run.append(f"return {outputs[0][1]}")
-    else:
-        run.append(f"return {{{', '.join(f'{ascii(name)}: {blob}' for name, blob in outputs)}}}")
-    name = _Names(_OF_MODULE)[net.name[:1].upper() + net.name[1:] or "Net"]
-    answer = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
-    of = f" of {_clean(file)}" if file else ""
-    title = f"The net {_clean(net.name)}{of} in PyTorch, written by caffe_kd."
-    helpers = "\n".join(HELPERS[h] for h in sorted({c.helper for c in codes if c.helper}))
-    arguments = "".join(f", {blob}: Tensor" for blob in inputs)
-    source = [
-        _HEAD.format(title=title, about=_about(net)) + helpers + ("\n" if helpers else ""),
+    made, run, weights = _statements(steps, codes, blobs)
+    helpers = dict.fromkeys(helper for code in codes for helper in code.helpers)
+    reserved = _OF_MODULE | {helper.__name__ for helper in helpers}
+    name = _Names(reserved)[net.name[:1].upper() + net.name[1:] or "Net"]
+    answer = "Tensor" if len(net.outputs) == 1 else "dict[str, Tensor]"
+    lines = [
+        *map(_source_of, helpers),
         f"class {name}(nn.Module):",
         "    def __init__(self) -> None:",
         "        super().__init__()",
-        *(f"        {line}" for line in made),
+        *made,
         "",
-        f"    def forward(self{arguments}) -> {answer}:",
-        *(f"        {line}" for line in run),
+        *statement(f"def forward(self{arguments}) -> {answer}:", indent=4),
+        *run,
+        *statement(_return(net.outputs, blobs)),
+        "",
+        "",
+        *statement(f"def load(weights: str | Path = {_WEIGHTS}) -> {name}:", indent=0),
+        _LOAD.format(name=name),
     ]
-    return Module("\n".join(source) + "\n" + _TAIL.format(name=name), weights.tensors)
+    body = "\n".join(lines)
+    return Module(_head(net, file, body) + body, weights)
+
+
+def _statements(
+    steps: Sequence[Step], codes: Sequence[Code], blobs: _Names
+) -> tuple[list[str], list[str], dict[str, Tensor]]:
+    """Return what makes the modules, what runs them, and their weights."""
+    modules, weights = _Names(dir(nn.Module())), _Weights()
+    made: list[str] = []
+    run: list[str] = []
+    for step, code in zip(steps, codes, strict=True):
+        value, place = code.value, _place(step)
+        if code.module:
+            name = modules.another(step.layer.name)  # several layers may bear one name
+            made += statement(f"self.{name} = {code.module}", place)
+            made += [line for tie in weights.add(step, code, name) for line in statement(tie)]
+            value, place = value.replace("{self}", f"self.{name}"), ""
+        run += statement(f"{', '.join(blobs[top] for top in step.tops)} = {value}", place)
+    return made, run, weights.tensors
+
+
+def _return(outputs: Sequence[str], blobs: _Names) -> str:
+    if len(outputs) == 1:
+        return f"return {blobs[outputs[0]]}"
+    return f"return {{{', '.join(f'{_quoted(name)}: {blobs[name]}' for name in outputs)}}}"
+
+
+def _head(net: Net, file: str, body: str) -> str:
+    words = ["The net", _clean(net.name), f"of {_clean(file)}" if file else ""]
+    title = f"{' '.join(filter(None, words))} in PyTorch, written by caffe_kd."
+    used = "".join(line for use, line in _TORCH.items() if re.search(use, body))
+    return _HEAD.format(title=title, about=_about(net), torch=used)
+
+
+def _source_of(helper: Any) -> str:
+    try:
+        return f"{inspect.getsource(helper)}\n"
+    except (OSError, TypeError) as error:  # a class of a file that was run, not imported
+        raise ExportError(
+            f"the source of {helper.__name__}, a helper of an emitter, cannot be found. Have it in "
+            "a module that is imported"
+        ) from error
 
 
 def _codes(steps: Sequence[Step], blobs: _Names) -> list[Code]:
@@ -146,17 +191,20 @@ def _codes(steps: Sequence[Step], blobs: _Names) -> list[Code]:
     for step in steps:
         kind = step.layer.type
         where = f"{step.layer.proto.source_line}: layer '{step.layer.name}' ({kind})".lstrip(": ")
+        emitter = EMITTERS.get(kind)
+        if emitter is None:
+            problems.append(f"{where}: {NO_EMITTER.get(kind, _OWN_TYPE)}")
+            continue
         try:
-            codes.append(EMITTERS[kind](step, [blobs[name] for name in step.bottoms]))
-        except KeyError:
-            problems.append(where)
+            codes.append(emitter(step, [blobs[name] for name in step.bottoms]))
         except NoCodeError as error:
             problems.append(f"{where}: {error}")
     if problems:
         raise ExportError(
             "these layers cannot be written as PyTorch code:\n  "
             + "\n  ".join(problems)
-            + f"\nTypes that can: {', '.join(sorted(EMITTERS))}. Others may go by export_onnx"
+            + f"\nTypes that can: {', '.join(sorted(EMITTERS))}. "
+            "export_onnx may write the net as it is"
         )
     return codes
 
@@ -171,14 +219,18 @@ class _Weights:
     def add(self, step: Step, code: Code, module: str) -> list[str]:
         """Take a module's weights; return the statements that share those it does not own."""
         ties = []
-        blobs = step.layer.parameters_in_order if step.layer.type != "BatchNorm" else []
+        blobs = step.layer.parameters_in_order if code.as_stored else []
         for blob, key in zip(blobs, code.weights, strict=False):
-            name = f"{module}.{key}"
+            name = _join(module, key)
             owner = self._owners.setdefault(id(blob), name)
             if owner != name and torch.equal(self.tensors[owner], code.weights[key]):
                 ties.append(f"self.{name} = self.{owner}")
-        self.tensors.update({f"{module}.{key}": value for key, value in code.weights.items()})
+        self.tensors.update({_join(module, k): v for k, v in code.weights.items()})
         return ties
+
+
+def _join(module: str, key: str) -> str:
+    return f"{module}.{key}" if key else module
 
 
 class _Names(dict[str, str]):
@@ -189,14 +241,22 @@ class _Names(dict[str, str]):
         self._taken = {*reserved, *keyword.kwlist, *dir(builtins), "self"}
 
     def __missing__(self, name: str) -> str:
+        self[name] = self.another(name)
+        return self[name]
+
+    def another(self, name: str) -> str:
+        """Return a Python name for a thing of this name, though there be one for another thing."""
         plain = re.sub(r"[^0-9A-Za-z_]+", "_", name).strip("_") or "n"
         plain = f"n{plain}" if plain[0].isdigit() else plain
         result, count = plain, 2
         while result in self._taken:
             result, count = f"{plain}_{count}", count + 1
         self._taken.add(result)
-        self[name] = result
         return result
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if re.fullmatch(r"[\w ./:+-]*", text, re.ASCII) else ascii(text)
 
 
 def _clean(text: str) -> str:
@@ -210,18 +270,18 @@ def _place(step: Step) -> str:
     return f"{line} {_clean(step.layer.name)} ({step.layer.type})".strip()
 
 
-def _statement(code: str, comment: str) -> list[str]:
-    if not comment:
-        return [code]
-    joined = f"{code}  # {comment}"
-    return [joined] if len(joined) + 8 <= _WIDTH else [f"# {comment}", code]
-
-
 def _about(net: Net) -> str:
     """Tell the shapes of inputs and outputs."""
+    batch = net.shapes[net.inputs[0]][:1] if net.inputs else ()
     rows = [
-        f"{what} {_clean(name)}: (N, {', '.join(map(str, net.shapes[name][1:]))})"
+        f"{what} {_clean(name)}: {_extents(net.shapes[name], batch)}"
         for what, names in (("Input", net.inputs), ("Output", net.outputs))
         for name in names
     ]
-    return "\n".join(rows).replace(", )", ",)")
+    return "\n".join(rows)
+
+
+def _extents(shape: Shape, batch: Shape) -> str:
+    """Write a shape, with N in the place of the batch, or of the timesteps."""
+    has_batch = shape and shape[:1] == batch
+    return str(("N", *shape[1:]) if has_batch else shape).replace("'", "")

@@ -222,7 +222,7 @@ class Layer(nn.Module):
 
     def fail(self, fact: str, **received: Any) -> NoReturn:
         """Raise a NetError that names the layer, the fact and the values received."""
-        values = ", ".join(f"{k}={v}" for k, v in received.items())
+        values = ", ".join(f"{k}={_shown(v)}" for k, v in received.items())
         if values:
             fact = f"{fact}. Received: {values}"
         raise NetError(f"layer '{self.name}' ({self.type}): {fact}", self.proto.source_line or None)
@@ -250,6 +250,14 @@ class Layer(nn.Module):
                 shape=shape,
             )
 
+    def check_plane(self, shape: Shape) -> None:
+        """Fail unless a bottom has the axes of pictures: (N, C, H, W)."""
+        if len(shape) != 4:
+            self.fail(
+                "Input must have 4 axes, corresponding to (num, channels, height, width)",
+                bottom=shape,
+            )
+
     def axis(self, value: int, rank: int, what: str = "axis") -> int:
         """Return an axis counted from the front, given one that may count from the back."""
         if not -rank <= value < rank:
@@ -265,6 +273,13 @@ class Layer(nn.Module):
         file, _, line = self.proto.source_line.rpartition(":")
         found = find(path, file if line.isdecimal() else None)
         return found if found.exists() else find(path, self.context.file)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message: 0.9, not the 0.8999999761581421 that a float field holds."""
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(x) if isinstance(x, float) else repr(x) for x in value)}]"
+    return str(np.float32(value) if isinstance(value, float) else value)
 
 
 _REGISTRY: dict[str, type[Layer]] = {}

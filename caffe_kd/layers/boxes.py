@@ -107,11 +107,7 @@ class RegionLayer(IndexingLayer):
 
     def check_bottoms(self, plane: Shape, regions: Shape) -> None:
         """Fail unless the bottoms are a plane and regions of 5 values each."""
-        if len(plane) != 4:
-            self.fail(
-                "Input must have 4 axes, corresponding to (num, channels, height, width)",
-                bottom=plane,
-            )
+        self.check_plane(plane)
         if len(regions) < 2 or math.prod(regions[1:]) != 5:
             self.fail("ROI layer C x W x H must be == 5", **{"bottom[1]": regions})
 

@@ -8,7 +8,7 @@ from ..losses.decoupled import decoupled_kd
 from ..losses.normalization import normalization_mode
 from . import formula
 from .base import Shape, register
-from .loss import LabelledLayer, check_same_logits
+from .loss import LabelledLayer, axis_of_same_logits
 from .scheduled import check_temperature, current
 
 
@@ -52,8 +52,7 @@ class DecoupledDistillingLoss(LabelledLayer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         student, teacher, label = bottom_shapes
-        self.class_axis = self.axis(self.param.axis, len(student))
-        check_same_logits(self, student, teacher, self.class_axis)
+        self.class_axis = axis_of_same_logits(self, student, teacher)
         self.check_label_shape(student, label, self.class_axis)
         if student[self.class_axis] < 2:
             self.fail("needs at least 2 classes", student=student)

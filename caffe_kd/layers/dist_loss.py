@@ -7,7 +7,7 @@ from torch import Tensor
 from ..losses.correlation import dist
 from . import formula
 from .base import Layer, Shape, register
-from .loss import check_same_logits
+from .loss import axis_of_same_logits
 from .scheduled import check_temperature, current
 
 
@@ -43,8 +43,7 @@ class DISTLoss(Layer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         student, teacher = bottom_shapes
-        self.class_axis = self.axis(self.param.axis, len(student))
-        check_same_logits(self, student, teacher, self.class_axis)
+        self.class_axis = axis_of_same_logits(self, student, teacher)
         check_temperature(self)
         for field in ("beta", "gamma"):
             if not getattr(self.param, field) >= 0:

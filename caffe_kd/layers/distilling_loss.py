@@ -15,7 +15,7 @@ from ..losses.soft_targets import (
 from ..proto import caffe_pb2 as pb
 from . import formula
 from .base import Shape, register
-from .loss import LabelledLayer, check_same_logits
+from .loss import LabelledLayer, axis_of_same_logits
 from .scheduled import check_setting, check_temperature, current, has_schedule
 
 _WEIGHTS = pb.DistillingLossParameter
@@ -99,8 +99,7 @@ class DistillingLoss(LabelledLayer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         student, teacher, *labels = bottom_shapes
-        self.class_axis = self.axis(self.param.axis, len(student))
-        check_same_logits(self, student, teacher, self.class_axis)
+        self.class_axis = axis_of_same_logits(self, student, teacher)
         self._check_settings(student[self.class_axis])
         self.smoothing = self.label_smoothing()
         if labels:

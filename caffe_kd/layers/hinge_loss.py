@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..losses.classification import hinge
 from ..proto import caffe_pb2 as pb
-from .base import Shape, register
-from .loss import LabelledLayer
+from .base import register
+from .loss import RecordLoss
 
 
 @register("HingeLoss", param="hinge_loss_param", bottoms=2)
-class HingeLoss(LabelledLayer):
+class HingeLoss(RecordLoss):
     """Punish scores below 1 for the label's class and above -1 for the others.
 
     With ``v = max(0, 1 - x)`` for the label's class and ``max(0, 1 + x)`` for each other:
@@ -27,15 +27,6 @@ class HingeLoss(LabelledLayer):
 
     Source: Caffe's HingeLossLayer.
     """
-
-    is_loss = True
-    constant_bottoms = (1,)
-
-    def setup(self, bottom_shapes: list[Shape]) -> None:
-        self.check_label_per_record(*bottom_shapes)
-
-    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return [()]
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
         labels = self.read_labels(label, math.prod(scores.shape[1:]))

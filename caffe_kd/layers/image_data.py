@@ -11,7 +11,7 @@ from .base import Shape, register
 from .records import ImageLayer, Indices, OrderedRecordLayer
 
 
-@register("ImageData", param="image_data_param", bottoms=0, tops=(1, 2))
+@register("ImageData", param="image_data_param", bottoms=0, tops=(1, 3))
 class ImageData(ImageLayer, OrderedRecordLayer):
     """Give the images that ``source`` lists, one "path label" a line, starting over at the end.
 
@@ -19,18 +19,19 @@ class ImageData(ImageLayer, OrderedRecordLayer):
     as cv::resize does.
 
     Tops: data (batch_size, C, H, W), C being 3 (blue, green, red) or without ``is_color`` 1,
-    transformed as ``transform_param`` says; label (batch_size), whole numbers. Images of several
-    sizes take a crop_size, or a batch_size of 1, which then makes blobs of several sizes.
+    transformed as ``transform_param`` says; label (batch_size), whole numbers; the images' places
+    in the list (batch_size), from 0, for layers that remember each record. Images of several sizes
+    take a crop_size, or a batch_size of 1, which then makes blobs of several sizes.
 
     Raises:
         NetError: batch_size is 0, one of new_height and new_width is missing, or there are not
             enough images to skip.
         DataError: the list or an image is missing or damaged; the message names the list's line.
 
-    Source: Caffe's ImageDataLayer. Paths are looked up beside the list, too. ``random_seed`` rules
-    the order and what ``rand_skip`` draws. Decoded images are kept in memory as bytes, up to 2 GB
-    or a quarter of what there is, so that later passes over a set that fits decode nothing. Batches
-    are made ahead in a thread, ``data_param { prefetch }`` of them.
+    Source: Caffe's ImageDataLayer, which has no third top. Paths are looked up beside the list,
+    too. ``random_seed`` rules the order and what ``rand_skip`` draws. Decoded images are kept in
+    memory as bytes, up to 2 GB or a quarter of what there is, so that later passes over a set that
+    fits decode nothing. Batches are made ahead in a thread, ``data_param { prefetch }`` of them.
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -62,11 +62,7 @@ class Interp(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,), param = bottom_shapes, self.param
-        if len(shape) != 4:
-            self.fail(
-                "Input must have 4 axes, corresponding to (num, channels, height, width)",
-                bottom=shape,
-            )
+        self.check_plane(shape)
         left = min(shape[2:]) + param.pad_beg + param.pad_end
         height, width = self._size(shape)
         if left < 1 or height < 1 or width < 1:

@@ -20,15 +20,27 @@ def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
         )
 
 
-def check_same_logits(layer: Layer, student: Shape, teacher: Shape, axis: int) -> None:
-    """Fail unless a student's and its teacher's logits have the same extents around the classes."""
+def axis_of_same_logits(layer: Layer, student: Shape, teacher: Shape) -> int:
+    """Return the class axis, having refused what are no logits of a student and its teacher.
+
+    Both must have the same extents around the classes.
+    """
+    axis: int = layer.param.axis
+    if any(not -len(shape) <= axis < len(shape) for shape in (student, teacher)):
+        layer.fail(
+            "axis is out of range: bottoms are the student's logits, the teacher's, then the label "
+            f"if it takes one, and the first two must have the classes along axis {axis}",
+            student=student,
+            teacher=teacher,
+        )
+    axis %= len(student)
     if len(teacher) <= axis or student[axis] != teacher[axis]:
         fact = "student and teacher must have the same number of classes"
         hint = ". Where their classes differ, put a ClassMap between"
     elif extents(student, axis) != extents(teacher, axis):
         fact, hint = "student and teacher must have logits of the same shape", ""
     else:
-        return
+        return axis
     layer.fail(f"{fact} (axis {axis}){hint}", student=student, teacher=teacher)
 
 
@@ -74,3 +86,16 @@ class LabelledLayer(IndexingLayer):
             label=index,
             classes=count,
         )
+
+
+class RecordLoss(LabelledLayer):
+    """The base of losses of a record's scores, whatever their axes, and its one label."""
+
+    is_loss = True
+    constant_bottoms = (1,)
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        self.check_label_per_record(*bottom_shapes)
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        return [()]

@@ -38,11 +38,7 @@ class LRN(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,) = bottom_shapes
-        if len(shape) != 4:
-            self.fail(
-                "Input must have 4 axes, corresponding to (num, channels, height, width)",
-                bottom=shape,
-            )
+        self.check_plane(shape)
         size = self.param.local_size
         padded = shape[1] + size, shape[2] + size, shape[3] + size
         self.check_shape((shape[0], *padded), "the padded bottom")

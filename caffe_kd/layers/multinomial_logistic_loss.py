@@ -7,12 +7,12 @@ import math
 from torch import Tensor
 
 from ..losses.classification import multinomial_logistic
-from .base import Shape, register
-from .loss import LabelledLayer
+from .base import register
+from .loss import RecordLoss
 
 
 @register("MultinomialLogisticLoss", bottoms=2)
-class MultinomialLogisticLoss(LabelledLayer):
+class MultinomialLogisticLoss(RecordLoss):
     """Punish probabilities for how small they are at the labels.
 
     ``loss = sum of -log(max(p[label], 1e-20)) / N``; the gradient to p[label] is
@@ -27,15 +27,6 @@ class MultinomialLogisticLoss(LabelledLayer):
 
     Source: Caffe's MultinomialLogisticLossLayer.
     """
-
-    is_loss = True
-    constant_bottoms = (1,)
-
-    def setup(self, bottom_shapes: list[Shape]) -> None:
-        self.check_label_per_record(*bottom_shapes)
-
-    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return [()]
 
     def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
         labels = self.read_labels(label, math.prod(probabilities.shape[1:]))

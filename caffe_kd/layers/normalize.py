@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..proto import caffe_pb2 as pb
-from .base import Layer, Shape, register
+from .base import Shape, register
 from .bias import aligned, aligned_onnx
+from .channels import ChannelLayer
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
 
 
 @register("Normalize", param="norm_param", origin="SSD")
-class Normalize(Layer):
+class Normalize(ChannelLayer):
     """Divide values by the length of their vector, and multiply by a learned factor.
 
     ``y = scale x / sqrt(sum of x^2 + eps)``, the sum being over all of a record, or with
@@ -32,20 +32,7 @@ class Normalize(Layer):
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
-        (shape,) = bottom_shapes
-        if len(shape) < 2:
-            self.fail("Number of axes of bottom blob must be >=2", bottom=shape)
-        filler = pb.FillerParameter(type="constant", value=1.0)
-        if self.param.HasField("scale_filler"):
-            filler = self.param.scale_filler
-        self.add_blob(() if self.param.channel_shared else (shape[1],), filler)
-
-    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return bottom_shapes
-
-    @property
-    def per_record(self) -> bool:
-        return True
+        self.add_channel_blob(bottom_shapes[0], "scale_filler", 1.0)
 
     def _summed(self, rank: int) -> list[int]:
         return list(range(1, rank)) if self.param.across_spatial else [1]

@@ -171,11 +171,7 @@ class Pooling(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,) = bottom_shapes
-        if len(shape) != 4:
-            self.fail(
-                "Input must have 4 axes, corresponding to (num, channels, height, width)",
-                bottom=shape,
-            )
+        self.check_plane(shape)
         plan = self._plan(shape)
         if min(plan.places) < 1:
             self.fail("no window fits: the kernel is too large", bottom=shape, kernel=plan.kernel)

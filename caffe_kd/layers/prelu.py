@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..proto import caffe_pb2 as pb
-from .base import Layer, Shape, register
+from .base import Shape, register
 from .bias import aligned_onnx
+from .channels import ChannelLayer
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
 
 
 @register("PReLU", param="prelu_param")
-class PReLU(Layer):
+class PReLU(ChannelLayer):
     """Rectify with a learned slope: ``max(x, 0) + a min(x, 0)``; at 0 the gradient is the slope.
 
     Bottom, top: (N, C, any axes...).
@@ -29,20 +29,7 @@ class PReLU(Layer):
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
-        (shape,) = bottom_shapes
-        if len(shape) < 2:
-            self.fail("Number of axes of bottom blob must be >=2", bottom=shape)
-        filler = pb.FillerParameter(type="constant", value=0.25)
-        if self.param.HasField("filler"):
-            filler = self.param.filler
-        self.add_blob(() if self.param.channel_shared else (shape[1],), filler)
-
-    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return bottom_shapes
-
-    @property
-    def per_record(self) -> bool:
-        return True
+        self.add_channel_blob(bottom_shapes[0], "filler", 0.25)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return F.prelu(x, self.blobs[0])

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import user_code
+from .. import user_code, user_layer
 from ..errors import NetError, UsageError, did_you_mean
-from . import python_layer
+from ..user_layer import ArrayBlob, BlobVector
 from .base import Layer, Shape, register
-from .python_layer import ArrayBlob, BlobVector, ParameterBlob, as_array
+from .python_layer import ParameterBlob, as_array
 
 
 class _Bridge(torch.autograd.Function):
@@ -178,12 +178,12 @@ class Python(Layer):
         if cls is None:
             classes = [n for n, value in vars(module).items() if isinstance(value, type)]
             self.fail(f"{where} has no class '{name}'.{did_you_mean(name, classes)}")
-        if not (isinstance(cls, type) and issubclass(cls, python_layer.Layer)):
+        if not (isinstance(cls, type) and issubclass(cls, user_layer.Layer)):
             self.fail(
                 f"'{name}' of {where} does not derive from this package's caffe.Layer. Where the "
                 "original Caffe is installed too, write `import caffe_kd as caffe` in the module"
             )
-        self.user_layer: python_layer.Layer = self._guard(f"making a {name}", cls, self.proto)
+        self.user_layer: user_layer.Layer = self._guard(f"making a {name}", cls, self.proto)
         self.user_layer.param_str = self.user_layer.param_str_ = self.param.param_str
         self.user_layer.phase = self.phase
         self.user_layer.blobs = self._learned

@@ -18,6 +18,9 @@ from ..data.transformer import Transformer
 from ..errors import DataError, ParseError
 from .base import Layer, Shape
 
+# float32, in which blobs are, has all whole numbers up to here.
+_MOST_NUMBERS = 1 << 24
+
 Indices = slice | np.ndarray
 State = dict[str, np.ndarray]
 
@@ -212,7 +215,7 @@ class OrderedRecordLayer(RecordLayer):
 
 
 class ImageLayer(RecordLayer):
-    """Gives images of a record source with their labels, transformed.
+    """Gives images of a record source with their labels, transformed, and the records' numbers.
 
     Attributes:
         records: the source.
@@ -231,9 +234,13 @@ class ImageLayer(RecordLayer):
         self.record_shape = self.transformer.output_shape(image.shape)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        batch = self.param.batch_size
-        shapes: list[Shape] = [(batch, *self.record_shape), (batch,)]
-        return shapes[: len(self.proto.top)]
+        batch, tops = self.param.batch_size, len(self.proto.top)
+        if tops > 2 and self.record_count > _MOST_NUMBERS:
+            self.fail(
+                f"a third top numbers {_MOST_NUMBERS} records at most", records=self.record_count
+            )
+        shapes: list[Shape] = [(batch, *self.record_shape), (batch,), (batch,)]
+        return shapes[:tops]
 
     @property
     def record_count(self) -> int:
@@ -246,4 +253,9 @@ class ImageLayer(RecordLayer):
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
         images, labels = self.records.batch(indices)
         data = self.transformer(images, self.generator)
-        return (data, torch.from_numpy(labels).to(data.dtype))[: len(self.proto.top)]
+        tops = (data, torch.from_numpy(labels).to(data.dtype))
+        if len(self.proto.top) < 3:
+            return tops[: len(self.proto.top)]
+        if isinstance(indices, slice):
+            indices = np.arange(indices.start, indices.stop)
+        return (*tops, torch.from_numpy(indices).to(data.dtype))

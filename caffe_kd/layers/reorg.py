@@ -41,11 +41,7 @@ class Reorg(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,), s = bottom_shapes, self.param.stride
-        if len(shape) != 4:
-            self.fail(
-                "Input must have 4 axes, corresponding to (num, channels, height, width)",
-                bottom=shape,
-            )
+        self.check_plane(shape)
         n, channels, height, width = shape
         if channels % (s * s):
             self.fail("channels must be a multiple of stride^2", channels=channels, stride=s)

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .base import Layer, Shape, register
+from .base import Shape, register
+from .channels import ChannelLayer
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
 
 
 @register("ShuffleChannel", param="shuffle_channel_param", origin="ShuffleNet")
-class ShuffleChannel(Layer):
+class ShuffleChannel(ChannelLayer):
     """Deal the channels of each group out: as rows of ``group`` x ``C / group``, read by columns.
 
     Channel ``i group + g`` of the top is channel ``g C / group + i`` of the bottom.
@@ -27,24 +28,15 @@ class ShuffleChannel(Layer):
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
-        (shape,), self.group = bottom_shapes, self.param.group
-        if len(shape) < 2:
-            self.fail("Number of axes of bottom blob must be >=2", bottom=shape)
+        channels, self.group = self.channels_of(bottom_shapes[0]), self.param.group
         if self.group < 1:
             self.fail("group must be greater than 0", group=self.group)
-        if shape[1] % self.group:
+        if channels % self.group:
             self.fail(
                 "Wrong group size: it must divide the channels",
                 group=self.group,
-                channels=shape[1],
+                channels=channels,
             )
-
-    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return bottom_shapes
-
-    @property
-    def per_record(self) -> bool:
-        return True
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         rows = x.reshape(x.shape[0], self.group, -1, *x.shape[2:])

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Layer, Shape, register
+from .base import Shape, register
+from .softmax import Softmax
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
 
 
 @register("SoftmaxTemperature", param="softmax_temperature_param", origin="caffe-wsl")
-class SoftmaxTemperature(Layer):
+class SoftmaxTemperature(Softmax):
     """Turn scores into probabilities after multiplying them by ``temperature``.
 
     ``y = e^(t x) / sum of e^(t x)`` along ``axis`` (softmax_param, default 1), t being
@@ -43,13 +44,6 @@ class SoftmaxTemperature(Layer):
             self.fail("temperature must be finite", temperature=self.param.temperature)
         # F.pad's numbers run from the last axis: one value behind the last class.
         self.appended = (0, 0) * (rank - 1 - self.class_axis) + (0, 1)
-
-    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return bottom_shapes
-
-    @property
-    def per_record(self) -> bool:
-        return self.class_axis > 0
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         scores, classes = x * self.param.temperature, x.shape[self.class_axis]

@@ -82,11 +82,7 @@ class SPP(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,) = bottom_shapes
-        if len(shape) != 4:
-            self.fail(
-                "Input must have 4 axes, corresponding to (num, channels, height, width)",
-                bottom=shape,
-            )
+        self.check_plane(shape)
         pooled = [pooling.top_shapes([shape])[0] for pooling in self._pyramid(shape)]
         if len(pooled) == 1:
             return pooled

@@ -10,17 +10,22 @@ from torch import Tensor
 
 
 def log_mean_score(
-    anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float
+    anchors: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    drawn: Tensor | None = None,
 ) -> Tensor:
     """Return ``log c``, the logarithm of the mean of ``exp(a.b / temperature)`` over all pairs.
 
     Args:
         anchors: (N, K), rows of length 1, as all others.
         positives: (N, K), one for each anchor.
-        negatives: (M, K), for each anchor the same.
+        negatives: (M, K).
         temperature: above 0.
+        drawn: int64 (N, D), the negatives of each anchor by their rows; None: all are those of all.
     """
-    alike, unlike = _scores(anchors, positives, negatives, temperature)
+    alike, unlike = _scores(anchors, positives, negatives, temperature, drawn)
     scores = torch.cat([alike, unlike.flatten()])
     return scores.logsumexp(0) - math.log(len(scores))
 
@@ -32,6 +37,7 @@ def contrastive_representation(
     log_mean: Tensor,
     *,
     temperature: float = 0.07,
+    drawn: Tensor | None = None,
     counted: Tensor | None = None,
 ) -> Tensor:
     """Return how badly an anchor's own positive is told from the negatives.
@@ -49,7 +55,10 @@ def contrastive_representation(
         negatives: (M, K).
         log_mean: log c, a scalar: a constant, which makes g about 1 at the start.
         temperature: above 0.
-        counted: (N, M), false where a negative is none for that anchor; None: all are.
+        drawn: int64 (N, D), the negatives of each anchor by their rows, M = D of them where none is
+            left out; a row that is drawn twice counts twice. None: all are those of all.
+        counted: (N, M), or of ``drawn``'s shape, false where a negative is none for that anchor;
+            None: all are.
 
     Returns:
         A scalar in nats, 0 or more.
@@ -58,7 +67,7 @@ def contrastive_representation(
         https://arxiv.org/abs/1910.10699; c, which stands for the number of records in their
         N / M, is that of the authors' code.
     """
-    alike, unlike = _scores(anchors, positives, negatives, temperature)
+    alike, unlike = _scores(anchors, positives, negatives, temperature, drawn)
     if counted is None:
         counted = torch.ones_like(unlike, dtype=torch.bool)
     offset = counted.sum(1).to(alike.dtype).log() + log_mean
@@ -68,7 +77,16 @@ def contrastive_representation(
 
 
 def _scores(
-    anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float
+    anchors: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    drawn: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     alike = (anchors * positives).sum(1) / temperature
-    return alike, anchors @ negatives.T / temperature
+    # All products are taken, then those that are drawn: that takes D / K times less memory than the
+    # drawn rows would, and less time unless very few are drawn.
+    unlike = anchors @ negatives.T
+    if drawn is not None:
+        unlike = unlike.gather(1, drawn)
+    return alike, unlike / temperature

@@ -53,6 +53,25 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, teacher.reshape(student.shape))
 
 
+def hint_norm(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the length of ``f_s - f_t`` over all values of the batch.
+
+    Its gradient has length 1 wherever the two differ, and is 0 where they don't.
+
+    Args:
+        student: features f_s of any shape.
+        teacher: features f_t, as many.
+
+    Returns:
+        A scalar in units of the features, 0 or more; of N records about sqrt(N) times that of one.
+
+    Source: Zhang et al. 2019, Be Your Own Teacher: Improve the Performance of Convolutional Neural
+        Networks via Self Distillation, https://arxiv.org/abs/1905.08094, as the authors' code has
+        it; the paper writes the square.
+    """
+    return torch.linalg.vector_norm(student - teacher.reshape(student.shape))
+
+
 def attention(maps: Tensor) -> Tensor:
     """Return where a net looks: ``n(mean over c of f_c^2)``, (N, H * W), rows of length 1."""
     return unit(maps.square().mean(1).flatten(1))
@@ -164,28 +183,28 @@ def variational_information(student: Tensor, teacher: Tensor, scale: Tensor) -> 
 
 
 def factor(maps: Tensor, power: int) -> Tensor:
-    """Return ``n(mean over c of f_c^power)``, (N, H * W), rows of length 1."""
-    return unit(maps.pow(power).mean(1).flatten(1))
+    """Return ``n(mean over c of f_c^power)``, (N, H * W), rows of length 1; power 0: ``n(f)``."""
+    return unit((maps.pow(power).mean(1) if power else maps).flatten(1))
 
 
 def factor_transfer(student: Tensor, teacher: Tensor, p1: int = 2, p2: int = 1) -> Tensor:
     """Return how far two nets' factors differ: the mean of ``|F_s - F_t|^p2``.
 
     ``F = n(mean over c of f_c^p1)``, with ``n`` for length 1 over the positions; the larger map is
-    average-pooled to the smaller first.
+    average-pooled to the smaller first. With p1 = 0 ``F = n(f)`` over all channels and positions.
 
     Args:
         student: maps (N, C, H, W), the translator's in the paper.
-        teacher: maps (N, D, K, L), the paraphraser's in the paper.
-        p1: at least 1.
+        teacher: maps (N, D, K, L), the paraphraser's in the paper; D = C where p1 is 0.
+        p1: 0 is the paper's.
         p2: at least 1.
 
     Returns:
         A scalar, 0 or more.
 
     Source: Kim, Park, Kwak 2018, Paraphrasing Complex Network: Network Compression via Factor
-        Transfer, https://arxiv.org/abs/1802.04977; p1 is that of the attention maps,
-        as a common implementation has it.
+        Transfer, https://arxiv.org/abs/1802.04977, with a mean for the sum; p1 above 0 makes
+        attention maps of the factors, as a common implementation has it.
     """
     student, teacher = at_same_size(student, teacher)
     return (factor(student, p1) - factor(teacher, p1)).abs().pow(p2).mean()

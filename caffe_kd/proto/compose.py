@@ -19,6 +19,7 @@ _NOT_OF_A_TEACHER = (
     *("include", "exclude", "param", "propagate_down", "blobs"),
     *("loss_weight", "loss_weight_schedule"),
 )
+NO_DISTILLING_LOSS = "-temperature and -alpha need a DistillingLoss layer, but the net has none"
 
 
 @dataclass

@@ -82,6 +82,8 @@ class _File:
         try:
             self.root = h5py.File(self._path, "r", locking=False)
         except OSError as error:
+            if "locking flag" in str(error):
+                raise self.error("is still open in this program: close it first") from None
             reason = "it was cut short" if "truncated" in str(error) else str(error)
             raise self.error(f"is a damaged HDF5 file: {reason}") from None
         return self

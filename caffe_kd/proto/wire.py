@@ -8,13 +8,12 @@ touches only the few bytes between the blobs; the numbers stay where they are.
 from __future__ import annotations
 
 import mmap
-import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ParseError
+from ..files import reading
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5
 _KINDS = {VARINT: "a number", I64: "a double", LEN: "text or a block", I32: "a float"}
@@ -187,21 +186,14 @@ def map_file(path: str | Path) -> mmap.mmap:
     Raises:
         ParseError: the file is missing, empty, a folder or device, or cannot be read.
     """
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise ParseError("is a folder, where a file was expected", str(path))
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-            raise ParseError("is not an ordinary file", str(path))
-        if status.st_size == 0:
+    with reading(path) as size:
+        if size == 0:
             raise ParseError("is empty", str(path))
         with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except FileNotFoundError:
-        raise ParseError(f"no such file. Looked from {Path.cwd()}", str(path)) from None
-    except (OSError, ValueError) as error:  # ValueError: the file was emptied in between
-        reason = getattr(error, "strerror", None) or error
-        raise ParseError(f"cannot be read: {reason}", str(path)) from None
+            try:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            except ValueError as error:  # the file was emptied in between
+                raise ParseError(f"cannot be read: {error}", str(path)) from None
 
 
 def looks_like(data: bytes | mmap.mmap) -> str | None:

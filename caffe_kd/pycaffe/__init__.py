@@ -13,7 +13,7 @@ from .. import log
 
 # Each public name, and the module of this folder that has it.
 NAMES = {
-    "Layer": ".layers.python_layer",
+    "Layer": ".user_layer",
     "Net": "net",
     "get_solver": "solver",
     "SGDSolver": "solver",
@@ -44,13 +44,13 @@ NAMES = {
     "Detector": "detector",
 }
 # Modules that scripts reach as attributes, and where they are.
-OWN_MODULES = ("classifier", "coord_map", "detector", "draw", "io", "net_spec")
+OWN_MODULES = ("_caffe", "classifier", "coord_map", "detector", "draw", "io", "net_spec")
 MODULES = {name: f"caffe_kd.pycaffe.{name}" for name in OWN_MODULES}
 MODULES |= {name: f"caffe_kd.{name}" for name in ("layers", "proto", "pycaffe")}
 
 TRAIN, TEST = 0, 1  # the phases, as in caffe.proto
 
-__all__ = ["TEST", "TRAIN", "log", *sorted([*NAMES, *MODULES])]
+__all__ = ["TEST", "TRAIN", "log", *sorted({*NAMES, *MODULES} - {"_caffe"})]
 
 
 class _CallableLog(ModuleType):
@@ -69,6 +69,8 @@ log.__class__ = _CallableLog
 def __getattr__(name: str) -> Any:
     if name in NAMES:
         return getattr(importlib.import_module(f".{NAMES[name]}", __name__), name)
+    if name == "proto":  # scripts write caffe.proto.caffe_pb2 without importing it
+        importlib.import_module("caffe_kd.proto.caffe_pb2")
     if name in MODULES:
         return importlib.import_module(MODULES[name])
     raise AttributeError(f"module 'caffe_kd' has no attribute '{name}'")

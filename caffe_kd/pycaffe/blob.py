@@ -10,7 +10,7 @@ import torch
 
 from ..errors import NetError
 from ..layers.base import MAX_COUNT
-from ..layers.python_layer import LegacyExtents
+from ..user_layer import LegacyExtents
 from .storage import Shape, Storage
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from ..doctor.survey import survey
 from ..errors import NetError, UsageError
 from ..files import write_atomically
 from ..layers import Shape, layer_types
-from ..proto import caffe_pb2 as pb
+from ..proto import caffe_pb2
 from ..proto.filter import filter_net
 from . import render
 from .render import Link, Node
 
-FORMATS = (*render.FORMATS, "dot", "gv")
+_DOT = ("dot", "gv", "raw")  # the graph in Graphviz' language
+FORMATS = (*render.FORMATS, *_DOT)
 RANKDIRS = ("TB", "BT", "LR", "RL")
 MOST_LAYERS = 3000  # more are no picture any more, and take minutes to lay out
 MOST_TEXT = 48  # characters of a line
@@ -36,6 +38,8 @@ Shapes = Mapping[str, Sequence[Shape]]  # of a layer's tops, by the layer's name
 
 class Drawing:
     """A graph of layers, ready to be drawn.
+
+    For each format there are also pydot's names: ``create_png()``, ``write_svg(filename)``, ….
 
     Args:
         layers: the LayerParameters in their order.
@@ -78,17 +82,23 @@ class Drawing:
         Raises:
             UsageError: the format is none of these.
         """
-        if format in ("dot", "gv"):
+        if format in _DOT:
             return self.to_string().encode()
         if format not in render.FORMATS:
             raise UsageError(f"nets are drawn as {', '.join(FORMATS)}. Received: {format}")
         return render.render(self.nodes, self.links, self.titles, self.rankdir, format)
 
-    def write(self, filename: str | PathLike[str]) -> None:
-        """Write the picture in the format that the file's name ends with."""
+    def write(self, filename: str | PathLike[str], format: str | None = None) -> None:
+        """Write the picture, in the format that the file's name ends with unless one is given."""
         name = os.fspath(filename)
-        content = self.create(Path(name).suffix[1:].lower())
+        content = self.create(format or Path(name).suffix[1:].lower())
         write_atomically(name, content)
+
+    def __getattr__(self, name: str) -> Any:
+        verb, _, format = name.partition("_")
+        if verb in ("create", "write") and format in FORMATS:
+            return partial(getattr(self, verb), format=format)
+        raise AttributeError(f"a Drawing has no '{name}'")
 
     def to_string(self) -> str:
         """Return the graph in Graphviz' language."""
@@ -131,7 +141,7 @@ def _phases(layer: Any) -> str:
     if layer.bottom:
         return ""
     phases = sorted({rule.phase for rule in layer.include if rule.HasField("phase")})
-    return f" ({', '.join(map(pb.Phase.Name, phases))})" if phases else ""
+    return f" ({', '.join(map(caffe_pb2.Phase.Name, phases))})" if phases else ""
 
 
 def _settings(layer: Any) -> list[str]:
@@ -141,7 +151,7 @@ def _settings(layer: Any) -> list[str]:
         return [f"{param.num_output} outputs", _window(param, default_stride=1)]
     if layer.type == "Pooling":
         param = layer.pooling_param
-        method = pb.PoolingParameter.PoolMethod.Name(param.pool)
+        method = caffe_pb2.PoolingParameter.PoolMethod.Name(param.pool)
         return [f"{method} {'global' if param.global_pooling else _window(param, 1)}"]
     if layer.type == "InnerProduct":
         return [f"{layer.inner_product_param.num_output} outputs"]
@@ -199,7 +209,7 @@ def _has_filler(cls: Any) -> bool:
     """Whether a type's parameters tell how its blobs are filled, so that it has some."""
     if cls is None or cls.param_field is None:
         return False
-    message = pb.LayerParameter.DESCRIPTOR.fields_by_name[cls.param_field].message_type
+    message = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name[cls.param_field].message_type
     return any(field.name.endswith("filler") for field in message.fields)
 
 
@@ -253,7 +263,7 @@ def get_pydot_graph(
         phase: TRAIN or TEST; the layers of both if not given.
         display_lrm: whether to write the learning rate's multipliers.
     """
-    phases = [pb.TRAIN, pb.TEST] if phase is None else [phase]
+    phases = [caffe_pb2.TRAIN, caffe_pb2.TEST] if phase is None else [phase]
     nets = {p: filter_net(caffe_net, _state(caffe_net, p)) for p in phases}
     layers = caffe_net.layer if phase is None else nets[phase].layer
     built = [survey(nets[p], p, None).net for p in phases] if label_edges else []
@@ -262,7 +272,7 @@ def get_pydot_graph(
 
 
 def _state(net: Any, phase: int) -> Any:
-    return pb.NetState(phase=phase, level=net.state.level, stage=net.state.stage)
+    return caffe_pb2.NetState(phase=phase, level=net.state.level, stage=net.state.stage)
 
 
 def draw_net(

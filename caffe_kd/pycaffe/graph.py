@@ -6,7 +6,8 @@ pass goes through these graphs one by one and reads each blob's ``diff`` between
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..errors import NetError, did_you_mean
 from ..layers.base import Shape
 from ..layers.dummy_data import DummyData
 from ..layers.input import Input
+from ..layers.python import Python
 from ..net import AUTOMATIC_TOP
 from ..net import Net as CoreNet
 from .blob import Blob, ParameterBlob, parameter_storage
@@ -56,7 +58,8 @@ class Graph:
 
     def _add_blobs(self, place: Place) -> None:
         shapes = self._top_shapes(place)
-        for top, shape, weight in zip(place.tops, shapes, place.loss_weights, strict=True):
+        weights = place.weights_in(self.net.context.iteration)
+        for top, shape, weight in zip(place.tops, shapes, weights, strict=True):
             if top < len(self.blobs):
                 continue  # in place
             blob = Blob.empty(shape, self.device)
@@ -90,6 +93,12 @@ class Graph:
             for p, shape, owner in triples
         ]
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody's hooks have to be called."""
+        hooks = (self.before_forward, self.after_forward, self.before_backward, self.after_backward)
+        return any(hooks)
+
     def reshape(self) -> None:
         """Let all shapes follow from those of the first blobs."""
         for place in self.places:
@@ -102,6 +111,25 @@ class Graph:
         if place.layer is not None:
             place.layer.check_shape(shape, f"top '{self.names[top]}'")
         blob.take_shape(shape)
+
+    def loss_weights(self) -> list[float]:
+        """Return the weight of each blob in the loss, in the solver's iteration."""
+        weights = [0.0] * len(self.blobs)
+        for place in self.places:
+            for top, weight in zip(
+                place.tops, place.weights_in(self.net.context.iteration), strict=True
+            ):
+                weights[top] = weight
+        return weights
+
+    def follow_schedules(self) -> None:
+        """Let the diffs of losses whose weight has a schedule be that of the solver's iteration."""
+        for place in self.places:
+            if place.schedule is not None:
+                weights = place.weights_in(self.net.context.iteration)
+                for top, given, weight in zip(place.tops, place.loss_weights, weights, strict=True):
+                    if given:
+                        self.blobs[top]._diff.set_all(weight)
 
     def outputs(self) -> list[str]:
         """Return the names of the blobs that no later layer takes, in alphabetical order."""
@@ -214,10 +242,27 @@ class Graph:
         grads: list[Tensor | None] = [None] * len(sources)
         if pairs and sources:
             values, given = zip(*pairs, strict=True)
-            grads = list(
-                torch.autograd.grad(values, sources, given, retain_graph=True, allow_unused=True)
-            )
+            with self._known_gradients(place, record):
+                grads = list(
+                    torch.autograd.grad(
+                        values, sources, given, retain_graph=True, allow_unused=True
+                    )
+                )
         self._take_gradients(place, record, grads, [g for _, g in pairs])
+
+    @contextmanager
+    def _known_gradients(self, place: Place, record: Record) -> Iterator[None]:
+        """Let a user's layer find the gradients so far, which it may add to or set anew."""
+        if not isinstance(place.layer, Python):
+            yield
+            return
+        for (parameter, _), owner in zip(record.parameters, place.params, strict=True):
+            parameter.grad = self.param_diffs[owner].tensor(tuple(parameter.shape))
+        try:
+            yield
+        finally:
+            for parameter, _ in record.parameters:
+                parameter.grad = None
 
     def _heed_edits(self, place: Place, record: Record) -> None:
         """Let a layer's graph see what was written to its blobs since the forward pass."""
@@ -258,7 +303,7 @@ class Graph:
     def clear_param_diffs(self) -> None:
         """Set the parameters' gradients to 0."""
         for diff in self.param_diffs:
-            diff.clear()
+            diff.set_all(0.0)
 
     # ---- beside the solver's loop, which runs the net underneath
 
@@ -282,6 +327,11 @@ class Graph:
                 for index, top in enumerate(place.tops):
                     if self._fresh[top] is place.layer.values[index]:  # a constant, may be edited
                         self._fresh[top] = place.layer.values[index] = self._values(top)
+
+    def give_blobs(self) -> None:
+        """Let the net underneath have the values of the blobs, as if it had run itself."""
+        for name in self.net.shapes:
+            self.net.blobs[name] = self._values(self.by_name[name])
 
     def release_blobs(self) -> None:
         """Let go of what ``take_blobs`` showed, so that the next iteration has the memory."""

@@ -20,7 +20,7 @@ from ..data.datum import decode_datum
 from ..data.picture import FORMATS, MOST_BYTES, check_size
 from ..errors import DataError, NetError, did_you_mean
 from ..files import read_bytes
-from ..proto import caffe_pb2 as pb
+from ..proto import caffe_pb2
 
 Array = NDArray[Any]
 Path = str | PathLike[str]
@@ -49,7 +49,7 @@ def blobproto_to_array(blob: Any, return_diff: bool = False) -> Array:
 def array_to_blobproto(arr: ArrayLike, diff: ArrayLike | None = None) -> Any:
     """Return a BlobProto of an array, and of gradients of the same shape."""
     values = np.asarray(arr)
-    blob = pb.BlobProto()
+    blob = caffe_pb2.BlobProto()
     blob.shape.dim.extend(values.shape)
     blob.data.extend(values.astype(float).flat)
     if diff is not None:
@@ -59,14 +59,14 @@ def array_to_blobproto(arr: ArrayLike, diff: ArrayLike | None = None) -> Any:
 
 def arraylist_to_blobprotovector_str(arraylist: Iterable[ArrayLike]) -> bytes:
     """Return arrays as the bytes of a BlobProtoVector."""
-    vector = pb.BlobProtoVector(blobs=[array_to_blobproto(array) for array in arraylist])
+    vector = caffe_pb2.BlobProtoVector(blobs=[array_to_blobproto(array) for array in arraylist])
     serialized: bytes = vector.SerializeToString()
     return serialized
 
 
 def blobprotovector_str_to_arraylist(serialized: bytes) -> list[Array]:
     """Return the arrays of a BlobProtoVector's bytes."""
-    vector = pb.BlobProtoVector.FromString(serialized)
+    vector = caffe_pb2.BlobProtoVector.FromString(serialized)
     return [blobproto_to_array(blob) for blob in vector.blobs]
 
 
@@ -79,7 +79,7 @@ def array_to_datum(arr: Array, label: int | None = None) -> Any:
     if arr.ndim != 3:
         raise ValueError(f"Incorrect array shape: a Datum is [C, H, W]. Received: {arr.shape}")
     channels, height, width = arr.shape
-    datum = pb.Datum(channels=channels, height=height, width=width)
+    datum = caffe_pb2.Datum(channels=channels, height=height, width=width)
     if arr.dtype == np.uint8:
         datum.data = arr.tobytes()
     else:

@@ -81,8 +81,16 @@ def lay_out(
         depth = max(spot.box.depth for spot in row)
         for spot in row:
             spot.box.across, spot.box.along = spot.place, along + depth / 2
+            if not spot.is_box:
+                spot.box.depth = depth
         along += depth + row_gap
-    return [[(s.box.across, s.box.along) for s in chain] for chain in chains]
+    return [[point for spot in chain for point in _passage(spot.box)] for chain in chains]
+
+
+def _passage(box: Box) -> list[Point]:
+    """Return where a link comes into a row and where it leaves it: beside the row's boxes."""
+    half = box.depth / 2
+    return [(box.across, box.along - half), (box.across, box.along + half)]
 
 
 def _ranks(count: int, links: Sequence[tuple[int, int]]) -> list[int]:

@@ -1,11 +1,13 @@
 """The solver's loop, with faces of its nets that show what it has done.
 
 The loop runs the nets underneath, each as one graph. Only in the last iteration of a ``step`` are
-the gradients of blobs kept and the parameters' changes taken down.
+the gradients of blobs kept and the parameters' changes taken down. Where the train net's face has
+hooks, its passes are run instead, layer by layer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import SolverError
 from ..solver import lr_policy
 from ..solver.plan import Plan
 from ..solver.solver import Solver as CoreSolver
@@ -67,6 +70,11 @@ class Loop(CoreSolver):
     # ---- running
 
     def solve(self, state: str | Path | None = None) -> None:
+        if not self.param.HasField("max_iter"):
+            raise SolverError(
+                "max_iter is not given: solve() trains up to it. step(n) does without",
+                str(self.plan.file),
+            )
         try:
             super().solve(state)
         finally:
@@ -83,9 +91,21 @@ class Loop(CoreSolver):
             self._graph.push_weights()
             self._graph.take_blobs(self._diffs)
             self._diffs = {}
+            self._show_iteration()
+
+    def _show_iteration(self) -> None:
+        """Let passes of the faces have what has a schedule as it is in the next iteration."""
+        for face in [self.face, *self.test_faces]:
+            face._graph.net.set_iteration(self.iter)
+            face._graph.follow_schedules()
 
     def _forward_backward(self) -> float:
         self._call(self.on_start)
+        if self._graph.is_watched:
+            loss = self._passes_of_face()
+            self._call(self.on_gradients_ready)
+            self._take_gradients()
+            return loss
         is_last = self.iter + 1 == self._stop_iter
         if not (is_last or self.on_gradients_ready):
             return super()._forward_backward()
@@ -95,6 +115,24 @@ class Loop(CoreSolver):
             self._show_gradients()
             self._call(self.on_gradients_ready)
             self._take_gradients()
+        return loss
+
+    def _passes_of_face(self) -> float:
+        """Run the passes of an iteration layer by layer; return the mean loss."""
+        graph, last = self._graph, len(self._graph.places) - 1
+        graph.push_weights()
+        graph.follow_schedules()
+        graph.clear_param_diffs()
+        total = 0.0
+        for _ in range(self.param.iter_size):
+            total += graph.forward(0, last)
+            graph.backward(last, 0)
+        graph.pull_weights()
+        graph.give_blobs()
+        self._diffs = {}
+        loss = total / self.param.iter_size
+        if not math.isfinite(loss):
+            self._stop_non_finite(loss)
         return loss
 
     def _call(self, callbacks: list[Callback]) -> None:
@@ -109,7 +147,7 @@ class Loop(CoreSolver):
         for number, param in zip(self._numbers, self._own, strict=True):
             diff = self._graph.param_diffs[number]
             if param.blob.grad is None:
-                diff.clear()
+                diff.set_all(0.0)
             else:
                 diff.set(param.blob.grad)
 
@@ -156,6 +194,7 @@ class Loop(CoreSolver):
         self._update_showing(rate)
         self.iter += 1
         self._graph.push_weights()
+        self._show_iteration()
 
     def test(self, index: int) -> dict[str, list[float]]:
         graph = self.test_faces[index]._graph
@@ -168,6 +207,7 @@ class Loop(CoreSolver):
     def restore(self, path: str | Path) -> None:
         super().restore(path)
         self._graph.push_weights()
+        self._show_iteration()
 
 
 @contextmanager

@@ -128,9 +128,6 @@ class Net:
         self.layers = [_layer(graph, place) for place in graph.places]
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers, strict=True))
         self.blobs = OrderedDict(zip(names, graph.blobs, strict=True))
-        weights = {t: w for p in graph.places for t, w in zip(p.tops, p.loss_weights, strict=True)}
-        self._blob_loss_weights = [weights[i] for i in range(len(names))]
-        self.blob_loss_weights = OrderedDict(zip(names, self._blob_loss_weights, strict=True))
         self.top_names = self._names_by_layer(self._top_ids)
         self.bottom_names = self._names_by_layer(self._bottom_ids)
 
@@ -145,6 +142,15 @@ class Net:
 
     def _bottom_ids(self, layer: int) -> list[int]:
         return list(self._graph.places[layer].bottoms)
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        return self._graph.loss_weights()
+
+    @property
+    def blob_loss_weights(self) -> OrderedDict[str, float]:
+        """The weight of each blob in the loss: 0 for most."""
+        return OrderedDict(zip(self._blob_names, self._blob_loss_weights, strict=True))
 
     @property
     def params(self) -> OrderedDict[str, BlobVec]:

@@ -22,7 +22,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import NetError, did_you_mean
-from ..proto import caffe_pb2 as pb
+from ..proto import caffe_pb2
 
 # ---- from Python values to messages
 
@@ -31,7 +31,7 @@ from ..proto import caffe_pb2 as pb
 def param_name_dict() -> dict[str, str]:
     """Return what the field of each type's own parameters begins with: Pooling: "pooling"."""
     # A fork's field in another spelling than Caffe's is not written.
-    fields = [f for f in pb.LayerParameter.DESCRIPTOR.fields if f.name.islower()]
+    fields = [f for f in caffe_pb2.LayerParameter.DESCRIPTOR.fields if f.name.islower()]
     return {
         field.message_type.name.removesuffix("Parameter"): field.name.removesuffix("_param")
         for field in fields
@@ -194,7 +194,7 @@ class _Writer:
 
     def _layer(self, fn: Function) -> Any:
         bottoms = [self.layers[top.fn].top[top.n] for top in fn.inputs]
-        layer = pb.LayerParameter(type=fn.type_name, bottom=bottoms)
+        layer = caffe_pb2.LayerParameter(type=fn.type_name, bottom=bottoms)
         tops = bottoms if fn.in_place else [self._name_of(top, fn) for top in fn.tops]
         layer.top.extend(tops)
         layer.name = self._name_of(fn.tops[0] if fn.tops else fn, fn)
@@ -214,7 +214,7 @@ def to_proto(*tops: Top | Function) -> Any:
     writer = _Writer({})
     for top in tops:
         top._to_proto(writer)
-    return pb.NetParameter(layer=list(writer.layers.values()))
+    return caffe_pb2.NetParameter(layer=list(writer.layers.values()))
 
 
 class NetSpec:
@@ -269,7 +269,7 @@ class NetSpec:
         writer = _Writer({top: name for name, top in self.tops.items()})
         for top in self.tops.values():
             top._to_proto(writer)
-        return pb.NetParameter(layer=list(writer.layers.values()))
+        return caffe_pb2.NetParameter(layer=list(writer.layers.values()))
 
 
 # ---- L and P
@@ -309,7 +309,7 @@ class Parameters:
     """``P``: the enums of the types' parameters, such as ``P.Pooling.MAX``."""
 
     def __getattr__(self, name: str) -> Any:
-        message = getattr(pb, f"{name}Parameter", None)
+        message = getattr(caffe_pb2, f"{name}Parameter", None)
         if message is None:
             raise AttributeError(
                 f"P has no '{name}'.{did_you_mean(name, param_name_dict())} There is one for each "

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .. import schedule
 from ..layers import Layer, Shape
 from ..net import Net as CoreNet
 from ..net import Step
@@ -36,7 +37,12 @@ class Record:
 
 @dataclass
 class Place:
-    """A layer in the net with splits; blobs are numbers into the graph's list."""
+    """A layer in the net with splits; blobs are numbers into the graph's list.
+
+    Attributes:
+        loss_weights: as given; see ``weights_in`` for what they are in an iteration.
+        schedule: what they are multiplied with, if anything.
+    """
 
     name: str
     type: str
@@ -45,11 +51,19 @@ class Place:
     tops: list[int]
     loss_weights: list[float]
     detached: list[bool]
+    schedule: Any = None
     given: bool = False  # whether propagate_down says which bottoms are detached
     params: list[int] = field(default_factory=list)  # the owner of each parameter blob
     needs: list[bool] = field(default_factory=list)  # which bottoms get a gradient
     needs_backward: bool = False
     record: Record | None = None
+
+    def weights_in(self, iteration: int) -> list[float]:
+        """Return the loss weights of the tops in an iteration of the solver's."""
+        if self.schedule is None:
+            return self.loss_weights
+        factor = schedule.value_at(self.schedule, iteration)
+        return [factor * weight for weight in self.loss_weights]
 
     @property
     def is_view(self) -> bool:
@@ -94,6 +108,7 @@ class Places:
     def _add(self, proto: Any, step: Step) -> None:
         bottoms = [self._latest[name] for name in proto.bottom if name]
         tops = [self._top(name, i, bottoms) for i, name in enumerate(step.tops)]
+        own = step.layer.proto
         self.places.append(
             Place(
                 step.layer.name,
@@ -101,9 +116,10 @@ class Places:
                 step.layer,
                 bottoms,
                 tops,
-                list(step.loss_weights),
+                CoreNet.loss_weights_of(step.layer, step.tops),
                 step.detached,
-                given=bool(step.layer.proto.propagate_down),
+                own.loss_weight_schedule if own.HasField("loss_weight_schedule") else None,
+                given=bool(own.propagate_down),
             )
         )
 
@@ -116,10 +132,12 @@ class Places:
         (bottom,) = [self._latest[name] for name in proto.bottom]
         tops = [self._top(name, i, [bottom]) for i, name in enumerate(proto.top)]
         weights = list(proto.loss_weight) or [0.0] * len(tops)
+        maker = next(p for p in reversed(self.places) if bottom in p.tops)
         if proto.loss_weight:
-            maker = next(p for p in reversed(self.places) if bottom in p.tops)
             maker.loss_weights[maker.tops.index(bottom)] = 0.0
-        self.places.append(Place(proto.name, "Split", None, [bottom], tops, weights, [False]))
+        self.places.append(
+            Place(proto.name, "Split", None, [bottom], tops, weights, [False], maker.schedule)
+        )
 
     def _top(self, name: str, index: int, bottoms: Sequence[int]) -> int:
         if index < len(bottoms) and self.names[bottoms[index]] == name:

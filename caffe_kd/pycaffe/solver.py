@@ -5,7 +5,9 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import Any
 
-from ..solver.plan import Plan, read_plan
+from ..proto import caffe_pb2 as pb
+from ..proto import text
+from ..solver.plan import Overrides, Plan, read_plan
 from .loop import Callback, Loop
 from .net import Net
 
@@ -18,7 +20,9 @@ class Solver:
     ``net`` and ``test_nets`` share the weights that are trained. After ``step`` they show the last
     iteration: values, the gradients of blobs, and as a parameter's diff what was subtracted from
     it. What is written to their parameters and inputs counts in the next iteration. Their data
-    layers move on by one batch with each iteration, and with each forward pass of their own.
+    layers move on by one batch with each iteration, and with each forward pass of their own. Hooks
+    of ``net`` are called in its iterations too, which then run layer by layer; those of test nets
+    only in passes of their own.
 
     Args:
         solver_file: the solver's prototxt.
@@ -33,7 +37,7 @@ class Solver:
     rule: str | None = None  # the update rule; None: as the file says
 
     def __init__(self, solver_file: Path) -> None:
-        plan = read_plan(fspath(solver_file))
+        plan = _read(solver_file)
         if self.rule is not None:
             plan.solver.type = self.rule
         self._begin(plan)
@@ -164,6 +168,16 @@ class AdamSolver(Solver):
     rule = "Adam"
 
 
+def _read(solver_file: Path) -> Plan:
+    """Return what a solver's prototxt says; without max_iter too, which ``step`` does not need."""
+    path = fspath(solver_file)
+    if text.read(path, pb.SolverParameter()).HasField("max_iter"):
+        return read_plan(path)
+    plan = read_plan(path, Overrides(max_iter=0))
+    plan.solver.ClearField("max_iter")
+    return plan
+
+
 _SOLVERS = (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)
 
 
@@ -173,6 +187,6 @@ def get_solver(solver_file: Path) -> Solver:
     Raises:
         CaffeKDError: a file is missing or wrong.
     """
-    plan = read_plan(fspath(solver_file))
+    plan = _read(solver_file)
     by_rule: dict[str, type[Solver]] = {str(cls.rule): cls for cls in _SOLVERS}
     return by_rule.get(plan.solver.type, Solver).of(plan)

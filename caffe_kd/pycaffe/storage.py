@@ -130,13 +130,13 @@ class Storage:
         self.tensor(tuple(tensor.shape)).add_(tensor)
         self.push()
 
-    def clear(self) -> None:
-        """Set all values to 0."""
+    def set_all(self, value: float) -> None:
+        """Set all values to one."""
         if self._array is not None:
-            self._array[...] = 0
+            self._array[...] = value
             self.pull()
         else:
-            self._tensor, self._make, self.fill, self._borrowed = None, None, 0.0, False
+            self._tensor, self._make, self.fill, self._borrowed = None, None, value, False
 
     def resize(self, shape: Shape) -> None:
         """Make room for another number of values; where it changes, they are the first ones."""

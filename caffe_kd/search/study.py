@@ -18,10 +18,10 @@ from ..log import Log
 from ..net import Net
 from ..proto import caffe_pb2 as pb
 from ..solver.best import Best
+from ..solver.frozen import find_frozen
 from ..solver.plan import Plan, read_plan
 from ..solver.signals import SignalActions
 from ..solver.solver import Solver
-from ..solver.teacher_cache import find_frozen
 from .space import Space, Values, told
 from .subject import Subject, measured, write
 
@@ -73,7 +73,7 @@ class Search:
             plan = self._plan(Path(temporary), space.own)
         net = Net(plan.tests[0].param, pb.TEST, plan.tests[0].file)
         self.output = measured(net, measure)
-        self._sign = Best(net, 0, self.output).sign
+        self._sign = Best(net, 0, self.output, lower=plan.solver.lower_is_better).sign
         self._cache = self._cache_mode(plan)
         self.study = self._open()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from .plan import Plan
 class Best:
     """Keeps the best value of a test net's output.
 
-    The output of a loss is better where lower, another where higher. NaN is never better.
+    The output of a loss is better where lower, and so is one that ``lower`` names; another is where
+    higher. NaN is never better.
 
     Args:
         net: the test net.
@@ -23,6 +24,7 @@ class Best:
         output: a name among its outputs, of one value.
         min_delta: what a change must exceed to be better.
         where: ``file:line`` of the setting that asks for it.
+        lower: names of outputs, the solver's ``lower_is_better``.
 
     Attributes:
         value: the best value; None before the first test.
@@ -34,7 +36,13 @@ class Best:
     """
 
     def __init__(
-        self, net: Net, index: int, output: str, min_delta: float = 0.0, where: str | None = None
+        self,
+        net: Net,
+        index: int,
+        output: str,
+        min_delta: float = 0.0,
+        where: str | None = None,
+        lower: Collection[str] = (),
     ) -> None:
         if output not in net.outputs:
             raise SolverError(
@@ -54,7 +62,8 @@ class Best:
         self.output = output
         self.min_delta = min_delta
         maker = next(step for step in reversed(net.steps) if output in step.tops)
-        self.sign = -1 if maker.layer.is_loss or net.loss_weights.get(output) else 1
+        is_lower = maker.layer.is_loss or net.loss_weights.get(output) or output in lower
+        self.sign = -1 if is_lower else 1
         self.value: float | None = None
         self.iteration = -1
         self.tests = 0
@@ -119,7 +128,17 @@ class Watch:
         if solver.HasField("snapshot_best"):
             output, where = solver.snapshot_best, plan.where("snapshot_best")
             index = next((i for i, net in enumerate(nets) if output in net.outputs), 0)
-            self.kept["snapshot_best"] = Best(nets[index], index, output, where=where)
+            self.kept["snapshot_best"] = Best(
+                nets[index], index, output, where=where, lower=solver.lower_is_better
+            )
+        outputs = {name for net in nets for name in net.outputs}
+        for name in solver.lower_is_better:
+            if self.kept and name not in outputs:
+                raise SolverError(
+                    f"lower_is_better: no test net has an output '{name}'."
+                    f"{did_you_mean(name, outputs)}",
+                    plan.where("lower_is_better"),
+                )
 
     @staticmethod
     def _stopping(plan: Plan, nets: Sequence[Net]) -> Best:
@@ -133,7 +152,8 @@ class Watch:
                 "net(s), counted from 0",
                 where,
             )
-        return Best(nets[index], index, param.output, param.min_delta, where)
+        lower = plan.solver.lower_is_better
+        return Best(nets[index], index, param.output, param.min_delta, where, lower)
 
     def note(self, iteration: int, results: Sequence[dict[str, list[float]]]) -> bool:
         """Take in the tests of an iteration; say whether ``snapshot_best`` asks for a snapshot."""
@@ -151,7 +171,8 @@ class Watch:
         best = self.kept["early_stopping"]
         last = "it was never a number"
         if best.value is not None:
-            last = f"its best is {best.value:g} in iteration {best.iteration}"
+            end = "lowest" if best.sign < 0 else "highest"
+            last = f"its best is the {end}, {best.value:g} in iteration {best.iteration}"
         return (
             f"Early stopping: {best.output} of test net (#{best.index}) has not become better in "
             f"{self.patience} tests; {last}"

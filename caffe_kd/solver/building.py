@@ -46,6 +46,35 @@ def build(
     return net
 
 
+def check_students_come_first(net: Net) -> None:
+    """Refuse a loss whose student's and teacher's bottoms are exchanged, so that nobody learns.
+
+    Raises:
+        NetError: nothing that leads to the bottoms of such a loss that get a gradient learns, but
+            what leads to its others does.
+    """
+    learning: set[str] = set()
+    for step in net.steps:
+        layer = step.layer
+        taught, heard = (
+            [b for b, cut in zip(step.bottoms, step.detached, strict=True) if cut == is_cut]
+            for is_cut in (False, True)
+        )
+        weighs = any(step.loss_weights) or layer.proto.HasField("loss_weight_schedule")
+        if layer.origin == "caffe_kd" and layer.is_loss and weighs:
+            others = [b for b in heard if b in learning]
+            if taught and others and learning.isdisjoint(taught):
+                layer.fail(
+                    f"nothing that leads to '{taught[0]}' learns, but what leads to '{others[0]}' "
+                    "does, and gets no gradient: the student's bottoms come first, then the "
+                    "teacher's",
+                    bottoms=step.bottoms,
+                )
+        own = any(blob.requires_grad for blob in layer.parameters_in_order)
+        if own or not learning.isdisjoint(step.bottoms):
+            learning.update(step.tops)
+
+
 def prefixed(name: str, layers: Iterable[LayerWeights]) -> list[LayerWeights]:
     """Return a file's weights for the layers of a teacher or student of that name."""
     return [LayerWeights(f"{name}/{w.name}", w.type, w.blobs, w.legacy) for w in layers]

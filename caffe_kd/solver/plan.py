@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import SolverError, UsageError
+from ..errors import NetError, SolverError, UsageError, did_you_mean
 from ..proto import bundle, foreign, text
 from ..proto import caffe_pb2 as pb
-from ..proto.compose import Teacher, compose, override_distillation
+from ..proto.compose import NO_DISTILLING_LOSS, Teacher, compose, override_distillation
 from ..proto.filter import filter_net
 from ..proto.students import merge
 from ..proto.upgrade import Notes, upgrade_solver
@@ -136,10 +136,11 @@ class _Planner:
         for loaded in teachers.weights:
             self._check_is_kept(loaded, [*(s.name for s in self.students), *teachers.means])
         composed = self._compose(train_net, teachers.nets, distiller)
-        self._check_teachers_are_used(composed, teachers.nets)
         self._override_distillation(composed)
         injections = teacher_reader.injections(teachers, composed)
         train = NetPlan(filter_net(composed, self._train_state(composed)), train_file)
+        self._check_teachers_are_known(train.param, teachers.nets)
+        self._check_teachers_are_used(composed, teachers.nets)
         tests = [
             NetPlan(self._test_net(net, i, teachers.nets, distiller), file)
             for i, (net, file) in enumerate(self._test_nets((train_net, train_file)))
@@ -346,10 +347,30 @@ class _Planner:
         temperature, alpha = self.overrides.temperature, self.overrides.alpha
         changes = override_distillation(composed, temperature, alpha)
         if not changes and (temperature is not None or alpha is not None):
-            raise UsageError(
-                "-temperature and -alpha need a DistillingLoss layer, but the net has none"
-            )
+            raise UsageError(NO_DISTILLING_LOSS)
         self.reader.notes += changes
+
+    def _check_teachers_are_known(self, net: Any, teachers: Sequence[Teacher]) -> None:
+        """Refuse a bottom that looks like a teacher's blob, where there is no such teacher."""
+        if not (teachers or self.solver.HasField("distiller_net")):
+            return
+        names = [t.name for t in teachers]
+        parts = {*names, *(s.name for s in self.students)}
+        theirs = [f"{t.name}/{top}" for t in teachers for x in t.net.layer for top in x.top]
+        made: set[str] = set()
+        for layer in net.layer:
+            for index, bottom in enumerate(layer.bottom):
+                name, slash, _ = bottom.partition("/")
+                if not slash or bottom in made or name in parts:
+                    continue
+                known = f"The solver's teachers: {', '.join(names) or 'none'}"
+                raise NetError(
+                    f"layer '{layer.name}' ({layer.type}): Unknown bottom blob '{bottom}' (bottom "
+                    f"index {index}): no layer before this one makes it, and no teacher is named "
+                    f"'{name}'.{did_you_mean(bottom, [*made, *theirs])} {known}",
+                    layer.source_line or None,
+                )
+            made.update(layer.top)
 
     def _check_teachers_are_used(self, composed: Any, teachers: Sequence[Teacher]) -> None:
         giving = {entry.teacher or teachers[0].name for entry in self.solver.inject if teachers}

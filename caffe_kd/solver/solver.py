@@ -94,6 +94,7 @@ class Solver:
             log.info(note)
         build = partial(building.build, log=log, device=self.device, exact_sums=exact_sums)
         self.net = build(plan.train.param, pb.TRAIN, plan.train.file, "training net")
+        building.check_students_come_first(self.net)
         self.test_nets = [
             build(test.param, pb.TEST, test.file, f"test net (#{i})")
             for i, test in enumerate(plan.tests)

@@ -1,9 +1,8 @@
 """Remembers what frozen layers answer, so that they run once for a record.
 
-A teacher, or a frozen trunk, that is fed by deterministic data gives a record the same answer each
-time. The steps of the net that do so are found, taken out of its running order, and replaced by a
-look-up. Answers are computed in chunks that begin at multiples of the batch size, so that a
-record's answer has the same bits in whatever order the records come.
+The steps of the net that give a record the same answer each time (see frozen.py) are taken out of
+its running order and replaced by a look-up. Answers are computed in chunks that begin at multiples
+of the batch size, so that a record's answer has the same bits in whatever order the records come.
 """
 
 from __future__ import annotations
@@ -12,124 +11,21 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CaffeKDError, DataError, UsageError
+from ..errors import CaffeKDError, DataError
 from ..files import write_atomically
 from ..layers import Context, Layer
 from ..layers.records import Indices, RecordLayer
 from ..net import Net, Step
 from ..proto import caffe_pb2 as pb
 from ..proto import text
-
-AUTO_LIMIT = 2 << 30  # bytes of memory that `auto` may take
-
-
-@dataclass
-class Frozen:
-    """The part of a net that can be remembered.
-
-    Attributes:
-        source: the step of the data layer that feeds it.
-        steps: the frozen steps in their order.
-        blobs: the names of its blobs that the rest of the net takes.
-    """
-
-    source: Step
-    steps: list[Step]
-    blobs: list[str]
-
-
-def find_frozen(net: Net, moving: Collection[str] = ()) -> Frozen | str:
-    """Return the part of a net that can be remembered, or why there is none.
-
-    Args:
-        net: the train net, with its weights.
-        moving: the names of frozen layers whose parameters change all the same.
-    """
-    sources = [s for s in net.steps if isinstance(s.layer, RecordLayer)]
-    reason = "no layer with parameters is frozen"
-    for source in sources:
-        steps = _frozen_steps(net, source, moving)
-        if not any(_has_weights(step) for step in steps):
-            continue
-        if not source.layer.deterministic:
-            reason = (
-                f"layer '{source.layer.name}' gives a record another face each time "
-                "(mirror, jitter or random crop)"
-            )
-            continue
-        blobs = _frontier(net, steps)
-        if isinstance(blobs, str):
-            reason = blobs
-            continue
-        return Frozen(source, steps, blobs)
-    return reason
-
-
-def _has_weights(step: Step) -> bool:
-    return bool(step.layer.blobs or step.layer.digest)
-
-
-def _frozen_steps(net: Net, source: Step, moving: Collection[str]) -> list[Step]:
-    """Return the steps whose answers depend on the source's records alone."""
-    remembered = set(source.tops)
-    steps: list[Step] = []
-    for step in net.steps[net.steps.index(source) + 1 :]:
-        layer = step.layer
-        frozen = (
-            bool(step.bottoms)
-            and remembered.issuperset(step.bottoms)
-            and layer.per_record
-            and not any(step.loss_weights)
-            and not layer.proto.HasField("loss_weight_schedule")
-            and not any(blob.requires_grad for blob in layer.blobs)
-            and layer.name not in moving
-        )
-        if frozen:
-            steps.append(step)
-            remembered.update(step.tops)
-        else:
-            remembered.difference_update(step.tops)  # changed in place by a layer that learns
-    # What leads to no parameter is not worth remembering; the net runs it as ever.
-    while steps and not _has_weights(steps[-1]) and _only_source(steps[-1], source):
-        steps.pop()
-    return steps
-
-
-def _only_source(step: Step, source: Step) -> bool:
-    return set(step.bottoms) <= set(source.tops)
-
-
-def _frontier(net: Net, steps: Sequence[Step]) -> list[str] | str:
-    """Return the frozen blobs that other steps or the net's outputs take."""
-    version: dict[str, tuple[int, bool]] = {}  # of a name: who wrote it last, and whether frozen
-    taken: dict[str, set[tuple[int, bool]]] = {}
-    frozen = {id(step) for step in steps}
-    for index, step in enumerate(net.steps):
-        if id(step) not in frozen:
-            for name in step.bottoms:
-                taken.setdefault(name, set()).add(version[name])
-        for name in step.tops:
-            version[name] = (index, id(step) in frozen)
-    for name in net.outputs:
-        taken.setdefault(name, set()).add(version[name])
-    blobs = []
-    for name, versions in taken.items():
-        remembered = sorted(writer for writer, is_frozen in versions if is_frozen)
-        if not remembered:
-            continue
-        # The look-up sets a blob at once, so nobody may want what was there under its name before.
-        if len(remembered) > 1 or min(versions)[0] < remembered[0]:
-            return f"blob '{name}' is changed in place between layers that take it"
-        blobs.append(name)
-    return blobs
+from .frozen import Frozen, choose
 
 
 class _Lookup(Layer):
@@ -175,18 +71,15 @@ class TeacherCache:
         self._notify = notify
         self._begin()
         self._attach()
-        notify(
-            f"Remembering {len(frozen.steps)} frozen layers: {', '.join(frozen.blobs)} of "
-            f"{self.records} records, {self.bytes / 2**20:.1f} MB "
-            + (f"in {folder}" if folder else "in memory")
-        )
+        place = f"in {folder}" if folder else "in memory"
+        notify(f"Remembering {frozen.told(net)} {place}")
 
     def _begin(self) -> None:
         """Make room for the answers to the records that the source has now."""
         self._contents = self.source.contents
         self.records = self.source.record_count
-        shapes = {n: (self.records, *self.net.shapes[n][1:]) for n in self.frozen.blobs}
-        self.bytes = sum(4 * math.prod(shape) for shape in shapes.values())
+        shapes = self.frozen.shapes(self.net)
+        self.bytes = self.frozen.bytes(self.net)
         chunks = math.ceil(self.records / self.chunk)
         if self._folder is None:
             self._values = {n: torch.empty(s) for n, s in shapes.items()}
@@ -358,23 +251,9 @@ def remember(
     """
     if mode == "off":
         return None
-    frozen = find_frozen(net, moving)
-    if isinstance(frozen, str):
-        if mode != "auto":
-            raise UsageError(f"-teacher_cache {mode}: {frozen}")
-        if any(not p.blob.requires_grad and p.layer.type != "BatchNorm" for p in net.params):
-            notify(f"No teacher cache: {frozen}")
-        return None
-    source = frozen.source.layer
-    assert isinstance(source, RecordLayer)
-    size = sum(4 * source.record_count * math.prod(net.shapes[n][1:]) for n in frozen.blobs)
-    if mode == "auto" and batches * frozen.source.top_shapes[0][0] <= source.record_count:
-        notify("No teacher cache: the training sees each record once at most")
-        return None
-    if mode == "auto" and size > AUTO_LIMIT:
-        notify(
-            f"No teacher cache: it would take {size / 2**30:.1f} GB of memory; "
-            "-teacher_cache disk keeps it on disk"
-        )
-        return None
-    return TeacherCache(net, frozen, folder if mode == "disk" else None, notify)
+    frozen = choose(net, mode, batches, moving)
+    if isinstance(frozen, Frozen):
+        return TeacherCache(net, frozen, folder if mode == "disk" else None, notify)
+    if frozen:
+        notify(f"No teacher cache: {frozen}")
+    return None

@@ -79,7 +79,7 @@ class PixelTeacher:
                 )
             self._mean = torch.from_numpy(np.array(preprocess.mean)).to(net.context.device)
         self.device = net.context.device
-        self._logits = self._find_logits(blob, model)
+        self._logits = self._find_logits(blob)
         self.classes = int(np.prod(net.shapes[self._logits][1:]))
         if self.classes < 2:
             raise NetError(f"blob '{self._logits}' has one value: no classes", str(model))
@@ -109,7 +109,7 @@ class PixelTeacher:
             )
         return inputs[0]
 
-    def _find_logits(self, blob: str | None, model: Path) -> str:
+    def _find_logits(self, blob: str | None) -> str:
         net = self._net
         if blob is not None:
             if blob not in net.shapes:

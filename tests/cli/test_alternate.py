@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,8 @@ from caffe_kd.cli.alternate import main
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
+from tests.cli.small import ROOT, write_digits
+from tests.cli.stopping import stopped
 from tests.solver.training import STUDENT, write_rows
 
 # The student sees data without labels, and learns from the teacher's answers alone.
@@ -96,6 +100,52 @@ def test_interrupted_run_goes_on_to_the_same_bits() -> None:
     assert rows() == table
     again = blobs("out/s_round_2_iter_8.caffemodel")
     assert all(np.array_equal(a, b) for a, b in zip(again, wanted, strict=True))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_in_a_turn_tells_that_the_same_command_goes_on() -> None:
+    endless = STUDENTS.replace("max_iter: 8 snapshot: 4", "max_iter: 1000000 snapshot: 0")
+    Path("s.prototxt").write_text(endless + "display: 1")
+    words = ["-teacher_solver", "t.prototxt", "-student_solver", "s.prototxt", "-no_progress"]
+    words += ["-rounds", "2"]
+    # The teacher's turn is over after 8 iterations, so this is the student's.
+    told = stopped("alternate", *words, after="Iteration 9 (")
+    assert told[-1].endswith("] Stopped; the same command goes on from here")
+    assert not any("-snapshot" in line for line in told)
+    assert [(row["round"], row["net"]) for row in rows()] == [("1", "teacher")]
+    (state,) = Path("out").glob("s_round_1_iter_*.solverstate")
+    reached = int(state.stem.rpartition("_")[2])
+    Path("s.prototxt").write_text(endless.replace("1000000", str(reached + 2)))
+    assert run() == 0
+    assert [row["net"] for row in rows()] == ["teacher", "student"] * 2
+    log = sorted(Path("out").glob("s_round_1_2*.log"))[-1].read_text()
+    assert f"Resuming from {state}" in log
+
+
+def test_example_trains_in_turns_by_the_command_that_it_names() -> None:
+    Path("data/mnist").mkdir(parents=True)
+    write_digits(Path("data/mnist"))
+    smaller = {r"max_iter: \d+": "max_iter: 6", r"test_interval: \d+": "test_interval: 6"}
+    smaller |= {r"(count|first): 500": r"\1: 40", r"test_iter: \d+": "test_iter: 1"}
+    smaller |= {r"batch_size: \d+": "batch_size: 16"}
+    for path in (ROOT / "prototxt/distillation").glob("alternate_*"):
+        content = path.read_text()
+        for old, new in smaller.items():
+            content = re.sub(old, new, content)
+        copy = Path("prototxt/distillation", path.name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(content)
+    named = Path("prototxt/distillation/alternate_solver.prototxt").read_text()
+    (words,) = re.findall(r"^#.* tools/alternate.py (.*)", named, re.MULTILINE)
+    assert main([*words.split(), "-no_progress"]) == 0
+    folder = Path("output/distillation")
+    table = list(csv.DictReader((folder / "alternate_rounds.csv").open(newline="")))
+    assert [row["net"] for row in table] == ["teacher", "student"] * 2
+    for row in table:
+        assert 0 <= float(row["accuracy"]) <= 1
+        assert Path(row["weights"]).is_file()
+    second = text.read(folder / "alternate_teacher_round_2_solver.prototxt", pb.SolverParameter())
+    assert list(second.weights) == [table[1]["weights"]]  # it goes on from the student
 
 
 @pytest.mark.parametrize(

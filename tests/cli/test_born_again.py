@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from caffe_kd.cli.born_again import main
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
+from tests.cli.stopping import stopped
 from tests.solver.training import STUDENT, write_rows, write_teacher
 
 KD = 'layer { name: "kd" type: "DistillingLoss" bottom: "ip" bottom: "teacher/ip" top: "kd" }'
@@ -103,6 +105,24 @@ def test_interrupted_run_goes_on_to_the_same_bits() -> None:
     assert rows() == table
     log = sorted(Path("out").glob("run_gen_3_2*.log"))[-1].read_text()
     assert "Resuming from out/run_gen_3_iter_4.solverstate" in log
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_in_a_generation_tells_that_the_same_command_goes_on() -> None:
+    path = Path("inner/solver.prototxt")
+    path.write_text((SOLVER % "display: 1").replace("max_iter: 8", "max_iter: 1000000"))
+    words = ["-solver", str(path), "-generations", "2", "-no_progress"]
+    told = stopped("born_again", *words, after="Iteration 3 (")
+    assert told[-1].endswith("] Stopped; the same command goes on from here")
+    assert not any("-snapshot" in line for line in told)
+    assert not Path("out/run_generations.csv").exists()
+    (state,) = Path("out").glob("*.solverstate")
+    reached = int(state.stem.rpartition("_")[2])
+    path.write_text((SOLVER % "display: 1").replace("max_iter: 8", f"max_iter: {reached + 2}"))
+    assert main(words) == 0
+    assert [row["iteration"] for row in rows()] == [str(reached + 2)] * 2
+    log = sorted(Path("out").glob("run_gen_1_2*.log"))[-1].read_text()
+    assert f"Resuming from {state}" in log
 
 
 def test_more_generations_go_on_from_those_there_are() -> None:

@@ -239,6 +239,25 @@ def test_net_for_caffe_tells_all_that_is_in_the_way_at_once(folder, capsys):
     assert "layer 'kd'" in error and "layer 'l2'" in error
 
 
+def test_net_for_caffe_with_a_mean_of_the_student_is_an_error(folder, capsys):
+    Path("solver.prototxt").write_text(
+        'net: "student.prototxt" teacher { name: "teacher" ema: 0.9 } '
+        'distiller_net: "distiller.prototxt"' + RUN
+    )
+    error = refused(capsys)
+    assert "the teacher 'teacher' is a mean of the student (ema)" in error
+    assert "frozen" not in error  # what we make of it is no mistake of the user's
+
+
+def test_settings_of_the_solver_that_the_original_lacks_are_told(folder, capsys):
+    assert compose_kd.main(FOR_CAFFE) == 0
+    assert "leave out" not in capsys.readouterr().err
+    more = 'max_norm: 3 early_stopping { output: "accuracy" patience: 2 }'
+    Path("solver.prototxt").write_text(SOLVER + RUN + more)
+    assert compose_kd.main(FOR_CAFFE) == 0
+    assert "leave out early_stopping, max_norm, which it lacks" in capsys.readouterr().err
+
+
 def test_net_for_caffe_without_a_layers_weights_is_an_error(folder, capsys):
     net = load_net("teacher.prototxt")
     write_weights("teacher.caffemodel", net.param, {k: v for k, v in folder.items() if k != "bn1"})

@@ -7,6 +7,7 @@ import pytest
 from caffe_kd.cli import train
 from caffe_kd.cli.dark_knowledge import main
 from tests.cli.small import write_examples
+from tests.dark_knowledge.nets import write_nets
 
 
 def test_pictures_come_of_a_solver_and_of_nets(
@@ -45,7 +46,32 @@ def test_pictures_come_of_a_solver_and_of_nets(
         ["-solver", "a", "-temperatures", "1,x"],
         ["-solver", "a", "-temperatures", "0"],
         ["-solver", "a", "-iterations", "0"],
+        ["-model", "a", "-weights", "b", "-teacher", "c"],
     ],
 )
 def test_usage_errors_have_status_2(flags: list[str]) -> None:
     assert main(flags) == 2
+
+
+def test_teacher_that_is_drawn_is_told_where_there_are_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_nets(tmp_path)
+    Path("distiller.prototxt").write_text(
+        'layer { name: "kd" type: "DistillingLoss" bottom: "ip" bottom: "b/ip" top: "kd" }'
+        'layer { name: "hint" type: "HintLoss" bottom: "ip" bottom: "a/ip" top: "hint" }'
+    )
+    teachers = "".join(
+        f'teacher {{ name: "{name}" net: "net.prototxt" weights: "teacher.caffemodel" }}'
+        for name in "ab"
+    )
+    Path("solver.prototxt").write_text(
+        'net: "net.prototxt" distiller_net: "distiller.prototxt" max_iter: 1 base_lr: 1 '
+        f'lr_policy: "fixed" {teachers}'
+    )
+    flags = ["-solver", "solver.prototxt", "-weights", "student.caffemodel"]
+    assert main([*flags, "-teacher", "b"]) == 0
+    out = capsys.readouterr().out
+    assert "teacher 'b'; with -teacher: a" in out and "right on 4 of 5 records" in out
+    assert main([*flags, "-teacher", "c"]) == 2

@@ -47,6 +47,18 @@ def test_net_is_drawn_in_all_phases_or_one(capsys: pytest.CaptureFixture[str]) -
     assert Path("lenet.dot").read_text().startswith("digraph Net {")
 
 
+def test_way_a_net_runs_is_the_original_s_unless_it_is_told() -> None:
+    small = ROOT / "prototxt" / "mnist" / "student_train_test.prototxt"
+    for words, way in (
+        ([LENET], "LR"),
+        ([str(small), "--phase", "TRAIN", "--display_lrm"], "LR"),
+        ([KD], "TB"),
+        ([LENET, "--rankdir", "BT", "--phase=ALL"], "BT"),
+    ):
+        assert main([words[0], "net.dot", *words[1:]]) == 0
+        assert f"rankdir={way};" in Path("net.dot").read_text()
+
+
 def test_absent_data_leaves_shapes_out_unless_they_are_told() -> None:
     assert main([LENET, "bare.svg"]) == 0
     assert not any("×" in word for word in places("bare.svg"))

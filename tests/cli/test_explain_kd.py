@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from caffe_kd.cli import train
 from caffe_kd.cli.explain_kd import main
 from tests.cli.small import ROOT, write_examples
 
@@ -37,3 +38,22 @@ def test_usage_errors_have_status_2(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["-solver", str(net)]) == 2
     assert "is a net. Give the solver that trains it" in capsys.readouterr().err
     assert main(["-solver", str(tmp_path / "gone.prototxt")]) == 1
+
+
+def test_flags_of_the_train_command_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_examples(tmp_path)
+    solver = ["-solver", str(tmp_path / "kd_solver.prototxt")]
+    assert train.main(["-solver", str(tmp_path / "teacher_solver.prototxt"), "-no_progress"]) == 0
+    assert main([*solver, "-temperature", "8", "-alpha", "0.5", "-teacher_cache", "disk"]) == 0
+    out = capsys.readouterr().out
+    assert "temperature 8 from the command line instead of 4" in out
+    assert "loss = 0.5 * soft + 0.5 * hard" in out and "p = softmax(z / 8)" in out
+    assert "teacher_cache disk: remembers 14 frozen layers: teacher/ip2 of 96 records" in out
+    net = tmp_path / "student_train_test.prototxt"
+    net.write_text(net.read_text().replace("scale: 0.00390625", "scale: 0.00390625 mirror: true"))
+    assert main([*solver, "-teacher_cache", "memory"]) == 1
+    assert "training refuses -teacher_cache memory: layer 'mnist'" in capsys.readouterr().out
+    assert main(["-solver", str(tmp_path / "student_solver.prototxt"), "-alpha", "0.5"]) == 2
+    assert "need a DistillingLoss layer" in capsys.readouterr().err

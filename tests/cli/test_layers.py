@@ -18,7 +18,7 @@ def test_table_has_a_row_for_each_type(capsys):
     assert [row.split(" | ")[0].strip("| ") for row in rows] == list(layer_types())
     by_type = {row.split(" | ")[0].strip("| "): row for row in rows}
     assert by_type["Convolution"].endswith("| 1 or more | 1 or more | Caffe | own operators |")
-    assert by_type["Data"].endswith("| 0 | 1 to 2 | Caffe | an input |")
+    assert by_type["Data"].endswith("| 0 | 1 to 3 | Caffe | an input |")
     assert by_type["SoftmaxWithLoss"].endswith("| Caffe | left out |")
     assert by_type["Python"].endswith("| Caffe | none |")
 

@@ -67,6 +67,97 @@ $TOOLS/caffe test -model=net.prototxt -weights small_iter_5.caffemodel --iterati
     assert Path("small_iter_5.caffemodel").is_file()
 
 
+def test_every_command_takes_every_flag_of_the_original(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values = {
+        "gpu": "", "solver": "solver.prototxt", "model": "net.prototxt", "phase": "TEST",
+        "level": "0", "stage": "scored", "snapshot": "", "weights": "",
+        "iterations": "2", "sigint_effect": "stop", "sighup_effect": "none",
+    }  # fmt: skip
+    assert main(["train", *(f"-{name}={value}" for name, value in values.items())]) == 0
+    err = capsys.readouterr().err
+    for name in ("model", "phase", "iterations"):
+        assert f"note: -{name} does nothing in train_kd\n" in err
+    assert err.count("note: -") == 3
+    values["weights"] = "small_iter_3.caffemodel,small_iter_3.caffemodel"
+    idle = ["snapshot", "solver", "sigint_effect", "sighup_effect"]
+    for command, unused in (("test", [*idle, "phase"]), ("time", idle)):
+        assert main([command, *(f"--{name}={value}" for name, value in values.items())]) == 0
+        err = capsys.readouterr().err
+        for name in unused:
+            assert f"note: --{name} does nothing in {command}\n" in err
+        assert err.count("note: -") == len(unused)
+        assert "Use CPU." in err
+    if not torch.cuda.is_available():
+        assert main(["device_query", *(f"--{name}={value}" for name, value in values.items())]) == 0
+        assert capsys.readouterr().err.count("note: --") == len(values) - 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-model", "net.prototxt", "time", "-iterations", "1"],
+        ["--logtostderr=1", "--iterations=1", "time", "-model=net.prototxt"],
+        ["-alsologtostderr", "-stage", "test", "time", "-model=net.prototxt", "-iterations=1"],
+    ],
+)
+def test_flags_may_stand_before_the_command(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    assert "Testing for 1 iterations." in capsys.readouterr().err
+
+
+def test_flags_alone_are_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-model", "net.prototxt"]) == 2
+    assert "unknown command '-model'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "test", "time", "device_query"])
+def test_every_command_takes_the_flags_of_the_original_s_log(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command == "device_query" and torch.cuda.is_available():
+        pytest.skip("its lines are the device's")
+    assert main(["train", "-solver=solver.prototxt"]) == 0
+    capsys.readouterr()
+    words = {
+        "train": ["-solver=solver.prototxt"],
+        "test": ["-model=net.prototxt", "-weights=small_iter_3.caffemodel", "-iterations=1"],
+        "time": ["-model=net.prototxt", "-iterations=1"],
+        "device_query": [],
+    }
+    flags = ["--nologtostderr", "-stderrthreshold", "0", "-minloglevel=1", "-colorlogtostderr"]
+    assert main([command, *words[command], *flags, "-alsologtostderr=0", "-logtostderr=1"]) == 0
+    err = capsys.readouterr().err
+    for name in ("--nologtostderr", "-stderrthreshold", "-minloglevel", "-alsologtostderr"):
+        assert f"note: {name} does nothing in {command}" in err
+    assert "note: -logtostderr" not in err
+    assert "] " in err  # a line of the log
+
+
+def test_log_lies_in_the_folder_that_log_dir_names(capsys: pytest.CaptureFixture[str]) -> None:
+    newest = Path("logs/caffe.INFO")
+    newest.parent.mkdir()
+    newest.write_text("of an older run\n")
+    assert main(["train", "-solver=solver.prototxt", "--log_dir=logs"]) == 0
+    assert newest.read_text().count("Optimization Done.") == 2  # of the solver and of the command
+    assert ".log.INFO." in newest.resolve().name
+    assert f"Log file: logs{os.sep}{newest.resolve().name}" in capsys.readouterr().err
+    assert not list(Path().glob("*.log"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_device_that_the_solver_names_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("solver.prototxt").write_text(SOLVER.replace("CPU", "GPU device_id: 0"))
+    assert main(["train", "-solver=solver.prototxt"]) == 0
+    assert "Using GPUs 0" in capsys.readouterr().err
+    Path("solver.prototxt").write_text(SOLVER.replace("CPU", "GPU device_id: 99"))
+    assert main(["train", "-solver=solver.prototxt"]) == 2
+    assert "device_id: 99 in the solver, but there are" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="several GPUs are here")
 @pytest.mark.parametrize("gpus", ["-gpu=all", "--gpu=0,1"])
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.layers.python_nets import without_the_original
 
@@ -99,8 +102,49 @@ def test_original_that_is_installed_is_left_alone(tmp_path: Path) -> None:
     assert "Write `import caffe_kd as caffe` in the script" in done.stderr
 
 
+def test_module_runs_as_python_runs_it(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "__init__.py").write_text("import caffe\n")
+    (tmp_path / "tools" / "helper.py").write_text("from caffe import layers as L\nTYPE = 'found'\n")
+    (tmp_path / "tools" / "show.py").write_text(
+        "import sys, os\nfrom .helper import TYPE\n"
+        "print(__name__, __package__, os.path.basename(sys.argv[0]), sys.argv[1:], TYPE)\n"
+        "if sys.argv[1:] == ['fail']: raise KeyError('here')\n"
+    )
+    done = run(tmp_path, "-m", "tools.show", "-h", "-m")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == "__main__ tools show.py ['-h', '-m'] found"
+    done = run(tmp_path, "-m", "tools.show", "fail")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1].endswith('show.py", line 4, in <module>')
+    done = run(tmp_path, "-m", "tools.nothing")
+    assert done.returncode == 1
+    assert "No module named tools.nothing" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_of_the_script_import_caffe_too(tmp_path: Path, method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system starts no processes by {method}")
+    (tmp_path / "pool.py").write_text(
+        "import multiprocessing, sys\n"
+        "import caffe.io\n"
+        "def work(number):\n"
+        "    from caffe.proto import caffe_pb2\n"
+        "    import caffe\n"
+        "    return number, caffe_pb2.TEST, caffe.__name__\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:\n"
+        "        print(pool.map(work, [5, 6]))\n"
+    )
+    done = run(tmp_path, "pool.py", method)
+    assert done.stdout.strip() == "[(5, 1, 'caffe_kd'), (6, 1, 'caffe_kd')]", done.stderr
+
+
 def test_wrong_usage_is_told(tmp_path: Path) -> None:
-    for words in ((), ("nothing.py",)):
+    for words in ((), ("-m",), ("nothing.py",)):
         done = run(tmp_path, *words)
         assert done.returncode == 2
         assert done.stderr

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from caffe_kd.cli import device_query
 from caffe_kd.cli.main import main
 
 NET = """
@@ -115,6 +117,33 @@ def test_device_query_without_a_device_says_so(capsys: pytest.CaptureFixture[str
     assert f"No CUDA device. PyTorch {torch.__version__} is built for" in capsys.readouterr().err
     assert main(["device_query", "-gpu", "0"]) == 2
     assert "-gpu 0: there are 0 CUDA devices here" in capsys.readouterr().err
+
+
+def test_device_s_facts_stand_in_the_original_s_lines() -> None:
+    facts = SimpleNamespace(  # what a PyTorch may know; an older one knows less
+        major=9, minor=0, name="Some GPU", total_memory=85, shared_memory_per_block=49152,
+        warp_size=32, max_threads_per_block=1024, clock_rate=1980000, multi_processor_count=132,
+    )  # fmt: skip
+    assert device_query.lines(1, facts) == [
+        "Device id:                     1",
+        "Major revision number:         9",
+        "Minor revision number:         0",
+        "Name:                          Some GPU",
+        "Total global memory:           85",
+        "Total shared memory per block: 49152",
+        "Warp size:                     32",
+        "Maximum threads per block:     1024",
+        "Clock rate:                    1980000",
+        "Number of multiprocessors:     132",
+    ]
+    del facts.clock_rate
+    assert len(device_query.lines(1, facts)) == 9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_time_on_a_gpu_says_so_in_the_original_s_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["time", "-model", "net.prototxt", "-iterations", "1", "-gpu", "0"]) == 0
+    assert lines(capsys.readouterr().err)[0] == "Use GPU with device ID 0"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -109,6 +109,37 @@ def test_solver_names_both_nets_blobs_and_temperature(folder: Path) -> None:
     assert found.temperature == 7 and found.right == [4, 3]
 
 
+def test_teacher_of_several_is_chosen_by_name(folder: Path) -> None:
+    kd = """layer { name: "KD" type: "DistillingLoss" bottom: "ip" bottom: "NAME/ip" top: "KD"
+      distilling_loss_param { temperature: T } }"""
+    pairs = (("right", 3), ("wrong", 7))
+    (folder / "distiller.prototxt").write_text(
+        "".join(
+            kd.replace("KD", f"kd_{n}").replace("NAME", n).replace("T }", f"{t} }}")
+            for n, t in pairs
+        )
+    )
+    teachers = "".join(
+        f'teacher {{ name: "{name}" net: "net.prototxt" weights: "{weights}.caffemodel" }}'
+        for name, weights in (("right", "teacher"), ("wrong", "student"))
+    )
+    (folder / "solver.prototxt").write_text(
+        'net: "net.prototxt" distiller_net: "distiller.prototxt" max_iter: 1 base_lr: 1 '
+        f'lr_policy: "fixed" {teachers}'
+    )
+    for name, chosen, temperature, right in (
+        (None, "right", 3, 4),
+        ("right", "right", 3, 4),
+        ("wrong", "wrong", 7, 3),
+    ):
+        subject = of_solver("solver.prototxt", "student.caffemodel", name)
+        assert (subject.teacher, subject.temperature) == (f"{chosen}/ip", temperature)
+        assert subject.others == [n for n, _ in pairs if n != chosen]
+        assert look(subject).right[0] == right
+    with pytest.raises(UsageError, match="no teacher 'wrang'.*Did you mean 'wrong'.*right, wrong"):
+        of_solver("solver.prototxt", teacher="wrang")
+
+
 def test_logits_are_found_before_a_softmax(folder: Path) -> None:
     content = (folder / "net.prototxt").read_text()
     tail = content.index('layer { name: "loss"')

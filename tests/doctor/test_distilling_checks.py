@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.proto import text
+from caffe_kd.proto.binary import write_weights
 from tests.doctor.examining import (
     FREEZE,
     INPUT,
@@ -130,6 +134,56 @@ def test_feature_losses_have_a_teacher_too(tmp_path: Path) -> None:
         meant = path.read_text().replace('top: "h"', 'top: "h" propagate_down: [true, true]')
         path = write(tmp_path, n=meant)
         assert found(path, "unfrozen_teacher") == []  # it is meant to learn
+
+
+TEACHERS_LOSS = LOSS.replace('"loss"', '"t_loss"').replace('"ip"', '"t"')
+BACK = """layer { name: "back" type: "DistillingLoss" bottom: "t" bottom: "ip" top: "back" }
+"""
+# The early exit "ip" learns from a deeper one, "t", of the same net.
+EXITS = """layer { name: "c" type: "InnerProduct" bottom: "data" top: "c"
+  inner_product_param { num_output: 6 weight_filler { type: "xavier" } } }
+""" + (TEACHER + IP).replace('bottom: "data"', 'bottom: "c"')
+
+
+def unfrozen(folder: Path, net: str, *known: str) -> list[tuple[str, str]]:
+    """Return what the check finds in a net that starts from weights for some of its layers."""
+    path = write(folder, n=f'name: "n"\n{INPUT}{net}')
+    if not known:
+        return found(path, "unfrozen_teacher")
+    weights = {name: [np.ones((5, 243)), np.ones(5)] for name in known}
+    param = text.read(path, pb.NetParameter())
+    write_weights(folder / "start.caffemodel", param, weights)
+    return found(path, "unfrozen_teacher", weights=str(folder / "start.caffemodel"))
+
+
+@pytest.mark.parametrize("others", [TEACHERS_LOSS, BACK, TEACHERS_LOSS + BACK + LOSS])
+def test_nets_that_learn_from_each_other_are_no_unfrozen_teachers(
+    tmp_path: Path, others: str
+) -> None:
+    kd = DISTILLING.replace("PARAM", "").replace("LABEL", "").replace("REST", "")
+    assert unfrozen(tmp_path, TEACHER + IP + kd + others) == []
+    assert unfrozen(tmp_path, TEACHER + IP + kd + others, "t", "ip") == []
+    assert unfrozen(tmp_path, EXITS + kd + TEACHERS_LOSS) == []
+
+
+def test_teacher_that_learns_without_being_asked_is_told(tmp_path: Path) -> None:
+    """By its name, by its weights, or since nothing but weight decay would change it."""
+    kd = DISTILLING.replace("PARAM", "").replace("LABEL", "").replace("REST", "")
+    assert len(unfrozen(tmp_path, TEACHER + IP + kd + LOSS)) == 1
+    assert len(unfrozen(tmp_path, TEACHER + IP + kd + TEACHERS_LOSS, "t")) == 1
+    assert len(unfrozen(tmp_path, EXITS + kd + LOSS)) == 1
+    frozen = FROZEN_TEACHER + IP + kd + TEACHERS_LOSS
+    assert unfrozen(tmp_path, frozen, "t") == []
+    asked = kd.replace('top: "kd"', 'top: "kd" propagate_down: [true, true]')
+    assert unfrozen(tmp_path, TEACHER + IP + asked + TEACHERS_LOSS, "t") == []
+
+
+EXAMPLES = Path(__file__).parents[2] / "prototxt" / "distillation"
+
+
+@pytest.mark.parametrize("solver", sorted(EXAMPLES.glob("*_solver.prototxt")), ids=lambda p: p.stem)
+def test_no_teacher_of_the_examples_learns_without_being_asked(solver: Path) -> None:
+    assert found(solver, "unfrozen_teacher", shapes={"": (1, 28, 28)}) == []
 
 
 @pytest.mark.parametrize(("check", "severity", "words", "bad", "good"), CASES)

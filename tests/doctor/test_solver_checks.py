@@ -11,7 +11,7 @@ from caffe_kd.data.idx import write_idx
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import write_weights
-from tests.doctor.examining import IP, LOSS, NET, SOLVER, found, report_of, write
+from tests.doctor.examining import FREEZE, IP, LOSS, NET, SOLVER, found, report_of, write
 
 TESTS = "test_iter: 2 test_interval: 10\n"
 OTHER_POLICY = SOLVER.replace('lr_policy: "fixed"', "lr_policy: POLICY")
@@ -325,6 +325,24 @@ def test_teacher_with_weights_is_examined_as_it_is_trained(tmp_path: Path) -> No
     assert found(path, "weights_not_finite") == [
         ("error", "layer 'teacher/ip': blob 0 is not finite")
     ]
+
+
+def test_frozen_layer_that_starts_from_a_teachers_is_not_at_random(tmp_path: Path) -> None:
+    frozen = NET.replace('name: "ip"', 'name: "own" frozen: true')
+    path = write(tmp_path, kd=KD, net=frozen, teacher=NET, distiller=DISTILLER.replace("RULE", ""))
+    teach(tmp_path)
+    assert [s for s, _ in found(path, "frozen_at_random")] == ["warning"]
+    path.write_text(KD + 'inject { layer: "ip" to: "own" }')
+    assert found(path, "frozen_at_random") == []
+
+
+def test_frozen_projection_of_a_teachers_answers_is_a_note(tmp_path: Path) -> None:
+    projection = IP.replace('"data"', '"teacher/ip"').replace('"ip"', '"t"')
+    projection = projection.replace("inner_product_param", f"{FREEZE} inner_product_param")
+    learning = DISTILLER.replace("RULE", "").replace('"teacher/ip"', '"t"')
+    path = write(tmp_path, kd=KD, net=NET, teacher=NET, distiller=projection + learning)
+    teach(tmp_path)
+    assert [s for s, _ in found(path, "frozen_at_random")] == ["note"]
 
 
 def test_teacher_that_nothing_in_train_hears(tmp_path: Path) -> None:

@@ -227,3 +227,37 @@ def test_chosen_records_go_on_where_they_were(digits: Path) -> None:
 def test_choice_beyond_the_records_names_the_layer(digits: Path) -> None:
     with pytest.raises(DataError, match=r"layer 'd' \(Data\): .*first: 8, count: 5, and 10 rec"):
         chosen_net(digits, "first: 8 count: 5")
+
+
+def numbered_net(source: Path, batch: int, chosen: str = "") -> Net:
+    return make_net(
+        f'layer {{ name: "d" type: "Data" top: "data" top: "label" top: "index" data_param {{ '
+        f'backend: IDX source: "{source.as_posix()}" batch_size: {batch} {chosen} }} }}'
+    )
+
+
+def test_third_top_numbers_the_records(digits: Path) -> None:
+    net = numbered_net(digits, 4)
+    assert net.shapes["index"] == (4,)
+    for _ in range(5):
+        net()
+        assert torch.equal(net.blobs["index"], net.blobs["label"])  # each label is its number
+    assert net.blobs["index"].tolist() == [6, 7, 8, 9]
+
+
+def test_third_top_numbers_chosen_records_from_zero(digits: Path) -> None:
+    net = numbered_net(digits, 3, "first: 2 count: 5 leave_out: 4")
+    seen = []
+    for _ in range(2):
+        net()
+        seen += zip(net.blobs["label"].tolist(), net.blobs["index"].tolist(), strict=True)
+    assert seen == [(2, 0), (3, 1), (5, 2), (6, 3), (2, 0), (3, 1)]
+
+
+def test_more_records_than_a_blob_can_number_are_refused(tmp_path: Path) -> None:
+    many = 2**24 + 1
+    write_idx(tmp_path / "images-idx3-ubyte", np.zeros((many, 1, 1), np.uint8))
+    write_idx(tmp_path / "labels-idx1-ubyte", np.zeros(many, np.uint8))
+    numbered_net(tmp_path / "images-idx3-ubyte", 2, "first: 1")
+    with pytest.raises(NetError, match=f"numbers 16777216 records at most.*records={many}"):
+        numbered_net(tmp_path / "images-idx3-ubyte", 2)

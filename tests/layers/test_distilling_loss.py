@@ -229,13 +229,23 @@ def test_distilling_loss_ignore_label_without_label_fails():
         ((8, 100), "same number of classes"),
         ((8, 10, 2), "same shape"),
         ((4, 10), "same shape"),
-        ((80,), "same number of classes"),
+        ((80,), "axis is out of range"),
     ],
 )
 def test_distilling_loss_of_unlike_logits_fails(teacher, text):
     with pytest.raises(NetError, match=text) as caught:
         loss_net(teacher=teacher)
     assert f"student=(8, 10), teacher={teacher}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((8,), (8, 10)), ((8, 10), (8,))])
+def test_distilling_loss_of_a_label_in_the_logits_place_tells_the_order(student, teacher):
+    order = "bottoms are the student's logits, the teacher's, then the label"
+    with pytest.raises(NetError, match=rf"axis is out of range: {order}.*Received: student="):
+        input_net(
+            {"s": student, "t": teacher, "label": (8, 10)},
+            'layer { name: "L" type: "DistillingLoss" bottom: "s" bottom: "t" bottom: "label" }',
+        )
 
 
 def test_distilling_loss_label_count_differs_fails():

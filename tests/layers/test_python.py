@@ -275,7 +275,7 @@ def test_train_and_test_net_have_an_object_each(folder):
 
 def test_teacher_cache_leaves_users_layers_out(tmp_path, monkeypatch):
     from caffe_kd.data.idx import write_idx
-    from caffe_kd.solver.teacher_cache import find_frozen
+    from caffe_kd.solver.frozen import find_frozen
 
     draw = np.random.default_rng(0)
     write_idx(tmp_path / "images-idx3-ubyte", draw.integers(0, 256, (12, 4, 4), np.uint8))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from caffe_kd.layers.python_layer import ArrayBlob
+from caffe_kd.user_layer import ArrayBlob
 from tests.helpers import make_layer
 from tests.layers.python_nets import (
     body,

@@ -138,6 +138,26 @@ def test_state_is_that_of_the_batch_given_last(kind: str) -> None:
     assert same(batches_of(net, 5), whole[8:])
 
 
+@pytest.mark.parametrize("depth", [0, 4])
+@pytest.mark.parametrize("kind", ["Data", "ImageData"])
+def test_third_top_numbers_the_records_of_its_batch(kind: str, depth: int) -> None:
+    layer = LAYERS[kind] % (RANDOM, depth)
+    tops = 'top: "data" top: "label" top: "index"'
+    net = make_net(f'layer {{ name: "d" {tops} {layer} }}', pb.TRAIN)
+    plain = net_of(kind, depth)
+    layer_of(plain).restore(layer_of(net).state())
+    seen = []
+    for _ in range(6):
+        net()
+        plain()
+        assert same([net.blobs["data"]], [plain.blobs["data"]])
+        assert torch.equal(net.blobs["index"], net.blobs["label"])  # each label is its number
+        seen += net.blobs["index"].tolist()
+    assert set(seen) == set(range(COUNT))
+    numbered = layer_of(net).read(np.array([7, 2]))
+    assert numbered[2].tolist() == [7, 2]
+
+
 def test_order_of_another_set_is_refused() -> None:
     net = net_of("ImageData")
     state = layer_of(net).state()

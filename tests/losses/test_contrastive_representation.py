@@ -54,6 +54,23 @@ def test_contrastive_representation_leaves_out_what_does_not_count():
     assert float(got) == pytest.approx(by_hand(a, p, n, 1, 0.07, counted), rel=EXACT)
 
 
+def test_contrastive_representation_of_drawn_negatives_is_that_of_each_anchors_own():
+    a, p, n = embeddings(4, 4, 9)
+    drawn = torch.randint(9, (4, 6))
+    assert any(len(set(row)) < 6 for row in drawn.tolist())  # twice drawn counts twice
+    zero = torch.zeros((), dtype=torch.float64)
+    got = contrastive_representation(a, p, n, zero, drawn=drawn)
+    each = [by_hand(a[i : i + 1], p[i : i + 1], n[drawn[i]], 1, 0.07) for i in range(4)]
+    assert float(got) == pytest.approx(np.mean(each), rel=EXACT)
+    counted = torch.rand(4, 6) < 0.6
+    got = contrastive_representation(a, p, n, zero, drawn=drawn, counted=counted)
+    each = [
+        by_hand(a[i : i + 1], p[i : i + 1], n[drawn[i]], 1, 0.07, counted[i : i + 1])
+        for i in range(4)
+    ]
+    assert float(got) == pytest.approx(np.mean(each), rel=EXACT)
+
+
 def test_anchor_without_negatives_gives_neither_loss_nor_gradient():
     a, p, n = embeddings(2, 2, 3)
     a.requires_grad_()
@@ -73,14 +90,24 @@ def test_mean_score_is_the_mean_over_all_pairs():
     scores += [math.exp(x @ y / 0.2) for x in a.numpy() for y in n.numpy()]
     want = math.log(np.mean(scores))
     assert float(log_mean_score(a, p, n, 0.2)) == pytest.approx(want, rel=EXACT)
+    drawn = torch.tensor([[0, 0, 4], [1, 2, 3], [4, 2, 0]])
+    scores = [math.exp(x @ y / 0.2) for x, y in zip(a.numpy(), p.numpy(), strict=True)]
+    for x, rows in zip(a.numpy(), drawn.tolist(), strict=True):
+        scores += [math.exp(x @ n.numpy()[row] / 0.2) for row in rows]
+    want = math.log(np.mean(scores))
+    assert float(log_mean_score(a, p, n, 0.2, drawn)) == pytest.approx(want, rel=EXACT)
 
 
 def test_contrastive_representation_has_the_gradient_of_its_value():
     a, p, n = (x.requires_grad_() for x in embeddings(3, 3, 5))
     c = torch.tensor(0.3, dtype=torch.float64)
-    assert gradcheck(
-        lambda x, y, z: contrastive_representation(x, y, z, c, temperature=0.5), (a, p, n)
-    )
+    for drawn in (None, torch.randint(5, (3, 4))):
+        assert gradcheck(
+            lambda x, y, z, drawn=drawn: contrastive_representation(
+                x, y, z, c, temperature=0.5, drawn=drawn
+            ),
+            (a, p, n),
+        )
 
 
 def test_contrastive_representation_prefers_an_anchor_at_its_positive():

@@ -137,6 +137,13 @@ def test_other_floats_become_float32(tmp_path, dtype):
     assert layer.blobs[0].tolist() == [1, 2.5]
 
 
+def test_file_that_the_script_has_not_closed_is_not_called_damaged(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_group("data")
+        with pytest.raises(ParseError, match="is still open in this program: close it first"):
+            binary.read_weights(tmp_path / "w.h5")
+
+
 def test_truncated_file_is_one_clear_error(tmp_path):
     whole = WEIGHTS.read_bytes()
     for end in range(8, len(whole), 997):

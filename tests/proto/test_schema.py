@@ -36,6 +36,7 @@ OWN_FIELDS = {
     "LayerParameter.ab_loss_param": 51221,
     "LayerParameter.crd_loss_param": 51222,
     "LayerParameter.factor_transfer_loss_param": 51223,
+    "LayerParameter.hint_loss_param": 51226,
     "LayerParameter.sample_graph_loss_param": 51224,
     "LayerParameter.vid_loss_param": 51225,
     "LayerParameter.center_loss_param": 51010,
@@ -60,6 +61,7 @@ OWN_FIELDS = {
     "SolverParameter.inject": 51021,
     "SolverParameter.early_stopping": 51022,
     "SolverParameter.snapshot_best": 51023,
+    "SolverParameter.lower_is_better": 51024,
     "LayerParameter.onnx_model_param": 51251,
     "LayerParameter.frozen": 51252,
 }
@@ -121,6 +123,7 @@ OWN_MESSAGES = {
     "ABLossParameter",
     "CRDLossParameter",
     "FactorTransferLossParameter",
+    "HintLossParameter",
     "SampleGraphLossParameter",
     "VIDLossParameter",
 }
@@ -196,6 +199,7 @@ def test_enums_equal_the_original():
         "caffe.DistillingLossParameter.HardSampleWeight",
         "caffe.ScheduleParameter.Policy",
         "caffe.TeacherEnsembleParameter.Mean",
+        "caffe.HintLossParameter.Distance",
         "caffe.BNParameter.Engine",
         "caffe.BNParameter.BNMode",
         "caffe.PriorBoxParameter.CodeType",

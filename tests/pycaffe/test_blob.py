@@ -9,8 +9,8 @@ import torch
 
 import caffe_kd as caffe
 from caffe_kd.errors import NetError, UsageError
-from caffe_kd.layers.python_layer import ArrayBlob
 from caffe_kd.pycaffe.blob import Blob, BlobVec
+from caffe_kd.user_layer import ArrayBlob
 from tests.pycaffe.nets import BRANCHES, SMALL, write
 
 
@@ -58,9 +58,9 @@ def test_loss_is_a_scalar_whose_diff_is_its_weight(net) -> None:
 
 
 def test_legacy_extents_count_from_the_front(net) -> None:
-    blob = net.blobs["conv1"]
-    assert (blob.num, blob.channels, blob.height, blob.width) == (4, 6, 6, 6)
-    assert blob.count == 4 * 6 * 6 * 6
+    blob = Blob.empty((2, 3, 4, 5))
+    assert (blob.num, blob.channels, blob.height, blob.width) == (2, 3, 4, 5)
+    assert blob.count == 2 * 3 * 4 * 5
     flat = net.blobs["flat"]
     assert (flat.num, flat.channels, flat.height, flat.width) == (4, 54, 1, 1)
     deep = Blob.empty((1, 1, 1, 1, 1))

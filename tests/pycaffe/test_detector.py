@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,27 @@ def test_context_can_be_changed_later(files) -> None:
 def test_selective_search_that_is_not_there_is_told(files, picture: str) -> None:
     with pytest.raises(UsageError, match="Selective Search is not here.*detect_windows"):
         caffe.Detector(*files).detect_selective_search([picture])
+
+
+def test_windows_of_selective_search_are_classified(
+    files, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The program's Python side, which asks MATLAB; its windows are taken as they come.
+    (tmp_path / "selective_search_ijcv_with_python.py").write_text(
+        "def get_windows(names, cmd):\n"
+        "    assert cmd == 'selective_search_rcnn'\n"
+        "    return [[(0, 0, 20, 30), (4, 6, 12, 14)] for name in names]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    detector = caffe.Detector(*files)
+    found = detector.detect_selective_search(["picture.png"])
+    wanted = detector.detect_windows([(picture, [(0, 0, 20, 30), (4, 6, 12, 14)])])
+    assert [d["window"] for d in found] == [d["window"] for d in wanted]
+    assert {d["filename"] for d in found} == {picture}
+    predictions = [[d["prediction"] for d in several] for several in (found, wanted)]
+    np.testing.assert_array_equal(*predictions)
+    monkeypatch.delitem(sys.modules, "selective_search_ijcv_with_python")
 
 
 def test_window_outside_its_picture_is_told(files, picture: str) -> None:

@@ -88,6 +88,20 @@ def test_dot_has_a_line_for_each_layer_and_blob(net) -> None:
     assert "rankdir=LR" in bare
 
 
+def test_graph_has_pydots_names(net, tmp_path: Path) -> None:
+    graph = caffe.draw.get_pydot_graph(net, "LR")
+    assert graph.create_svg() == graph.create(format="svg")
+    with Image.open(io.BytesIO(graph.create_png())) as picture:
+        assert picture.format == "PNG"
+    graph.write_svg(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == graph.create_svg()
+    graph.write(tmp_path / "b", format="raw")
+    caffe.draw.draw_net_to_file(net, str(tmp_path / "c.raw"))  # for Graphviz
+    assert (tmp_path / "b").read_text() == (tmp_path / "c.raw").read_text() == graph.to_string()
+    with pytest.raises(AttributeError, match="a Drawing has no 'create_bmp'"):
+        graph.create_bmp()
+
+
 def test_both_phases_are_drawn_together_unless_one_is_named(net) -> None:
     drawing = caffe.draw.get_pydot_graph(net)
     assert len(drawing.nodes) == 8
@@ -114,7 +128,7 @@ def test_every_example_net_is_drawn(path: Path) -> None:
 
 
 def test_what_cannot_be_drawn_is_told(net, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="drawn as png, svg, pdf, dot, gv. Received: bmp"):
+    with pytest.raises(UsageError, match="drawn as png, svg, pdf, dot, gv, raw. Received: bmp"):
         caffe.draw.draw_net_to_file(net, tmp_path / "net.bmp")
     with pytest.raises(UsageError, match="rankdir is one of TB, BT, LR, RL"):
         caffe.draw.draw_net(net, "down")

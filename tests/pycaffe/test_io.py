@@ -25,6 +25,7 @@ def test_blobproto_of_old_and_new_shape_becomes_an_array() -> None:
     blob = pb.BlobProto(data=data.flat)
     blob.shape.dim.extend(data.shape)
     assert caffe.io.blobproto_to_array(blob).shape == data.shape
+    assert caffe.io.blobproto_to_array(pb.BlobProto(num=2)).shape == (2, 0, 0, 0)
 
 
 def test_blobproto_without_shape_is_a_scalar_or_an_error() -> None:

@@ -46,10 +46,24 @@ def test_crossing_that_can_be_undone_is_undone() -> None:
 def test_long_link_passes_beside_the_boxes_between() -> None:
     placed = boxes(0, 0, 0, 0)
     ways = lay_out(placed, [(0, 1), (1, 2), (2, 3), (0, 3)], gap=0.3, row_gap=0.4)
-    assert len(ways[3]) == 2
-    for point, box in zip(ways[3], placed[1:3], strict=True):
-        assert abs(point[0] - box.across) > box.breadth / 2
-        assert point[1] == box.along
+    assert len(ways[3]) == 4
+    for points, box in zip((ways[3][:2], ways[3][2:]), placed[1:3], strict=True):
+        assert points[0][0] == points[1][0]
+        assert abs(points[0][0] - box.across) > box.breadth / 2
+        half = box.depth / 2
+        assert [along for _, along in points] == [box.along - half, box.along + half]
+
+
+def test_long_link_is_straight_beside_the_deepest_box_of_each_row() -> None:
+    placed = [Box(1.0, depth) for depth in (0.5, 0.4, 1.6, 0.7, 0.5)]
+    links = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (0, 4)]
+    *_, way = lay_out(placed, links, gap=0.3, row_gap=0.4)
+    deep, next_row = placed[2], placed[3]
+    assert [along for _, along in way[:2]] == [
+        deep.along - deep.depth / 2,
+        deep.along + deep.depth / 2,
+    ]
+    assert way[2][1] == next_row.along - next_row.depth / 2
 
 
 def test_source_lies_just_before_its_use() -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
 import importlib
 import io
+import pickle
+import re
 import subprocess
 import sys
 import time
@@ -71,6 +74,10 @@ def test_all_has_the_originals_names_and_every_name_is_there() -> None:
         _ = caffe.Nett
 
 
+def test_version_is_the_packages() -> None:
+    assert re.fullmatch(r"\d+\.\d+(\.\d+)?\S*", caffe.__version__)
+
+
 def test_import_loads_neither_torch_nor_numpy() -> None:
     code = (
         "import caffe_kd as caffe, sys; dir(caffe); caffe.TEST, caffe.__version__; "
@@ -93,6 +100,32 @@ def test_caffe_pb2_works_with_protobufs_own_text_format() -> None:
     again = pb.NetParameter()
     again.ParseFromString(net.SerializeToString())
     assert text_format.MessageToString(again) == text_format.MessageToString(net)
+
+
+def test_messages_are_there_as_soon_as_the_package_is() -> None:
+    code = "import caffe_kd as caffe; print(caffe.proto.caffe_pb2.Datum(label=3).label)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3"
+
+
+def test_messages_are_where_the_originals_modules_have_them() -> None:
+    for module in (caffe.io, caffe.draw, caffe.net_spec):
+        assert module.caffe_pb2 is caffe.proto.caffe_pb2
+
+
+def test_messages_are_copied_and_pickled() -> None:
+    net = caffe.proto.caffe_pb2.NetParameter(name="n")
+    net.layer.add(name="a", type="ReLU", bottom=["x"], top=["x"])
+    assert pickle.loads(pickle.dumps(net)) == copy.deepcopy(net) == net
+
+
+def test_classes_are_where_the_original_was_compiled() -> None:
+    for name in caffe._caffe.__all__:
+        assert getattr(caffe, name, None) in (None, getattr(caffe._caffe, name)), name
+    assert "_caffe" not in caffe.__all__  # nor does the original's ``import *`` take it
+    net_module = importlib.import_module("caffe_kd.pycaffe")
+    assert net_module.Net is caffe.Net is caffe._caffe.Net
+    assert issubclass(net_module.AdamSolver, caffe._caffe.Solver)
 
 
 def test_layer_type_list_names_the_types() -> None:
@@ -161,11 +194,17 @@ def test_log_writes_a_line_from_the_level_asked_for(monkeypatch: pytest.MonkeyPa
     LOG.warning("three")
     caffe.init_log(0)
     caffe.log("four")
+    caffe.init_log(1)
+    caffe.log("not this")
+    LOG.warning("five")
+    caffe.init_log(2)
+    LOG.warning("nor this")
+    LOG.error("six")
     caffe.init_log(0, False)
-    caffe.log("five")
+    LOG.error("seven")
     lines = stream.getvalue().splitlines()
-    assert [line.split("] ")[1] for line in lines] == ["one", "three", "four"]
-    assert [line[0] for line in lines] == ["I", "W", "I"]
+    assert [line.split("] ")[1] for line in lines] == ["one", "three", "four", "five", "six"]
+    assert [line[0] for line in lines] == ["I", "W", "I", "W", "E"]
 
 
 @pytest.mark.parametrize("name", MODULES)

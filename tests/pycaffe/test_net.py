@@ -88,6 +88,57 @@ def test_inputs_outputs_tops_and_bottoms_have_their_names(small, branches) -> No
     assert list(branches._blobs) == list(branches.blobs.values())
 
 
+def test_blobs_and_params_are_in_the_order_of_their_layers(small) -> None:
+    assert list(small.blobs) == ["data", "label", "conv", "ip_blob", "loss"]
+    assert list(small.params) == ["conv", "ip"]
+    assert [b.shape for b in small.params["ip"]] == [(13, 792), (13,)]
+    assert type(small.params["ip"]) is caffe._caffe.BlobVec
+    assert small.params["ip"][0].data is not None
+    small.params["conv"][0].data[...] = 4
+    assert (small.layers[1].blobs[0].data == 4).all()
+
+
+def test_passes_by_number_run_the_layers_of_these_numbers(small) -> None:
+    loss = small._forward(0, 3)
+    assert loss == pytest.approx(float(small.blobs["loss"].data))
+    small._backward(3, 2)
+    assert small.params["ip"][0].diff.any()
+    assert not small.params["conv"][0].diff.any()
+    small._backward(1, 1)
+    assert small.params["conv"][0].diff.any()
+
+
+def test_batches_have_the_nets_size_and_the_last_is_filled_up(branches) -> None:
+    values = np.arange(6 * 5, dtype=np.float32).reshape(6, 5) + 1
+    first, last = branches._batch({"t": values})
+    np.testing.assert_array_equal(first["t"], values[:4])
+    np.testing.assert_array_equal(last["t"], np.concatenate([values[4:], np.zeros((2, 5))]))
+
+
+def test_layers_of_a_file_that_the_net_lacks_are_passed_over(
+    branches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caffe.pycaffe.glog.LOG, "level", 0)
+    lines: list[str] = []
+    monkeypatch.setattr(caffe.pycaffe.glog.LOG, "_write_stream", lines.append)
+    branches.save(str(tmp_path / "all.caffemodel"))
+    end = BRANCHES.index('layer { name: "conv2"')
+    net = caffe.Net(write(tmp_path, BRANCHES[:end], "part.prototxt"), caffe.TEST)
+    net.copy_from(str(tmp_path / "all.caffemodel"))
+    told = [line.strip().split("] ")[1] for line in lines]
+    assert told == [
+        f"Ignoring source layer {n}" for n in branches.layer_dict if n not in net.layer_dict
+    ]
+    assert "Ignoring source layer ip" in told
+    want = branches.params["conv1"][0].data
+    np.testing.assert_array_equal(net.params["conv1"][0].data, want)
+    other = BRANCHES[:end].replace('"conv1" type', '"new" type')
+    net = caffe.Net(write(tmp_path, other, "other.prototxt"), caffe.TEST)
+    before = net.params["new"][0].data.copy()
+    net.copy_from(str(tmp_path / "all.caffemodel"))
+    np.testing.assert_array_equal(net.params["new"][0].data, before)
+
+
 @pytest.mark.parametrize("kind", ["caffemodel", "h5"])
 def test_saved_weights_are_read_again(branches, tmp_path: Path, kind: str) -> None:
     file = str(tmp_path / f"weights.{kind}")

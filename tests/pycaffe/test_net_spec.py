@@ -197,6 +197,23 @@ def test_param_name_dict_tells_each_types_field() -> None:
     assert names["DistillingLoss"] == "distilling_loss"
 
 
+def test_assign_proto_gives_fields_python_values() -> None:
+    layer = pb.LayerParameter()
+    net_spec.assign_proto(layer, "name", "a")
+    net_spec.assign_proto(layer, "top", "one")  # repeated, from a single value
+    net_spec.assign_proto(layer, "top", ["two", "three"])
+    net_spec.assign_proto(layer, "param", [{"lr_mult": 1}, {"lr_mult": 2, "decay_mult": 0}])
+    net_spec.assign_proto(layer, "pooling_param", {"pool": P.Pooling.AVE, "kernel_size": 3})
+    assert layer == pb.LayerParameter(
+        name="a",
+        top=["one", "two", "three"],
+        param=[pb.ParamSpec(lr_mult=1), pb.ParamSpec(lr_mult=2, decay_mult=0)],
+        pooling_param=pb.PoolingParameter(pool=pb.PoolingParameter.AVE, kernel_size=3),
+    )
+    with pytest.raises(NetError, match="LayerParameter has no field 'nam'. Did you mean 'name'"):
+        net_spec.assign_proto(layer, "nam", "a")
+
+
 def test_layers_is_the_folder_of_types_and_l_of_specs() -> None:
     assert caffe.layers is L
     assert issubclass(L.layer_types()["ReLU"], L.Layer)

@@ -210,6 +210,28 @@ def test_hook_sees_and_changes_blobs_on_the_way(branches) -> None:
     np.testing.assert_array_equal(branches.blobs["ip"].data, 0)
 
 
+def test_hooks_of_backward_come_before_and_after_a_layers_own(branches) -> None:
+    index = branches._layer_names.index("ip")
+    seen = []
+
+    def before(layer: int) -> None:
+        if layer == index:
+            branches.blobs["ip"].diff[...] = 0
+            branches.blobs["flat"].diff[...] = 7
+
+    def after(layer: int) -> None:
+        if layer == index:
+            seen.append(branches.blobs["flat"].diff.copy())
+
+    branches.before_backward(before)
+    branches.after_backward(after)
+    branches.clear_param_diffs()
+    branches.forward()
+    branches.backward()
+    assert not branches.params["ip"][0].diff.any()
+    np.testing.assert_array_equal(seen, np.zeros((1, *branches.blobs["flat"].shape)))
+
+
 def test_constant_data_stays_as_edited_and_random_data_is_drawn_anew(small) -> None:
     small.blobs["label"].data[...] = 3
     small.forward()

@@ -44,6 +44,24 @@ def test_accuracy_is_better_where_higher_and_loss_where_lower() -> None:
     assert (loss.value, loss.iteration, loss.tests) == (0.1, 1, 2)
 
 
+def test_output_that_is_named_is_better_where_lower() -> None:
+    best = Best(OUTPUTS, 0, "accuracy", lower=["accuracy"])
+    assert noted(best, 0.2, 0.1, 0.2, 0.3) == [True, True, False, False]
+
+
+def test_error_rate_of_a_users_own_making_is_watched_as_the_solver_says(folder: Path) -> None:
+    error = """layer { name: "error" type: "Power" bottom: "accuracy" top: "error"
+      power_param { scale: -1 shift: 1 } include { phase: TEST } }"""
+    net = Path("net.prototxt")
+    net.write_text(net.read_text() + error)
+    best = {}
+    for named in ("", 'lower_is_better: "error"'):
+        solver = make_solver(TESTS + f'snapshot_best: "error" max_iter: 12 {named}')
+        solver.solve()
+        best[named] = solver._watch.kept["snapshot_best"].value
+    assert best['lower_is_better: "error"'] < best[""]
+
+
 def test_change_within_min_delta_is_not_better() -> None:
     assert noted(Best(OUTPUTS, 0, "accuracy", 0.1), 0.2, 0.25, 0.29, 0.31) == [
         True,
@@ -103,7 +121,8 @@ def test_early_stopping_ends_the_run_after_patience_tests(folder: Path) -> None:
     assert not solver.stopped
     assert Path("solver_iter_6.solverstate").exists()
     (line,) = best_lines(solver)
-    assert "accuracy of test net (#0) has not become better in 3 tests; its best is" in line
+    assert "accuracy of test net (#0) has not become better in 3 tests; " in line
+    assert "its best is the highest, " in line
     assert line.endswith("in iteration 0")
     assert lines_of(solver)[-1] == "Optimization Done."
     resumed = make_solver(settings)
@@ -131,6 +150,10 @@ def test_resumed_run_stops_where_the_whole_one_does(folder: Path, at: int) -> No
     ("settings", "message"),
     [
         ('snapshot_best: "acuracy"', "no output 'acuracy'. Did you mean 'accuracy'"),
+        (
+            'snapshot_best: "loss" lower_is_better: "acuracy"',
+            "no test net has an output 'acuracy'. Did you mean 'acc",
+        ),
         ('early_stopping { output: "loss" patience: 0 }', "patience must be at least 1"),
         ('early_stopping { output: "loss" test_net: 1 }', r"there is no test net \(#1\)"),
         ('early_stopping { output: "loss" min_delta: -1 }', "min_delta must be at least 0"),

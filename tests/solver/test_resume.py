@@ -165,6 +165,14 @@ def test_resume_file_cannot_run_code(folder: Path) -> None:
         make()[0].restore("run_iter_16.solverstate")
 
 
+def test_resume_file_that_unpacks_to_more_than_it_has_is_refused(folder: Path) -> None:
+    make()[0].solve()
+    np.savez_compressed("bomb.npz", random=np.zeros(10**7))
+    os.replace("bomb.npz", "run_iter_16.resume")
+    with pytest.raises(ParseError, match="unpacks to 80000128 bytes, more than it has itself"):
+        make()[0].restore("run_iter_16.solverstate")
+
+
 def test_resume_file_of_another_net_is_refused(folder: Path) -> None:
     make()[0].solve()
     arrays = dict(np.load("run_iter_16.resume"))

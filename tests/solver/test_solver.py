@@ -1,35 +1,30 @@
 from __future__ import annotations
 
-import math
 import os
 import re
 import signal
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
-from caffe_kd.errors import NonFiniteLoss, WeightsError
-from caffe_kd.log_parser import parse_log
+from caffe_kd.errors import NonFiniteLoss
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import read_weights, write_weights
 from caffe_kd.solver.signals import SignalActions
 from caffe_kd.solver.solver import Solver
 from tests.solver.training import (
-    DISTIL,
-    DISTILLER,
     SETTINGS,
     STUDENT,
-    TEACHER,
     MemoryLog,
     assert_same_weights,
     lines_of,
+    losses_of,
     make_solver,
+    solved,
     weights_of,
     write_rows,
-    write_teacher,
 )
 
 TEST = SETTINGS + "test_iter: 3 test_interval: 2\n"
@@ -37,12 +32,6 @@ TEST = SETTINGS + "test_iter: 3 test_interval: 2\n"
 PRINTED = 1e-5
 
 needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX signals")
-
-
-def solved(settings: str, **options) -> Solver:
-    solver = make_solver(settings, **options)
-    solver.solve()
-    return solver
 
 
 def events_of(solver: Solver) -> list[str]:
@@ -60,14 +49,6 @@ def events_of(solver: Solver) -> list[str]:
             if match := re.match(pattern, line):
                 events.append(letter + match[1])
     return events
-
-
-def losses_of(solver: Solver, count: int) -> list[float]:
-    losses = []
-    for _ in range(count):
-        solver.step(1)
-        losses.append(float(solver.net.blobs["loss"].detach()))
-    return losses
 
 
 # ---- the order of events
@@ -95,126 +76,6 @@ def test_snapshot_after_training_is_not_made_twice(folder):
     assert events_of(solved(SETTINGS + "snapshot: 4 max_iter: 6")) == ["S4", "S6"]
     assert events_of(solved(SETTINGS + "snapshot: 4 snapshot_after_train: false")) == ["S4"]
     assert events_of(solved(SETTINGS + "snapshot_after_train: false")) == []
-
-
-# ---- lines
-
-
-def test_lines_are_those_that_tools_look_for(folder):
-    solver = solved(TEST + "display: 2 snapshot: 4 test_compute_loss: true")
-    lines = lines_of(solver)
-    start = lines.index("Solving tiny")
-    assert lines[start + 1] == "Learning Rate Policy: fixed"
-    patterns = [
-        r"Iteration 2 \([\d.e+]+ iter/s, [\d.e+-]+s/2 iters\), loss = [\d.]+",
-        r"    Train net output #0: loss = [\d.]+ \(\* 1 = [\d.]+ loss\)",
-        r"Iteration 2, lr = 0.1",
-        r"Iteration 2, Testing net \(#0\)",
-        r"Test loss: [\d.]+",
-        r"    Test net output #0: accuracy = [\d.e-]+",
-        r"    Test net output #1: loss = [\d.]+ \(\* 1 = [\d.]+ loss\)",
-        r"Iteration 6, loss = [\d.]+",
-        r"Memory required for data: \d+",
-    ]
-    for pattern in patterns:
-        assert any(re.fullmatch(pattern, line) for line in lines), pattern
-    model = lines.index("Snapshotting to binary proto file solver_iter_4.caffemodel")
-    assert lines[model + 1] == (
-        "Snapshotting solver state to binary proto file solver_iter_4.solverstate"
-    )
-
-
-def test_lines_of_hdf5_snapshots_say_so(folder):
-    lines = lines_of(solved(SETTINGS + "snapshot_format: HDF5"))
-    model = lines.index("Snapshotting to HDF5 file solver_iter_6.caffemodel.h5")
-    assert lines[model + 1] == "Snapshotting solver state to HDF5 file solver_iter_6.solverstate.h5"
-
-
-def test_known_regular_expressions_read_the_log(folder):
-    """Those of the original's parse_log.py and of DIGITS."""
-    solver = solved(TEST + "display: 2")
-    digits = re.compile(r"(\w)(\d{4} \S{8}).*]\s+(\S.*)$")
-    rate = re.compile(r"lr = ([-+]?[0-9]*\.?[0-9]+([eE]?[-+]?[0-9]+)?)")
-    train = re.compile(r"Train net output #(\d+): (\S+) = ([\.\deE+-]+)")
-    test = re.compile(r"Test net output #(\d+): (\S+) = ([\.\deE+-]+)")
-    whole = solver.log.whole_lines
-    assert all(digits.match(line) for line in whole)
-    assert [m[1] for line in whole if (m := rate.search(line))] == ["0.1"] * 3
-    assert [m.group(1, 2) for line in whole if (m := train.search(line))] == [("0", "loss")] * 3
-    outputs = [m.group(1, 2) for line in whole if (m := test.search(line))]
-    assert outputs == [("0", "accuracy"), ("1", "loss")] * 4
-    for line in whole:
-        if re.search(r"Iteration \d+ \(", line):
-            assert line.count("=") == 1
-
-
-def test_log_is_read_back_as_it_was_meant(folder):
-    solver = solved(TEST.replace("fixed", "step") + "display: 1 gamma: 0.5 stepsize: 2")
-    Path("run.log").write_text(solver.log.buffer.getvalue())
-    log = parse_log("run.log")
-    assert log.net == "tiny"
-    assert [row.iteration for row in log.train] == [0, 1, 2, 3, 4, 5, 6]
-    rates = [row.lr for row in log.learning_rates]
-    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025], rel=PRINTED)
-    assert [row.iteration for row in log.tests[0]] == [0, 2, 4, 6]
-    assert set(log.tests[0][0].outputs) == {"accuracy", "loss"}
-    again = make_solver(SETTINGS.replace("fixed", "step") + "gamma: 0.5 stepsize: 2")
-    want = losses_of(again, 6)
-    assert [row.loss for row in log.train][:6] == pytest.approx(want, rel=PRINTED)
-
-
-def test_multistep_tells_each_step_before_the_rate(folder):
-    solver = solved(
-        SETTINGS.replace('"fixed"', '"multistep"')
-        + "gamma: 0.1 stepvalue: 2 stepvalue: 4 display: 1"
-    )
-    lines = lines_of(solver)
-    first = lines.index("MultiStep Status: Iteration 2, step = 1")
-    assert lines[first + 1] == "Iteration 2, lr = 0.01"
-    assert "MultiStep Status: Iteration 4, step = 2" in lines
-    assert len(solver.log.matching("MultiStep")) == 2
-
-
-def test_learning_rate_layer_shows_the_rate_in_the_test_net_too(folder):
-    rate = 'layer { name: "rate" type: "LearningRate" top: "rate" }'
-    Path("net.prototxt").write_text(STUDENT + rate)
-    solver = solved(TEST.replace("fixed", "step") + "display: 2 gamma: 0.5 stepsize: 2")
-    trained = [line.split(" = ")[1] for line in solver.log.matching("Train net output.*rate")]
-    tested = [line.split(" = ")[1] for line in solver.log.matching("Test net output.*rate")]
-    assert trained == ["0.1", "0.05", "0.025"]
-    assert tested == [*trained, "0.025"]  # the last test comes after the last update
-
-
-def test_source_of_a_distiller_layer_lies_beside_the_distiller(folder):
-    other = folder / "other"
-    other.mkdir()
-    (other / "extra.txt").write_text("rows.h5")  # itself from the working directory
-    (other / "distiller.prototxt").write_text(
-        DISTILLER + 'layer { name: "extra" type: "HDF5Data" top: "data_again" '
-        'hdf5_data_param { source: "extra.txt" batch_size: 4 } include { phase: TRAIN } }'
-    )
-    with h5py.File("rows.h5", "a") as file:
-        file["data_again"] = file["data"][...]
-    solver = make_solver(DISTIL.replace('"distiller.pro', '"other/distiller.pro'))
-    solver.step(1)
-    assert torch.equal(solver.net.blobs["data_again"], solver.net.blobs["data"])
-
-
-def test_clipping_is_told_with_norm_and_factor(folder):
-    solver = solved(SETTINGS + "clip_gradients: 0.001 max_iter: 1")
-    (line,) = solver.log.matching("Gradient clipping")
-    number = r"([\d.e+-]+)"
-    match = re.fullmatch(
-        rf"Gradient clipping: scaling down gradients \(L2 norm {number} > 0.001\) "
-        rf"by scale factor {number}",
-        line,
-    )
-    assert float(match[1]) * float(match[2]) == pytest.approx(0.001, rel=PRINTED)
-
-
-def test_setting_left_out_of_the_policy_is_a_warning(folder):
-    solver = make_solver(SETTINGS.replace('"fixed"', '"multistep"') + "stepvalue: 3")
-    assert solver.log.matching("uses gamma, which is not given and counts as 0")
 
 
 # ---- the loss displayed
@@ -503,137 +364,3 @@ def test_signals_are_heard_while_testing(folder):
     assert solver.iter == 0
     assert lines_of(solver)[-5:-3] == ["Iteration 0, Testing net (#0)", "Test interrupted."]
     assert lines_of(solver)[-1] == "Optimization stopped early."
-
-
-# ---- distilling
-
-
-def teacher_blobs(solver: Solver) -> dict[str, list[np.ndarray]]:
-    return {
-        name.removeprefix("teacher/"): blobs
-        for name, blobs in solver.net.weights().items()
-        if name.startswith("teacher/")
-    }
-
-
-def test_training_leaves_the_teacher_bit_identical(folder):
-    written = write_teacher(folder)
-    solver = solved(DISTIL + "momentum: 0.9 weight_decay: 0.1 max_iter: 10")
-    trained = teacher_blobs(solver)
-    assert sorted(trained) == ["ip", "ip1", "norm"]
-    assert_same_weights(trained, {name: written[name] for name in trained})
-    assert not np.array_equal(weights_of(solver)["ip"][0], weights_of(make_solver(DISTIL))["ip"][0])
-
-
-def test_gradient_never_reaches_the_teacher(folder):
-    for more in ("", "propagate_down: true propagate_down: true"):
-        Path("distiller.prototxt").write_text(DISTILLER.replace("include", f"{more} include", 1))
-        solver = make_solver(DISTIL)
-        solver.step(1)
-        for param in solver.net.params:
-            is_teacher = param.layer.name.startswith("teacher/")
-            assert (param.blob.grad is None) == is_teacher, param.layer.name
-        assert not solver.net.blobs["teacher/ip"].requires_grad
-
-
-def test_teacher_stays_in_test_while_the_student_trains(folder):
-    """Its BatchNorm uses its statistics, its Dropout drops nothing."""
-    solver = make_solver(DISTIL)
-    for _ in range(3):
-        solver.step(1)
-        blobs, weights = solver.net.blobs, write_teacher(folder)
-        x = blobs["data"].numpy().astype(np.float64)
-        y = x @ weights["ip1"][0].T + weights["ip1"][1]
-        mean, var, scale = weights["norm"]
-        y = np.maximum((y - mean / scale) / np.sqrt(var / scale + 1e-5), 0)
-        y = y @ weights["ip"][0].T + weights["ip"][1]
-        np.testing.assert_allclose(blobs["teacher/ip"].numpy(), y, rtol=1e-5, atol=1e-5)
-
-
-def test_objective_is_the_students_loss_and_the_distilling_loss(folder):
-    solver = solved(DISTIL + "display: 1 max_iter: 1")
-    outputs = solver.log.matching("Train net output")
-    assert [line.split(" = ")[0].split()[-1] for line in outputs] == ["kd", "loss"]
-    values = [float(line.split(" = ")[1].split()[0]) for line in outputs]
-    (shown,) = solver.log.matching(r"iters\), loss")
-    assert float(shown.split()[-1]) == pytest.approx(sum(values), rel=PRINTED)
-
-
-def test_test_net_has_no_teacher(folder):
-    solver = solved(DISTIL + "test_iter: 3 test_interval: 3")
-    assert "teacher/ip" not in solver.test_nets[0].blobs
-    assert {line.split()[4] for line in solver.log.matching("Test net output")} == {
-        "accuracy",
-        "loss",
-    }
-
-
-def test_teacher_in_the_test_net_has_its_weights_too(folder):
-    Path("distiller.prototxt").write_text(DISTILLER.replace("include { phase: TRAIN }", ""))
-    solver = make_solver(DISTIL + "test_iter: 3 test_interval: 3")
-    written = write_teacher(folder)
-    tested = solver.test_nets[0].weights()
-    for name in ("ip1", "norm", "ip"):
-        for blob, value in zip(tested[f"teacher/{name}"], written[name], strict=True):
-            assert np.array_equal(blob, value)
-    solver.solve()
-    assert math.isfinite(solver.test_all()[0]["kd"][0])
-
-
-def test_resumed_student_goes_on_with_its_teacher(folder):
-    Path("net.prototxt").write_text(STUDENT.replace("batch_size: 4", "batch_size: 5"))
-    settings = DISTIL + "momentum: 0.9 snapshot: 4 max_iter: 8 "
-    whole = solved(settings)
-    again = make_solver(settings)
-    again.solve("solver_iter_4.solverstate")
-    for got, want in zip(weights_of(again)["ip"], weights_of(whole)["ip"], strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
-    assert_same_weights(teacher_blobs(again), teacher_blobs(whole))
-
-
-def test_student_alone_takes_up_the_distilled_weights(folder):
-    distilled = solved(DISTIL)
-    alone = make_solver(SETTINGS, weights=[str(distilled.snapshots[0])])
-    for got, want in zip(weights_of(alone)["ip"], weights_of(distilled)["ip"], strict=True):
-        assert np.array_equal(got, want)
-    assert "Ignoring source layer kd" in lines_of(alone)
-
-
-def write_incomplete_teacher(left_out: str) -> None:
-    net, weights = pb.NetParameter(), {}
-    for layer in read_weights("teacher.caffemodel"):
-        net.layer.add(name=layer.name, type=layer.type)
-        if layer.name != left_out:
-            weights[layer.name] = [np.array(blob) for blob in layer.blobs]
-    write_weights("part.caffemodel", net, weights)
-
-
-def test_teacher_with_a_layer_missing_is_refused(folder):
-    write_incomplete_teacher("norm")
-    with pytest.raises(WeightsError) as error:
-        make_solver(DISTIL.replace("teacher.caffemodel", "part.caffemodel"))
-    message = str(error.value)
-    want = "part.caffemodel: no weights for layer 'norm' of the teacher 'teacher'"
-    assert want in message
-    assert "The file has: ip1, ip, unused" in message
-    line = TEACHER[: TEACHER.index('name: "norm"')].count("\n") + 1
-    assert message.startswith(f"teacher.prototxt:{line}: ")
-
-
-def test_teacher_lacking_only_what_is_not_used_is_complete(folder):
-    write_incomplete_teacher("unused")
-    make_solver(DISTIL.replace("teacher.caffemodel", "part.caffemodel"))
-
-
-def test_teacher_whose_weights_do_not_fit_is_refused(folder):
-    Path("teacher.prototxt").write_text(TEACHER.replace("num_output: 6", "num_output: 5"))
-    with pytest.raises(WeightsError) as error:
-        make_solver(DISTIL)
-    message = str(error.value)
-    assert "layer 'teacher/ip1' (InnerProduct): Cannot copy param 0 weights" in message
-    assert message.startswith("teacher.prototxt:")
-
-
-def test_seed_rules_the_distilled_run_too(folder):
-    one, same = solved(DISTIL), solved(DISTIL)
-    assert_same_weights(weights_of(one), weights_of(same))

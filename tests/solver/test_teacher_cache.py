@@ -12,9 +12,9 @@ from caffe_kd.data.idx import write_idx
 from caffe_kd.errors import DataError, UsageError
 from caffe_kd.layers.memory_data import MemoryData
 from caffe_kd.log import Log
+from caffe_kd.solver.frozen import Frozen, find_frozen
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
-from caffe_kd.solver.teacher_cache import Frozen, find_frozen
 
 RECORDS, BATCH = 22, 4  # the last chunk is not full, and batches run over the end
 

@@ -129,9 +129,24 @@ def make_solver(
     return Solver(plan, log or MemoryLog(), signals=signals)
 
 
+def solved(settings: str, **options: Any) -> Solver:
+    """Build a solver as ``make_solver`` does, and train to its end."""
+    solver = make_solver(settings, **options)
+    solver.solve()
+    return solver
+
+
 def lines_of(solver: Solver) -> list[str]:
     assert isinstance(solver.log, MemoryLog)
     return solver.log.lines
+
+
+def losses_of(solver: Solver, count: int) -> list[float]:
+    losses = []
+    for _ in range(count):
+        solver.step(1)
+        losses.append(float(solver.net.blobs["loss"].detach()))
+    return losses
 
 
 def golden_solver(name: str, folder: Path, weights: bool = True) -> Solver:

@@ -8,12 +8,11 @@ picture. Writes FOLDER/dream.png: a digit, and what the net made of it.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
+from digits import folder_asked_for, read_digits, trained
 from digits import net as digits_net
-from digits import read_digits, trained
 from PIL import Image
 
 import caffe_kd as caffe
@@ -45,4 +44,4 @@ def main(folder: Path, layer: str = "pool1", steps: int = 40) -> tuple[float, fl
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "output/digits"))
+    main(folder_asked_for(__doc__))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,19 @@ from caffe_kd import layers as L
 from caffe_kd import params as P
 
 BATCH = 50
+
+
+def folder_asked_for(about: str) -> Path:
+    """Return the folder that an example's command line names."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", nargs="?", type=Path, default=Path("output/digits"),
+        help="what is made lies there (default: %(default)s)",
+    )  # fmt: skip
+    folder: Path = parser.parse_args().folder
+    return folder
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,10 @@ Writes FOLDER/features.npy, and tells how well nearest neighbours among features
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
-from digits import read_digits, trained
+from digits import folder_asked_for, read_digits, trained
 from sklearn.neighbors import KNeighborsClassifier
 
 import caffe_kd as caffe
@@ -33,4 +32,4 @@ def main(folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "output/digits"))
+    main(folder_asked_for(__doc__))

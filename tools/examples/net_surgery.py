@@ -7,11 +7,10 @@ The net so made takes pictures of any size, and tells the class at each place of
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
-from digits import read_digits, trained
+from digits import folder_asked_for, read_digits, trained
 
 import caffe_kd as caffe
 from caffe_kd import layers as L
@@ -49,4 +48,4 @@ def main(folder: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "output/digits"))
+    main(folder_asked_for(__doc__))

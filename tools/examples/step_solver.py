@@ -7,10 +7,9 @@ The picture FOLDER/loss.png is drawn anew every 20 iterations.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from digits import make_solver, read_digits, train
+from digits import folder_asked_for, make_solver, read_digits, train
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -51,4 +50,4 @@ def accuracy(folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "output/digits"))
+    main(folder_asked_for(__doc__))

@@ -1,0 +1,124 @@
+"""``pycaffe_classify``: the original's python/classify.py, pictures to probabilities as .npy."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, UsageError
+from . import common, picture_net
+
+if TYPE_CHECKING:
+    import argparse
+
+    from numpy.typing import NDArray
+
+    from ..pycaffe.classifier import Classifier
+
+    Pictures = Sequence[str] | NDArray[Any]
+
+DESCRIPTION = """Classifies pictures with a net and its weights, and writes the probabilities
+[pictures, classes] as .npy: the original's python/classify.py, with its flags and defaults. Input
+is a picture, a folder of pictures, which are taken in the order of their names, or an .npy of
+pictures [N, height, width, channel], RGB from 0 to 1. A net with one input channel gets pictures in
+grey. Of an ONNX model, classify prints the likeliest classes."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    size = picture_net.integers(arguments.images_dim, "images_dim")
+    if len(size) != 2:
+        raise UsageError(
+            f"--images_dim takes height and width, as 256,256. Received: {arguments.images_dim}"
+        )
+    import numpy as np
+
+    from ..files import replacing
+    from ..pycaffe.classifier import Classifier
+
+    classifier = picture_net.build(Classifier, arguments, lambda mean: mean, image_dims=size)
+    channels = picture_net.check_channels(classifier, (1, 3))
+    pictures = _pictures(os.path.expanduser(arguments.input_file), arguments.ext, channels)
+    print(f"Classifying {len(pictures)} inputs.", flush=True)
+    start = time.perf_counter()
+    predictions = np.concatenate(
+        [
+            classifier.predict(batch, oversample=not arguments.center_only)
+            for batch in _batches(pictures, classifier, color=channels == 3)
+        ]
+    )
+    print(f"Done in {time.perf_counter() - start:.2f} s.")
+    output = arguments.output_file
+    output += "" if output.endswith(".npy") else ".npy"  # as np.save has it
+    print(f"Saving results into {output}")
+    with replacing(output) as temporary, open(temporary, "wb") as file:
+        np.save(file, predictions)
+    return 0
+
+
+def _pictures(path: str, ending: str, channels: int) -> Pictures:
+    """Return the files of pictures, or the pictures of an array.
+
+    Raises:
+        DataError: there is none, or the array is not of pictures with as many channels.
+    """
+    if path.endswith("npy"):
+        print(f"Loading file: {path}")
+        array = picture_net.read_array(path)
+        if array.ndim != 4 or array.shape[3] != channels or 0 in array.shape:
+            raise DataError(
+                f"must hold pictures [N, height, width, {channels}]. Received: {array.shape}", path
+            )
+        return array
+    if os.path.isdir(path):
+        print(f"Loading folder: {path}")
+        files = sorted(glob.glob(f"{glob.escape(path)}/*.{ending}"))
+        if not files:
+            raise DataError(f"there is no picture *.{ending}; --ext tells another ending", path)
+        return files
+    print(f"Loading file: {path}")
+    return [path]
+
+
+def _batches(
+    pictures: Pictures, classifier: Classifier, color: bool
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield the pictures in as many as the net takes at once, so that few are in memory.
+
+    The net sees the same batches as if all were given together.
+    """
+    from ..pycaffe.io import load_image
+
+    size = max(1, classifier.blobs[classifier.inputs[0]].num)
+    for start in range(0, len(pictures), size):
+        some = pictures[start : start + size]
+        yield [load_image(x, color) if isinstance(x, str) else x for x in some]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("pycaffe_classify", DESCRIPTION)
+    parser.add_argument("input_file", help="a picture, a folder of pictures, or an .npy")
+    parser.add_argument("output_file", help="the .npy to write")
+    picture_net.add_flags(parser)
+    common.flag(
+        parser,
+        "center_only",
+        action="store_true",
+        help="look at the centre alone (default: the mean over ten crops)",
+    )
+    common.flag(
+        parser,
+        "images_dim",
+        default="256,256",
+        metavar="H,W",
+        help="what pictures are brought to before they are cropped (default: 256,256)",
+    )
+    common.flag(
+        parser, "ext", default="jpg", help="the ending of a folder's pictures (default: jpg)"
+    )
+    return parser

@@ -1,0 +1,103 @@
+"""Layers that compute each value by itself."""
+
+from __future__ import annotations
+
+from ...net import Step
+from ...proto import caffe_pb2 as pb
+from .base import EMITTERS, Code, Emitter, emits, layer_of, number
+
+
+def _plain(module: str) -> Emitter:
+    return lambda step, bottoms: Code(f"{{self}}({bottoms[0]})", module)
+
+
+EMITTERS.update(
+    Sigmoid=_plain("nn.Sigmoid()"), TanH=_plain("nn.Tanh()"), ReLU6=_plain("nn.ReLU6()")
+)
+
+
+@emits("ReLU")
+def _relu(step: Step, bottoms: list[str]) -> Code:
+    slope = layer_of(step).param.negative_slope
+    module = f"nn.LeakyReLU({number(slope)})" if slope else "nn.ReLU()"
+    return Code(f"{{self}}({bottoms[0]})", module)
+
+
+@emits("ELU")
+def _elu(step: Step, bottoms: list[str]) -> Code:
+    return Code(f"{{self}}({bottoms[0]})", f"nn.ELU({number(layer_of(step).param.alpha)})")
+
+
+@emits("Dropout")
+def _dropout(step: Step, bottoms: list[str]) -> Code:
+    return Code(f"{{self}}({bottoms[0]})", f"nn.Dropout({number(layer_of(step).ratio)})")
+
+
+@emits("Eltwise")
+def _eltwise(step: Step, bottoms: list[str]) -> Code:
+    layer = layer_of(step)
+    if layer.param.operation == pb.EltwiseParameter.PROD:
+        return Code(" * ".join(bottoms))
+    if layer.param.operation == pb.EltwiseParameter.MAX:
+        value = bottoms[0]
+        for bottom in bottoms[1:]:
+            value = f"torch.maximum({value}, {bottom})"
+        return Code(value)
+    pairs = zip(layer.coeff, bottoms, strict=True)
+    return Code(" + ".join(x if c == 1 else f"{number(c)} * {x}" for c, x in pairs))
+
+
+@emits("AbsVal")
+def _abs_val(step: Step, bottoms: list[str]) -> Code:
+    return Code(f"{bottoms[0]}.abs()")
+
+
+@emits("BNLL")
+def _bnll(step: Step, bottoms: list[str]) -> Code:
+    return Code(f"-F.logsigmoid(-{bottoms[0]})")
+
+
+@emits("Clip")
+def _clip(step: Step, bottoms: list[str]) -> Code:
+    param = layer_of(step).param
+    return Code(f"{bottoms[0]}.clamp({number(param.min)}, {number(param.max)})")
+
+
+@emits("Swish")
+def _swish(step: Step, bottoms: list[str]) -> Code:
+    x, beta = bottoms[0], layer_of(step).param.beta
+    return Code(f"F.silu({x})" if beta == 1 else f"{x} * torch.sigmoid({number(beta)} * {x})")
+
+
+@emits("Threshold")
+def _threshold(step: Step, bottoms: list[str]) -> Code:
+    x, threshold = bottoms[0], number(layer_of(step).param.threshold)
+    return Code(f"({x} > {threshold}).to({x}.dtype)")
+
+
+@emits("Power")
+def _power(step: Step, bottoms: list[str]) -> Code:
+    param, x = layer_of(step).param, bottoms[0]
+    if param.power == 0 or param.scale == 0:  # whatever x is, even infinite
+        constant = f"torch.full_like({x}, {number(param.shift)})"
+        return Code(f"{constant} ** {number(param.power)}")
+    y = _linear(x, param.scale, param.shift)
+    return Code(y if param.power == 1 else f"({y}) ** {number(param.power)}")
+
+
+@emits("Exp")
+def _exp(step: Step, bottoms: list[str]) -> Code:
+    layer = layer_of(step)
+    return Code(f"torch.exp({_linear(bottoms[0], layer.scale, layer.shift)})")
+
+
+@emits("Log")
+def _log(step: Step, bottoms: list[str]) -> Code:
+    layer = layer_of(step)
+    y = f"torch.log({_linear(bottoms[0], layer.param.scale, layer.param.shift)})"
+    return Code(y if layer.factor == 1 else f"{number(layer.factor)} * {y}")
+
+
+def _linear(x: str, scale: float, shift: float) -> str:
+    y = x if scale == 1 else f"{number(scale)} * {x}"
+    return y if shift == 0 else f"{y} + {number(shift)}"

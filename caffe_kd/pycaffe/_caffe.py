@@ -1,0 +1,39 @@
+"""The classes by the names that the original's compiled module has: ``caffe._caffe.BlobVec``.
+
+Scripts that merge BatchNorm into convolutions ask so what they find in ``net.params``.
+"""
+
+from __future__ import annotations
+
+from ..user_layer import Layer
+from .blob import Blob, BlobVec
+from .mode import NCCL
+from .net import Net
+from .solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    get_solver,
+)
+from .timer import Timer
+
+__all__ = [
+    "NCCL",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Blob",
+    "BlobVec",
+    "Layer",
+    "NesterovSolver",
+    "Net",
+    "RMSPropSolver",
+    "SGDSolver",
+    "Solver",
+    "Timer",
+    "get_solver",
+]
