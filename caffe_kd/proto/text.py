@@ -31,6 +31,7 @@ MAX_DEPTH = 100  # blocks inside blocks, of a fork: those of the schema cannot g
 _FOREIGN_FIELD = re.compile(r'^( *)foreign \{\n *text: "((?:[^"\\]|\\.)*)"\n *\}\n', re.MULTILINE)
 
 _HIDDEN = ("source_line", FOREIGN)  # fields of the schema that no prototxt has
+_OTHER_FILE = {"NetParameter": "SolverParameter", "SolverParameter": "NetParameter"}
 
 
 def read(path: str | Path, message: Message) -> Message:
@@ -207,10 +208,14 @@ class _Parser(Scalars):
 
     def _unknown(self, descriptor: Descriptor, word: str, line: int) -> NoReturn:
         names = [n for n in descriptor.fields_by_name if n not in _HIDDEN]
-        self.fail_at(
-            line,
-            f"{descriptor.name} has no field named '{word[:100]}'.{did_you_mean(word, names)}",
-        )
+        other = _OTHER_FILE.get(descriptor.name)
+        kinds = descriptor.file.message_types_by_name
+        if other and word in kinds[other].fields_by_name:
+            kind, wanted = ("solver", "net") if other == "SolverParameter" else ("net", "solver")
+            hint = f" This seems to be a {kind}; a {wanted} is wanted here."
+        else:
+            hint = did_you_mean(word, names)
+        self.fail_at(line, f"{descriptor.name} has no field named '{word[:100]}'.{hint}")
 
     def _is_foreign(self, descriptor: Descriptor, field: FieldDescriptor | None, word: str) -> bool:
         """Say whether a field, or the word that an enum field is given, is of a known fork."""

@@ -163,6 +163,7 @@ def test_nets_of_the_world_read_as_with_protobuf():
         ('\nlayer {\n  nmae: "a"\n}', 3, "LayerParameter has no field named 'nmae'. Did you mean"),
         ("\nlayers_: 3", 2, "Did you mean 'layers'?"),
         ("xyzzy: 3", 1, "NetParameter has no field named 'xyzzy'."),
+        ("base_lr: 3", 1, "This seems to be a solver; a net is wanted here."),
         ('layer { source_line: "a" }', 1, "has no field named 'source_line'"),
         ('name: "a"\nname: "b"', 2, "'name' is given twice, first at line 1"),
         ("layer {\n relu_param { }\n relu_param { }\n}", 3, "'relu_param' is given twice"),
