@@ -17,7 +17,14 @@ from .proto import caffe_pb2 as pb
 from .proto import text
 
 # Besides all of distillation and all errors: what makes a distillation another than it seems.
-_OTHER_CHECKS = {"zero_loss_weight", "softmax_twice", "frozen_but_training", "weights_missing"}
+_OTHER_CHECKS = {
+    "zero_loss_weight",
+    "softmax_twice",
+    "frozen_but_training",
+    "weights_missing",
+    "data_absent",
+    "python_layer",
+}
 _MOST_NAMES = 12
 
 
@@ -290,9 +297,12 @@ def _term_in_words(term: Term) -> Iterator[str]:
     rows += [("weight", _weight(term) + ("" if node.proto.loss_weight else " (the default)"))]
     rows += [("schedule", line) for line in term.schedules]
     rows += [("temperature", term.temperature), ("reduction", term.reduction)]
-    if not any(term.taught.values()):
+    is_known = node.step is not None
+    if not is_known:
+        rows.append(("gradient to", "not known: see below"))
+    elif not any(term.taught.values()):
         rows.append(("gradient to", "nobody"))
-    for owner, names in term.taught.items():
+    for owner, names in term.taught.items() if is_known else ():
         rows.append(("gradient to", f"{owner}: {_listed(names) or 'none'}"))
         if owner == "student" and term.untaught:
             rows.append(("gradient to", f"    not {_listed(term.untaught)}"))

@@ -113,7 +113,9 @@ def test_data_and_weights_need_not_be_there(folder: Path) -> None:
     text = "\n".join(as_text(case))
     assert "hint_loss" not in text
     assert "HintLoss" in text and "loss = mean over all values of (f_s - f_t)^2" in text
-    assert "weights_missing" in [f.check.name for f in findings(case)]
+    assert {"weights_missing", "data_absent"} <= {f.check.name for f in findings(case)}
+    assert "gradient to  not known: see below" in text
+    assert "nobody" not in text
 
 
 def test_findings_are_of_distillation_or_errors(folder: Path) -> None:
