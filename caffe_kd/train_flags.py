@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -31,10 +32,15 @@ def override(
         What was changed, in words.
 
     Raises:
-        UsageError: there is nothing to change.
+        UsageError: there is nothing to change, or a value is out of its range: without data no
+            layer is built that would tell.
     """
     if temperature is None and alpha is None:
         return []
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise UsageError(f"-temperature must be above 0. Received: {temperature:g}")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise UsageError(f"-alpha must be in 0..1. Received: {alpha:g}")
     changes: dict[str, None] = {}
     for index, view in enumerate(case.views):
         changes |= dict.fromkeys(override_distillation(view.param, temperature, alpha))

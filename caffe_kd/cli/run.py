@@ -44,7 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(script).resolve().parent if script else Path.cwd()
     words = [script or module, *words[len(own) :]]
     with user_code.surroundings([]), _as_started(words, folder):
+        if module and not _is_there(module):
+            raise CaffeKDError(f"No module named {module}. Looked from {Path.cwd()}")
         return _run(script, module)
+
+
+def _is_there(module: str) -> bool:
+    """Say whether a module can be found; an import that fails within its packages is theirs."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        return not f"{module}.".startswith(f"{error.name}.")
+    except Exception:
+        return True  # told with its traceback when it is run
 
 
 @contextmanager

@@ -38,6 +38,12 @@ def test_usage_errors_have_status_2(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["-solver", str(net)]) == 2
     assert "is a net. Give the solver that trains it" in capsys.readouterr().err
     assert main(["-solver", str(tmp_path / "gone.prototxt")]) == 1
+    capsys.readouterr()
+    kd = ROOT / "prototxt" / "distillation" / "kd_solver.prototxt"  # its data need not be there
+    assert main(["-solver", str(kd), "-alpha", "7"]) == 2
+    assert "-alpha must be in 0..1. Received: 7" in capsys.readouterr().err
+    assert main(["-solver", str(kd), "-temperature", "0"]) == 2
+    assert "-temperature must be above 0. Received: 0" in capsys.readouterr().err
 
 
 def test_flags_of_the_train_command_count(

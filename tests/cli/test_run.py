@@ -149,3 +149,7 @@ def test_wrong_usage_is_told(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr
     assert "there is no script 'nothing.py'" in done.stderr
+    for module in ("nothing", "nothing.at_all"):
+        done = run(tmp_path, "-m", module)
+        assert done.returncode == 1  # as with python -m
+        assert done.stderr.startswith(f"error: No module named {module}. Looked from")
