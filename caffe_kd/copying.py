@@ -1,9 +1,10 @@
-"""Copies a layer's weights from a file into a layer of a net."""
+"""Copies weights from files into the layers of a net, and reports what fitted and what did not."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NoReturn
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
@@ -12,6 +13,95 @@ from torch import Tensor
 from .errors import WeightsError
 from .layers import Layer
 from .proto.binary import LayerWeights
+
+if TYPE_CHECKING:
+    from .log import Log
+    from .net import Net
+
+_NAMES_SHOWN = 12
+
+
+@dataclass
+class Copied:
+    """What became of the weights of a file: the names of layers, by what happened to them.
+
+    Attributes:
+        source: the file.
+        net: the net's name.
+        wanted: the net's layers that have parameters.
+        filled: those that got theirs from the file.
+        ignored: layers of the file that the net lacks, with or without weights.
+        unused: those of them that have weights.
+    """
+
+    source: str
+    net: str
+    wanted: list[str]
+    filled: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    @property
+    def misfit(self) -> str | None:
+        """How nothing of the file belongs to the net, in words; None where something does."""
+        if self.filled or not self.wanted:
+            return None
+        return (
+            f"{self.source}: no layer of net '{self.net}' has the name of a layer with weights in "
+            f"this file. Received: {shown(self.unused) or 'no weights at all'}. "
+            f"The net's layers with parameters: {shown(self.wanted)}"
+        )
+
+    def check(self) -> Copied:
+        """Return this report of weights that are needed.
+
+        Raises:
+            WeightsError: nothing of the file belongs to the net.
+        """
+        if self.misfit is not None:
+            raise WeightsError(self.misfit)
+        return self
+
+
+def shown(names: Sequence[str]) -> str:
+    """Return names for a message, not more than a reader wants."""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more
+
+
+def lacking(net: Net) -> str | None:
+    """Return a sentence that names the layers that no file has given weights; None: none lacks."""
+    names = net.without_weights()
+    if not names:
+        return None
+    return f"no weights for {shown(names)}: what the fillers put there is used"
+
+
+def load_for_use(net: Net, paths: Iterable[str], log: Log, needed: bool = True) -> None:
+    """Load files of weights into a net that is to be used, with lines about what does not fit.
+
+    Args:
+        net: the net.
+        paths: the files; with none the fillers' values are what is wanted.
+        log: where the lines go.
+        needed: whether a file of which nothing fits is an error; else it is a warning.
+
+    Raises:
+        WeightsError: nothing of a file fits, or a layer's blobs differ in number or shape.
+        ParseError: a file is not a caffemodel.
+    """
+    copied = None
+    for path in paths:
+        copied = net.load_weights(path)
+        for name in copied.ignored:
+            log.info(f"Ignoring source layer {name}")
+        if needed:
+            copied.check()
+        elif copied.misfit is not None:
+            log.warning(copied.misfit)
+    sentence = lacking(net)
+    if copied is not None and sentence is not None:
+        log.warning(sentence)
 
 
 def copy_into(layer: Layer, owned: Collection[int], weights: LayerWeights, source: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import schedule
-from .copying import copy_into
+from .copying import Copied, copy_into
 from .errors import NetError, did_you_mean
 from .layers import Context, Layer, Shape, create
 from .layers.input import Input
@@ -95,6 +95,7 @@ class Net(nn.Module):
         self._scheduled: list[tuple[Step, list[float]]] = []  # with the weights as given
         self._owners: dict[str, Param] = {}
         self._unused: set[str] = set()
+        self._filled: set[str] = set()  # layers that have got weights from a file
         for proto in param.layer:
             self._add(proto)
         self.set_iteration(0)
@@ -349,11 +350,11 @@ class Net(nn.Module):
             if step.layer.blobs
         }
 
-    def load_weights(self, path: str | Path) -> list[str]:
+    def load_weights(self, path: str | Path) -> Copied:
         """Copy weights from a file into the layers of the same name.
 
         Returns:
-            The names of layers in the file that this net lacks.
+            Which layers got weights, and which of the file this net lacks.
 
         Raises:
             WeightsError: a layer's blobs differ in number or shape.
@@ -361,17 +362,36 @@ class Net(nn.Module):
         """
         return self.copy_weights(read_weights(path), str(path))
 
-    def copy_weights(self, layers: Iterable[LayerWeights], source: str) -> list[str]:
+    def copy_weights(self, layers: Iterable[LayerWeights], source: str) -> Copied:
         """Copy weights into the layers of the same name; see ``load_weights``."""
-        ignored = []
+        wanted = [step.layer.name for step in self.steps if step.layer.blobs]
+        copied = Copied(source, self.name, wanted)
         for weights in layers:
             step = self.step_of(weights.name)
-            if step is None:
-                ignored.append(weights.name)
-            else:
+            if step is not None:
                 owned = {p.index for p in self.params if p.layer is step.layer}
                 copy_into(step.layer, owned, weights, source)
-        return ignored
+            if weights.blobs:
+                (copied.unused if step is None else copied.filled).append(weights.name)
+            if step is None:
+                copied.ignored.append(weights.name)
+        self._filled.update(copied.filled)
+        return copied
+
+    def without_weights(self) -> list[str]:
+        """Return the names of layers with parameters that have come from no file."""
+        layers = [step.layer for step in self.steps]
+        filled = {
+            id(blob)
+            for layer in layers
+            if layer.name in self._filled
+            for blob in layer.parameters_in_order
+        }
+        return [
+            layer.name
+            for layer in layers
+            if any(id(blob) not in filled for blob in layer.parameters_in_order)
+        ]
 
     def share_weights(self, other: Net) -> None:
         """Use the parameter blobs of another net's layers of the same name, as a test net does.

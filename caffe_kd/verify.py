@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .copying import lacking
 from .errors import DataError, NetError, WeightsError, did_you_mean
 from .net import Net, Step, read_net
 from .proto import caffe_pb2 as pb
@@ -123,10 +124,13 @@ def build(
     known = {layer.name for layer in read.layer}
     for path in weights:
         layers = read_weights(path)
-        net.copy_weights(layers, path)
+        net.copy_weights(layers, path).check()
         lost = [f"'{w.name}'" for w in layers if w.blobs and w.name not in known]
         if lost:
             told.append(f"{path}: no layer for the weights of {', '.join(lost[:_SHOWN])}")
+    sentence = lacking(net)
+    if sentence is not None:
+        told.append(sentence)
     return net, told
 
 

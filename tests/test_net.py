@@ -11,6 +11,7 @@ from caffe_kd.proto.binary import LayerWeights
 from tests.helpers import inputs_text, make_net
 
 X = inputs_text((2, 3))
+BOTH = 'param { name: "w" } param { name: "b" }'
 
 
 def ip(name: str, bottom: str, top: str, outputs: int = 3, more: str = "") -> str:
@@ -298,9 +299,18 @@ def weights_of(*values, name="f", legacy=False) -> list[LayerWeights]:
 def test_weights_are_copied_by_layer_name():
     net = make_net(X + ip("f", "x0", "y", 1) + ip("g", "y", "z", 1))
     other = weights_of([[9]], [9], name="nobody")
-    assert net.copy_weights(weights_of([[1, 2, 3]], [4]) + other, "w.caffemodel") == ["nobody"]
+    copied = net.copy_weights(weights_of([[1, 2, 3]], [4]) + other, "w.caffemodel")
+    assert (copied.filled, copied.ignored, copied.unused) == (["f"], ["nobody"], ["nobody"])
+    assert net.without_weights() == ["g"]
     assert net.weights()["f"][0].tolist() == [[1, 2, 3]]
     assert net.weights()["f"][1].tolist() == [4]
+
+
+def test_layer_whose_blobs_come_from_their_owner_lacks_none():
+    net = make_net(X + ip("f", "x0", "y0", more=BOTH) + ip("g", "x0", "y1", more=BOTH))
+    assert net.without_weights() == ["f", "g"]
+    net.copy_weights(weights_of(np.ones((3, 3)), [1, 2, 3]), "w.caffemodel")
+    assert net.without_weights() == []
 
 
 def test_legacy_shapes_are_aligned_to_the_right():

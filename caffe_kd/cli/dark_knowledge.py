@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from . import common
+
+if TYPE_CHECKING:
+    from ..dark_knowledge.subject import Subject
 
 DESCRIPTION = """Draws what a teacher knows beyond the labels, over test data of pictures: for a
 record of each class the teacher's probabilities, softened by several temperatures; which classes it
@@ -39,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         models, weights = map(common.comma_list, (arguments.model, arguments.weights))
         nets = subject.of_models(models, weights)
-    if nets.others:
-        name = nets.teacher.partition("/")[0]
-        print(f"teacher '{name}'; with -teacher: {', '.join(nets.others)}")
+    _print_notes(nets)
     found = look(nets, arguments.iterations)
     names = class_names(arguments.labels, found.classes)
     temperatures = temperatures or sorted({1.0, found.temperature, 20.0})
@@ -55,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in draw(found, names, temperatures, Path(arguments.output)):
         print(path)
     return 0
+
+
+def _print_notes(nets: Subject) -> None:
+    if nets.others:
+        name = nets.teacher.partition("/")[0]
+        print(f"teacher '{name}'; with -teacher: {', '.join(nets.others)}")
+    for note in nets.notes:
+        print(f"warning: {note}", file=sys.stderr)
 
 
 def _temperatures(text: str | None) -> list[float]:

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = common.comma_list(arguments.blobs)
     paths = [Path(path) for path in common.comma_list(arguments.databases)]
     _check(arguments, names, paths)
+    from ..copying import load_for_use
     from ..log import Log
     from ..net import load_net
     from ..proto.upgrade import Notes
@@ -44,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = load_net(arguments.model, notes=notes)
         for note in notes.lines:
             log.info(note)
-        for name in net.load_weights(arguments.weights):
-            log.info(f"Ignoring source layer {name}")
+        load_for_use(net, [arguments.weights], log)
         for name in names:
             if name not in net.shapes:
                 raise NetError(

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need model weights to score: -weights FILE.caffemodel")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
+    from ..copying import load_for_use
     from ..log import Log
     from ..net import load_net
     from ..proto.upgrade import Notes
@@ -48,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
         for note in notes.lines:
             log.info(note)
-        for path in common.comma_list(arguments.weights):
-            for name in net.load_weights(path):
-                log.info(f"Ignoring source layer {name}")
+        load_for_use(net, common.comma_list(arguments.weights), log)
         net.place(device, channels_last=False)
         if net.param.debug_info:
             DebugInfo(net, log.info)

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need a model definition to time: -model NET.prototxt")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
+    from ..copying import load_for_use
     from ..log import Log
     from ..net import load_net
     from ..proto import caffe_pb2 as pb
@@ -55,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         phase = pb.Phase.Value(arguments.phase)
         stages = common.comma_list(arguments.stage)
         net = load_net(arguments.model, phase, arguments.level, stages)
-        for path in common.comma_list(arguments.weights):
-            for name in net.load_weights(path):
-                log.info(f"Ignoring source layer {name}")
+        # The time a layer takes does not hang on its weights.
+        load_for_use(net, common.comma_list(arguments.weights), log, needed=False)
         net.place(device, channels_last=False)
         watch = StopWatch(Graph(net))
         if arguments.profile:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..copying import lacking
 from ..doctor.reading import Wishes, read_case
 from ..errors import NetError, UsageError, did_you_mean
 from ..net import Net, read_net
 from ..proto import bundle
 from ..proto import caffe_pb2 as pb
-from ..proto.binary import read_weights
+from ..proto.binary import LayerWeights, read_weights
 from ..proto.compose import Teacher, compose
 from ..proto.filter import filter_net
 from ..solver.building import prefixed
@@ -35,6 +36,7 @@ class Subject:
         student: that of the student's; None without a student.
         temperature: the one that the student is distilled at.
         others: the solver's teachers that were not chosen.
+        notes: what else a user should know, in words.
     """
 
     net: Net
@@ -42,6 +44,7 @@ class Subject:
     student: str | None
     temperature: float = _DEFAULT_TEMPERATURE
     others: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def of_solver(path: str | Path, weights: str | None = None, teacher: str | None = None) -> Subject:
@@ -80,9 +83,9 @@ def of_solver(path: str | Path, weights: str | None = None, teacher: str | None 
         state.MergeFrom(given)
     chosen = Teacher(trained.name, nets[trained.name], None)
     subject = _compose(case.student, chosen, blobs, state, plan.train.file)
-    subject.net.copy_weights(prefixed(trained.name, trained.layers), str(trained.path))
+    _give(subject, prefixed(trained.name, trained.layers), str(trained.path))
     for file in plan.student_weights:
-        subject.net.load_weights(file)
+        _give(subject, read_weights(file), str(file))
     subject.temperature = temperature
     subject.others = [name for name in known if name != trained.name]
     return subject
@@ -103,14 +106,21 @@ def of_models(models: Sequence[str], weights: Sequence[str]) -> Subject:
     state = pb.NetState(phase=pb.TEST)
     if len(nets) == 1:
         param = filter_net(nets[0], state)
-        net = Net(param, pb.TEST, models[0])
-        net.copy_weights(layers[0], weights[0])
-        return Subject(net, _scores_of(param, models[0]), None)
+        subject = Subject(Net(param, pb.TEST, models[0]), _scores_of(param, models[0]), None)
+        _give(subject, layers[0], weights[0])
+        return subject
     teacher = Teacher(bundle.TEACHER, nets[0], None)
     subject = _compose(nets[1], teacher, (None, None), state, Path(models[1]))
-    subject.net.copy_weights(prefixed(teacher.name, layers[0]), weights[0])
-    subject.net.copy_weights(layers[1], weights[1])
+    _give(subject, prefixed(teacher.name, layers[0]), weights[0])
+    _give(subject, layers[1], weights[1])
     return subject
+
+
+def _give(subject: Subject, layers: Sequence[LayerWeights], source: str) -> None:
+    """Copy weights of a file, of which something must fit, and note what still has none."""
+    subject.net.copy_weights(layers, source).check()
+    sentence = lacking(subject.net)
+    subject.notes = [sentence] if sentence is not None else []
 
 
 def _comparison(net: Any, teacher: str) -> Any:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..copying import shown
 from ..errors import WeightsError
 from ..proto.binary import LayerWeights
 from .findings import Hit, Hits, net_check
 from .view import Node, View
-
-_NAMES_SHOWN = 6
 
 
 def _pairs(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
@@ -56,17 +55,12 @@ def layers_without_weights(view: View) -> Hits:
         nodes = [n for n in view.nodes if n.has_blobs and view.of_teacher(n) == of_teacher]
         lacking = [n for n in nodes if not view.has_weights(n)]
         if lacking and (of_teacher or brings_own or not view.teachers):
-            fact = f"no weights for {_listed([n.proto.name for n in lacking])}"
+            fact = f"no weights for {shown([n.proto.name for n in lacking])}"
             yield Hit("error" if of_teacher else "warning", lacking[0].place, fact)
 
 
 def _is_teachers(view: View, name: str) -> bool:
     return name.startswith(tuple(f"{teacher}/" for teacher in view.teachers))
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more
 
 
 @net_check(
@@ -81,9 +75,15 @@ def weights_without_layer(view: View) -> Hits:
         held = {w.name for w in layers if w.blobs}
         lost = held.difference(layer.name for layer in view.param.layer)
         lost = {name for name in lost if not _is_teachers(view, name)}  # compose cuts teachers
-        if lost:
-            severity = "warning" if lost == held else "note"
-            yield Hit(severity, path, f"no layer for the weights of {_listed(sorted(lost))}")
+        if not lost:
+            continue
+        fact = f"no layer for the weights of {shown(sorted(lost))}"
+        own = [n.proto.name for n in view.nodes if n.has_blobs and not view.of_teacher(n)]
+        if lost == held and own:
+            fact += f", and the net's are {shown(own)}: nothing of the file fits"
+            yield Hit("error" if view.solver is None else "warning", path, fact)
+        else:
+            yield Hit("note", path, fact)
 
 
 @net_check(

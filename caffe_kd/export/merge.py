@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..copying import shown
 from ..errors import WeightsError
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
@@ -51,12 +52,21 @@ def merge(net: Any, layers: Sequence[LayerWeights], source: str) -> Merged:
         source: their file, for messages.
 
     Raises:
-        WeightsError: weights are missing or do not fit.
+        WeightsError: weights are missing or do not fit, or the file has none of this net.
 
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.1.
     """
     found = {w.name: [b for b in w.blobs if b is not None] for w in layers if w.blobs}
+    own = {layer.name for layer in net.layer}
+    unused = [name for name in found if name not in own]
+    if len(unused) == len(found):
+        raise WeightsError(
+            f"no layer of net '{net.name}' has the name of a layer with weights in this file. "
+            f"Received: {shown(unused) or 'no weights at all'}",
+            source,
+        )
     merger = _Merger(net, found, source)
+    merger.notes += [f"Ignoring source layer {name}" for name in unused]
     merger.run()
     merged = pb.NetParameter()
     merged.CopyFrom(net)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..copying import lacking
 from ..errors import NetError, UsageError, did_you_mean
 from ..layers.memory_data import MemoryData
 from ..layers.python import Python
@@ -353,9 +354,15 @@ class Net:
             WeightsError: a layer's blobs differ in number or shape.
             ParseError: the file is missing or damaged.
         """
-        for name in self._graph.net.load_weights(fspath(path)):
+        net = self._graph.net
+        copied = net.load_weights(fspath(path))
+        for name in copied.ignored:
             if name not in self.layer_dict:
                 LOG.info(f"Ignoring source layer {name}")
+        if copied.misfit is not None:
+            LOG.warning(copied.misfit)
+        elif net.phase == pb.TEST and (sentence := lacking(net)) is not None:
+            LOG.warning(sentence)
         self._graph.push_weights()
 
     def load_hdf5(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..copying import shown
 from ..errors import WeightsError
 from ..log import Log
 from ..net import Net
@@ -105,6 +106,15 @@ def _check_given(layer: Any, given: set[str], teacher: Any) -> None:
             f"The file has: {', '.join(w.name for w in teacher.layers if w.blobs)}",
             layer.proto.source_line or None,
         )
+
+
+def report_new_layers(plan: Plan, net: Net, log: Log) -> None:
+    """Log which layers begin with their fillers' values though the net starts from weights."""
+    averaged = tuple(f"{name}/" for name in plan.means)  # they begin as their student's layers
+    new = [name for name in net.without_weights() if not name.startswith(averaged)]
+    starts_from_files = plan.student_weights or any(student.path for student in plan.students)
+    if new and starts_from_files:
+        log.info(f"New layers, which begin as their fillers make them: {shown(new)}")
 
 
 def inject(plan: Plan, net: Net, log: Log) -> None:

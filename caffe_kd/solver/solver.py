@@ -101,12 +101,7 @@ class Solver:
         ]
         nets = [self.net, *self.test_nets]
         building.load_teachers(plan, nets, log)
-        for student in plan.students:
-            if student.path is not None:
-                self.load_weights(student.path, student.name)
-        for path in plan.student_weights:
-            self.load_weights(path)
-        building.inject(plan, self.net, log)
+        self._load_start()
         self._own, _ = snapshot.learned(self.net, plan.frozen_names)
         params = [(p.blob, p.lr_mult, p.decay_mult) for p in self._own]
         self.updater = Updater(self.param, params, plan.where("type"))
@@ -138,6 +133,17 @@ class Solver:
             self.log.info(f"random_seed is not given; this run's is {seed}")
         torch.manual_seed(seed)
 
+    def _load_start(self) -> None:
+        """Give the layers the weights that the plan has them begin with."""
+        plan = self.plan
+        for student in plan.students:
+            if student.path is not None:
+                self.load_weights(student.path, student.name)
+        for path in plan.student_weights:
+            self.load_weights(path)
+        building.inject(plan, self.net, self.log)
+        building.report_new_layers(plan, self.net, self.log)
+
     def load_weights(self, path: str | Path, student: str | None = None) -> None:
         """Start from the weights of a file, in the layers of the same name, test nets' included.
 
@@ -150,8 +156,11 @@ class Solver:
         layers = read_weights(path)
         if student is not None:
             layers = building.prefixed(student, layers)
-        for name in self.net.copy_weights(layers, str(path)):
+        copied = self.net.copy_weights(layers, str(path))
+        for name in copied.ignored:
             self.log.info(f"Ignoring source layer {name}")
+        if copied.misfit is not None:
+            self.log.warning(f"{copied.misfit}. Training begins with what the fillers make")
         for net in self.test_nets:
             net.copy_weights(layers, str(path))
 
@@ -457,7 +466,7 @@ class Solver:
         self._forget_teacher()
         self.log.info("SGDSolver: restoring history")
         state, weights = snapshot.read(path, self.updater, self._own)
-        self.net.load_weights(weights)
+        self.net.load_weights(weights).check()
         for mean in self._means:
             snapshot.read_mean(mean.name, [self.net, *self.test_nets], weights)
         self.iter, self.current_step = state.iter, state.current_step

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetError, UsageError, did_you_mean
+from ..errors import NetError, UsageError, WeightsError, did_you_mean
 from ..export.deploy import deploy, images_of
 from ..export.preprocess import Preprocess, preprocess_of
 from ..files import find
@@ -58,7 +58,9 @@ class PixelTeacher:
             param = _with_input(param, images, shape)
         self._net = net = Net(deploy(param, model), pb.TEST, model)
         net.load_weights(weights)
-        self._check_weights(weights)
+        lacking = net.without_weights()
+        if lacking:  # noise would be made of noise
+            raise WeightsError(f"no weights for layer '{lacking[0]}'", str(weights))
         net.place(device or torch.device("cpu"), channels_last=False)
         net.requires_grad_(False)
         self._input = self._only_input(model)
@@ -89,16 +91,6 @@ class PixelTeacher:
         for norm in norms:
             norm.register_forward_pre_hook(self._compare)
         self.has_statistics = bool(norms)
-
-    def _check_weights(self, weights: Path) -> None:
-        """Refuse a file that has weights for no layer: noise would be made of noise."""
-        from ..proto.binary import read_weights
-
-        given = {layer.name for layer in read_weights(weights) if layer.blobs}
-        lacking = [s.layer.name for s in self._net.steps if s.layer.blobs]
-        lacking = [name for name in lacking if name not in given]
-        if lacking:
-            raise NetError(f"no weights for layer '{lacking[0]}'", str(weights))
 
     def _only_input(self, model: Path) -> str:
         inputs = [name for name in self._net.inputs if len(self._net.shapes[name]) == 4]

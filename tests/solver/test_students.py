@@ -78,7 +78,7 @@ def test_each_student_is_tested_and_written_under_its_own_names() -> None:
     for name in "ab":
         weights = own_weights(f"solver_{name}_iter_6.caffemodel")
         net = load_net("net.prototxt", pb.TEST)
-        assert net.load_weights(f"solver_{name}_iter_6.caffemodel") == []
+        assert net.load_weights(f"solver_{name}_iter_6.caffemodel").ignored == []
         assert_same_weights(weights, {"ip": weights_of(solver)[f"{name}/ip"]})
         assert_same_weights(net.weights(), weights)
 
