@@ -43,6 +43,7 @@ DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
 MAX_MARKED = 60  # with more points than these, markers hide the line
 MAX_LABEL = 60  # characters
+MAX_COLUMNS = 8  # of the legend
 TEXT, FRAME, GRID = "#333333", "#999999", "#E3E3E3"
 ACCURACY = re.compile(r"acc|top-?_?\d", re.IGNORECASE)
 
@@ -75,6 +76,18 @@ def plot(logs: Mapping[str, TrainingLog], path: str | Path, title: str = "") -> 
             figure.savefig(temporary, format="png", dpi=DPI)
 
 
+def house_style(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Give a panel the look that all charts of this package share."""
+    axes.grid(True, axis=grid, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=TEXT, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FRAME)
+    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        label.set_color(TEXT)
+    axes.title.set_fontweight("bold")
+
+
 def _draw(logs: Mapping[str, TrainingLog], title: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,11 +101,7 @@ def _draw(logs: Mapping[str, TrainingLog], title: str) -> Figure:
     panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
     loss, accuracy, *shares, rate = panels
     for axes in panels:
-        axes.grid(True, color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=TEXT, length=3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(FRAME)
+        house_style(axes)
     colours = _colours(len(logs))
     coloured = list(zip(colours, logs.values(), strict=True))
     last = max([1, *(_last_iteration(log) for log in logs.values())])
@@ -372,22 +381,27 @@ def _legend(
     from matplotlib.lines import Line2D
 
     labels = [_printable(label, MAX_LABEL) + _result(log) for label, log in logs.items()]
-    columns = max(1, 150 // (max(map(len, labels)) + 8))
-    legend = figure.legend(
-        [Line2D([], [], color=colour, linewidth=4) for colour in colours],
-        ["."] * len(labels),
-        loc="outside upper left",
-        ncols=min(columns, len(labels)),
-        frameon=False,
-        fontsize=11,
-        labelcolor=TEXT,
-        handlelength=1.6,
-        title=_printable(title) or None,
-        title_fontproperties={"size": 15, "weight": "bold"},
-        alignment="left",
-    )
-    legend.get_title().set(color=TEXT, parse_math=False)
-    _write_labels(legend, labels)
+    handles = [Line2D([], [], color=colour, linewidth=4) for colour in colours]
+    for columns in range(min(MAX_COLUMNS, len(labels)), 0, -1):
+        legend = figure.legend(
+            handles,
+            ["."] * len(labels),
+            loc="outside upper left",
+            ncols=columns,
+            frameon=False,
+            fontsize=11,
+            labelcolor=TEXT,
+            handlelength=1.6,
+            title=_printable(title) or None,
+            title_fontproperties={"size": 15, "weight": "bold"},
+            alignment="left",
+        )
+        legend.get_title().set(color=TEXT, parse_math=False)
+        _write_labels(legend, labels)
+        # How wide a label is depends on its letters, so it is measured.
+        if columns == 1 or legend.get_window_extent().width < 0.98 * figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _write_labels(legend: Legend, labels: Sequence[str]) -> None:

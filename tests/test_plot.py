@@ -255,3 +255,15 @@ def test_help_imports_neither_torch_nor_matplotlib():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert answer.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+@pytest.mark.parametrize("stem", ["student_distilled_20261129-120000_{}", "W" * 40 + "{}"])
+def test_legend_of_several_logs_stays_within_the_image(tmp_path, count, stem):
+    logs = [write_log(tmp_path / f"{stem.format(i)}.log", seed=i) for i in range(count)]
+    assert main([*map(str, logs), "-output", str(tmp_path / "out.png")]) == 0
+    image = pixels(tmp_path / "out.png")
+    assert (image[:250, -8:] > 0.99).all()  # no letter runs over the right edge
+    labels = image[:, :500]
+    for colour in COLOURS[:count]:
+        assert (np.abs(labels - to_rgb(colour)).max(axis=2) < 0.01).any(axis=1)[:250].any()

@@ -71,8 +71,12 @@ def test_train_script_trains_the_teacher_first_where_there_is_none(tmp_path: Pat
     assert "there is no prototxt/mnist/dk_solver.prototxt" in wrong.stderr
 
 
+@pytest.mark.parametrize("opened_in", [".", "tools"])
 def test_notebook_draws_the_curves_of_logs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    opened_in: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import matplotlib
 
@@ -89,7 +93,8 @@ def test_notebook_draws_the_curves_of_logs(
         )
     )
     (tmp_path / "logs" / "run.log").write_text(log)
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tools").mkdir()
+    monkeypatch.chdir(tmp_path / opened_in)
     notebook = json.loads((ROOT / "tools" / "plot_training.ipynb").read_text())
     names: dict[str, object] = {}
     for cell in notebook["cells"]:

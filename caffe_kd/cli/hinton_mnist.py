@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..experiments.hinton_mnist import PARTS, HintonMnist, table
-from ..experiments.run_files import digits_in
+from ..experiments.run_files import digits_in, results_folder
 from . import common
 
 DESCRIPTION = """Reproduces the MNIST experiments of Hinton, Vinyals and Dean, "Distilling the
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=common.say)
     small = (QUICK_DIGITS, QUICK_DIVISOR) if arguments.quick else ()
-    folder = Path(arguments.output or default_folder(found.kind, arguments.quick))
+    folder = Path(arguments.output or results_folder("hinton_mnist", found.kind, arguments.quick))
     experiment = HintonMnist(folder, digits_in(found.folder, *small), common.say, arguments.quick)
     if not arguments.table:
         experiment.train(parts)
@@ -73,9 +73,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"Time: {time.perf_counter() - started:.0f} s. results.csv, table.txt and a folder for")
     print(f"each run, with its net, solver, log and weights, are in {folder}")
     return 0
-
-
-def default_folder(kind: str, quick: bool) -> str:
-    """Return where an experiment goes, so that a small one never takes the place of a long one."""
-    ending = ("_quick" if quick else "") + ("" if kind == "MNIST" else "_digits")
-    return f"output/experiments/hinton_mnist{ending}"

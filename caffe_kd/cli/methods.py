@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     from ..data.mnist import get_mnist
     from ..experiments.methods import Comparison, methods, table
-    from ..experiments.run_files import digits_in
+    from ..experiments.run_files import digits_in, results_folder
 
     names = common.comma_list(arguments.only) or list(methods())
     for name in names:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     digits = digits_in(found.folder, *((QUICK_DIGITS,) if arguments.quick else ()))
     iterations = arguments.iterations or (QUICK_ITERATIONS if arguments.quick else None)
     seeds = 1 if arguments.quick else arguments.seeds
-    folder = Path(arguments.output)
+    folder = Path(arguments.output or results_folder("methods", found.kind, arguments.quick))
     count = arguments.digits
     if count is not None and not 1 <= count <= digits.train:
         raise UsageError(f"-digits goes from 1 to {digits.train}. Received: {count}")
@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         parser,
         "output",
         metavar="FOLDER",
-        default="output/experiments/methods",
-        help="where everything goes (default: output/experiments/methods)",
+        help="where everything goes (default: output/experiments/methods; what is quick, or not "
+        "MNIST, gets a folder of its own)",
     )
     common.digits_flags(parser)
     common.flag(

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import examples, schedule
 from ..files import replacing, write_atomically
-from ..plot import COLOURS, DPI, GRID
+from ..plot import COLOURS, DPI, house_style
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 from .run_files import Digits, Run, RunFiles, batch_for
@@ -258,7 +258,7 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel("accuracy on the test digits, %; each seed, and their mean")
-    axes.grid(True, axis="x", color=GRID)
-    axes.set_axisbelow(True)
+    axes.set_title("Distillation methods, and the student alone")
+    house_style(axes, "x")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

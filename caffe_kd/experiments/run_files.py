@@ -43,6 +43,15 @@ class Digits:
         return read_idx(path, LABELS)
 
 
+def results_folder(experiment: str, kind: str, quick: bool) -> str:
+    """Return where an experiment's results go by default.
+
+    A quick run, or one on digits that are not MNIST's, never takes the place of a long one.
+    """
+    ending = ("_quick" if quick else "") + ("" if kind == "MNIST" else "_digits")
+    return f"output/experiments/{experiment}{ending}"
+
+
 def digits_in(folder: Path, most: int | None = None, divisor: int = 1) -> Digits:
     """Return the digits of a folder, at most so many for training and for testing."""
     counts = []

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ..files import replacing, write_atomically
-from ..plot import COLOURS, DPI, GRID, TEXT
+from ..plot import COLOURS, DPI, TEXT, house_style
 from .space import is_log
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _draw(
         axes.set_ylim(span)
         axes.set_ylabel(output if not index else "", color=TEXT)
     for axes in figure.axes:
-        axes.grid(True, color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
+        house_style(axes)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 

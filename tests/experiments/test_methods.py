@@ -12,6 +12,7 @@ import pytest
 from caffe_kd import examples
 from caffe_kd.cli.methods import main
 from caffe_kd.experiments.methods import ALONE, Row, as_csv, methods, table
+from caffe_kd.experiments.run_files import results_folder
 from caffe_kd.experiments.workshop import Result
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
@@ -138,3 +139,10 @@ def test_unknown_method_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_does_not_import_torch(tmp_path: Path) -> None:
     assert "usage: methods" in help_without_torch(TOOL, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["methods", "hinton_mnist"])
+def test_quick_results_never_take_the_place_of_full_ones(name: str) -> None:
+    folders = [results_folder(name, k, q) for k in ("MNIST", "digits") for q in (False, True)]
+    assert folders[0] == f"output/experiments/{name}"
+    assert len(set(folders)) == 4
