@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .fold import Fold
 from .layout import Box, Point, lay_out
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class _Picture:
         row_gap = _ROW_GAP if self._upright else max(_ROW_GAP, label + 2 * _ARROW)
         pairs = [(link.source, link.target) for link in links]
         self._ways = lay_out(self._boxes, pairs, _GAP, row_gap)
+        self._fold = Fold(self._boxes, _GAP)
 
     def _room(self, number: int) -> float:
         """Return how wide a box must be for the labels of its blobs to lie side by side."""
@@ -135,6 +137,9 @@ class _Picture:
         return len(labels) * (max(map(len, labels.values())) * _CHARACTER + 0.1)
 
     def _xy(self, point: Point) -> Point:
+        return self._turned(self._fold.place(point))
+
+    def _turned(self, point: Point) -> Point:
         across, along = point[0], self._sign * point[1]
         return (across, along) if self._upright else (along, -across)
 
@@ -148,6 +153,7 @@ class _Picture:
         """Return left, bottom, right and top of the picture."""
         rectangles = [self._rectangle(box) for box in self._boxes]
         points = [self._xy(point) for way in self._ways for point in way]
+        points += [self._turned(corner) for corner in self._fold.corners()]
         room = max([len(link.label) for link in self._links], default=0) * _CHARACTER
         xs = [x for x, *_ in rectangles] + [x + w for x, _, w, _ in rectangles]
         ys = [y for _, y, *_ in rectangles] + [y + h for _, y, _, h in rectangles]
@@ -206,6 +212,11 @@ class _Picture:
         points = [*points[:-1], (end[0], end[1] - _ARROW)]
         corners, codes = [self._xy(points[0])], [Path.MOVETO]
         for (a, s), (b, t) in zip(points, points[1:], strict=False):
+            if self._fold.strip(s) != self._fold.strip(t):
+                corners += [self._turned(p) for p in self._fold.turn((a, s), (b, t))]
+                corners.append(self._xy((b, t)))
+                codes += [Path.LINETO] * 5
+                continue
             middle = (s + t) / 2  # leaves and enters each row straight
             corners += [self._xy((a, middle)), self._xy((b, middle)), self._xy((b, t))]
             codes += [Path.CURVE4] * 3
