@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import CaffeKDError, ParseError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_UNFINISHED = ".unfinished"
+_LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_UNFINISHED))
+_tidied: set[Path] = set()  # the folders that were looked through
+
+
+def check_name(path: str | Path) -> None:
+    """Refuse a name that no file can have: the system's functions raise ValueError for it.
+
+    Raises:
+        ParseError: it holds a NUL character.
+    """
+    if "\0" in str(path):
+        raise ParseError("a file's name cannot hold a NUL character", repr(str(path))[1:-1])
 
 
 @contextmanager
@@ -19,6 +42,7 @@ def reading(path: str | Path) -> Iterator[int]:
     Raises:
         ParseError: the file is missing, a folder or device, or cannot be read.
     """
+    check_name(path)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -45,16 +69,122 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
 
 
 @contextmanager
+def unfinished(path: Path, as_folder: bool = False) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` where something is made; what is left goes at the end.
+
+    It is locked as long as its process lives. A process id in the name would not do: containers
+    that share a folder count their own. What killed processes have left in the folder is removed.
+
+    Args:
+        path: what is made.
+        as_folder: whether that is a folder.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    _remove_left_behind(path.parent)
+    temporary, lock = _make_locked(path, as_folder)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        os.close(lock)
+
+
+def _make_locked(path: Path, as_folder: bool) -> tuple[Path, int]:
+    """Make a temporary file or folder; return its path and the descriptor with the lock."""
+    prefix = f".{path.name[:50]}."
+    while True:
+        if as_folder:
+            name = tempfile.mkdtemp(_UNFINISHED, prefix, path.parent)
+            handle = os.open(name, os.O_RDONLY)
+        else:
+            handle, name = tempfile.mkstemp(_UNFINISHED, prefix, path.parent)
+        # Another process may have found it before it was locked, and taken it for left behind.
+        if lock(handle) is not False and os.path.lexists(name):
+            return Path(name), handle
+        os.close(handle)
+
+
+def lock(handle: int, shared: bool = False) -> bool | None:
+    """Lock an open file or folder; return whether that succeeded, None: there are no locks here."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return None
+    return True
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove what killed processes have left in a folder, the first time that we write there."""
+    if folder in _tidied or fcntl is None:
+        return
+    _tidied.add(folder)
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _LEFT_BEHIND.fullmatch(entry.name)]
+    for name in names:
+        with suppress(OSError):  # it is gone, or another user's
+            path = folder / name
+            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            try:
+                if lock(handle):
+                    _remove(path)
+            finally:
+                os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished file or folder so that a power cut leaves the old one or the new, whole.
+
+    The content goes to the disk before the name does: else a file may be there, and be empty.
+    """
+    if temporary.is_dir():
+        for file in temporary.iterdir():
+            _sync(file)
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return  # folders cannot be opened there
+    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not is_folder or error.errno != errno.EINVAL:  # some file systems have no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block succeeds.
 
-    A reader sees the old file or the new one, never a part; if the block fails, the old file stays
-    and the temporary one is removed. Where ``path`` is a link, the file it leads to is replaced.
+    A reader sees the old file or the new one, never a part, even after a power cut; if the block
+    fails, the old file stays and the temporary one is removed. Where ``path`` is a link, the file
+    it leads to is replaced.
 
     Raises:
         CaffeKDError: the folder cannot be written, the disk is full, or ``path`` is a folder or a
             device.
     """
+    check_name(path)
     named, path = path, Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
@@ -62,24 +192,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
             what = "a folder" if path.is_dir() else "a device or pipe"
             raise CaffeKDError(f"cannot be written: it is {what}", str(named))
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary
-        os.replace(temporary, path)
+        with unfinished(path) as temporary:
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary
+            put_in_place(temporary, path)
     except CaffeKDError as error:
-        if temporary is not None and error.where == str(temporary):  # nobody knows that name
+        if temporary is not None and error.where == str(temporary):  # which the user never named
             raise type(error)(error.message, str(named)) from None
         raise
     except OSError as error:
         reason = error.strerror or error
         raise CaffeKDError(f"cannot be written: {reason}", str(named)) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
@@ -90,10 +215,36 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
 
 
 def find(path: str, beside: str | Path | None) -> Path:
-    """Resolve a path of a prototxt: from the working directory, then beside the file naming it."""
+    """Resolve a path of a prototxt: from the working directory, then beside the file naming it.
+
+    Raises:
+        ParseError: it holds a NUL character.
+    """
+    check_name(path)
     # Not Path.exists: it fails on a name that is too long.
     if beside is not None and not os.path.exists(path):
         neighbour = Path(beside).parent / path
         if os.path.exists(neighbour):
             return neighbour
     return Path(path)
+
+
+def new_file(path: Path) -> Path:
+    """Make an empty file, ``path`` or where that is there already ``<stem>_2``, and so on.
+
+    Raises:
+        CaffeKDError: the folder cannot be written.
+    """
+    check_name(path)
+    names = itertools.chain(
+        [path], (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(2))
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with suppress(FileExistsError):
+                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                return name
+    except OSError as error:
+        raise CaffeKDError(f"cannot be written: {error.strerror}", str(path)) from None
+    raise AssertionError("the numbers have no end")

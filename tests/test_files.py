@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from caffe_kd.errors import CaffeKDError, ParseError
-from caffe_kd.files import find, read_bytes, replacing, write_atomically
+from caffe_kd.files import find, new_file, read_bytes, replacing, write_atomically
 
 as_root = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -155,3 +157,97 @@ def test_failure_inside_names_the_file_and_not_the_temporary_one(tmp_path):
 
 def test_name_that_is_too_long_is_not_found():
     assert find("x" * 5000, __file__) == Path("x" * 5000)
+
+
+# ---- what killed processes leave
+
+needs_locks = pytest.mark.skipif(os.name != "posix", reason="there are no locks on files here")
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from caffe_kd.files import replacing, unfinished
+with unfinished(Path("made"), as_folder=True) as folder, replacing("a") as temporary:
+    (folder / "part").write_bytes(b"half")
+    temporary.write_bytes(b"half")
+    print("writing", flush=True)
+    sys.stdin.read() if sys.argv[1:] else os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def writer(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a process that is within a write when this returns."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+@needs_locks
+def test_next_write_removes_what_a_killed_process_left_and_no_live_one_s(tmp_path):
+    with writer(tmp_path) as killed:
+        killed.communicate()
+    left = set(os.listdir(tmp_path))
+    assert len(left) == 2 and all(name.endswith(".unfinished") for name in left)
+    with writer(tmp_path, "wait") as live:
+        assert not left & set(os.listdir(tmp_path))
+        at_work = set(os.listdir(tmp_path))
+        write_atomically(tmp_path / "b", b"new")
+        assert set(os.listdir(tmp_path)) == {"b", *at_work}
+        live.communicate("")
+    assert set(os.listdir(tmp_path)) == {"a", "b"}
+    assert (tmp_path / "a").read_bytes() == b"half"
+
+
+@needs_locks
+def test_other_people_s_files_are_left_alone(tmp_path):
+    names = {".unfinished", "a.12345678.unfinished", ".a.1234.unfinished", ".a.12345678.part"}
+    for name in names:
+        (tmp_path / name).touch()
+    write_atomically(tmp_path / "b", b"")
+    assert set(os.listdir(tmp_path)) == names | {"b"}
+
+
+def test_longest_name_that_a_file_may_have_can_be_written(tmp_path):
+    path = tmp_path / ("ä" * 127)
+    write_atomically(path, b"abc")
+    assert path.read_bytes() == b"abc"
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(handle):
+        done.append(("sync", os.fstat(handle).st_ino))
+        fsync(handle)
+
+    def recorded_replace(source, target):
+        done.append(("rename", os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    write_atomically(tmp_path / "a", b"abc")
+    file, folder = ((tmp_path / name).stat().st_ino for name in ("a", "."))
+    assert done[:2] == [("sync", file), ("rename", file)]
+    assert done[2:] == ([] if os.name == "nt" else [("sync", folder)])
+
+
+def test_two_new_files_of_one_name_are_two(tmp_path):
+    paths = [new_file(tmp_path / "logs" / "run.log") for _ in range(3)]
+    assert [path.name for path in paths] == ["run.log", "run_2.log", "run_3.log"]
+    assert all(path.is_file() for path in paths)
+
+
+@pytest.mark.parametrize("use", [read_bytes, write_atomically, find])
+def test_name_with_a_nul_is_one_clear_error(tmp_path, use):
+    with pytest.raises(ParseError, match=r"a\\x00b: a file's name cannot hold a NUL character"):
+        use(f"{tmp_path}/a\0b", b"" if use is write_atomically else 100)

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
+from ..files import put_in_place, unfinished
 from .datum import DatumRecords
 
 # The layout on disk (64-bit, little-endian), after the page header of 16 bytes:
@@ -231,8 +231,8 @@ class LmdbWriter:
         self.count = 0
         self._path = path
         self._overwrite = overwrite
-        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
         self._portion: list[tuple[bytes, bytes]] = []
+        self._unfinished = ExitStack()
         self._database: Any = None
 
     def __enter__(self) -> LmdbWriter:
@@ -240,15 +240,12 @@ class LmdbWriter:
 
         if self._path.exists() and not self._overwrite:
             raise DataError("exists already and is not overwritten", str(self._path))
-        try:
-            with self._telling():
-                self._unfinished.mkdir(parents=True)
-                self._database = lmdb.open(
-                    str(self._unfinished), map_size=_FIRST_MAP_BYTES, sync=False
-                )
-        except DataError:
-            self._clear()
-            raise
+        with self._telling(), ExitStack() as stack:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = stack.enter_context(unfinished(self._path, as_folder=True))
+            self._database = lmdb.open(str(self._folder), map_size=_FIRST_MAP_BYTES, sync=False)
+            stack.callback(self._database.close)
+            self._unfinished = stack.pop_all()
         return self
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -259,17 +256,10 @@ class LmdbWriter:
             self._commit()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+        with self._unfinished:
             if kind is None:
                 self._commit()
                 self._finish()
-        finally:
-            self._database.close()
-            self._clear()
-
-    def _clear(self) -> None:
-        if self._unfinished.exists():
-            shutil.rmtree(self._unfinished)
 
     def _finish(self) -> None:
         """Give the database its name."""
@@ -278,10 +268,17 @@ class LmdbWriter:
         with self._telling():
             self._database.sync(True)
             self._database.close()
-            (self._unfinished / "lock.mdb").unlink(missing_ok=True)
-            if self._path.exists():
-                _remove(self._path)
-            self._unfinished.rename(self._path)
+            (self._folder / "lock.mdb").unlink(missing_ok=True)
+            umask = os.umask(0)
+            os.umask(umask)
+            self._folder.chmod(0o777 & ~umask)  # mkdtemp makes folders private
+            if not self._path.exists():
+                put_in_place(self._folder, self._path)
+                return
+            _check_replaceable(self._path)
+            with unfinished(self._path, as_folder=True) as before:
+                os.replace(self._path, before)  # removing it takes long: a kill would lose both
+                put_in_place(self._folder, self._path)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -316,8 +313,7 @@ class LmdbWriter:
                 raise DataError(f"the key {key!r} comes twice", str(self._path))
 
 
-def _remove(path: Path) -> None:
-    """Remove an earlier LMDB, and nothing that is something else."""
+def _check_replaceable(path: Path) -> None:
+    """Refuse to replace what is no LMDB."""
     if not path.is_dir() or {p.name for p in path.iterdir()} - {"data.mdb", "lock.mdb"}:
         raise DataError("is not replaced, because it holds more than an LMDB", str(path))
-    shutil.rmtree(path)

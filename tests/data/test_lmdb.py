@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -261,3 +264,24 @@ def test_write_of_impossible_records_is_an_error(
     with pytest.raises(DataError, match=message):
         write_lmdb(tmp_path / "db", records)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no locks on files here")
+@pytest.mark.parametrize("old", [False, True])
+def test_killed_conversion_does_not_stand_in_the_way_of_the_next(tmp_path: Path, old: bool) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    if old:  # written elsewhere, since a process looks through a folder once
+        write_lmdb(tmp_path / "db", [(b"a", datum(1))])
+        (tmp_path / "db").rename(folder / "db")
+    code = (
+        "import os, signal\nfrom pathlib import Path\nfrom caffe_kd.data.lmdb import LmdbWriter\n"
+        "with LmdbWriter(Path('db'), overwrite=True) as database:\n"
+        "    database.put(b'a', b'b')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment)
+    assert len(list(folder.iterdir())) == 1 + old  # else it was not killed in the middle
+    write_lmdb(folder / "db", [(b"a", datum(2))], overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["db"]
+    assert LmdbRecords(folder / "db").read(0)[1] == 2
