@@ -154,9 +154,12 @@ def into_folder(plan: Plan, folder: Path) -> None:
     plan.solver.snapshot_prefix = str(folder / Path(plan.solver.snapshot_prefix).name)
 
 
-def log_path(plan: Plan) -> Path:
-    """Return where the run's log goes: beside its snapshots, with the time of its start."""
-    return Path(f"{plan.solver.snapshot_prefix}_{time.strftime('%Y%m%d-%H%M%S')}.log")
+def new_log(plan: Plan) -> Path:
+    """Make the run's log beside its snapshots, with the time of its start; of no two runs one."""
+    from ..files import new_file
+
+    start = time.strftime("%Y%m%d-%H%M%S")
+    return new_file(Path(f"{plan.solver.snapshot_prefix}_{start}.log"))
 
 
 def _log_asked_for(file: str | None, folder: str | None) -> Path | None:
@@ -204,7 +207,7 @@ def train(
     if plan.solver.HasField("solver_mode"):
         wants_gpu = plan.solver.solver_mode == pb.SolverParameter.GPU
     device, told = common.choose_device(gpu, wants_gpu, plan.solver.device_id)
-    path = log or log_path(plan)
+    path = log or new_log(plan)
     with Log(path, progress=progress) as lines, SignalActions(*map(Action, effects)) as signals:
         lines.info(f"Log file: {path}")
         lines.info(told)
