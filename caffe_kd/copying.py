@@ -107,20 +107,23 @@ def load_for_use(net: Net, paths: Iterable[str], log: Log, needed: bool = True) 
 def copy_into(layer: Layer, owned: Collection[int], weights: LayerWeights, source: str) -> None:
     """Copy weights into a layer's blobs.
 
+    A layer of the file must have as many blobs as the net's, none included: only a layer that the
+    file lacks keeps what it starts from.
+
     A blob with a legacy shape of 4 axes (num, channels, height, width) fits a blob whose shape
     it equals after leading axes of extent 1 are dropped.
 
     Args:
         layer: the layer.
-        owned: which of its blobs no other layer owns. Only the others may be missing: HDF5 files
-            hold them at the owner alone.
+        owned: which of its blobs no other layer owns. HDF5 files may lack the others, which they
+            hold at the owner alone.
         weights: what the file has.
         source: the file, for messages.
 
     Raises:
         WeightsError: the blobs differ in number or shape.
 
-    Source: Caffe's Net::CopyTrainedLayersFrom.
+    Source: Caffe's Net::CopyTrainedLayersFromBinaryProto and CopyTrainedLayersFromHDF5.
     """
     blobs = layer.blobs
     values = _values_for(layer, owned, weights, source)
@@ -134,14 +137,14 @@ def _values_for(
 ) -> Sequence[np.ndarray | None]:
     """Return the file's blobs of a layer, checked to be as many as the layer has."""
     values = list(weights.blobs)
-    missing = set(owned).difference(i for i, value in enumerate(values) if value is not None)
-    # A layer without any blobs in the file, such as a Split, matches nothing.
-    if values and (missing or len(values) > len(layer.blobs)):
+    needed = set(owned) if weights.owned_only else set(range(len(layer.blobs)))
+    missing = needed.difference(i for i, value in enumerate(values) if value is not None)
+    if missing or len(values) > len(layer.blobs):
         _misfit(
             layer,
             source,
             f"Incompatible number of blobs: {len(values)} in the file, "
-            f"{len(layer.blobs)} in the net",
+            f"{len(layer.blobs)} in the net. To keep what the layer starts from, rename it",
         )
     return values
 

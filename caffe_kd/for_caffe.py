@@ -58,7 +58,8 @@ _INSTEAD = {
 def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]]:
     """Return the teachers' weights by the names that their layers have in a composed net.
 
-    With them are those of the student's layers that start from a teacher's.
+    With them are those of the student's layers that start from a teacher's. No other layer is
+    there, since BVLC Caffe refuses a file with a layer of the net's that lacks its blobs.
 
     Raises:
         WeightsError: the file of a teacher lacks a layer that has parameters.
@@ -69,7 +70,7 @@ def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]
     weights = {}
     for layer in net.layer:
         of = given.get(layer.name)
-        if of is not None:
+        if of is not None and of.blobs:
             weights[layer.name] = [_in_own_axes(layer.type, i, of) for i in range(len(of.blobs))]
         if layer.name.partition("/")[0] in plan.frozen_names and layer.type in _WITH_BLOBS:
             if not weights.get(layer.name):
@@ -79,6 +80,13 @@ def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]
                     layer.source_line or None,
                 )
     return weights
+
+
+def layers_with(net: Any, weights: Collection[str]) -> Any:
+    """Return a net with those of its layers alone that have weights, for a file of them."""
+    kept = pb.NetParameter(name=net.name)
+    kept.layer.extend(layer for layer in net.layer if layer.name in weights)
+    return kept
 
 
 def _in_own_axes(kind: str, index: int, weights: LayerWeights) -> np.ndarray | None:

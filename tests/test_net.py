@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -333,6 +335,7 @@ def test_legacy_shapes_are_aligned_to_the_right():
         (([[1, 2, 3]],), False, "Incompatible number of blobs: 1 in the file, 2 in the net"),
         (([[1, 2, 3]], [0], [0]), False, "Incompatible number of blobs: 3 in the file"),
         ((None, [0]), False, "Incompatible number of blobs"),
+        ((), False, "Incompatible number of blobs: 0 in the file, 2 in the net"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(values, legacy, words):
@@ -344,8 +347,16 @@ def test_weights_that_do_not_fit_are_refused(values, legacy, words):
 
 def test_blob_another_layer_owns_may_be_missing():
     net = make_net(shared("", ""))
-    net.copy_weights(weights_of(None, [1, 2, 3], name="f1"), "w.h5")
+    weights = weights_of(None, [1, 2, 3], name="f1")
+    with pytest.raises(WeightsError, match="Incompatible number of blobs"):
+        net.copy_weights(weights, "w.caffemodel")  # Caffe writes shared blobs at every layer
+    net.copy_weights([replace(w, owned_only=True) for w in weights], "w.h5")
     assert net.weights()["f1"][1].tolist() == [1, 2, 3]
+
+
+def test_layer_of_the_file_without_blobs_fits_one_without_blobs():
+    net = make_net(X + ip("f", "x0", "y", 1) + relu("r", "y", "z"))
+    assert net.copy_weights(weights_of(name="r"), "w.caffemodel") == []
 
 
 def test_shared_weights_follow_the_other_net():

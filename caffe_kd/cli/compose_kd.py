@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import CaffeKDError, UsageError
 from . import common
 
 DESCRIPTION = """Prints, as prototxt, the net a solver would train: the student's layers, the
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         teacher_weights=arguments.teacher_weights,
         temperature=arguments.temperature,
         alpha=arguments.alpha,
+        count_blobs=None if arguments.weights_output else _count_blobs,
     )
     plan = read_plan(arguments.solver, overrides)
     net = plan.composed
@@ -75,6 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _count_blobs(net: Any, missing: CaffeKDError) -> Mapping[str, int]:
+    """Warn that a teacher's weights are missing, which only its parameters' number asks for."""
+    from ..doctor.reading import blob_counts
+
+    print(f"compose_kd: warning: {missing}", file=sys.stderr)
+    return blob_counts(net)
+
+
 def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
     """Return the net for the original; write the weights for it, and tell how to go on."""
     from .. import for_caffe
@@ -83,7 +92,7 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
     net = for_caffe.net_for_caffe(net, plan.means)
     weights = for_caffe.weights_for_caffe(plan, net)
     if arguments.weights_output:
-        write_weights(arguments.weights_output, net, weights)
+        write_weights(arguments.weights_output, for_caffe.layers_with(net, weights), weights)
         print(f"wrote {arguments.weights_output}", file=sys.stderr)
     lacks = ", ".join(for_caffe.settings_to_leave_out(plan.solver))
     how_to = _HOW_TO.format(

@@ -15,11 +15,17 @@ from .view import Node, View
 
 def _pairs(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
     """Yield each layer of the files that has blobs, with the node of its name."""
+    for path, weights, node in _layers(view):
+        if any(blob is not None for blob in weights.blobs):
+            yield path, weights, node
+
+
+def _layers(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
+    """Yield each layer of the files, with the node of its name."""
     nodes = {node.proto.name: node for node in reversed(view.nodes)}
     for path, layers in view.weights:
         for weights in layers:
-            if any(blob is not None for blob in weights.blobs):
-                yield path, weights, nodes.get(weights.name)
+            yield path, weights, nodes.get(weights.name)
 
 
 @net_check(
@@ -31,7 +37,7 @@ def _pairs(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
 def weights_do_not_fit(view: View) -> Hits:
     """A layer of the file whose blobs differ from the net's in number or shape."""
     net = view.survey.net
-    for path, weights, node in _pairs(view):
+    for path, weights, node in _layers(view):
         if net is None or node is None or node.step is None:
             continue
         try:

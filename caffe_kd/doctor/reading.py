@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def _read_solver(case: Case, loaded: Weights, wishes: Wishes) -> None:
             case.missing.append(f"the weights '{path}'")
     for teacher in plan.teachers:
         prefix = f"{teacher.name}/"
-        renamed = [LayerWeights(prefix + w.name, w.type, w.blobs, w.legacy) for w in teacher.layers]
+        renamed = [replace(w, name=prefix + w.name) for w in teacher.layers]
         start.append((str(teacher.path), renamed))
     names = plan.frozen_names
     for phase, nets in ((pb.TRAIN, [plan.train]), (pb.TEST, plan.tests)):
@@ -220,7 +220,7 @@ def _look_without_plan(case: Case, loaded: Weights, wishes: Wishes) -> None:
     try:
         net = case.student = _student(case, path)
         case.teachers = _teachers(case, case.upgrades)
-        teachers = [Teacher(name, own, _blob_counts(own)) for name, own in case.teachers]
+        teachers = [Teacher(name, own, blob_counts(own)) for name, own in case.teachers]
         parts = [net, *_distiller(case)]
         if teachers:
             parts, _ = bundle.name_soft_targets(parts, teachers[0].name)
@@ -291,7 +291,7 @@ def _distiller(case: Case) -> list[Any]:
     return [upgrade_net(bundle.read(file).net("distiller"), str(file), case.upgrades)]
 
 
-def _blob_counts(net: Any) -> dict[str, int]:
+def blob_counts(net: Any) -> dict[str, int]:
     """Return how many parameters each layer of a net has, as far as it can be built."""
     param = filter_net(net, pb.NetState(phase=pb.TEST))
     found = survey(param, pb.TEST, None)

@@ -82,12 +82,14 @@ class LayerWeights:
             parameter of another layer, which holds it.
         legacy: per blob, whether its shape came as num, channels, height and width: four axes, the
             meaningful ones to the right (a bias of N values is 1 x 1 x 1 x N).
+        owned_only: whether blobs that another layer owns may be missing, as in HDF5.
     """
 
     name: str
     type: str
     blobs: list[Array | None]
     legacy: list[bool]
+    owned_only: bool = False
 
 
 @dataclass
@@ -130,7 +132,7 @@ def read_weights(path: str | Path) -> list[LayerWeights]:
         from . import hdf5  # only then: h5py takes a while to load
 
         layers = hdf5.read_weights(path)
-        return [LayerWeights(name, "", blobs, [False] * len(blobs)) for name, blobs in layers]
+        return [LayerWeights(n, "", blobs, [False] * len(blobs), True) for n, blobs in layers]
     return _parsed(path, "a caffemodel", data, _weights)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def check_students_come_first(net: Net) -> None:
 
 def prefixed(name: str, layers: Iterable[LayerWeights]) -> list[LayerWeights]:
     """Return a file's weights for the layers of a teacher or student of that name."""
-    return [LayerWeights(f"{name}/{w.name}", w.type, w.blobs, w.legacy) for w in layers]
+    return [replace(w, name=f"{name}/{w.name}") for w in layers]
 
 
 def load_teachers(plan: Plan, nets: Sequence[Net], log: Log) -> None:
@@ -91,10 +92,10 @@ def load_teachers(plan: Plan, nets: Sequence[Net], log: Log) -> None:
         renamed = prefixed(teacher.name, teacher.layers)
         given = {w.name for w in renamed if w.blobs}
         for net in nets:
-            net.copy_weights(renamed, str(teacher.path))
             for layer in (step.layer for step in net.steps):
                 if layer.name.startswith(f"{teacher.name}/") and layer.blobs:
                     _check_given(layer, given, teacher)
+            net.copy_weights(renamed, str(teacher.path))
         log.info(f"Teacher '{teacher.name}': weights from {teacher.path}")
 
 
@@ -148,6 +149,4 @@ def _told(shapes: Sequence[Any]) -> str:
 
 
 def _copy(injection: Injection, net: Net) -> None:
-    weights = injection.weights
-    copy = LayerWeights(injection.to, weights.type, weights.blobs, weights.legacy)
-    net.copy_weights([copy], injection.source)
+    net.copy_weights([replace(injection.weights, name=injection.to)], injection.source)

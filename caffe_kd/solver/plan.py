@@ -16,7 +16,7 @@ from ..proto.compose import NO_DISTILLING_LOSS, Teacher, compose, override_disti
 from ..proto.filter import filter_net
 from ..proto.students import merge
 from ..proto.upgrade import Notes, upgrade_solver
-from .plan_teachers import Injection, TeacherReader, TeacherWeights
+from .plan_teachers import CountBlobs, Injection, TeacherReader, TeacherWeights
 from .reading import Reader, paths
 
 # The fields that say where the train net comes from, in the order the original asks for them.
@@ -41,7 +41,12 @@ class NetPlan:
 
 @dataclass
 class Overrides:
-    """What the command line says over the solver's prototxt."""
+    """What the command line says over the solver's prototxt.
+
+    ``count_blobs`` is for who only looks at the nets: given the net of a teacher whose weights are
+    missing, and why they are, it returns how many parameters each layer has. Without it they are
+    needed.
+    """
 
     weights: Sequence[str] = ()
     teacher_weights: str | None = None
@@ -50,6 +55,7 @@ class Overrides:
     max_iter: int | None = None
     level: int = 0
     stages: Sequence[str] = ()
+    count_blobs: CountBlobs | None = None
 
 
 @dataclass
@@ -126,7 +132,9 @@ class _Planner:
         train_net, train_file = self._train_net()
         distiller = self._distiller()
         weights = paths(self.overrides.weights)
-        teacher_reader = TeacherReader(self.reader, train_net, self.overrides.teacher_weights)
+        teacher_reader = TeacherReader(
+            self.reader, train_net, self.overrides.teacher_weights, self.overrides.count_blobs
+        )
         teachers = teacher_reader.read(weights)
         if teachers.nets:
             self.reader.note(f"-weights {w} goes to the student" for w in weights)

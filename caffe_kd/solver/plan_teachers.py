@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from ..proto.binary import LayerWeights, read_weights
 from ..proto.compose import Teacher
 from ..proto.onnx_file import read_ports
 from .reading import Reader
+
+CountBlobs = Callable[[Any, SolverError], Mapping[str, int]]
 
 
 @dataclass
@@ -57,12 +59,20 @@ class TeacherReader:
         reader: reads the solver's files.
         student: the net to train.
         override: a file of weights from the command line, for the only teacher.
+        count_blobs: stands in for weights that are missing; see ``plan.Overrides``.
     """
 
-    def __init__(self, reader: Reader, student: Any, override: str | None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        student: Any,
+        override: str | None,
+        count_blobs: CountBlobs | None = None,
+    ) -> None:
         self.reader = reader
         self.student = student
         self.override = override
+        self.count_blobs = count_blobs
 
     def read(self, weights: list[str]) -> Teachers:
         """Read the teachers; one that names no weights takes the first of the -weights left."""
@@ -91,9 +101,17 @@ class TeacherReader:
         return SolverError(fact, self.reader.where(name))
 
     def _add_trained(self, name: str, entry: Any, teachers: Teachers, weights: list[str]) -> None:
-        path = self._weights(name, entry, weights)
-        layers = read_weights(path)
         net, _ = self.reader.net(entry.net, "net", name, bundle.TEACHER)
+        try:
+            path = self._weights(name, entry, weights)
+        except SolverError as missing:
+            if self.count_blobs is None:
+                raise
+            path = Path(entry.weights)
+            found = self.count_blobs(net, missing)
+            layers = [LayerWeights(n, "", [None] * c, [False] * c) for n, c in found.items()]
+        else:
+            layers = read_weights(path)
         counts = {layer.name: len(layer.blobs) for layer in reversed(layers)}
         teachers.nets.append(Teacher(name, net, counts))
         teachers.weights.append(TeacherWeights(name, path, layers))

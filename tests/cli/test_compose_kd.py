@@ -117,11 +117,59 @@ def test_net_for_caffe_trains_as_the_composed_net(folder):
 
 def test_weights_for_caffe_are_the_teachers_under_their_new_names(folder):
     composed_for_caffe()
-    found = {w.name: w.blobs for w in read_weights("frozen.caffemodel") if w.blobs}
+    found = {w.name: w.blobs for w in read_weights("frozen.caffemodel")}
     assert set(found) == {"teacher/conv1", "teacher/bn1", "teacher/ip2"}
     for name, blobs in found.items():
         for blob, value in zip(blobs, folder[name.removeprefix("teacher/")], strict=True):
             np.testing.assert_array_equal(blob, value)
+
+
+@without_the_original
+def test_weights_for_caffe_bring_as_many_blobs_as_each_layer_of_the_net_has(folder):
+    """What Net::CopyTrainedLayersFrom of BVLC Caffe checks, from its rule."""
+    composed_for_caffe()
+    for phase in (pb.TRAIN, pb.TEST):
+        blobs = caffe.Net("net.prototxt", phase).params
+        layers = {step.layer.name for step in load_net("net.prototxt", phase).steps}
+        for source in read_weights("frozen.caffemodel"):
+            if source.name in layers:
+                shapes = [blob.data.shape for blob in blobs.get(source.name, ())]
+                assert [blob.shape for blob in source.blobs] == shapes
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["a file that is not there", "no file"])
+def test_net_is_printed_without_the_teachers_weights(folder, capsys, named):
+    assert compose_kd.main(["-solver", "solver.prototxt"]) == 0
+    whole = capsys.readouterr().out
+    assert compose_kd.main(FOR_CAFFE) == 0
+    whole_for_caffe = capsys.readouterr().out
+    Path("teacher.caffemodel").unlink()
+    if not named:
+        Path("solver.prototxt").write_text(
+            (SOLVER + RUN).replace('weights: "teacher.caffemodel"', "")
+        )
+    assert compose_kd.main(["-solver", "solver.prototxt"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == whole
+    (warning,) = printed.err.splitlines()
+    assert warning.startswith("compose_kd: warning: ") and "solver.prototxt:" in warning
+    assert compose_kd.main(FOR_CAFFE) == 0
+    assert capsys.readouterr().out == whole_for_caffe
+
+
+def test_weights_for_caffe_without_the_teachers_weights_is_an_error(folder, capsys):
+    Path("teacher.caffemodel").unlink()
+    error = refused(capsys, "-weights_output", "frozen.caffemodel")
+    assert "weights 'teacher.caffemodel': no such file" in error
+    assert not Path("frozen.caffemodel").exists()
+
+
+def test_net_is_printed_without_the_weights_that_a_layer_starts_from(folder, capsys):
+    Path("teacher.caffemodel").unlink()
+    Path("solver.prototxt").write_text(SOLVER + RUN + 'inject { layer: "ip2" freeze: true }')
+    assert compose_kd.main(["-solver", "solver.prototxt"]) == 0
+    net = text.parse(capsys.readouterr().out, pb.NetParameter())
+    assert {layer.name: layer.frozen for layer in net.layer}["ip2"]
 
 
 def test_net_for_caffe_has_frozen_teacher_and_python_losses(folder):

@@ -42,6 +42,7 @@ BN = ((3,), (3,), (1,))
 NEGATIVE = [np.zeros(3, np.float32), np.full(3, -1, np.float32), np.ones(1, np.float32)]
 CASES = [
     ("weights_do_not_fit", "error", "shape mismatch", {"ip": zeros((5, 9), (5,))}),
+    ("weights_do_not_fit", "error", "0 in the file, 2 in the net", {"ip": []}),
     ("weights_without_layer", "note", "no layer for the weights of 'more'", {"more": zeros((2,))}),
     (
         "weights_not_finite",
