@@ -356,7 +356,7 @@ def test_blob_another_layer_owns_may_be_missing():
 
 def test_layer_of_the_file_without_blobs_fits_one_without_blobs():
     net = make_net(X + ip("f", "x0", "y", 1) + relu("r", "y", "z"))
-    assert net.copy_weights(weights_of(name="r"), "w.caffemodel") == []
+    assert net.copy_weights(weights_of(name="r"), "w.caffemodel").unused == []
 
 
 def test_shared_weights_follow_the_other_net():
