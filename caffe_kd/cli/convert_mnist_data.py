@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +31,15 @@ def convert(images_path: Path, labels_path: Path, out: Path, overwrite: bool = F
     Raises:
         DataError: a file is missing or damaged, the counts differ, or ``out`` exists.
     """
-    from ..data.idx import read_pair
+    from ..data.idx import locate, read_pair
     from ..data.lmdb import write_lmdb
+    from ..data.stand_in import WHAT, is_stand_in
 
     if out.exists() and not overwrite:
         raise DataError("exists already; give -overwrite to replace it", str(out))
     images, labels = read_pair(images_path, labels_path)
+    if is_stand_in(locate(str(images_path))):
+        print(f"note: {images_path} is of {WHAT}", file=sys.stderr)
     print(f"A total of {len(images)} items.")
     print(f"Rows: {images.shape[1]} Cols: {images.shape[2]}")
     count = write_lmdb(out, _records(images, labels), overwrite)

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
         for note in notes.lines:
             log.info(note)
+        net.context.notify = log.info
         load_for_use(net, common.comma_list(arguments.weights), log)
         net.place(device, channels_last=False)
         if net.param.debug_info:

@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import write_atomically
 from .source import FolderLookup, MemoryRecords
+from .stand_in import is_stand_in
 
 IMAGES, LABELS = 0x00000803, 0x00000801
 _KINDS = {IMAGES: "images", LABELS: "labels"}
@@ -37,7 +38,7 @@ def open_idx(source: str, folder_lookup: FolderLookup) -> MemoryRecords:
     Raises:
         DataError: a file is missing or damaged, or the files differ in their number of records.
     """
-    images_path = _existing(source, folder_lookup)
+    images_path = locate(source, folder_lookup)
     labels_name, found = re.subn(r"images([-.])idx3", r"labels\1idx1", images_path.name)
     if not found:
         raise DataError(
@@ -45,17 +46,23 @@ def open_idx(source: str, folder_lookup: FolderLookup) -> MemoryRecords:
             f"Received: '{images_path.name}'. Expected: a name with 'images-idx3'.",
             str(images_path),
         )
-    labels_path = _existing(str(images_path.with_name(labels_name)), Path)
+    labels_path = locate(str(images_path.with_name(labels_name)), Path)
     images, labels = read_pair(images_path, labels_path)
     return MemoryRecords(images[:, None], labels, str(images_path))
 
 
-def _existing(source: str, folder_lookup: FolderLookup) -> Path:
-    """Return the path of ``source``, with or without ``.gz``, whichever exists."""
+def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:
+    """Return the path of ``source``, with or without ``.gz``, whichever exists.
+
+    Of two a file that stands in for MNIST comes second, whatever its name.
+
+    Raises:
+        DataError: neither exists.
+    """
     other = source[:-3] if source.endswith(".gz") else source + ".gz"
-    for candidate in (source, other):
-        if (path := folder_lookup(candidate)).is_file():
-            return path
+    paths = [path for name in (source, other) if (path := folder_lookup(name)).is_file()]
+    if paths:
+        return min(paths, key=is_stand_in)
     raise DataError(
         f"no such file, nor '{Path(other).name}'; get the digits with tools/get_mnist.py",
         str(folder_lookup(source)),
@@ -70,7 +77,7 @@ def read_pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndar
     Raises:
         DataError: a file is missing or damaged, or the files differ in their number of records.
     """
-    images_path, labels_path = (_existing(str(p), Path) for p in (images_path, labels_path))
+    images_path, labels_path = (locate(str(p)) for p in (images_path, labels_path))
     images, labels = read_idx(images_path, IMAGES), read_idx(labels_path, LABELS)
     if len(images) != len(labels):
         raise DataError(

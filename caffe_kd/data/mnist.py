@@ -17,7 +17,8 @@ import numpy as np
 
 from ..errors import CaffeKDError, DataError
 from ..files import replacing
-from .idx import IMAGES, LABELS, read_idx, write_idx
+from .idx import IMAGES, LABELS, locate, read_idx, write_idx
+from .stand_in import MARKER, WHAT, is_stand_in, mark
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -28,10 +29,7 @@ SEARCH_DIRS = (Path("data/mnist"), Path("../shared/data/mnist"))
 _PATIENCE_SECONDS = 4.0  # for a mirror to answer
 _TEST_DIGITS = 360  # of the 1797 small digits
 _SIDE, _DIGIT_SIDE = 28, 20  # as in MNIST: the digit fills 20 x 20 of 28 x 28
-_OTHER_FIGURES = (
-    "These are the 1797 small digits that ship with scikit-learn, not MNIST: "
-    "figures measured on them are not MNIST's."
-)
+_OTHER_FIGURES = f"These are {WHAT}: figures measured on them are not MNIST's."
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,7 @@ def get_mnist(
             return Digits("MNIST", folder)
     _check_holds_no_others(out_dir)
     if allow_download and any(_download(mirror, out_dir, say) for mirror in mirrors):
+        (out_dir / MARKER).unlink(missing_ok=True)
         say(f"MNIST downloaded to {out_dir}")
         return Digits("MNIST", out_dir)
     _make_digits(out_dir)
@@ -126,8 +125,7 @@ def _check_holds_no_others(folder: Path) -> None:
         return
     try:
         for file in FILES:
-            plain, packed = _candidates(folder, file)
-            read_idx(plain if plain.is_file() else packed, file.magic)
+            read_idx(locate(str(folder / file.name)), file.magic)
     except DataError:
         return  # one is missing or damaged
     raise DataError(
@@ -142,7 +140,7 @@ def copy_to(digits: Digits, folder: Path) -> Digits:
     if digits.folder.resolve() == folder.resolve():
         return digits
     for file in FILES:
-        source = next(path for path in _candidates(digits.folder, file) if path.is_file())
+        source = locate(str(digits.folder / file.name))
         with replacing(folder / source.name) as temporary:
             shutil.copyfile(source, temporary)
     return Digits(digits.kind, folder)
@@ -151,11 +149,12 @@ def copy_to(digits: Digits, folder: Path) -> Digits:
 def _is_complete(folder: Path, say: Callable[[str], None]) -> bool:
     """Tell whether a folder has all of MNIST; say so where it has some of it."""
     found = [path for file in FILES for path in _candidates(folder, file) if path.is_file()]
+    others = [path for path in found if not is_stand_in(path)]
     try:
         for file in FILES:
             _check(folder, file)
     except DataError as error:
-        if found and not _has_digits(folder):
+        if others:
             say(f"{folder} is not used: {error}")
         return False
     return True
@@ -167,8 +166,7 @@ def _candidates(folder: Path, file: _File) -> tuple[Path, Path]:
 
 def _check(folder: Path, file: _File) -> None:
     """Raise DataError unless a folder holds this file of MNIST, plain or compressed."""
-    plain, packed = _candidates(folder, file)
-    _check_values(plain if plain.is_file() else packed, file)
+    _check_values(locate(str(folder / file.name)), file)
 
 
 def _check_values(path: Path, file: _File) -> None:
@@ -248,8 +246,10 @@ def _open(url: str) -> Any:
 
 
 def _make_digits(folder: Path) -> None:
-    """Write scikit-learn's digits as the four IDX files, unless they are there."""
+    """Write scikit-learn's digits as the four IDX files, and mark them, unless they are there."""
+    paths = [folder / file.name for file in FILES]
     if _has_digits(folder):
+        mark(paths)
         return
     try:
         from sklearn.datasets import load_digits
@@ -268,6 +268,7 @@ def _make_digits(folder: Path) -> None:
         FILES, (images, labels, images, labels), (train, train, test, test), strict=True
     ):
         write_idx(folder / file.name, values[chosen])
+    mark(paths)
 
 
 def _has_digits(folder: Path) -> bool:

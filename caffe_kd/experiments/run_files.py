@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import examples
-from ..data.idx import LABELS, read_idx, read_pair
+from ..data.idx import LABELS, locate, read_idx, read_pair
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 
@@ -38,9 +38,7 @@ class Digits:
 
     def labels(self, part: str = "train") -> np.ndarray:
         """Return the labels of the training digits or of the test digits, ``t10k``."""
-        name = self.folder / f"{part}-labels-idx1-ubyte"
-        path = name if name.is_file() else name.with_name(name.name + ".gz")
-        return read_idx(path, LABELS)
+        return read_idx(locate(str(self.folder / f"{part}-labels-idx1-ubyte")), LABELS)
 
 
 def results_folder(experiment: str, kind: str, quick: bool) -> str:

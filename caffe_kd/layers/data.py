@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
 from ..data.source import MemoryRecords, into_memory, open_source
+from ..data.stand_in import WHAT, is_stand_in
 from .base import Shape, register
 from .records import ImageLayer, Indices
 
@@ -44,6 +46,8 @@ class Data(ImageLayer):
             self.records = into_memory(open_source(param, self.find, self._colour()))
             self.transform_as(first=0)
         self.seed()
+        if is_stand_in(Path(self.records.name)):
+            self.tell(f"layer '{self.name}': {self.records.name} is of {WHAT}")
         if self._colour() is not None and not self.records.encoded:
             self.tell(f"layer '{self.name}': force_color and force_gray only for encoded datum")
 

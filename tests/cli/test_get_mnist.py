@@ -22,7 +22,7 @@ def test_tool_works_from_a_checkout_and_tells_the_folder(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "digits: here"
     assert "not MNIST" in done.stdout
-    assert len(list((tmp_path / "here").iterdir())) == 4
+    assert len(list((tmp_path / "here").iterdir())) == 5
 
 
 @pytest.mark.parametrize("spelling", [["-dir=x"], ["--dir=x"], ["--dir", "x"]])
@@ -31,7 +31,7 @@ def test_flags_in_either_spelling(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*spelling, "--no_download"]) == 0
-    assert len(list((tmp_path / "x").iterdir())) == 4
+    assert len(list((tmp_path / "x").iterdir())) == 5
 
 
 def test_abbreviated_flag_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

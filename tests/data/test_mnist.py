@@ -1,23 +1,34 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from caffe_kd.data.idx import IMAGES, LABELS, read_idx, write_idx
+from caffe_kd.cli.train import main as train
+from caffe_kd.data.idx import IMAGES, LABELS, open_idx, read_idx, read_pair, write_idx
 from caffe_kd.data.mnist import FILES, Digits, get_mnist
+from caffe_kd.data.stand_in import MARKER, is_stand_in
 from caffe_kd.errors import CaffeKDError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 needs_mnist = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/mnist is absent")
+NET = f"""layer {{ name: "d" type: "Data" top: "data" top: "label"
+  data_param {{ source: "{FILES[0].name}" backend: IDX batch_size: 4 }} }}
+layer {{ name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param {{ num_output: 10 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }}
+"""
 NAMES = [file.name for file in FILES]
 
 
@@ -35,6 +46,11 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
+
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            # Who has seen that it is another file goes away before its end.
+            with contextlib.suppress(ConnectionError):
+                super().copyfile(source, outputfile)
 
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -120,7 +136,7 @@ def test_download_of_wrong_files_is_refused(tmp_path: Path, served: tuple[str, P
     assert digits.kind == "digits"
     assert "The download failed" in said
     assert "wrong checksum" in said
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(NAMES)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*NAMES, MARKER])
 
 
 def test_download_of_an_endless_file_stops(tmp_path: Path, served: tuple[str, Path]) -> None:
@@ -173,7 +189,7 @@ def test_without_mnist_the_small_digits_are_written(tmp_path: Path) -> None:
     digits, said = get(tmp_path, download=False)
     assert digits == Digits("digits", tmp_path)
     assert "figures measured on them are not MNIST's" in said
-    assert sorted(p.name for p in digits.folder.iterdir()) == sorted(NAMES)
+    assert sorted(p.name for p in digits.folder.iterdir()) == sorted([*NAMES, MARKER])
     train, test = (read_idx(digits.folder / NAMES[i], IMAGES) for i in (0, 2))
     train_labels, test_labels = (read_idx(digits.folder / NAMES[i], LABELS) for i in (1, 3))
     assert (train.shape, test.shape) == ((1437, 28, 28), (360, 28, 28))
@@ -205,6 +221,48 @@ def test_small_digits_are_made_once_and_again_where_damaged(tmp_path: Path) -> N
     (folder / NAMES[2]).write_bytes(contents[NAMES[2]][:5000])
     get(tmp_path, download=False)
     assert {name: (folder / name).read_bytes() for name in NAMES} == contents
+
+
+@needs_mnist
+def test_real_files_win_over_small_digits_that_were_there_before(tmp_path: Path) -> None:
+    get(tmp_path, download=False)
+    for name in NAMES:
+        assert is_stand_in(tmp_path / name)
+        shutil.copyfile(SHARED / f"{name}.gz", tmp_path / f"{name}.gz")
+    digits, said = get(tmp_path, download=False)
+    assert digits == Digits("MNIST", tmp_path)
+    assert f"MNIST found in {tmp_path}" in said
+    assert len(open_idx(str(tmp_path / NAMES[0]), Path)) == 60000
+    assert len(read_pair(tmp_path / NAMES[2], tmp_path / NAMES[3])[1]) == 10000
+
+
+@needs_mnist
+def test_real_files_in_place_of_small_digits_are_no_stand_ins(tmp_path: Path) -> None:
+    get(tmp_path, download=False)
+    write_idx(tmp_path / NAMES[1], read_idx(SHARED / f"{NAMES[1]}.gz", LABELS))
+    assert [is_stand_in(tmp_path / name) for name in NAMES] == [True, False, True, True]
+    with pytest.raises(DataError, match="which would be replaced"):
+        get(tmp_path, download=False)
+    with pytest.raises(DataError, match="images and labels differ in number"):
+        open_idx(str(tmp_path / NAMES[0]), Path)
+
+
+def test_training_on_small_digits_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    get(tmp_path, download=False)
+    Path("net.prototxt").write_text(NET)
+    Path("solver.prototxt").write_text(
+        'net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 2 snapshot_prefix: "s"'
+    )
+    assert train(["-solver", "solver.prototxt"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "scikit-learn" in line]
+    assert len(lines) == 1
+    assert f"layer 'd': {NAMES[0]} is of the 1797 small digits" in lines[0]
+    (tmp_path / MARKER).unlink()  # files of the user's own
+    assert train(["-solver", "solver.prototxt"]) == 0
+    assert "scikit-learn" not in capsys.readouterr().err
 
 
 def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
