@@ -28,6 +28,7 @@ setup(
         "onnx>=1.16",
         "onnxruntime>=1.18",
         "lmdb>=1.4",
+        "google-crc32c>=1.5",
         "h5py>=3.10",
         "safetensors>=0.4",
         "Pillow>=10",

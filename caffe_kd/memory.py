@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""How much memory there is, and how much of it reading a file may take."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+
+# Reading a file takes at most 4 times its length and 64 MB. Of these the values may take all but a
+# part, which is left to the library that unpacks them.
+MOST_GROWTH = 4
+ROOM_BYTES = 64 << 20
+_LIBRARY_BYTES = 16 << 20
 
 
 @cache
@@ -26,3 +32,19 @@ def machine_bytes() -> int | None:
         except (OSError, ValueError):  # not in a container, or "max"
             continue
     return min(sizes)
+
+
+def growth_problem(needed: int, file_bytes: int) -> str | None:
+    """Return what is wrong where a file's values take too much memory for its length, else None.
+
+    Args:
+        needed: bytes that the values take once they are read.
+        file_bytes: the file's length.
+    """
+    most = MOST_GROWTH * file_bytes + ROOM_BYTES - _LIBRARY_BYTES
+    if needed <= most:
+        return None
+    return (
+        f"its values would take {needed} bytes, where a file of {file_bytes} may grow to {most}: "
+        f"{MOST_GROWTH} times its length and {(ROOM_BYTES - _LIBRARY_BYTES) >> 20} MB"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import torch
 
 from ..errors import DataError, did_you_mean
 from ..files import find, read_bytes
+from ..proto.hdf5_sizes import dataset_problem
 
 _MOST_LIST_BYTES = 16 << 20
 _MOST_VALUES = 2**31 - 1  # Caffe counts the values of a blob in an int
-_MOST_EXPANSION = 1032  # of a compressed dataset: deflate cannot expand one byte to more
-_ALWAYS_FINE_BYTES = 64 << 20
+_MOST_KEPT_ITEM = 4  # bytes of a value that is kept as it is stored; what is longer is made float32
 
 
 class HDF5Rows:
@@ -89,7 +90,7 @@ class HDF5Rows:
         if self._loaded[0] != file:
             self._loaded = (-1, [])  # lets go of the last file before the next is read
             with _Opened(self._files[file]) as opened:
-                rows = [opened.dataset(top).astype(np.float32)[...] for top in self._tops]
+                rows = [_values(opened.dataset(top)) for top in self._tops]
             self._loaded = (file, rows)
         return self._loaded[1]
 
@@ -116,17 +117,26 @@ class HDF5Rows:
                 )
 
 
+def _values(dataset: Any) -> np.ndarray:
+    """Read a dataset; values of few bytes become float32 only batch by batch."""
+    is_kept = dataset.dtype.itemsize <= _MOST_KEPT_ITEM
+    return np.asarray((dataset if is_kept else dataset.astype(np.float32))[...])
+
+
 class _Opened:
     """An HDF5 file while it is open; errors of the library become ours."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
+        self._file_bytes = 0
+        self._bytes_taken = 0
 
     def __enter__(self) -> _Opened:
         import h5py
 
         if not Path(self._path).is_file():
             raise DataError(f"no such file. Looked from {Path.cwd()}", self._path)
+        self._file_bytes = Path(self._path).stat().st_size
         try:
             self._file = h5py.File(self._path, "r")
         except OSError as error:
@@ -135,7 +145,7 @@ class _Opened:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._file.close()
-        if isinstance(error, (OSError, RuntimeError, KeyError, ValueError)):
+        if isinstance(error, (OSError, RuntimeError, KeyError, ValueError, TypeError, zlib.error)):
             raise self._damaged(error) from error
 
     def _damaged(self, error: BaseException) -> DataError:
@@ -181,12 +191,15 @@ class _Opened:
                 f"Received: {dataset.dtype} {dataset.shape}.",
                 self._path,
             )
-        values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
-        stored = dataset.id.get_storage_size()
-        too_good = values * 4 > max(_ALWAYS_FINE_BYTES, stored * _MOST_EXPANSION)
-        if values > _MOST_VALUES or too_good:
+        values = math.prod(dataset.shape)
+        if values > _MOST_VALUES:
             raise DataError(
-                f"dataset '{top}' announces an absurd size. Received: {dataset.shape} with "
-                f"{stored} bytes stored. Expected: at most {_MOST_VALUES} values.",
+                f"dataset '{top}' announces an absurd size. Received: {dataset.shape}. Expected: "
+                f"at most {_MOST_VALUES} values.",
                 self._path,
             )
+        kept = min(dataset.dtype.itemsize, _MOST_KEPT_ITEM)
+        problem = dataset_problem(dataset, kept, self._file_bytes, self._bytes_taken)
+        if problem:
+            raise DataError(f"dataset '{top}' of shape {dataset.shape}: {problem}", self._path)
+        self._bytes_taken += values * kept

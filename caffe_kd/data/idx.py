@@ -12,20 +12,22 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from ..errors import DataError
 from ..files import write_atomically
+from ..memory import growth_problem
 from .source import FolderLookup, MemoryRecords
 from .stand_in import is_stand_in
 
 IMAGES, LABELS = 0x00000803, 0x00000801
 _KINDS = {IMAGES: "images", LABELS: "labels"}
 _LIMIT_BYTES = 2 << 30  # far above any MNIST-like set, far below what would exhaust a machine
-_GZIP_MOST = 1032  # deflate cannot expand one byte to more
 _CHUNK = 1 << 20
 
 
@@ -78,14 +80,14 @@ def read_pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndar
         DataError: a file is missing or damaged, or the files differ in their number of records.
     """
     images_path, labels_path = (locate(str(p)) for p in (images_path, labels_path))
-    images, labels = read_idx(images_path, IMAGES), read_idx(labels_path, LABELS)
-    if len(images) != len(labels):
-        raise DataError(
-            f"images and labels differ in number. Received: {len(images)} images, "
-            f"{len(labels)} labels in {labels_path}. Expected: one label for each image.",
-            str(images_path),
-        )
-    return images, labels
+    with _opened(images_path, IMAGES) as images, _opened(labels_path, LABELS) as labels:
+        if images.shape[0] != labels.shape[0]:  # before either takes memory
+            raise DataError(
+                f"images and labels differ in number. Received: {images.shape[0]} images, "
+                f"{labels.shape[0]} labels in {labels_path}. Expected: one label for each image.",
+                str(images_path),
+            )
+    return read_idx(images_path, IMAGES), read_idx(labels_path, LABELS)
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
@@ -100,17 +102,33 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
     Raises:
         DataError: the file is missing, truncated or damaged, or is another kind of file.
     """
+    with _opened(path, magic) as idx:
+        return _values(idx, path)
+
+
+class _Idx(NamedTuple):
+    """An open IDX file behind its header."""
+
+    file: BinaryIO
+    shape: tuple[int, ...]
+    is_packed: bool
+
+
+@contextmanager
+def _opened(path: Path, magic: int) -> Iterator[_Idx]:
+    """Open an IDX file and read its header; what goes wrong until it is closed names the file."""
     try:
         if path.exists() and not path.is_file():  # a pipe might never end, nor begin
             raise DataError("cannot be read: it is not an ordinary file", str(path))
         with path.open("rb") as file:
-            if file.read(2) != b"\x1f\x8b":
-                file.seek(0)
-                return _read(file, path, magic, file_bytes=path.stat().st_size)
+            is_packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
+            if not is_packed:
+                yield _Idx(file, _read_header(file, path, magic), is_packed)
+                return
             with gzip.open(file) as unpacked:
-                most = path.stat().st_size * _GZIP_MOST
-                return _read(cast(BinaryIO, unpacked), path, magic, file_bytes=None, most=most)
+                stream = cast(BinaryIO, unpacked)
+                yield _Idx(stream, _read_header(stream, path, magic), is_packed)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"the gzip file is truncated or damaged ({error}). Fetch it again, for MNIST with "
@@ -121,30 +139,30 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
         raise DataError(f"cannot be read: {error.strerror or error}", str(path)) from error
 
 
-def _read(
-    file: BinaryIO, path: Path, magic: int, file_bytes: int | None, most: int = _LIMIT_BYTES
-) -> np.ndarray:
-    """Read header and values; ``file_bytes`` is None where only an upper bound is known."""
-    shape = _read_header(file, path, magic)
+def _values(idx: _Idx, path: Path) -> np.ndarray:
+    """Read the values behind a header, whose sizes are checked first."""
+    shape, file_bytes = idx.shape, path.stat().st_size
     expected = math.prod(shape)
     header = 4 + 4 * len(shape)
-    if file_bytes is not None and file_bytes != header + expected:
+    if not idx.is_packed and file_bytes != header + expected:
         raise _wrong_size(path, shape, file_bytes - header)
-    if expected > min(most, _LIMIT_BYTES):
+    if expected > _LIMIT_BYTES:
         raise DataError(
             f"the header announces an absurd size. Received: {_product(shape)} bytes. Expected: "
-            f"at most {min(most, _LIMIT_BYTES)} for a file of {path.stat().st_size} bytes.",
+            f"at most {_LIMIT_BYTES}.",
             str(path),
         )
+    if problem := growth_problem(expected, file_bytes):
+        raise DataError(f"{problem}. 'gunzip' unpacks a file", str(path))
     values = np.empty(expected, np.uint8)
     filled = 0
     while filled < expected:
-        chunk = file.read(min(_CHUNK, expected - filled))
+        chunk = idx.file.read(min(_CHUNK, expected - filled))
         if not chunk:
             raise _wrong_size(path, shape, filled)
         values[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
         filled += len(chunk)
-    if file.read(1):  # also makes gzip compare its checksum
+    if idx.file.read(1):  # also makes gzip compare its checksum
         raise _wrong_size(path, shape, filled + 1, "or more ")
     return values.reshape(shape)
 

@@ -3,9 +3,8 @@
 The library writes into the folder even to read from it, and its Python bindings come as wheels for
 few versions of Python. The format is small and frozen: a manifest names the live tables (sorted
 keys and values in blocks) and the log of what is not in a table yet; each key bears the number of
-the write that put it there, and the newest counts. Checksums are not verified, as the original
-does not verify those of tables (LevelDB's default): in Python it would take about 50 ms a megabyte.
-Every offset is checked before it is followed, and nothing in the folder is changed.
+the write that put it there, and the newest counts. Every checksum is compared, which LevelDB leaves
+out by default, every offset is checked before it is followed, and nothing in the folder is changed.
 """
 
 from __future__ import annotations
@@ -13,15 +12,18 @@ from __future__ import annotations
 import re
 import struct
 from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
+import google_crc32c
 import numpy as np
 
 from ..errors import DataError
 from ..files import read_bytes
+from ..memory import growth_problem
 from .datum import DatumRecords
 from .snappy import decompress, decompressed_size, varint
 
@@ -32,11 +34,15 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _BATCH_HEADER = struct.Struct("<QI")  # number of its first write, count
 _FOOTER_BYTES, _MAGIC = 48, 0xDB4775248B80FB57
 _BLOCK_TRAILER = 5  # compression, checksum
+_CHECKSUM_MASK = 0xA282EAD8
 _STORED, _SNAPPY = 0, 1
 _IN_LOG = -1  # in place of a table's number
 _TAG_BYTES = 8  # after a key in a table: number of the write << 8 | kind
 _DELETED, _PUT = 0, 1
 _MOST_KEY_BYTES = 4096  # Caffe's tools write at most 256
+_ENTRY_BYTES = 300  # what a key costs here beside itself, wherever it is kept
+_KEPT_BLOCK_BYTES = 8 << 20
+_MOST_TABLES = 100_000  # of 2 MB each, mostly
 _MOST_LOG_BYTES = 1 << 30  # Caffe's tools let a log grow to 256 MB, plus the last thousand records
 _DAMAGE = (
     ValueError,
@@ -78,8 +84,7 @@ class LevelDbRecords(DatumRecords):
         database = _Database(path)
         self._batches = database.batches
         self._keys, self._places = database.newest()
-        # Records that follow each other share a block, or where tables overlap a few blocks.
-        self._block = lru_cache(maxsize=16)(partial(_load_block, database.tables))
+        self._block = _Blocks(database.tables)
         self.encoded = self._is_encoded()
 
     def __len__(self) -> int:
@@ -101,6 +106,30 @@ class LevelDbRecords(DatumRecords):
         return block[place.start : end]
 
 
+class _Blocks:
+    """The blocks read last, as many as a few MB hold, or one.
+
+    Records that follow each other share a block, or where tables overlap a few blocks.
+    """
+
+    def __init__(self, tables: dict[int, Path]) -> None:
+        self._tables = tables
+        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, table: int, at: int, size: int) -> bytes:
+        """Return the bytes of a block."""
+        block = self._kept.pop((table, at), None)
+        if block is None:
+            with self._tables[table].open("rb") as file:
+                block = _uncompressed(_read_block(file, at, size))
+            self._bytes += len(block)
+            while self._kept and self._bytes > _KEPT_BLOCK_BYTES:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        self._kept[table, at] = block
+        return block
+
+
 class _Database:
     """What the files of a LevelDB hold, and where.
 
@@ -114,6 +143,7 @@ class _Database:
         self._rows = array("q")  # the fields of one _Place after the other
         self._newest: dict[bytes, tuple[int, int]] = {}  # by key: its tag and its row
         self.batches: list[bytes] = []
+        self._key_bytes = self._file_bytes = 0
         version = self._guarded(self._manifest(), _Version)
         self.tables = {n: self._table_file(n, size) for n, size in version.tables.items()}
         for number, path in self.tables.items():
@@ -161,6 +191,7 @@ class _Database:
     def _read_table(self, number: int, path: Path) -> None:
         with path.open("rb") as file:
             size = file.seek(0, 2)
+            self._file_bytes += size
             file.seek(max(0, size - _FOOTER_BYTES))
             footer = file.read(_FOOTER_BYTES)
             if int.from_bytes(footer[-8:], "little") != _MAGIC:
@@ -179,6 +210,7 @@ class _Database:
                     self._add(key[:-_TAG_BYTES], tag, _Place(number, at, size, start, length))
 
     def _read_log(self, path: Path) -> None:
+        self._file_bytes += path.stat().st_size
         for batch in _log_records(read_bytes(path, _MOST_LOG_BYTES), whole=True):
             sequence, count = _BATCH_HEADER.unpack_from(batch)
             at = _BATCH_HEADER.size
@@ -198,6 +230,9 @@ class _Database:
     def _add(self, key: bytes, tag: int, place: _Place) -> None:
         if tag & 0xFF not in (_DELETED, _PUT) or len(key) > _MOST_KEY_BYTES:
             raise ValueError(f"a key of {len(key)} bytes and kind {tag & 0xFF}")
+        self._key_bytes += len(key) + _ENTRY_BYTES
+        if problem := growth_problem(self._key_bytes, self._file_bytes):
+            raise ValueError(f"it holds countless keys: {problem}")
         if tag >= self._newest.get(key, (0, 0))[0]:
             self._newest[key] = tag, len(self._rows) // len(place)
             self._rows.extend(place)
@@ -241,6 +276,8 @@ class _Version:
                     live.pop((level, number), None)
                     continue
                 live[level, number], at = varint(edit, at)
+                if len(live) > _MOST_TABLES:
+                    raise ValueError(f"it names more than {_MOST_TABLES} tables")
                 _, at = _string(edit, at)  # its first and last key
                 _, at = _string(edit, at)
             else:
@@ -277,14 +314,15 @@ def _log_records(data: bytes, whole: bool) -> Iterator[bytes]:
         whole: whether a record that is cut off at the end is an error; else it counts as never
             written, as in LevelDB.
     """
-    parts: list[bytes] = []
+    record = bytearray()
+    is_begun = False
     at = 0
     while at + _LOG_HEADER.size <= len(data):
         room = _CHUNK - at % _CHUNK
         if room < _LOG_HEADER.size:  # too little for a header is left over
             at += room
             continue
-        _, length, kind = _LOG_HEADER.unpack_from(data, at)
+        checksum, length, kind = _LOG_HEADER.unpack_from(data, at)
         if kind == 0 and length == 0:  # reserved and not written
             at += room
             continue
@@ -293,20 +331,24 @@ def _log_records(data: bytes, whole: bool) -> Iterator[bytes]:
             raise ValueError(f"a record of {length} bytes and kind {kind}")
         if at + length > len(data):
             break
-        if (kind in (_FULL, _FIRST)) == bool(parts):
+        if (kind in (_FULL, _FIRST)) == is_begun:
             raise ValueError("the parts of a record are not in order")
-        parts.append(data[at : at + length])
+        _check(data[at - 1 : at + length], checksum)  # of the kind too
+        record += data[at : at + length]
+        is_begun = kind in (_FIRST, _MIDDLE)
         at += length
-        if kind in (_FULL, _LAST):
-            yield b"".join(parts)
-            parts = []
-    if whole and (parts or at < len(data)):
+        if not is_begun:
+            yield bytes(record)
+            record.clear()
+    if whole and (is_begun or at < len(data)):
         raise IndexError("its last record is cut off")
 
 
-def _load_block(tables: dict[int, Path], table: int, at: int, size: int) -> bytes:
-    with tables[table].open("rb") as file:
-        return _uncompressed(_read_block(file, at, size))
+def _check(data: bytes, masked: int) -> None:
+    """Compare bytes with their checksum, which LevelDB keeps turned and shifted."""
+    checksum = google_crc32c.value(data)
+    if (checksum >> 15 | checksum << 17) + _CHECKSUM_MASK & 0xFFFFFFFF != masked:
+        raise ValueError("its checksum differs: some of its bytes are not what was written")
 
 
 def _read_block(file: BinaryIO, at: int, size: int) -> bytes:
@@ -314,7 +356,9 @@ def _read_block(file: BinaryIO, at: int, size: int) -> bytes:
     if at + size + _BLOCK_TRAILER > file.seek(0, 2):
         raise IndexError("a block lies outside the file")
     file.seek(at)
-    return file.read(size + 1)
+    stored = file.read(size + _BLOCK_TRAILER)
+    _check(stored[: size + 1], int.from_bytes(stored[size + 1 :], "little"))
+    return stored[: size + 1]
 
 
 def _uncompressed(block: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +21,13 @@ from numpy.typing import NDArray
 
 from ..errors import ParseError, WeightsError
 from ..files import replacing
+from .hdf5_sizes import dataset_problem
 
 Array = NDArray[np.float32]
 
 MAX_GROUPS = 100_000
 MAX_DEPTH = 100  # a layer's name with a slash is a group in a group
 MAX_BLOBS = 10_000  # of a layer, or in a history
-# Compressed data may grow when it is read, but a small file must not fill the memory.
-MAX_GROWTH = 20
-MIN_ALLOWED_BYTES = 1 << 30
 
 
 def read_weights(path: str | Path) -> list[tuple[str, list[Array | None]]]:
@@ -76,7 +75,8 @@ class _File:
     def __init__(self, path: str | Path) -> None:
         self._path = path
         self._groups_left = MAX_GROUPS
-        self._bytes_left = max(MIN_ALLOWED_BYTES, MAX_GROWTH * os.path.getsize(path))
+        self._file_bytes = os.path.getsize(path)
+        self._bytes_taken = 0
 
     def __enter__(self) -> _File:
         try:
@@ -90,7 +90,9 @@ class _File:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.root.close()
-        if isinstance(error, (OSError, RuntimeError, LookupError, ValueError, TypeError)):
+        if isinstance(
+            error, (OSError, RuntimeError, LookupError, ValueError, TypeError, zlib.error)
+        ):
             raise self.error(f"is a damaged HDF5 file: {error}") from None
 
     def error(self, message: str) -> ParseError:
@@ -136,9 +138,10 @@ class _File:
 
     def _floats(self, dataset: Any, name: str) -> Array:
         self._check(dataset, name, "f")
-        self._bytes_left -= 4 * math.prod(dataset.shape)
-        if self._bytes_left < 0:
-            raise self.error(f"'{name}' of shape {dataset.shape} is too large for this file")
+        problem = dataset_problem(dataset, 4, self._file_bytes, self._bytes_taken)
+        if problem:
+            raise self.error(f"'{name}' of shape {dataset.shape}: {problem}")
+        self._bytes_taken += 4 * math.prod(dataset.shape)
         with np.errstate(all="ignore"):
             return np.asarray(dataset.astype(np.float32)[()])
 

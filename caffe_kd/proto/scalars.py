@@ -71,20 +71,24 @@ class Scalars(Tokens):
         if len(token) > MAX_STRING:
             self.fail_at(line, f"a string of {len(token)} characters: at most {MAX_STRING}")
 
-        def unescape(match: re.Match[bytes]) -> bytes:
-            escape = match.group(1)
-            if escape[:1] == b"x" and len(escape) > 1:
-                return bytes([int(escape[1:], 16)])
-            if escape.isdigit():
-                return bytes([int(escape, 8) & 0xFF])
-            if escape not in _ESCAPED:
-                word = match.group().decode("utf-8", "replace")
-                self.fail_at(
-                    line, f"'{word}' in a string is no escape; for a backslash write '\\\\'"
-                )
-            return _ESCAPED[escape]
+        written = token[1:-1].encode("utf-8")
+        meant = bytearray()
+        end = 0
+        for match in _ESCAPE.finditer(written):
+            meant += written[end : match.start()] + self._unescaped(match, line)
+            end = match.end()
+        return bytes(meant + written[end:])
 
-        return _ESCAPE.sub(unescape, token[1:-1].encode("utf-8"))
+    def _unescaped(self, match: re.Match[bytes], line: int) -> bytes:
+        escape = match.group(1)
+        if escape[:1] == b"x" and len(escape) > 1:
+            return bytes([int(escape[1:], 16)])
+        if escape.isdigit():
+            return bytes([int(escape, 8) & 0xFF])
+        if escape not in _ESCAPED:
+            word = match.group().decode("utf-8", "replace")
+            self.fail_at(line, f"'{word}' in a string is no escape; for a backslash write '\\\\'")
+        return _ESCAPED[escape]
 
     @staticmethod
     def _number(kind: str, word: str) -> float | None:

@@ -17,15 +17,21 @@ from google.protobuf import text_encoding, text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from ..errors import ParseError, did_you_mean
-from ..files import read_bytes, write_atomically
+from ..files import read_bytes, reading, write_atomically
 from .dialects import rule_for, rule_for_word
 from .scalars import Scalars
 from .schema import FOREIGN
 
 Message = TypeVar("Message", bound=Any)
 
-MAX_BYTES = 64 << 20  # far above any net; a larger file is not prototxt
+MAX_BYTES = 8 << 20  # ten times the largest net in public
 MAX_DEPTH = 100  # blocks inside blocks, of a fork: those of the schema cannot go as deep
+
+# What the messages of a file may take, as far as a field or block of few letters makes much of it:
+# room for some ten thousand layers, beside what the file's own length allows.
+_ROOM_BYTES = 24 << 20
+_BLOCK_BYTES, _FIELD_BYTES, _ITEM_BYTES = 48, 8, 16  # of a block, each field it may have, a value
+_WORD_BYTES = 128  # of a fork's field or value, which is kept as text
 
 # A ForeignField as protobuf prints it.
 _FOREIGN_FIELD = re.compile(r'^( *)foreign \{\n *text: "((?:[^"\\]|\\.)*)"\n *\}\n', re.MULTILINE)
@@ -61,23 +67,31 @@ def read_several(path: str | Path, make: Callable[[], Message]) -> list[tuple[in
 
 
 def _decoded(path: str | Path) -> str:
-    data = read_bytes(path, MAX_BYTES)
+    data = _bytes(path)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # from Windows, by redirection
-        return _lines_as_unix(data.decode("utf-16", "replace"))
+        data = data.decode("utf-16", "replace").encode()
     if b"\0" in data[:4096]:
         raise ParseError(
             "is not a prototxt: it holds binary data. Weights (.caffemodel) are given with "
             "-weights",
             str(path),
         )
+    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
-        return _lines_as_unix(data.decode("utf-8-sig"))
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:  # comments in another encoding; the names of nets are ASCII
-        return _lines_as_unix(data.decode("latin-1"))
+        return data.decode("latin-1")
 
 
-def _lines_as_unix(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _bytes(path: str | Path) -> bytes:
+    with reading(path) as size:
+        if size > MAX_BYTES:
+            raise ParseError(
+                f"is no prototxt that is read: {size} bytes of text, where {MAX_BYTES} are the "
+                "most. A net's weights belong into a .caffemodel, given with -weights",
+                str(path),
+            )
+    return read_bytes(path, MAX_BYTES)
 
 
 def parse(text: str, message: Message, name: str = "<prototxt>", line: int = 1) -> Message:
@@ -146,6 +160,19 @@ def write(path: str | Path, message: Any) -> None:
 
 class _Parser(Scalars):
     """A recursive descent over the tokens of one file; no message of the schema holds itself."""
+
+    def __init__(self, text: str, name: str, line: int = 1) -> None:
+        super().__init__(text, name, line)
+        self._bytes_left = _ROOM_BYTES + len(text)
+
+    def _spend(self, count: int) -> None:
+        """Count memory that the messages take; a small file must not make much of it."""
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            self.fail(
+                "the blocks and values up to here take more memory than a net of any use: "
+                f"{_ROOM_BYTES >> 20} MB and the file's length are the most"
+            )
 
     def messages(self, make: Callable[[], Message]) -> list[tuple[int, Message]]:
         """Read the whole file as messages, each from a ``name`` to the next."""
@@ -233,6 +260,7 @@ class _Parser(Scalars):
 
     def _foreign(self, word: str, line: int, depth: int) -> list[str]:
         """Read a field whose type is unknown; return it as the lines that are written for it."""
+        self._spend(_WORD_BYTES)
         indent = "  " * depth
         colon = self.skip(":")
         if not self.skip("{", "<"):
@@ -261,6 +289,7 @@ class _Parser(Scalars):
             return self._foreign_scalar()
         values = []
         while not self.skip("]"):
+            self._spend(_WORD_BYTES)
             values.append(self._foreign_scalar())
             if not self.skip(",") and self.peek() != "]":
                 self.fail(f"',' or ']' was expected. Received: {self.peek()[:40]!r}")
@@ -291,8 +320,10 @@ class _Parser(Scalars):
     def _value(self, message: Any, field: FieldDescriptor, line: int) -> None:
         if field.message_type is not None:
             target = getattr(message, field.name)
+            self._spend(_BLOCK_BYTES + _FIELD_BYTES * len(field.message_type.fields))
             self._block(target.add() if field.is_repeated else target, field, line)
         elif field.is_repeated:
+            self._spend(_ITEM_BYTES)
             getattr(message, field.name).append(self.scalar(field))
         else:
             setattr(message, field.name, self.scalar(field))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -15,16 +16,18 @@ _TOKEN = re.compile(
     |(?P<newline>\n)
     |(?P<word>[A-Za-z_]\w*)
     |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?))
-    |(?P<string>"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*')
+    |(?P<quote>["'])
     |(?P<left_out>\.\.\.)
     |(?P<mark>[-{}<>\[\]:;,])
     |(?P<other>.)""",
     re.VERBOSE,
 )
+# Where a string may end; one pattern for a whole string would take 260 bytes for each escape.
+_IN_STRING = re.compile(r"""\\.|["'\n\\]""")
 
 
 class Tokens:
-    """A place among the tokens of a prototxt.
+    """A place among the tokens of a prototxt, which are cut off one by one as they are taken.
 
     Args:
         text: the prototxt.
@@ -34,16 +37,22 @@ class Tokens:
 
     def __init__(self, text: str, name: str, line: int = 1) -> None:
         self.name = name
-        self._tokens = list(self._tokenize(text, line))
-        self._next = 0
+        self._rest = self._tokenize(text, line)
+        self._ahead = deque([next(self._rest)])
+        self._taken: Token = ("end", "", line)
 
     def _tokenize(self, text: str, line: int) -> Iterator[Token]:
-        for match in _TOKEN.finditer(text):
+        at = 0
+        while match := _TOKEN.match(text, at):
+            at = match.end()
             kind = match.lastgroup
             if kind == "newline":
                 line += 1
+            elif kind == "quote":
+                at = self._end_of_string(text, match.start(), line)
+                yield "string", text[match.start() : at], line
             elif kind == "other":
-                self.fail_at(line, self._stray(match.group()))
+                self.fail_at(line, f"not a prototxt: unexpected character {match.group()!r}")
             elif kind == "left_out":
                 self.fail_at(
                     line, "'...' stands where layers were left out: write them here, then run again"
@@ -52,26 +61,30 @@ class Tokens:
                 yield kind or "", match.group(), line
         yield "end", "", line
 
-    @staticmethod
-    def _stray(character: str) -> str:
-        if character in "\"'":
-            return f"a string that begins with {character} does not end on its line"
-        return f"not a prototxt: unexpected character {character!r}"
+    def _end_of_string(self, text: str, start: int, line: int) -> int:
+        """Return the place behind the quote that closes a string."""
+        quote = text[start]
+        for match in _IN_STRING.finditer(text, start + 1):
+            if match.group() == quote:
+                return match.end()
+            if match.group() in ("\n", "\\"):
+                break
+        self.fail_at(line, f"a string that begins with {quote} does not end on its line")
 
     @property
     def kind(self) -> str:
         """What the next token is: word, number, string, mark or end."""
-        return self._tokens[self._next][0]
+        return self._ahead[0][0]
 
     @property
     def line(self) -> int:
         """The line of the next token."""
-        return self._tokens[self._next][2]
+        return self._ahead[0][2]
 
     @property
     def taken(self) -> Token:
         """The token taken last."""
-        return self._tokens[self._next - 1]
+        return self._taken
 
     def fail_at(self, line: int, message: str) -> NoReturn:
         """Fail at a line of the file."""
@@ -83,27 +96,32 @@ class Tokens:
 
     def peek(self) -> str:
         """Return the next token; at the end of the file it is empty."""
-        return self._tokens[self._next][1]
+        return self._ahead[0][1]
 
     def peek_behind(self, mark: str) -> str:
         """Return the next token, or if it is the mark the one behind it."""
-        behind = self._next + (self.peek() == mark)
-        return self._tokens[min(behind, len(self._tokens) - 1)][1]
+        if self.peek() != mark:
+            return self.peek()
+        if len(self._ahead) == 1:
+            self._ahead.append(next(self._rest))  # a mark is not the end, so one follows
+        return self._ahead[1][1]
 
     def take(self) -> Token:
         """Return the next token and move on; behind the end there is always another end."""
-        token = self._tokens[self._next]
+        token = self._ahead[0]
         if token[0] != "end":
-            self._next += 1
+            self._taken = self._ahead.popleft()
+            if not self._ahead:
+                self._ahead.append(next(self._rest))
         return token
 
     def put_back(self) -> None:
         """Make the token taken last the next one."""
-        self._next -= 1
+        self._ahead.appendleft(self._taken)
 
     def skip(self, *marks: str) -> bool:
-        """Move on if the next token is one of these marks, and say so."""
+        """Move on if the next token is one of these marks, and return whether it was."""
         if self.peek() in marks and self.kind == "mark":
-            self._next += 1
+            self.take()
             return True
         return False

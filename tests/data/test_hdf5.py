@@ -211,12 +211,12 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(
     with h5py.File(tmp_path / "0.h5", "w") as file:
         file.create_dataset("data", (rows, 1024), "u1", **options)
     assert (tmp_path / "0.h5").stat().st_size < 10_000
-    with pytest.raises(DataError, match="announces an absurd size"):
+    with pytest.raises(DataError, match="announces an absurd size|may grow to"):
         HDF5Rows(one_file(tmp_path), ["data"])
 
 
 def test_absurd_chunk_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "0.h5", "w") as file:
         file.create_dataset("data", (1,), "u1", chunks=(2**31,), maxshape=(None,))
-    with pytest.raises(DataError, match="announces an absurd size"):
+    with pytest.raises(DataError, match="announces an absurd size|may grow to"):
         HDF5Rows(one_file(tmp_path), ["data"])

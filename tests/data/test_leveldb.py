@@ -4,6 +4,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -25,8 +26,18 @@ def string(value: bytes) -> bytes:
     return varint(len(value)) + value
 
 
+def checksum(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def stored(block: bytes, compression: bytes = b"\0") -> bytes:
+    """Return a block as it lies in a table: with its compression and checksum."""
+    return block + compression + checksum(block + compression)
+
+
 def log_of(records: list[bytes]) -> bytes:
-    """Write records as LevelDB's logs hold them; its checksums are left out."""
+    """Write records as LevelDB's logs hold them."""
     out = b""
     for record in records:
         kind_of_part = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}
@@ -37,7 +48,8 @@ def log_of(records: list[bytes]) -> bytes:
                 out += bytes(room)
                 continue
             part, record = record[: room - 7], record[room - 7 :]
-            out += struct.pack("<IHB", 0, len(part), kind_of_part[first, not record]) + part
+            kind = bytes([kind_of_part[first, not record]])
+            out += checksum(kind + part) + struct.pack("<H", len(part)) + kind + part
             first = False
             if not record:
                 break
@@ -76,9 +88,8 @@ def table_of(*entries: tuple[bytes, int, int, bytes]) -> bytes:
     index_at = len(data) + 5
     index = block([(inner(entries[-1][0], 0, PUT), varint(0) + varint(len(data)))])
     footer = (varint(0) + varint(0) + varint(index_at) + varint(len(index))).ljust(40, b"\0")
-    trailer = bytes(5)
     magic = struct.pack("<Q", 0xDB4775248B80FB57)
-    return data + trailer + index + trailer + footer + magic
+    return stored(data) + stored(index) + footer + magic
 
 
 def database(
@@ -206,12 +217,29 @@ def test_blocks_named_twice_are_refused(tmp_path: Path) -> None:
     """Else a small file could announce more records than memory holds."""
     index_entry = b"\x00\x09\x02" + b"k" + struct.pack("<Q", PUT) + varint(0) + varint(30)
     data = b"\x00\x09\x0a" + b"k" + struct.pack("<Q", PUT) + bytes(10)
-    data += struct.pack("<II", 0, 1) + bytes(5)
+    data = stored(data + struct.pack("<II", 0, 1))
     index = index_entry * 1000 + struct.pack("<II", 0, 1)
     footer = (bytes(2) + varint(35) + varint(len(index))).ljust(40, b"\0")
-    table = data + index + bytes(5) + footer + struct.pack("<Q", 0xDB4775248B80FB57)
+    table = data + stored(index) + footer + struct.pack("<Q", 0xDB4775248B80FB57)
     with pytest.raises(DataError, match="blocks overlap"):
         LevelDbRecords(database(tmp_path / "db", tables={5: table}))
+
+
+@pytest.mark.parametrize("name", ["MANIFEST-000004", "000005.ldb"])
+def test_a_flipped_bit_shows_in_the_checksum(name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN / "raw_leveldb", tmp_path / "db")
+    whole = bytearray((folder / name).read_bytes())
+    whole[len(whole) * 3 // 4] ^= 1
+    (folder / name).write_bytes(whole)
+    with pytest.raises(DataError, match=rf"{name}: .*its checksum differs"):
+        LevelDbRecords(folder)
+
+
+def test_countless_small_keys_are_refused(tmp_path: Path) -> None:
+    keys = [(b"%06d" % number, b"") for number in range(200_000)]
+    log = log_of([batch(at + 1, *keys[at : at + 2000]) for at in range(0, len(keys), 2000)])
+    with pytest.raises(DataError, match=r"000003\.log: .*countless keys"):
+        LevelDbRecords(database(tmp_path / "db", log))
 
 
 @pytest.mark.parametrize("name", ["CURRENT", "MANIFEST-000004", "000005.ldb"])

@@ -216,7 +216,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
         blob = file.create_dataset("data/a/0", (4 << 30,), "f4", chunks=(1 << 20,), compression=9)
         blob[:1] = 1  # the other chunks are never written, but would be read as 16 GiB of zeros
 
-    with pytest.raises(ParseError, match=r"'a/0' of shape \(4294967296,\) is too large"):
+    with pytest.raises(ParseError, match=r"'a/0' of shape \(4294967296,\): .* may grow to"):
         binary.read_weights(made(tmp_path / "w.h5", build))
 
 
