@@ -24,6 +24,7 @@ COMMANDS = {
     "classify": "tell what an exported model sees in a picture",
     "make_deploy": "write the net that is deployed from the one that was trained",
     "merge_layers": "fold BatchNorm and Scale into the layers before them",
+    "refresh_statistics": "take the averages of batch normalisation once more, with fixed weights",
     "draw_net": "draw a net, or teacher and student side by side, as a picture",
     "compose_kd": "print the net that teacher, student and distiller make",
     "hinton_mnist": "reproduce the MNIST experiments of the distillation paper",

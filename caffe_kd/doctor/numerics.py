@@ -170,7 +170,7 @@ def few_values_for_statistics(view: View) -> Hits:
     for node in view.nodes:
         if node.step is None or node.type not in ("BatchNorm", "BN"):
             continue
-        if getattr(node.step.layer, "use_global", getattr(node.step.layer, "use_running", False)):
+        if getattr(node.step.layer, "stored", False):
             continue
         shape = node.step.bottom_shapes[0]
         values = math.prod(shape) // (shape[1] if len(shape) > 1 else 1)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Layer, Shape, register
+from .base import Shape, register
+from .batch_statistics import BatchStatistics
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
@@ -32,7 +33,7 @@ def normalize_batch(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @register("BatchNorm", param="batch_norm_param")
-class BatchNorm(Layer):
+class BatchNorm(BatchStatistics):
     """Subtract each channel's mean and divide by its standard deviation.
 
     ``y = (x - mean) / sqrt(var + eps)``. In TRAIN mean and (biased) variance are the batch's, m
@@ -68,7 +69,7 @@ class BatchNorm(Layer):
         if not param.eps > 0:
             self.fail("eps must be above 0", eps=param.eps)
         given = param.HasField("use_global_stats")
-        self.use_global = param.use_global_stats if given else not self.is_training
+        self.stored = param.use_global_stats if given else not self.is_training
         self.channels = shape[1] if len(shape) > 1 else 1
         for blob_shape in ((self.channels,), (self.channels,), (1,)):
             self.add_blob(blob_shape)
@@ -83,35 +84,52 @@ class BatchNorm(Layer):
 
     @property
     def per_record(self) -> bool:
-        return self.use_global
+        return self.stored
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if x.dim() == 1:
             return self.forward(x.unsqueeze(1)).squeeze(1)
         eps = self.param.eps
-        if self.use_global:
-            mean, var = self._global_stats()
+        if self.stored:
+            mean, var = self.kept()
             return F.batch_norm(x, mean, var, eps=eps)
         y, mean, var = normalize_batch(x, eps)
-        self._update(mean, var)
+        self.take_batch(mean, var)
         return y
 
-    def _global_stats(self) -> tuple[Tensor, Tensor]:
+    @property
+    def window(self) -> float:
+        fraction = self.param.moving_average_fraction
+        return 1 / (1 - fraction) if fraction < 1 else math.inf
+
+    @property
+    def eps(self) -> float:
+        return float(self.param.eps)
+
+    def kept(self) -> tuple[Tensor, Tensor]:
         mean, var, scale = self.blobs
         factor = torch.where(scale == 0, 0.0, scale.reciprocal())
         return mean * factor, var * factor
 
     @torch.no_grad()
-    def _update(self, mean: Tensor, var: Tensor) -> None:
+    def keep(self, mean: Tensor, var: Tensor, batches: int) -> None:
+        # As after so many forward passes, so that training goes on from them.
+        fraction = self.param.moving_average_fraction
+        scale = sum(fraction**i for i in range(batches))
+        for blob, value in zip(self.blobs, (mean * scale, var * scale, scale), strict=True):
+            blob.copy_(torch.as_tensor(value))
+
+    @torch.no_grad()
+    def follow(self, mean: Tensor, var: Tensor) -> None:
         blobs = self.blobs
         torch._foreach_mul_(blobs, self.param.moving_average_fraction)
         torch._foreach_add_(blobs[:2], [mean, var])
         blobs[2].add_(1)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
-        if len(graph.shape(bottoms[0])) == 1 or not self.use_global:
+        if len(graph.shape(bottoms[0])) == 1 or not self.stored:
             return super().onnx(graph, bottoms, tops)
-        mean, var = (s.detach().cpu().numpy() for s in self._global_stats())
+        mean, var = (s.detach().cpu().numpy() for s in self.kept())
         constants = {"scale": 1 + 0 * mean, "bias": 0 * mean, "mean": mean, "var": var}
         inputs = [graph.constant(value, name) for name, value in constants.items()]
         graph.node("BatchNormalization", [*bottoms, *inputs], tops, epsilon=self.param.eps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from ..errors import ExportError
 from ..proto import caffe_pb2 as pb
-from .base import Layer, Shape, Tops, register
+from .base import Shape, Tops, register
 from .batch_norm import normalize_batch
+from .batch_statistics import BatchStatistics
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
@@ -22,7 +24,7 @@ _SEGNET_EPS = 1e-9
 
 
 @register("BN", param="bn_param", tops=(1, 3), origin="yjxiong, PSPNet, SegNet")
-class BN(Layer):
+class BN(BatchStatistics):
     """Normalise each channel, multiply it by a learned factor and add a learned offset.
 
     ``y = slope (x - mean) / sqrt(var + eps) + bias``. Two families of forks share the name:
@@ -68,10 +70,10 @@ class BN(Layer):
         if len(self.proto.top) > 1 and (not self.is_segnet or self.is_affine):
             self.fail("takes 1 top blob(s); only SegNet's LEARN has more", tops=len(self.proto.top))
         if self.is_segnet:
-            self.use_running = False
+            self.stored = False
             self._add_blobs(param.scale_filler, param.shift_filler)
         else:
-            self.use_running = param.frozen or not self.is_training
+            self.stored = param.frozen or not self.is_training
             self._setup_running()
 
     def _add_blobs(self, *fillers: object) -> None:
@@ -98,10 +100,10 @@ class BN(Layer):
 
     @property
     def per_record(self) -> bool:
-        return self.use_running or self.is_affine
+        return self.stored or self.is_affine
 
     def forward(self, x: Tensor) -> Tops:  # type: ignore[override]
-        if self.use_running:
+        if self.stored:
             slope, bias, mean, var = (blob.flatten() for blob in self.blobs)
             return F.batch_norm(x, mean, var, slope, bias, eps=self.param.eps)
         slope, bias = (b.reshape(-1, *[1] * (x.dim() - 2)) for b in self.blobs[:2])
@@ -112,12 +114,33 @@ class BN(Layer):
         var = var * ((values - 1) / values)
         y = y * slope + bias
         if not self.is_segnet:
-            self._update(mean, var)
+            self.take_batch(mean, var)
         tops = (y, mean.reshape(1, -1, 1, 1), var.reshape(1, -1, 1, 1))[: len(self.proto.top)]
         return tops if len(tops) > 1 else y
 
+    @property
+    def follows(self) -> bool:
+        return not (self.stored or self.is_segnet)
+
+    @property
+    def window(self) -> float:
+        return 1 / (1 - self.param.momentum) if self.param.momentum < 1 else math.inf
+
+    @property
+    def eps(self) -> float:
+        return float(self.param.eps)
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        mean, var = (blob.detach().flatten() for blob in self.blobs[2:])
+        return mean, var
+
     @torch.no_grad()
-    def _update(self, mean: Tensor, var: Tensor) -> None:
+    def keep(self, mean: Tensor, var: Tensor, batches: int) -> None:
+        for blob, value in zip(self.blobs[2:], (mean, var), strict=True):
+            blob.copy_(value.reshape(blob.shape))
+
+    @torch.no_grad()
+    def follow(self, mean: Tensor, var: Tensor) -> None:
         share = 1 - self.param.momentum
         for blob, value in zip(self.blobs[2:], (mean, var), strict=True):
             blob.lerp_(value.reshape(blob.shape), share)
@@ -131,7 +154,7 @@ class BN(Layer):
             graph.node("Mul", [bottoms[0], scale], [scaled])
             graph.node("Add", [scaled, shift], tops)
             return
-        if not self.use_running:
+        if not self.stored:
             raise ExportError(
                 f"layer '{self.name}' (BN): bn_mode: LEARN takes the statistics of the batch, so "
                 "that a record's answer depends on the others. Put the statistics into scale and "

@@ -101,7 +101,7 @@ def _inner_product(step: Step, bottoms: list[str]) -> Code:
 def _batch_norm(step: Step, bottoms: list[str]) -> Code:
     layer = layer_of(step)
     momentum = 1 - float(number(layer.param.moving_average_fraction))
-    if not layer.use_global:
+    if not layer.stored:
         return _normalized(step, bottoms[0], layer.param.eps, None, affine=False)
     mean, var, scale = layer.blobs
     factor = 0.0 if scale.item() == 0 else 1 / scale
@@ -126,7 +126,7 @@ def _bn(step: Step, bottoms: list[str]) -> Code:
         return _scaled(bottoms[0], weights)
     names: Sequence[str] = ("weight", "bias", "running_mean", "running_var")
     weights = {n: values_of(b.flatten()) for n, b in zip(names, layer.blobs, strict=False)}
-    if layer.use_running:
+    if layer.stored:
         weights["num_batches_tracked"] = torch.tensor(0)
         momentum = 1 - float(number(layer.param.momentum))
         code = _normalized(step, bottoms[0], layer.param.eps, momentum, affine=True)

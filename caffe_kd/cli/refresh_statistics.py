@@ -1,0 +1,70 @@
+"""``refresh_statistics``: takes the averages that batch normalisation keeps once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import UsageError
+from . import common
+
+DESCRIPTION = """Runs batches of the net's TRAIN data through it with fixed weights and keeps the
+averages of their means and variances in each BatchNorm and BN, in place of those of the training,
+in which the weights still moved. Prints how far the old ones were off. With -test_iterations the
+test data is run before and after."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("refresh_statistics", DESCRIPTION)
+    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    common.flag(parser, "output", required=True, metavar="FILE", help="the file to write")
+    common.flag(parser, "iterations", type=common.int32, default=100, help="batches (default: 100)")
+    common.flag(
+        parser,
+        "test_iterations",
+        type=common.int32,
+        default=0,
+        help="batches of test data to run before and after (default: 0)",
+    )
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
+    common.state_flags(parser)
+    common.user_code_flags(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.iterations < 1 or arguments.test_iterations < 0:
+        raise UsageError(
+            "-iterations must be at least 1 and -test_iterations 0. Received: "
+            f"{arguments.iterations} and {arguments.test_iterations}"
+        )
+    common.load_layer_modules(arguments.layers)
+    from ..copying import load_for_use
+    from ..log import Log
+    from ..net import load_net
+    from ..proto import caffe_pb2 as pb
+    from ..proto.binary import write_weights, write_weights_hdf5
+    from ..statistics import refresh
+    from .test import score
+
+    device, lines = common.choose_one_device(arguments.gpu)
+    stages = common.comma_list(arguments.stage)
+    with Log() as log:
+        log.info("\n".join(lines))
+        phases = [pb.TRAIN, pb.TEST] if arguments.test_iterations else [pb.TRAIN]
+        net, *tests = (load_net(arguments.model, p, arguments.level, stages) for p in phases)
+        load_for_use(net, [arguments.weights], log)
+        net.place(device, channels_last=False)
+        for test in tests:
+            test.place(device, channels_last=False)
+            test.share_weights(net)
+            log.info("Test data with the statistics of the training:")
+            score(test, arguments.test_iterations, log)
+        for change in refresh(net, arguments.iterations):
+            log.info(str(change))
+        for test in tests:
+            log.info(f"Test data with the statistics of {arguments.iterations} batches:")
+            score(test, arguments.test_iterations, log)
+        write = write_weights_hdf5 if arguments.output.endswith(".h5") else write_weights
+        write(arguments.output, net.param, net.weights())
+        log.info(f"wrote {arguments.output}")
+    return 0

@@ -1,0 +1,158 @@
+"""Batch normalisation's kept statistics: how far they are from the net's own, and their renewal.
+
+In TRAIN a BatchNorm divides by its batch, in TEST by averages that it has kept on the way, over
+about 1 / (1 - moving_average_fraction) batches, in which the weights moved. In a short training, or
+where the rate falls steeply, the averages are those of another net, and a good net tests badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import NetError
+from .layers.batch_statistics import BatchStatistics, Totals
+from .net import Net, Step
+
+
+@dataclass
+class Change:
+    """A layer's kept statistics beside those that its net has with the weights as they are.
+
+    Attributes:
+        layer: the layer.
+        kept: mean and variance of each channel as kept before.
+        now: their averages over batches that were run with fixed weights.
+    """
+
+    layer: BatchStatistics
+    kept: tuple[Tensor, Tensor]
+    now: tuple[Tensor, Tensor]
+
+    @property
+    def shift(self) -> float:
+        """The median over the channels of how far the mean is off, in standard deviations."""
+        (before, _), (mean, var) = self.kept, self.now
+        return float(((before - mean).abs() / (var + self.layer.eps).sqrt()).median())
+
+    @property
+    def ratio(self) -> float:
+        """The median over the channels of the kept variance, divided by that of now."""
+        eps = self.layer.eps
+        return float(((self.kept[1] + eps) / (self.now[1] + eps)).median())
+
+    def __str__(self) -> str:
+        """Describe it in words."""
+        return (
+            f"layer '{self.layer.name}' ({self.layer.type}): the kept variance was "
+            f"{self.ratio:.3g} times that of now, the mean off by {self.shift:.3g} standard "
+            "deviations (medians over the channels)"
+        )
+
+
+def following(net: Net) -> list[BatchStatistics]:
+    """Return the layers that normalise by each batch and keep averages of them for TEST."""
+    layers = [step.layer for step in net.steps]
+    return [x for x in layers if isinstance(x, BatchStatistics) and x.follows]
+
+
+def measure(net: Net, iterations: int) -> list[Change]:
+    """Run batches of a TRAIN net's data with fixed weights; return what its layers see in them.
+
+    The net is left as it was: kept statistics, blobs, the place in the data, random numbers.
+
+    Raises:
+        NetError: its data comes from a Python layer, which cannot be put back.
+    """
+    layers = following(net)
+    steps = _leading_to(net, layers)
+    for step in steps:
+        if step.layer.type == "Python" and not step.bottoms:
+            step.layer.fail("its data cannot be put back, so that no extra batches are taken of it")
+    for layer in layers:
+        layer.totals = Totals()
+    try:
+        with _put_back(net, steps), torch.no_grad():
+            for _ in range(iterations):
+                net()
+        pairs = [(layer, layer.totals) for layer in layers]
+    finally:
+        for layer in layers:
+            layer.totals = None
+    return [
+        Change(layer, (kept[0].clone(), kept[1].clone()), totals.average())
+        for layer, totals in pairs
+        if totals is not None
+        for kept in [layer.kept()]
+    ]
+
+
+def refresh(net: Net, iterations: int) -> list[Change]:
+    """Keep, in place of what was kept, averages over batches that are run with fixed weights.
+
+    Each batch counts the same, whatever the layer's moving_average_fraction.
+
+    Args:
+        net: a net of phase TRAIN. Its weights, its place in the data and the random numbers stay.
+        iterations: how many batches of its data.
+
+    Returns:
+        What was kept before and what is now, for each layer.
+
+    Raises:
+        NetError: no layer keeps statistics, or the data comes from a Python layer.
+    """
+    if not following(net):
+        raise NetError(
+            f"net '{net.name}' has no layer in TRAIN that keeps statistics of its batches "
+            "(BatchNorm without use_global_stats: true, or BN)",
+            str(net.context.file) if net.context.file else None,
+        )
+    changes = measure(net, iterations)
+    for change in changes:
+        change.layer.keep(*change.now, iterations)
+    return changes
+
+
+def _leading_to(net: Net, layers: list[BatchStatistics]) -> list[Step]:
+    """Return the steps that a forward pass needs up to the last of these layers."""
+    wanted: set[str] = set()
+    steps = []
+    for step in reversed(net.steps):
+        if any(step.layer is layer for layer in layers) or not wanted.isdisjoint(step.tops):
+            wanted.update(step.bottoms)
+            steps.append(step)
+    return steps[::-1]
+
+
+@contextmanager
+def _put_back(net: Net, steps: list[Step]) -> Iterator[None]:
+    """Run some steps of a net alone; afterwards all is as if they had not run."""
+    states = [
+        (step.layer, {key: np.array(value) for key, value in step.layer.state().items()})
+        for step in steps
+    ]
+    last = [(x, x.last_batch) for x in following(net)]
+    cuda = torch.cuda.is_available()
+    random = torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None
+    running, blobs, notify = net.running, dict(net.blobs), net.context.notify
+    net.running, net.context.notify = steps, lambda line: None
+    try:
+        yield
+    finally:
+        net.running, net.context.notify = running, notify
+        net.blobs.clear()
+        net.blobs.update(blobs)
+        for norm, batch in last:
+            norm.last_batch = batch
+        for layer, state in states:
+            if state:
+                layer.restore(state)
+        torch.set_rng_state(random[0])
+        if random[1] is not None:
+            torch.cuda.set_rng_state(random[1])
