@@ -12,6 +12,7 @@ from caffe_kd.doctor.reading import Case, read_case
 from caffe_kd.errors import UsageError
 from caffe_kd.explain import objectives
 from caffe_kd.solver import frozen
+from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import Overrides, read_plan
 from caffe_kd.solver.solver import Solver
 from caffe_kd.train_flags import Remembering, override, remembering
@@ -63,7 +64,7 @@ def solver_case() -> Case:
 def logged(mode: str) -> list[str]:
     """What a training that has begun says of the cache."""
     log = MemoryLog()
-    Solver(read_plan("solver.prototxt"), log, teacher_cache=mode).step(1)
+    Solver(read_plan("solver.prototxt"), log, options=Options(teacher_cache=mode)).step(1)
     return log.matching("^Remembering|^No teacher cache")
 
 

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..log import Log
     from ..net import load_net
     from ..proto.upgrade import Notes
-    from ..solver.debug_info import DebugInfo
+    from ..solver.callbacks.debug_info import DebugInfo
 
     device, told = common.choose_one_device(arguments.gpu)
     with Log() as log:

@@ -200,7 +200,9 @@ def train(
     """
     from ..log import Log
     from ..proto import caffe_pb2 as pb
-    from ..solver.signals import Action, SignalActions
+    from ..solver.callback import Action
+    from ..solver.options import Options
+    from ..solver.signals import SignalActions
     from ..solver.solver import Solver
 
     wants_gpu = None
@@ -212,9 +214,8 @@ def train(
         lines.info(f"Log file: {path}")
         lines.info(told)
         try:
-            solver = Solver(
-                plan, lines, device, signals, teacher_cache, exact_sums, gradient_shares
-            )
+            options = Options(teacher_cache, exact_sums, gradient_shares)
+            solver = Solver(plan, lines, device, options, [signals])
             lines.info("Starting Optimization")
             solver.solve(snapshot)
             if then is not None and not solver.stopped:

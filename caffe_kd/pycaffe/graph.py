@@ -164,9 +164,14 @@ class Graph:
         if place.is_view:
             for top, shape in zip(place.tops, self._top_shapes(place), strict=True):
                 self._shape_top(place, top, shape)
+            # A layer that is watched, as by debug_info, is run for whoever watches it.
+            watched = place.layer is not None and place.layer._forward_hooks
+            place.record = self._compute(place)[2] if watched else None
             return
-        if isinstance(place.layer, Input):
-            return  # its blobs hold what was written to them
+        if isinstance(place.layer, Input):  # its blobs hold what was written to them
+            self._give_input(place)
+            place.layer()  # for whoever has a hook on it
+            return
         place.record = None  # frees the memory of the last pass
         bottoms, tops, record = self._compute(place)
         for top, value in zip(place.tops, tops, strict=True):
@@ -220,6 +225,11 @@ class Graph:
 
     def _backward(self, place: Place) -> None:
         if place.is_view:
+            if place.record is not None:
+                (view,) = place.record.tops
+                diff = self.blobs[place.tops[0]]._diff.tensor(tuple(view.shape))
+                torch.autograd.grad(view, place.record.bottoms, diff)
+                place.record = None
             if not place.shares_diff and place.needs[0]:
                 self._add_up(place)
             return
@@ -321,12 +331,16 @@ class Graph:
         """Let the net underneath see what was written to blobs that no layer computes."""
         for place in self.places:
             if isinstance(place.layer, Input):
-                for index, top in enumerate(place.tops):
-                    place.layer.set(index, self._values(top))
+                self._give_input(place)
             elif isinstance(place.layer, DummyData):
                 for index, top in enumerate(place.tops):
                     if self._fresh[top] is place.layer.values[index]:  # a constant, may be edited
                         self._fresh[top] = place.layer.values[index] = self._values(top)
+
+    def _give_input(self, place: Place) -> None:
+        assert isinstance(place.layer, Input)
+        for index, top in enumerate(place.tops):
+            place.layer.set(index, self._values(top))
 
     def give_blobs(self) -> None:
         """Let the net underneath have the values of the blobs, as if it had run itself."""

@@ -1,15 +1,14 @@
-"""The solver's loop, with faces of its nets that show what it has done.
+"""The solver's loop, with wrappers of its nets that show what it has done.
 
 The loop runs the nets underneath, each as one graph. Only in the last iteration of a ``step`` are
-the gradients of blobs kept and the parameters' changes taken down. Where the train net's face has
-hooks, its passes are run instead, layer by layer.
+the gradients of blobs kept and the parameters' changes taken down. Where the train net's wrapper
+has hooks, its passes are run instead, layer by layer.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SolverError
-from ..solver import lr_policy
+from ..solver import callback, lr_policy
+from ..solver.options import Options
 from ..solver.plan import Plan
 from ..solver.solver import Solver as CoreSolver
 from ..solver.updates import SGD
@@ -30,32 +30,32 @@ from .net import Net
 Callback = Callable[[], object]
 
 
-class Loop(CoreSolver):
-    """Trains as the command does.
+class Loop(callback.Callback):
+    """Trains as the command does, and takes part in that as a callback.
 
     Attributes:
-        face: the train net's face.
-        test_faces: the test nets' faces.
-        on_start: called before each iteration's passes.
+        core: the solver that trains.
+        face: the train net's wrapper.
+        test_faces: the test nets' wrappers.
+        on_iteration: called before each iteration's passes.
         on_gradients_ready: called after them, before the update.
     """
 
     def __init__(self, plan: Plan) -> None:
-        # No remembered teacher: whoever looks at a blob wants it computed.
         exact = mode.exact_sums(plan.solver.type)
-        super().__init__(plan, LOG, mode.device(), teacher_cache="off", exact_sums=exact)
-        self.face = Net.over(self.net)
-        self.test_faces = [Net.over(net) for net in self.test_nets]
-        self.on_start: list[Callback] = []
+        seeds = plan.solver.random_seed >= 0 or not mode.is_seeded()
+        # No cache of the teacher's outputs: whoever looks at a blob wants it computed.
+        options = Options(teacher_cache="off", exact_sums=exact, seed=seeds)
+        self.core = CoreSolver(plan, LOG, mode.device(), options, [self])
+        self.face = Net.over(self.core.net)
+        self.test_faces = [Net.over(net) for net in self.core.test_nets]
+        self.on_iteration: list[Callback] = []
         self.on_gradients_ready: list[Callback] = []
-        self._stop_iter = 0
         self._diffs: dict[int, Tensor] = {}
-        numbers = {id(param): i for i, param in enumerate(self.net.params)}
-        self._numbers = [numbers[id(param)] for param in self._own]
-
-    def _seed(self) -> None:
-        if self.param.random_seed >= 0 or not mode.is_seeded():
-            super()._seed()
+        self._keeping = ExitStack()  # of the hooks that keep gradients of blobs
+        self._before: list[Tensor] | None = None  # the parameters before the update that is shown
+        numbers = {id(param): i for i, param in enumerate(self.core.net.params)}
+        self._numbers = [numbers[id(param)] for param in self.core.params]
 
     @property
     def _graph(self) -> Graph:
@@ -64,87 +64,133 @@ class Loop(CoreSolver):
     @property
     def rate(self) -> float:
         """The learning rate of the next update."""
-        step = lr_policy.next_step(self.param, self.iter, self.current_step)
-        return lr_policy.learning_rate(self.param, self.iter, step)
+        return lr_policy.learning_rate(self.core.param, self.core.iter, self._policy_step)
+
+    @property
+    def _policy_step(self) -> int:
+        core = self.core
+        return lr_policy.next_step(core.param, core.iter, core.current_step)
 
     # ---- running
 
     def solve(self, state: str | Path | None = None) -> None:
-        if not self.param.HasField("max_iter"):
+        """Train to max_iter."""
+        core = self.core
+        if not core.param.HasField("max_iter"):
             raise SolverError(
                 "max_iter is not given: solve() trains up to it. step(n) does without",
-                str(self.plan.file),
+                str(core.plan.file),
             )
-        try:
-            super().solve(state)
-        finally:
-            self._graph.take_blobs()  # of the forward pass behind the last iteration
+        with self._shown():
+            core.solve(state)
 
     def step(self, count: int) -> None:
-        self._stop_iter = self.iter + count
-        self._graph.pull_weights()
-        self._graph.give_inputs()
-        self._graph.release_blobs()
+        """Train for some iterations."""
+        with self._shown():
+            self.core.step(count)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Let the solver begin from what was written, and show what it has done."""
+        graph = self._graph
+        graph.pull_weights()
+        graph.give_inputs()
+        graph.release_blobs()
         try:
-            super().step(count)
+            yield
         finally:
-            self._graph.push_weights()
-            self._graph.take_blobs(self._diffs)
+            self._keeping.close()
+            self.core.stop_iter = self.core.iter
+            self._show_update()
+            graph.push_weights()
+            graph.take_blobs(self._diffs)
             self._diffs = {}
             self._show_iteration()
 
     def _show_iteration(self) -> None:
-        """Let passes of the faces have what has a schedule as it is in the next iteration."""
+        """Let passes of the wrappers have what has a schedule as it is in the next iteration."""
         for face in [self.face, *self.test_faces]:
-            face._graph.net.set_iteration(self.iter)
+            face._graph.net.set_iteration(self.core.iter)
             face._graph.follow_schedules()
 
-    def _forward_backward(self) -> float:
-        self._call(self.on_start)
-        if self._graph.is_watched:
-            loss = self._passes_of_face()
-            self._call(self.on_gradients_ready)
-            self._take_gradients()
-            return loss
-        is_last = self.iter + 1 == self._stop_iter
-        if not (is_last or self.on_gradients_ready):
-            return super()._forward_backward()
-        with kept_diffs(self._graph) as self._diffs:
-            loss = super()._forward_backward()
-        if self.on_gradients_ready:
-            self._show_gradients()
-            self._call(self.on_gradients_ready)
-            self._take_gradients()
-        return loss
+    def resume(self, path: str | Path) -> None:
+        """Go on from a solverstate and the weights it names."""
+        self.core.restore(path)
+        self._graph.push_weights()
+        self._show_iteration()
 
-    def _passes_of_face(self) -> float:
-        """Run the passes of an iteration layer by layer; return the mean loss."""
+    def apply_update(self) -> None:
+        """Update the parameters by their diffs, as they are, and count an iteration."""
+        self._graph.pull_weights()
+        self._take_gradients()
+        self.core.update(self._policy_step, self.rate)
+        self._show_update()
+        self.core.iter += 1
+        self._graph.push_weights()
+        self._show_iteration()
+
+    # ---- in the solver's loop
+
+    @property
+    def _is_last(self) -> bool:
+        return self.core.iter + 1 >= self.core.stop_iter
+
+    def before_forward(self, solver: CoreSolver) -> None:
+        """Decide how this iteration's passes are run."""
+        self._call(self.on_iteration)
+        self._diffs = {}
+        if self._graph.is_watched:
+            solver.one_pass = self._pass_by_layers
+            self._graph.push_weights()
+            self._graph.follow_schedules()
+            self._graph.clear_param_diffs()
+            return
+        solver.one_pass = solver.forward_backward
+        if self._is_last or self.on_gradients_ready:
+            self._diffs = self._keeping.enter_context(kept_diffs(self._graph))
+
+    def _pass_by_layers(self) -> float:
         graph, last = self._graph, len(self._graph.places) - 1
-        graph.push_weights()
-        graph.follow_schedules()
-        graph.clear_param_diffs()
-        total = 0.0
-        for _ in range(self.param.iter_size):
-            total += graph.forward(0, last)
-            graph.backward(last, 0)
+        loss = graph.forward(0, last)
+        graph.backward(last, 0)
         graph.pull_weights()
         graph.give_blobs()
-        self._diffs = {}
-        loss = total / self.param.iter_size
-        if not math.isfinite(loss):
-            self._stop_non_finite(loss)
+        self._take_gradients()
+        self.core.after_backward()
         return loss
+
+    def before_update(self, solver: CoreSolver) -> None:
+        """Let the user see and change the gradients."""
+        self._keeping.close()
+        if self.on_gradients_ready and solver.iter < solver.stop_iter:
+            if not self._graph.is_watched:
+                self._show_gradients()
+            self._call(self.on_gradients_ready)
+            self._take_gradients()
+        if self._is_last:
+            # Else the history is what was subtracted.
+            is_sgd = solver.updater.rule is SGD
+            self._before = [] if is_sgd else [p.blob.detach().clone() for p in solver.params]
+
+    def before_test(self, solver: CoreSolver, index: int) -> None:
+        """Give the test net what was written to its wrapper's inputs."""
+        self.test_faces[index]._graph.give_inputs()
+
+    def on_test(self, solver: CoreSolver, results: Sequence[dict[str, list[float]]]) -> None:
+        """Show what the tests have computed."""
+        for face in self.test_faces:
+            face._graph.take_blobs()
 
     def _call(self, callbacks: list[Callback]) -> None:
         if callbacks:
             self._graph.push_weights()
-            for callback in callbacks:
-                callback()
+            for function in callbacks:
+                function()
             self._graph.pull_weights()
 
     def _show_gradients(self) -> None:
         self._graph.take_blobs(self._diffs)
-        for number, param in zip(self._numbers, self._own, strict=True):
+        for number, param in zip(self._numbers, self.core.params, strict=True):
             diff = self._graph.param_diffs[number]
             if param.blob.grad is None:
                 diff.set_all(0.0)
@@ -152,62 +198,30 @@ class Loop(CoreSolver):
                 diff.set(param.blob.grad)
 
     def _take_gradients(self) -> None:
-        for number, param in zip(self._numbers, self._own, strict=True):
+        for number, param in zip(self._numbers, self.core.params, strict=True):
             if param.blob.requires_grad:
                 # In the parameter's layout, which the update rules rely on.
                 grad = torch.empty_like(param.blob, requires_grad=False)
                 shape = tuple(param.blob.shape)
                 param.blob.grad = grad.copy_(self._graph.param_diffs[number].tensor(shape))
 
-    def _update(self, rate: float) -> None:
-        if self.iter + 1 == self._stop_iter:
-            self._update_showing(rate)
-        else:
-            super()._update(rate)
-
-    def _update_showing(self, rate: float) -> None:
-        """Update; what was subtracted from a parameter is its diff then, as in the original."""
+    def _show_update(self) -> None:
+        """Let a parameter's diff be what the last update subtracted from it, as in Caffe."""
+        before, self._before = self._before, None
+        if before is None:
+            return
         diffs = [self._graph.param_diffs[number] for number in self._numbers]
-        if self.updater.rule is SGD:  # whose history it is
-            super()._update(rate)
+        if not before:
             for index, diff in enumerate(diffs):
                 diff.set_later(partial(self._history, index))
             return
-        before = [param.blob.detach().clone() for param in self._own]
-        super()._update(rate)
         with torch.no_grad():
-            torch._foreach_sub_(before, [param.blob for param in self._own])
+            torch._foreach_sub_(before, [param.blob for param in self.core.params])
         for diff, change in zip(diffs, before, strict=True):
             diff.set(change)
 
     def _history(self, index: int) -> Tensor:
-        return self.updater.history()[index].clone()
-
-    def apply_update(self) -> None:
-        """Update the parameters by their diffs, as they are, and count an iteration."""
-        self._graph.pull_weights()
-        self._take_gradients()
-        rate = self.rate
-        self._take_step(lr_policy.next_step(self.param, self.iter, self.current_step))
-        if self._displays():
-            self.log.info(f"Iteration {self.iter}, lr = {rate:g}")
-        self._update_showing(rate)
-        self.iter += 1
-        self._graph.push_weights()
-        self._show_iteration()
-
-    def test(self, index: int) -> dict[str, list[float]]:
-        graph = self.test_faces[index]._graph
-        graph.give_inputs()
-        try:
-            return super().test(index)
-        finally:
-            graph.take_blobs()
-
-    def restore(self, path: str | Path) -> None:
-        super().restore(path)
-        self._graph.push_weights()
-        self._show_iteration()
+        return self.core.updater.history()[index].clone()
 
 
 @contextmanager

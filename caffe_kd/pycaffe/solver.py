@@ -65,7 +65,7 @@ class Solver:
     @property
     def iter(self) -> int:
         """The number of updates done."""
-        return self._loop.iter
+        return self._loop.core.iter
 
     @property
     def lr(self) -> float:
@@ -75,7 +75,7 @@ class Solver:
     @property
     def param(self) -> Any:
         """The SolverParameter; changes such as ``solver.param.base_lr = 0.1`` count at once."""
-        return self._loop.param
+        return self._loop.core.param
 
     def step(self, iterations: int) -> None:
         """Train for some iterations.
@@ -111,12 +111,12 @@ class Solver:
             SolverError: the snapshot belongs to another net or solver type.
             ParseError: a file is missing or damaged.
         """
-        self._loop.restore(fspath(path))
+        self._loop.resume(fspath(path))
 
     def snapshot(self) -> None:
         """Write ``<snapshot_prefix>_iter_<iter>.caffemodel`` and ``.solverstate``."""
         self.net._graph.pull_weights()
-        self._loop.snapshot()
+        self._loop.core.snapshot()
 
     def share_weights(self, net: Net) -> None:
         """Let a net use the weights of this solver's."""
@@ -128,7 +128,7 @@ class Solver:
         ``on_gradients_ready`` finds the gradients as the diffs of ``net``; what it writes to those
         of parameters is what the update takes.
         """
-        self._loop.on_start.append(on_start)
+        self._loop.on_iteration.append(on_start)
         self._loop.on_gradients_ready.append(on_gradients_ready)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,8 +17,10 @@ from ..experiments.workshop import Stopped
 from ..log import Log
 from ..net import Net
 from ..proto import caffe_pb2 as pb
-from ..solver.best import Best
+from ..solver.callback import Callback
+from ..solver.callbacks.metric_monitor import MetricMonitor
 from ..solver.frozen import find_frozen
+from ..solver.options import Options
 from ..solver.plan import Plan, read_plan
 from ..solver.signals import SignalActions
 from ..solver.solver import Solver
@@ -73,7 +75,7 @@ class Search:
             plan = self._plan(Path(temporary), space.own)
         net = Net(plan.tests[0].param, pb.TEST, plan.tests[0].file)
         self.output = measured(net, measure)
-        self._sign = Best(net, 0, self.output, lower=plan.solver.lower_is_better).sign
+        self._sign = MetricMonitor(net, 0, self.output, lower=plan.solver.lower_is_better).sign
         self._cache = self._cache_mode(plan)
         self.study = self._open()
 
@@ -195,10 +197,11 @@ class Search:
         log.unlink(missing_ok=True)  # of a trial that was stopped
         with _FileLog(log) as lines, SignalActions() as signals:
             try:
-                solver = _Trial(plan, lines, self._device, signals, self._cache)
-                solver.begin(trial, self.output)
+                tests = _Tests(trial, self.output)
+                options = Options(self._cache)
+                solver = Solver(plan, lines, self._device, options, [signals, tests])
                 solver.solve()
-                if not solver.stopped and solver.tested != solver.iter:
+                if not solver.stopped and tests.iteration != solver.iter:
                     solver.test_all()
             except NonFiniteLoss as error:
                 trial.set_user_attr("fault", f"given up: {error.message.partition(':')[0]}")
@@ -207,10 +210,10 @@ class Search:
                 return None
         if solver.stopped:
             raise Stopped("stopped; the same command goes on from here")
-        if not math.isfinite(solver.value):
-            trial.set_user_attr("fault", f"given up: {self.output} is {solver.value}")
+        if not math.isfinite(tests.value):
+            trial.set_user_attr("fault", f"given up: {self.output} is {tests.value}")
             return None
-        return solver.value
+        return tests.value
 
 
 class _FileLog(Log):
@@ -220,29 +223,33 @@ class _FileLog(Log):
         pass
 
 
-class _Trial(Solver):
-    """A solver that tells Optuna what its tests give, and ends when the trial is to be pruned."""
+class _Tests(Callback):
+    """Reports what a trial's tests give to Optuna, and ends a trial that is to be pruned.
 
-    def begin(self, trial: optuna.Trial, output: str) -> None:
-        """Tell a trial about an output of the only test net."""
+    Args:
+        trial: the trial.
+        output: an output of the only test net.
+
+    Attributes:
+        value: the output in the last test.
+        iteration: when that was.
+    """
+
+    def __init__(self, trial: optuna.Trial, output: str) -> None:
         self._trial = trial
         self._output = output
-        self._tests = 0
+        self._count = 0
         self.value = math.nan
-        self.tested = -1
+        self.iteration = -1
 
-    def test_all(self) -> list[dict[str, list[float]]]:
-        results = super().test_all()
-        if self.stopped:
-            return results
+    def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
+        """Report a test by its number: with other batch sizes a sample has other iterations."""
         (self.value,) = results[0][self._output]
-        self.tested = self.iter
-        self._tests += 1
-        # By the number of the test: batches of another size make other iterations of a record.
-        self._trial.report(self.value, self._tests)
-        if self.iter < self.param.max_iter and self._trial.should_prune():
+        self.iteration = solver.iter
+        self._count += 1
+        self._trial.report(self.value, self._count)
+        if solver.iter < solver.param.max_iter and self._trial.should_prune():
             raise optuna.TrialPruned
-        return results
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import signal
-from enum import Enum
 from types import FrameType, TracebackType
 from typing import Any
 
-
-class Action(Enum):
-    """What the solver should do after the iteration at hand."""
-
-    NONE = "none"
-    SNAPSHOT = "snapshot"
-    STOP = "stop"
+from .callback import Action, Callback
 
 
-class SignalActions:
+class SignalActions(Callback):
     """Turns signals into actions while a ``with`` block runs.
 
     The first SIGINT asks for its action; a second one, while the first has not been acted upon,

@@ -1,6 +1,7 @@
 """The training loop.
 
-``Solver.step`` is the loop, readable from top to bottom; the other methods are its sentences.
+``Solver.step`` is the loop, readable from top to bottom; the other methods are its sentences. What
+a training may have besides takes part as callbacks: see callback.py; features.py lists them.
 Source: Caffe's Solver::Solve, Step, TestAll, Snapshot and SGDSolver::ApplyUpdate.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -21,15 +22,10 @@ from ..errors import CaffeKDError, NonFiniteLoss
 from ..log import Log
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import read_weights
-from . import building, lr_policy, resume, snapshot
-from .best import Watch
-from .debug_info import DebugInfo
-from .gradient_shares import GradientShares
-from .max_norm import MaxNorm
-from .mean_teacher import MeanTeacher
+from . import building, features, lr_policy, resume, snapshot
+from .callback import Action, Callback, overriding
+from .options import Options
 from .plan import Plan
-from .signals import Action, SignalActions
-from .teacher_cache import TeacherCache, remember
 from .telling import output_lines
 from .updates import Updater
 
@@ -41,19 +37,23 @@ class Solver:
         plan: what to train, from ``read_plan``.
         log: where the lines go.
         device: where to train.
-        signals: what was asked for by signals; None: nothing ever is.
-        teacher_cache: whether what frozen layers answer is remembered: auto, off, memory or disk.
-        exact_sums: whether convolutions and inner products sum in float64 on the way forward, so
-            that near ties fall as in the original.
-        gradient_shares: every how many iterations the terms' shares in the student's gradient are
-            logged; 0: never.
+        options: what the caller asks for beyond the plan.
+        callbacks: what else takes part in the loop, before the features that plan and options ask
+            for; what requests actions too.
 
     Attributes:
-        net: the train net; ``test_nets`` share its weights.
+        net: the train net; ``test_nets`` share its weights, ``nets`` are all of them.
+        params: the parameters that learn or may, without the teachers'.
+        callbacks: all that take part, in the order in which they act.
         iter: the number of updates done.
+        stop_iter: where the running ``step`` is to end.
         current_step: how many steps the learning rate policy has taken.
+        one_pass: runs a pass forward and backward and returns its loss; whoever has another way
+            through the net sets it.
+        retain_graph: whether a callback wants the graph of this iteration's passes.
         snapshots: the paths of the last snapshot's weights and state.
-        stopped: whether a signal ended the training early.
+        stopped: whether an action that was requested stopped the training early.
+        ended: whether a callback has ended the training after a test.
         models: what a snapshot's files of weights hold.
 
     Raises:
@@ -65,64 +65,57 @@ class Solver:
         plan: Plan,
         log: Log,
         device: torch.device | None = None,
-        signals: SignalActions | None = None,
-        teacher_cache: str = "auto",
-        exact_sums: bool = False,
-        gradient_shares: int = 0,
+        options: Options | None = None,
+        callbacks: Iterable[Callback] = (),
     ) -> None:
+        options = options or Options()
         self.plan = plan
         self.param = plan.solver
         self.log = log
         self.device = device or torch.device("cpu")
         self.iter = 0
         self.current_step = 0
+        self.stop_iter = 0
         self.snapshots: tuple[Path, Path] | None = None
         self._restored_losses: list[float] = []  # for the first step() after a restore
-        self._signals = signals
-        self._cache_mode = teacher_cache
-        self._cache: TeacherCache | None = None
-        self._cache_decided = False
-        self._stages: dict[str, int] = {}  # of the schedules, as last told
-        self.stopped = False
+        self._stages: dict[str, int] = {}  # of the schedules, as last logged
+        self.stopped = self.ended = False
+        self.one_pass = self.forward_backward
+        self.retain_graph = False
         self._losses: deque[float] = deque(maxlen=self.param.average_loss)
         self._timer = time.perf_counter()
         self._timed_iter = 0
         for warning in lr_policy.check(self.param, plan.where("lr_policy")):
             log.warning(warning)
-        self._seed()
+        if options.seed:
+            self._seed()
         for note in plan.notes:
             log.info(note)
-        build = partial(building.build, log=log, device=self.device, exact_sums=exact_sums)
+        exact = options.exact_sums
+        build = partial(building.build, log=log, device=self.device, exact_sums=exact)
         self.net = build(plan.train.param, pb.TRAIN, plan.train.file, "training net")
         building.check_students_come_first(self.net)
         self.test_nets = [
             build(test.param, pb.TEST, test.file, f"test net (#{i})")
             for i, test in enumerate(plan.tests)
         ]
-        nets = [self.net, *self.test_nets]
-        building.load_teachers(plan, nets, log)
+        self.nets = [self.net, *self.test_nets]
+        self.callbacks: list[Callback] = []
+        building.load_teachers(plan, self.nets, log)
         self._load_start()
-        self._own, _ = snapshot.learned(self.net, plan.frozen_names)
-        params = [(p.blob, p.lr_mult, p.decay_mult) for p in self._own]
+        self.params, _ = snapshot.learned(self.net, plan.frozen_names)
+        params = [(p.blob, p.lr_mult, p.decay_mult) for p in self.params]
         self.updater = Updater(self.param, params, plan.where("type"))
-        self._max_norm: MaxNorm | None = None
-        if self.param.HasField("max_norm"):
-            self._max_norm = MaxNorm(self.param.max_norm, self._own, plan.where("max_norm"))
         for net in self.test_nets:
             net.share_weights(self.net)
-        where = plan.where("ema")
-        self._means = [MeanTeacher(name, ema, nets, where) for name, ema in plan.means.items()]
-        self._start_means()
-        self.models = snapshot.models(nets, plan)
-        self._watch = Watch(plan, self.test_nets)
-        self._debug: DebugInfo | None = None
-        if self.param.debug_info:
-            self._debug, *_ = [DebugInfo(net, log.info) for net in [self.net, *self.test_nets]]
-        self._shares: GradientShares | None = None
-        if gradient_shares:
-            names = {layer.name for layer in plan.student.layer}
-            blobs = [p.blob for p in self._own if p.layer.name in names]
-            self._shares = GradientShares(self.net, blobs, gradient_shares, log.info)
+        self.models = snapshot.models(self.nets, plan)
+        self.callbacks = [*callbacks, *features.build(self, options)]
+        self._on_start = overriding(self.callbacks, "on_start")
+        self._before_forward = overriding(self.callbacks, "before_forward")
+        self._after_backward = overriding(self.callbacks, "after_backward")
+        self._before_update = overriding(self.callbacks, "before_update")
+        self._after_update = overriding(self.callbacks, "after_update")
+        self._requested = overriding(self.callbacks, "requested")
 
     # ---- building
 
@@ -152,7 +145,6 @@ class Solver:
             student: of several students, the one whose layers are meant.
         """
         self.log.info(f"Finetuning from {path}" + (f" (student '{student}')" if student else ""))
-        self._forget_teacher()
         layers = read_weights(path)
         if student is not None:
             layers = building.prefixed(student, layers)
@@ -163,10 +155,8 @@ class Solver:
             self.log.warning(f"{copied.misfit}. Training begins with what the fillers make")
         for net in self.test_nets:
             net.copy_weights(layers, str(path))
-
-    def _start_means(self) -> None:
-        for mean in self._means:
-            mean.start()
+        for callback in self.callbacks:
+            callback.on_load(self)
 
     # ---- running
 
@@ -191,18 +181,18 @@ class Solver:
         on_snapshot = param.snapshot and self.iter % param.snapshot == 0
         if param.snapshot_after_train and not on_snapshot:
             self.snapshot()
-        if self._cache is not None:
-            log.info(self._cache.report())
+        for callback in self.callbacks:
+            callback.on_end(self)
         if self.stopped:
             log.info("Optimization stopped early.")
             return
-        if not self._watch.ended:  # else the last test is done
+        if not self.ended:  # else the last test is done
             self._tell_end()
         log.info("Optimization Done.")
 
     def _tell_end(self) -> None:
         self._set_iteration()
-        if self._displays():
+        if self.displays:
             with torch.no_grad():
                 loss = self.net()
             self._losses.append(0.0 if loss is None else float(loss))
@@ -217,37 +207,32 @@ class Solver:
         obey signals, snapshot if it is time.
         """
         param = self.param
-        stop_iter = self.iter + count
+        self.stop_iter = self.iter + count
+        self.ended = False
         self._losses.clear()
         self._losses.extend(self._restored_losses)
         self._restored_losses = []
-        self._remember_teacher(stop_iter)
-        if self.iter == 0:
-            self._start_means()  # weights may have been loaded since
+        for hook in self._on_start:
+            hook(self)
         self._timer, self._timed_iter = time.perf_counter(), self.iter
-        while self.iter < stop_iter:
+        while self.iter < self.stop_iter:
             self.updater.clear()
             step = lr_policy.next_step(param, self.iter, self.current_step)
             rate = lr_policy.learning_rate(param, self.iter, step)
-            for net in [self.net, *self.test_nets]:
+            for net in self.nets:
                 net.context.rate = rate
             self._set_iteration()
             if self._tests_now() and (self.iter > 0 or param.test_initialization):
                 self.test_all()
-                if self.stopped or self._watch.ended:
+                if self.stopped or self.ended:
                     return
-            loss = self._forward_backward()
+            loss = self._run_passes()
             self._losses.append(loss)
-            display = self._displays()
-            if display:
+            if self.displays:
                 self._display()
-            self._take_step(step)
-            if display:
-                self.log.info(f"Iteration {self.iter}, lr = {rate:g}")
-            self.log.progress(self.iter, param.max_iter, loss, rate)
-            self._update(rate)
+            self.update(step, rate, loss)
             self.iter += 1
-            action = self._requested()
+            action = self._action()
             due = param.snapshot and self.iter % param.snapshot == 0
             if due or action is Action.SNAPSHOT:
                 # Failing to keep the result itself is an error; on the way it is not yet.
@@ -257,8 +242,8 @@ class Solver:
                 return
 
     def _set_iteration(self) -> None:
-        """Give what has a schedule its value of this iteration, and tell when a stage begins."""
-        for net in [self.net, *self.test_nets]:
+        """Give what has a schedule its value of this iteration, and log when a stage begins."""
+        for net in self.nets:
             net.set_iteration(self.iter)
         for name, points in self.net.schedules.items():
             stage = schedule.stage_at(points, self.iter)
@@ -266,45 +251,33 @@ class Solver:
                 self._stages[name] = stage
                 self.log.info(f"Schedule of {name}: {schedule.outlook(points, self.iter)}")
 
-    def _remember_teacher(self, stop_iter: int) -> None:
-        """Decide once, when all weights are there, whether frozen layers are remembered."""
-        if self._cache_decided:
-            return
-        self._cache_decided = True
-        batches = (max(stop_iter, self.param.max_iter) - self.iter) * self.param.iter_size
-        folder = Path(f"{self.param.snapshot_prefix}.teacher_cache")
-        moving = {name for mean in self._means for name in mean.layers}
-        self._cache = remember(self.net, self._cache_mode, folder, batches, self.log.info, moving)
-
-    def _forget_teacher(self) -> None:
-        """Undo ``_remember_teacher``, because weights have changed."""
-        self.net.running = self.net.steps
-        self._cache, self._cache_decided = None, False
-
-    def _forward_backward(self) -> float:
+    def _run_passes(self) -> float:
         """Add up the gradients of iter_size passes; return the mean loss."""
-        if self._debug is not None:
-            self._debug.showing = self._displays()
-        if self._shares is not None:
-            self._shares.begin(self.iter)
+        self.retain_graph = False
+        for hook in self._before_forward:
+            hook(self)
         total = 0.0
         for _ in range(self.param.iter_size):
-            objective = self.net()
-            if objective is None:
-                continue  # a net without loss has nothing to learn, as in the original
-            if objective.requires_grad:
-                objective.backward(retain_graph=bool(self._shares and self._shares.measuring))
-                if self._debug is not None:
-                    self._debug.backward()
-                if self._shares is not None:
-                    self._shares.add()
-            total += float(objective.detach())
+            total += self.one_pass()
         loss = total / self.param.iter_size
         if not math.isfinite(loss):
             self._stop_non_finite(loss)
-        if self._shares is not None:
-            self._shares.tell(self.iter)
         return loss
+
+    def forward_backward(self) -> float:
+        """Run a pass through the train net as one graph; return its loss."""
+        objective = self.net()
+        if objective is None:
+            return 0.0  # a net without loss has nothing to learn, as in Caffe
+        if objective.requires_grad:
+            objective.backward(retain_graph=self.retain_graph)
+            self.after_backward()
+        return float(objective.detach())
+
+    def after_backward(self) -> None:
+        """Call the hooks of that name; for whoever sets ``one_pass``."""
+        for hook in self._after_backward:
+            hook(self)
 
     def _stop_non_finite(self, loss: float) -> None:
         kept = "none yet" if self.snapshots is None else str(self.snapshots[1])
@@ -314,38 +287,48 @@ class Solver:
             "clip_gradients, or look for records and labels out of range"
         )
 
-    def _take_step(self, step: int) -> None:
+    def update(self, step: int, rate: float, loss: float | None = None) -> None:
+        """Update the parameters by their gradients.
+
+        Args:
+            step: how many steps the learning rate policy has taken.
+            rate: the learning rate.
+            loss: what the progress line shows; None: no progress line.
+        """
         if step != self.current_step and self.param.lr_policy == "multistep":
             self.log.info(f"MultiStep Status: Iteration {self.iter}, step = {step}")
         self.current_step = step
-
-    def _update(self, rate: float) -> None:
-        if self._debug is not None:
-            self._debug.before_update()
+        if self.displays:
+            self.log.info(f"Iteration {self.iter}, lr = {rate:g}")
+        if loss is not None:
+            self.log.progress(self.iter, self.param.max_iter, loss, rate)
+        for hook in self._before_update:
+            hook(self)
         clipped = self.updater.apply(rate, self.iter)
-        if self._max_norm is not None:
-            self._max_norm.apply()
-        for mean in self._means:
-            mean.follow(self.iter + 1)
-        if self._debug is not None:
-            self._debug.after_update()
         if clipped is not None:
             norm, scale = clipped
             self.log.info(
                 f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > "
                 f"{self.param.clip_gradients:g}) by scale factor {scale:g}"
             )
+        for hook in self._after_update:
+            hook(self)
 
-    def _requested(self) -> Action:
-        return self._signals.requested() if self._signals else Action.NONE
+    def _action(self) -> Action:
+        for hook in self._requested:
+            action: Action = hook()
+            if action is not Action.NONE:
+                return action
+        return Action.NONE
 
-    # ---- telling
+    # ---- logging
 
     def _smoothed(self) -> float:
         """Return the mean loss of the last average_loss iterations of this step() call."""
         return sum(self._losses) / len(self._losses) if self._losses else 0.0
 
-    def _displays(self) -> bool:
+    @property
+    def displays(self) -> bool:
         """Whether this iteration is displayed."""
         return self.param.display > 0 and self.iter % self.param.display == 0
 
@@ -376,22 +359,23 @@ class Solver:
                 results.append(self.test(index))
         if self.stopped:
             return results
-        if self._watch.note(self.iter, results):
-            self._writing_on_the_way("best snapshot", self._snapshot_best)
-        if self._watch.ended:
-            self.log.info(self._watch.reason())
+        self.ended = False
+        for callback in self.callbacks:
+            callback.on_test(self, results)
         return results
 
     @torch.no_grad()
     def test(self, index: int) -> dict[str, list[float]]:
         """Run test_iter batches through a test net and log the mean of its outputs."""
+        for callback in self.callbacks:
+            callback.before_test(self, index)
         net = self.test_nets[index]
         self.log.info(f"Iteration {self.iter}, Testing net (#{index})")
         sums: dict[str, Tensor] = {}
         total_loss = 0.0
         batches = self.param.test_iter[index]
         for _ in range(batches):
-            action = self._requested()
+            action = self._action()
             if action is Action.SNAPSHOT:
                 self.snapshot()
             elif action is Action.STOP:
@@ -415,6 +399,8 @@ class Solver:
 
     def snapshot(self) -> tuple[Path, Path]:
         """Write weights and state; return their paths."""
+        for callback in self.callbacks:
+            callback.on_snapshot(self)
         hdf5 = self.param.snapshot_format == pb.SolverParameter.HDF5
         kind, ending = ("HDF5", ".h5") if hdf5 else ("binary proto", "")
         stem = f"{self.param.snapshot_prefix}_iter_{self.iter}"
@@ -423,12 +409,12 @@ class Solver:
         self.snapshots = snapshot.write(
             self.param,
             self.models,
-            [self.net, *self.test_nets],
+            self.nets,
             self.updater,
             self.iter,
             self.current_step,
             list(self._losses),
-            self._watch.kept,
+            self._stateful(),
         )
         return self.snapshots
 
@@ -439,15 +425,13 @@ class Solver:
             return self.snapshots
         return self.snapshot()
 
-    def _snapshot_best(self) -> None:
-        path = snapshot.write_models(self.param, self.models, "best")
-        kept = self._watch.kept["snapshot_best"]
-        self.log.info(f"Best {kept.output} so far, {kept.value:g}; snapshotting to {path}")
+    def _stateful(self) -> dict[str, Callback]:
+        return {callback.name: callback for callback in self.callbacks if callback.name}
 
     def _snapshot_on_the_way(self) -> None:
-        self._writing_on_the_way("snapshot", self.snapshot)
+        self.write_on_the_way("snapshot", self.snapshot)
 
-    def _writing_on_the_way(self, what: str, write: Callable[[], object]) -> None:
+    def write_on_the_way(self, what: str, write: Callable[[], object]) -> None:
         """Write something; if that fails, the training goes on and earlier snapshots stay."""
         try:
             write()
@@ -463,12 +447,12 @@ class Solver:
             ParseError: a file is missing or damaged.
         """
         self.log.info(f"Resuming from {path}")
-        self._forget_teacher()
         self.log.info("SGDSolver: restoring history")
-        state, weights = snapshot.read(path, self.updater, self._own)
+        state, weights = snapshot.read(path, self.updater, self.params)
         self.net.load_weights(weights).check()
-        for mean in self._means:
-            snapshot.read_mean(mean.name, [self.net, *self.test_nets], weights)
+        for callback in self.callbacks:
+            callback.on_load(self)
+            callback.on_restore(self, weights)
         self.iter, self.current_step = state.iter, state.current_step
         self.snapshots = weights, Path(path)
         self._restore_exactly(resume.path_beside(Path(path)), weights)
@@ -477,7 +461,7 @@ class Solver:
         """Go on with data, random numbers and losses as they were, where a file tells them."""
         losses = None
         if path.is_file():
-            losses = resume.read(path, weights, [self.net, *self.test_nets], self._watch.kept)
+            losses = resume.read(path, weights, self.nets, self._stateful())
             reason = f"{path} belongs to other weights"
         else:
             reason = f"there is no {path}"

@@ -19,6 +19,7 @@ from caffe_kd.log import Log
 from caffe_kd.losses.features import unit
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
 from tests.helpers import gradcheck, layer_net, make_layer, run
@@ -303,7 +304,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def solver(cache: str = "off") -> Solver:
-    return Solver(read_plan("solver.prototxt"), Log(stream=io.StringIO()), teacher_cache=cache)
+    return Solver(read_plan("solver.prototxt"), Log(stream=io.StringIO()), options=Options(cache))
 
 
 @pytest.mark.parametrize("cache", ["off", "memory"])

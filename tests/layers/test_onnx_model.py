@@ -20,6 +20,7 @@ from caffe_kd.net import Net, load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import write_weights
 from caffe_kd.proto.onnx_file import read_ports
+from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
 from tests.helpers import make_layer, make_net
@@ -271,7 +272,7 @@ def run(folder: Path):
     def train(kind: str, weights: str = "", mode: str = "auto") -> tuple[dict, list[str]]:
         Path("solver.prototxt").write_text(SOLVER % (kind, weights))
         lines = io.StringIO()
-        solver = Solver(read_plan("solver.prototxt"), Log(stream=lines), teacher_cache=mode)
+        solver = Solver(read_plan("solver.prototxt"), Log(stream=lines), options=Options(mode))
         solver.solve()
         return solver.net.weights(), lines.getvalue().splitlines()
 

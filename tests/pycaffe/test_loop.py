@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import caffe_kd as caffe
 from caffe_kd.errors import NonFiniteLoss, SolverError
+from caffe_kd.pycaffe.glog import LOG
 from tests.pycaffe.nets import BRANCHES, fill, write
 from tests.pycaffe.test_solver import (
     CLOSE,
@@ -17,6 +19,7 @@ from tests.pycaffe.test_solver import (
     rows_solver,
     weights,
 )
+from tests.solver.test_debug_info import numbers_of, without_numbers
 from tests.solver.training import write_rows
 
 __all__ = ["_quiet"]
@@ -112,6 +115,34 @@ def test_solve_with_hooks_trains_and_stops_at_a_loss_that_is_no_number(tmp_path:
     with pytest.raises(NonFiniteLoss):
         solver.step(1)
     assert np.isnan(solver.net.blobs["loss"].data)
+
+
+PRINTED = 1e-4  # six digits, and float32 sums added in another order
+
+
+@pytest.mark.parametrize("make", [rows_solver, branches_solver])
+def test_debug_info_logs_the_same_with_hooks_as_without(
+    tmp_path: Path, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOG_minloglevel", "0")
+    monkeypatch.setattr(LOG, "_stream", None)
+    logged = []
+    for hooks in (False, True):
+        solver = make(tmp_path, "debug_info: true display: 2 iter_size: 2 momentum: 0.9")
+        if hooks:
+            solver.net.after_backward(lambda layer: None)
+        stream = io.StringIO()
+        monkeypatch.setattr(LOG, "_stream", stream)
+        solver.step(4)
+        lines = [line.partition("] ")[2] for line in stream.getvalue().splitlines()]
+        logged.append([line for line in lines if not line.startswith("Iteration")])
+    plain, hooked = logged
+    for kind, passes in (("[Forward]", 2), ("[Backward]", 2), ("[Update]", 1)):
+        assert any(kind in line for line in plain), kind
+        assert [kind in line for line in hooked].count(True) % (2 * passes) == 0
+    assert without_numbers(hooked) == without_numbers(plain)
+    for one, two in zip(plain, hooked, strict=True):
+        assert numbers_of(two) == pytest.approx(numbers_of(one), rel=PRINTED, abs=1e-7), one
 
 
 # ---- schedules

@@ -9,7 +9,8 @@ import pytest
 
 from caffe_kd.errors import SolverError
 from caffe_kd.proto.binary import read_weights
-from caffe_kd.solver.best import Best
+from caffe_kd.solver.callbacks.metric_monitor import MetricMonitor
+from caffe_kd.solver.solver import Solver
 from tests.helpers import make_net
 from tests.solver.training import (
     SETTINGS,
@@ -31,13 +32,17 @@ OUTPUTS = make_net(
 )
 
 
-def noted(best: Best, *values: float) -> list[bool]:
+def stopping_state(solver: Solver) -> dict[str, np.ndarray]:
+    return next(c.state() for c in solver.callbacks if c.name == "early_stopping")
+
+
+def noted(best: MetricMonitor, *values: float) -> list[bool]:
     """Say for each value whether it was the best so far."""
-    return [best.note(i, [{best.output: [value]}]) for i, value in enumerate(values)]
+    return [best.update(i, [{best.output: [value]}]) for i, value in enumerate(values)]
 
 
 def test_accuracy_is_better_where_higher_and_loss_where_lower() -> None:
-    accuracy, loss = Best(OUTPUTS, 0, "accuracy"), Best(OUTPUTS, 0, "loss")
+    accuracy, loss = MetricMonitor(OUTPUTS, 0, "accuracy"), MetricMonitor(OUTPUTS, 0, "loss")
     assert noted(accuracy, 0.2, 0.1, 0.2, 0.3) == [True, False, False, True]
     assert noted(loss, 0.2, 0.1, 0.2, 0.1) == [True, True, False, False]
     assert (accuracy.value, accuracy.iteration, accuracy.tests) == (0.3, 3, 0)
@@ -45,7 +50,7 @@ def test_accuracy_is_better_where_higher_and_loss_where_lower() -> None:
 
 
 def test_output_that_is_named_is_better_where_lower() -> None:
-    best = Best(OUTPUTS, 0, "accuracy", lower=["accuracy"])
+    best = MetricMonitor(OUTPUTS, 0, "accuracy", lower=["accuracy"])
     assert noted(best, 0.2, 0.1, 0.2, 0.3) == [True, True, False, False]
 
 
@@ -58,12 +63,13 @@ def test_error_rate_of_a_users_own_making_is_watched_as_the_solver_says(folder: 
     for named in ("", 'lower_is_better: "error"'):
         solver = make_solver(TESTS + f'snapshot_best: "error" max_iter: 12 {named}')
         solver.solve()
-        best[named] = solver._watch.kept["snapshot_best"].value
+        line = solver.log.matching("^Best error so far")[-1]
+        best[named] = float(line.split(", ")[1].split(";")[0])
     assert best['lower_is_better: "error"'] < best[""]
 
 
 def test_change_within_min_delta_is_not_better() -> None:
-    assert noted(Best(OUTPUTS, 0, "accuracy", 0.1), 0.2, 0.25, 0.29, 0.31) == [
+    assert noted(MetricMonitor(OUTPUTS, 0, "accuracy", 0.1), 0.2, 0.25, 0.29, 0.31) == [
         True,
         False,
         False,
@@ -72,16 +78,16 @@ def test_change_within_min_delta_is_not_better() -> None:
 
 
 def test_nan_is_never_better() -> None:
-    best = Best(OUTPUTS, 0, "loss")
+    best = MetricMonitor(OUTPUTS, 0, "loss")
     assert noted(best, np.nan, 2.0, np.nan, 1.0) == [False, True, False, True]
 
 
 def test_iteration_that_is_tested_again_counts_once() -> None:
-    best = Best(OUTPUTS, 0, "loss")
+    best = MetricMonitor(OUTPUTS, 0, "loss")
     noted(best, 1.0, 2.0)
-    again = Best(OUTPUTS, 0, "loss")
+    again = MetricMonitor(OUTPUTS, 0, "loss")
     again.restore(best.state())
-    assert not again.note(1, [{"loss": [0.5]}])
+    assert not again.update(1, [{"loss": [0.5]}])
     assert (again.value, again.iteration, again.tests) == (1.0, 0, 1)
 
 
@@ -138,11 +144,11 @@ def test_resumed_run_stops_where_the_whole_one_does(folder: Path, at: int) -> No
     )
     whole = make_solver(settings)
     whole.solve()
-    state = whole._watch.kept["early_stopping"].state()
+    state = stopping_state(whole)
     resumed = make_solver(settings)
     resumed.solve(f"solver_iter_{at}.solverstate")
     assert resumed.iter == whole.iter < 100
-    again = resumed._watch.kept["early_stopping"].state()
+    again = stopping_state(resumed)
     assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in state.items()}
 
 
@@ -171,4 +177,4 @@ def test_watching_without_test_net_is_an_error(folder: Path) -> None:
 
 def test_output_of_several_values_is_an_error() -> None:
     with pytest.raises(SolverError, match="has 3 values: name one of a single value"):
-        Best(OUTPUTS, 0, "per")
+        MetricMonitor(OUTPUTS, 0, "per")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
 from tests.solver.training import (
@@ -30,7 +31,8 @@ WITH_LABEL = DISTILLER.replace(
 
 def solver_of(settings: str, every: int, **options: object) -> Solver:
     Path("solver.prototxt").write_text(settings)
-    return Solver(read_plan("solver.prototxt"), MemoryLog(), gradient_shares=every, **options)  # type: ignore[arg-type]
+    asked = Options(gradient_shares=every, **options)  # type: ignore[arg-type]
+    return Solver(read_plan("solver.prototxt"), MemoryLog(), options=asked)
 
 
 def shares_of(solver: Solver) -> list[tuple[str, float, float]]:

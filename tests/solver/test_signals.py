@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from caffe_kd.solver.signals import Action, SignalActions
+from caffe_kd.solver.callback import Action
+from caffe_kd.solver.signals import SignalActions
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX signals")
 

@@ -12,9 +12,12 @@ from caffe_kd.data.idx import write_idx
 from caffe_kd.errors import DataError, UsageError
 from caffe_kd.layers.memory_data import MemoryData
 from caffe_kd.log import Log
+from caffe_kd.solver.callbacks.teacher_outputs import TeacherOutputs
 from caffe_kd.solver.frozen import Frozen, find_frozen
+from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
+from caffe_kd.solver.teacher_cache import TeacherCache
 
 RECORDS, BATCH = 22, 4  # the last chunk is not full, and batches run over the end
 
@@ -68,8 +71,12 @@ def solver(
     )
     lines = io.StringIO()
     return Solver(
-        read_plan(folder / "solver.prototxt"), Log(stream=lines), teacher_cache=mode
+        read_plan(folder / "solver.prototxt"), Log(stream=lines), options=Options(mode)
     ), lines
+
+
+def cache_of(run: Solver) -> TeacherCache | None:
+    return next((c.cache for c in run.callbacks if isinstance(c, TeacherOutputs)), None)
 
 
 def trained(run: Solver, iterations: int = 15) -> list[torch.Tensor]:
@@ -102,18 +109,18 @@ def test_training_with_the_cache_gives_the_same_weights(folder: Path, mode: str)
 def test_each_chunk_is_computed_once(folder: Path) -> None:
     run, _ = solver(folder, "memory")
     trained(run, 15)
-    assert run._cache is not None
-    assert (run._cache.computed, run._cache.served) == (6, 15 * BATCH)
-    assert "6 of 6 chunks computed" in run._cache.report()
+    assert cache_of(run) is not None
+    assert (cache_of(run).computed, cache_of(run).served) == (6, 15 * BATCH)
+    assert "6 of 6 chunks computed" in cache_of(run).report()
 
 
 def test_answers_have_the_same_bits_in_any_order(folder: Path) -> None:
     first, second = (solver(folder, "memory")[0] for _ in range(2))
     trained(first, 1)
     trained(second, 1)
-    assert first._cache is not None and second._cache is not None
-    forward = [first._cache.answers(np.array([i]))[0] for i in range(RECORDS)]
-    backward = [second._cache.answers(np.array([i]))[0] for i in reversed(range(RECORDS))]
+    assert cache_of(first) is not None and cache_of(second) is not None
+    forward = [cache_of(first).answers(np.array([i]))[0] for i in range(RECORDS)]
+    backward = [cache_of(second).answers(np.array([i]))[0] for i in reversed(range(RECORDS))]
     assert same(forward, backward[::-1])
 
 
@@ -121,7 +128,7 @@ def test_disk_cache_serves_the_next_run(folder: Path) -> None:
     first = trained(solver(folder, "disk")[0])
     run, lines = solver(folder, "disk")
     assert same(first, trained(run))
-    assert run._cache is not None and run._cache.computed == 0
+    assert cache_of(run) is not None and cache_of(run).computed == 0
     assert "computed anew" not in lines.getvalue()
 
 
@@ -137,7 +144,7 @@ def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) 
     run, lines = solver(folder, "disk", transform, seed=seed)
     told = lines.getvalue
     after = trained(run)
-    assert run._cache is not None and run._cache.computed == 6
+    assert cache_of(run) is not None and cache_of(run).computed == 6
     assert "computed anew" in told()
     live = trained(solver(folder, "off", transform, seed=seed)[0])
     for a, b in zip(live, after, strict=True):
@@ -148,7 +155,7 @@ def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) 
 def test_random_faces_of_records_are_not_remembered(folder: Path, transform: str) -> None:
     run, lines = solver(folder, "auto", transform)
     trained(run, 1)
-    assert run._cache is None
+    assert cache_of(run) is None
     assert "No teacher cache: layer 'd' gives a record another face each time" in lines.getvalue()
     with pytest.raises(UsageError, match="-teacher_cache memory: layer 'd'"):
         trained(solver(folder, "memory", transform)[0], 1)
@@ -164,7 +171,7 @@ def test_chosen_records_are_remembered_by_their_own_numbers(folder: Path, mode: 
     live = trained(solver(folder, "off", data=data)[0])
     run, _ = solver(folder, mode, data=data)
     remembered = trained(run)
-    assert run._cache is not None and run._cache.records < 15
+    assert cache_of(run) is not None and cache_of(run).records < 15
     for a, b in zip(live, remembered, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
@@ -173,7 +180,7 @@ def test_net_without_frozen_layers_has_no_cache(folder: Path) -> None:
     learning = TRUNK.replace("param { lr_mult: 0 } param { lr_mult: 0 }", "") + HEAD
     run, lines = solver(folder, "auto", layers=learning)
     trained(run, 1)
-    assert run._cache is None
+    assert cache_of(run) is None
     assert "teacher cache" not in lines.getvalue()
 
 
@@ -207,14 +214,14 @@ def test_blob_that_is_wanted_before_and_after_a_change_in_place_is_run_as_ever(
     )
     assert find_frozen(run.net) == "blob 'data' is changed in place between layers that take it"
     trained(run, 1)
-    assert run._cache is None
+    assert cache_of(run) is None
 
 
 def test_short_training_does_not_remember(folder: Path) -> None:
     run, lines = solver(folder, "auto")
     run.param.max_iter = 5
     trained(run, 5)
-    assert run._cache is None
+    assert cache_of(run) is None
     assert "sees each record once" in lines.getvalue()
 
 
@@ -229,7 +236,7 @@ def test_new_weights_are_not_answered_from_the_old_cache(folder: Path) -> None:
     live.load_weights(weights)
     live.net.steps[0].layer.position = other.net.steps[0].layer.position
     other.net()
-    other._remember_teacher(20)
+    other.step(0)  # takes the new weights' outputs into the cache
     live.net.steps[0].layer.position = other.net.steps[0].layer.position
     torch.testing.assert_close(other.net(), live.net(), rtol=0, atol=1e-6)
 
@@ -245,7 +252,7 @@ def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode:
             'layer { name: "m" type: "MemoryData" top: "data" top: "label" memory_data_param { '
             f"batch_size: {BATCH} channels: 1 height: 8 width: 8 }} }}" + TRUNK + HEAD
         )
-        run = Solver(read_plan(folder / "solver.prototxt"), Log(stream=None), teacher_cache=mode)
+        run = Solver(read_plan(folder / "solver.prototxt"), Log(stream=None), options=Options(mode))
         layer = run.net.steps[0].layer
         assert isinstance(layer, MemoryData)
         draw = np.random.default_rng(0)
@@ -256,7 +263,7 @@ def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode:
             for _ in range(2 * batches):
                 run.step(1)
                 losses.append(float(run.net.blobs["loss"].detach()))
-        assert (run._cache is not None) == (mode != "off")
+        assert (cache_of(run) is not None) == (mode != "off")
         return losses
 
     np.testing.assert_allclose(losses(mode), losses("off"), rtol=1e-5)  # float32, other batches
@@ -284,7 +291,7 @@ def test_records_made_ahead_in_any_order_are_remembered(folder: Path, mode: str)
     run = image_solver(folder, mode, param)
     remembered = trained(run)
     assert run.net.steps[0].layer.depth > 0
-    assert run._cache is not None and run._cache.computed == 6
+    assert cache_of(run) is not None and cache_of(run).computed == 6
     for a, b in zip(live, remembered, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 

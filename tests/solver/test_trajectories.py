@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
 from caffe_kd.solver.updates import Updater
@@ -85,7 +86,7 @@ def lenet_solver(name: str, folder: Path, exact_sums: bool = False) -> Solver:
     (folder / "net.prototxt").write_text(net)
     shutil.copy(LENET / f"{name}.solver.prototxt", folder)
     plan = read_plan(folder / f"{name}.solver.prototxt")
-    solver = Solver(plan, MemoryLog(), exact_sums=exact_sums)
+    solver = Solver(plan, MemoryLog(), options=Options(exact_sums=exact_sums))
     solver.load_weights(LENET / "init.caffemodel")
     solver.param.test_initialization = False
     return solver

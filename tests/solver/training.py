@@ -126,7 +126,7 @@ def make_solver(
         settings += "\nmax_iter: 6\n"
     Path("solver.prototxt").write_text(settings)
     plan = read_plan("solver.prototxt", Overrides(**overrides))
-    return Solver(plan, log or MemoryLog(), signals=signals)
+    return Solver(plan, log or MemoryLog(), callbacks=[signals] if signals else [])
 
 
 def solved(settings: str, **options: Any) -> Solver:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import SolverError
-from ..net import Param
+from ...errors import SolverError
+from ...net import Param
+from ..callback import Callback
+from ..options import Options
+
+if TYPE_CHECKING:
+    from ..solver import Solver
 
 # The types whose first blob holds one unit's incoming weights at each index of its first axis.
 _TYPES = ("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "InnerProduct")
 
 
-class MaxNorm:
+class MaxNorm(Callback):
     """Scale each unit's incoming weights down to an L2 norm of at most ``limit``.
 
         w_u <- w_u * min(1, limit / ||w_u||)
@@ -54,7 +60,7 @@ class MaxNorm:
             )
 
     @torch.no_grad()
-    def apply(self) -> None:
+    def after_update(self, solver: Solver) -> None:
         """Scale down what is above the limit."""
         for blob, axis in self._weights:
             torch.renorm(blob, 2, axis, self.limit, out=blob)
@@ -64,3 +70,9 @@ def _unit_axis(param: Param) -> int:
     """Return the axis along which the units of a weight blob are counted."""
     is_transposed = param.layer.type == "InnerProduct" and param.layer.param.transpose
     return 1 if is_transposed else 0
+
+
+def build(solver: Solver, options: Options) -> Iterator[Callback]:
+    """Yield the callback if the solver has ``max_norm``."""
+    if solver.param.HasField("max_norm"):
+        yield MaxNorm(solver.param.max_norm, solver.params, solver.plan.where("max_norm"))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..errors import SolverError
-from ..layers import Layer
-from ..net import Net
+from ...errors import SolverError
+from ...layers import Layer
+from ...net import Net
+from .. import snapshot
+from ..callback import Callback
+from ..options import Options
+
+if TYPE_CHECKING:
+    from ..solver import Solver
 
 
-class MeanTeacher:
+class MeanTeacher(Callback):
     """Follows the student's parameters.
 
     After update t = 1, 2, …::
@@ -28,9 +36,6 @@ class MeanTeacher:
         ema: the greatest a, 0 to below 1.
         nets: the train net and the test nets, some of which have the teacher's layers.
 
-    Attributes:
-        layers: the names of its layers in the nets.
-
     Raises:
         SolverError: the student lacks a layer of the teacher's, or its shapes differ.
 
@@ -40,29 +45,28 @@ class MeanTeacher:
     def __init__(
         self, name: str, ema: float, nets: Sequence[Net], where: str | None = None
     ) -> None:
-        self.name = name
+        self.teacher = name
         self.ema = ema
-        self.layers: set[str] = set()
         self._where = where
         pairs: dict[int, tuple[Tensor, Tensor]] = {}
         for net in nets:
             for step in net.steps:
                 if step.layer.name.startswith(f"{name}/"):
-                    self.layers.add(step.layer.name)
                     pairs |= {
                         id(mine): (mine, theirs) for mine, theirs in self._pairs(step.layer, nets)
                     }
         self._means = [mean for mean, _ in pairs.values()]
         self._followed = [student for _, student in pairs.values()]
+        self.begin()
 
     def _pairs(self, layer: Layer, nets: Sequence[Net]) -> list[tuple[Tensor, Tensor]]:
-        own = layer.name.removeprefix(f"{self.name}/")
+        own = layer.name.removeprefix(f"{self.teacher}/")
         steps = (net.step_of(own) for net in nets)
         student = next((found.layer for found in steps if found is not None), None)
         shapes = [] if student is None else student.blob_shapes
         if shapes != layer.blob_shapes:
             raise SolverError(
-                f"the teacher '{self.name}' follows the student, whose layer '{own}' has "
+                f"the teacher '{self.teacher}' follows the student, whose layer '{own}' has "
                 f"parameters of the shapes {shapes}, where the teacher's has {layer.blob_shapes}: "
                 "its net must be the student's",
                 self._where,
@@ -72,13 +76,30 @@ class MeanTeacher:
         return list(zip(layer.parameters_in_order, student.parameters_in_order, strict=True))
 
     @torch.no_grad()
-    def start(self) -> None:
+    def begin(self) -> None:
         """Be as the student is."""
         torch._foreach_copy_(self._means, self._followed)
 
+    def on_start(self, solver: Solver) -> None:
+        """Be as the student is before its first update; weights may have been loaded since."""
+        if solver.iter == 0:
+            self.begin()
+
     @torch.no_grad()
-    def follow(self, updates: int) -> None:
-        """Go a step towards the student, of which so many updates are done."""
+    def after_update(self, solver: Solver) -> None:
+        """Go a step towards the student."""
+        updates = solver.iter + 1
         keep = min(1 - 1 / (updates + 1), self.ema)
         torch._foreach_mul_(self._means, keep)
         torch._foreach_add_(self._means, self._followed, alpha=1 - keep)
+
+    def on_restore(self, solver: Solver, weights: Path) -> None:
+        """Take the weights that belong to the snapshot's."""
+        snapshot.read_mean(self.teacher, solver.nets, weights)
+
+
+def build(solver: Solver, options: Options) -> Iterator[Callback]:
+    """Yield a callback for each teacher that follows the student."""
+    where = solver.plan.where("ema")
+    for name, ema in solver.plan.means.items():
+        yield MeanTeacher(name, ema, solver.nets, where)

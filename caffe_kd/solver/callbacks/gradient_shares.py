@@ -1,18 +1,23 @@
-"""Tells how much of the student's gradient each term of the objective makes."""
+"""Logs how much of the student's gradient each term of the objective makes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..net import AUTOMATIC_TOP, Net, Step
+from ...net import AUTOMATIC_TOP, Net, Step
+from ..callback import Callback
+from ..options import Options
+
+if TYPE_CHECKING:
+    from ..solver import Solver
 
 
-class GradientShares:
+class GradientShares(Callback):
     """Measures, in every so many iterations, the gradient of each term by itself.
 
     With g_i the gradient of term i, its weight included, to all of the student's parameters that
@@ -48,9 +53,10 @@ class GradientShares:
             if any(step.loss_weights) or step.layer.proto.HasField("loss_weight_schedule"):
                 step.layer.register_forward_hook(self._after_layer(step))
 
-    def begin(self, iteration: int) -> None:
+    def before_forward(self, solver: Solver) -> None:
         """Begin an iteration."""
-        self.measuring = bool(self.params) and iteration % self.every == 0
+        self.measuring = bool(self.params) and solver.iter % self.every == 0
+        solver.retain_graph = self.measuring
         self._passes = 0
         self._terms.clear()
         self._sums.clear()
@@ -70,8 +76,8 @@ class GradientShares:
 
         return hook
 
-    def add(self) -> None:
-        """Take the gradients of the terms of a pass, whose graph must still be there."""
+    def after_backward(self, solver: Solver) -> None:
+        """Add the gradients of a pass's terms, whose graph is still there; log after the last."""
         if not self.measuring:
             return
         self._passes += 1
@@ -83,11 +89,13 @@ class GradientShares:
                     if new is not None:
                         sums[index] = new if so_far is None else so_far + new
         self._terms.clear()
+        if self._passes == solver.param.iter_size:
+            self.measuring = False
+            self._log(solver.iter)
+            self._sums.clear()
 
-    def tell(self, iteration: int) -> None:
+    def _log(self, iteration: int) -> None:
         """Log the shares of an iteration."""
-        if not self.measuring or not self._sums:
-            return
         norms = {name: self._norm(sums) for name, sums in self._sums.items()}
         total = sum(norms.values())
         count = sum(p.numel() for p in self.params)
@@ -95,9 +103,15 @@ class GradientShares:
         for name, norm in norms.items():
             share = norm / total if total else 0.0
             self.notify(f"    Gradient share: {name} = {share:.4g} (norm {norm:.4g})")
-        self.measuring = False
-        self._sums.clear()
 
     def _norm(self, sums: Sequence[Tensor | None]) -> float:
         squares = sum(float(g.double().square().sum()) for g in sums if g is not None)
         return math.sqrt(squares) / self._passes
+
+
+def build(solver: Solver, options: Options) -> Iterator[Callback]:
+    """Yield the callback if ``gradient_shares`` asks for it."""
+    if options.gradient_shares:
+        names = {layer.name for layer in solver.plan.student.layer}
+        blobs = [p.blob for p in solver.params if p.layer.name in names]
+        yield GradientShares(solver.net, blobs, options.gradient_shares, solver.log.info)

@@ -10,16 +10,21 @@ Source: Caffe's Net::ForwardDebugInfo, BackwardDebugInfo and UpdateDebugInfo.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..net import Net, Step
+from ...net import Net, Step
+from ..callback import Callback
+from ..options import Options
+
+if TYPE_CHECKING:
+    from ..solver import Solver
 
 
-class DebugInfo:
+class DebugInfo(Callback):
     """Logs each layer of a net as it runs forward, and on request backward and update.
 
     Args:
@@ -72,6 +77,14 @@ class DebugInfo:
 
     # ---- backward and update
 
+    def before_forward(self, solver: Solver) -> None:
+        """Show the iterations that are displayed."""
+        self.showing = solver.displays
+
+    def after_backward(self, solver: Solver) -> None:
+        """Log a pass's gradients."""
+        self.backward()
+
     def backward(self) -> None:
         """Log the gradients that a backward pass has left, from the last layer to the first."""
         if not self.showing:
@@ -89,12 +102,12 @@ class DebugInfo:
         l1, l2 = (f"({_norm(data, order):g}, {_norm(diff, order):g})" for order in (1, 2))
         self.notify(f"    [Backward] All net params (data, diff): L1 norm = {l1}; L2 norm = {l2}")
 
-    def before_update(self) -> None:
-        """Remember the parameters as they are."""
+    def before_update(self, solver: Solver) -> None:
+        """Keep the parameters as they are."""
         if self.showing:
             self._before = [p.blob.detach().clone() for p in self.net.params]
 
-    def after_update(self) -> None:
+    def after_update(self, solver: Solver) -> None:
         """Log the parameters before the update and what it took from them (``diff``)."""
         if not self.showing:
             return
@@ -105,6 +118,14 @@ class DebugInfo:
                 f"data: {_size(before)}; diff: {_size(before - param.blob)}"
             )
         self._before = []
+
+
+def build(solver: Solver, options: Options) -> Iterator[Callback]:
+    """Yield the train net's callback if the solver has ``debug_info``."""
+    if solver.param.debug_info:
+        for net in solver.test_nets:
+            DebugInfo(net, solver.log.info)  # its hooks are on the layers
+        yield DebugInfo(solver.net, solver.log.info)
 
 
 def _size(values: Tensor) -> str:

@@ -1,0 +1,43 @@
+"""Which features a training has: the one list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .callback import Callback
+from .callbacks import (
+    debug_info,
+    early_stopping,
+    gradient_shares,
+    max_norm,
+    mean_teacher,
+    snapshot_best,
+    teacher_outputs,
+)
+from .options import Options
+
+if TYPE_CHECKING:
+    from .solver import Solver
+
+# In the order in which they act. Each module's ``build`` yields a callback for each time that the
+# solver's prototxt or the options ask for its feature.
+_FEATURES = (
+    max_norm,
+    mean_teacher,
+    snapshot_best,
+    early_stopping,
+    debug_info,
+    gradient_shares,
+    teacher_outputs,
+)
+
+
+def build(solver: Solver, options: Options) -> Iterator[Callback]:
+    """Yield the callbacks of all features that are asked for.
+
+    Raises:
+        CaffeKDError: a feature's setting is wrong.
+    """
+    for feature in _FEATURES:
+        yield from feature.build(solver, options)
