@@ -23,7 +23,7 @@ from .layers.input import Input
 from .proto import caffe_pb2 as pb
 from .proto import foreign, text
 from .proto.binary import LayerWeights, read_weights
-from .proto.filter import filter_net
+from .proto.filter import filter_net, made_elsewhere
 from .proto.upgrade import Notes, upgrade_net
 
 # The name the original gives the top of a loss that was left out; there may be several.
@@ -62,6 +62,7 @@ class Net(nn.Module):
         param: the net in the current format, filtered for one state.
         phase: TRAIN or TEST; a ``state`` in the message wins, as in Caffe.
         file: where it was read, for relative paths and messages.
+        unfiltered: the net with the layers of all states, for messages.
 
     Attributes:
         blobs: the blobs of the last forward pass by name, in the order they are first made.
@@ -77,13 +78,20 @@ class Net(nn.Module):
     Source: Caffe's Net.
     """
 
-    def __init__(self, param: Any, phase: int = pb.TEST, file: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        param: Any,
+        phase: int = pb.TEST,
+        file: str | Path | None = None,
+        unfiltered: Any = None,
+    ) -> None:
         super().__init__()
         if not param.layer:
             raise NetError(f"net '{param.name}' has no layers", str(file) if file else None)
         foreign.check(param, f"net '{param.name}'", NetError)
         self.name: str = param.name
         self.param = param
+        self._unfiltered = unfiltered
         self.phase: int = param.state.phase if param.state.HasField("phase") else phase
         self.context = Context(file=Path(file) if file else None)
         self.steps: list[Step] = []
@@ -138,9 +146,14 @@ class Net(nn.Module):
         if name not in self.shapes:
             layer.fail(
                 f"Unknown bottom blob '{name}' (bottom index {index}): no layer before this one "
-                f"makes it.{did_you_mean(name, self.shapes)}"
+                f"makes it{self._elsewhere(name)}.{did_you_mean(name, self.shapes)}"
             )
         return self.shapes[name]
+
+    def _elsewhere(self, blob: str) -> str:
+        if self._unfiltered is None:
+            return ""
+        return made_elsewhere(self._unfiltered, self.param.state, blob)
 
     @staticmethod
     def _check_count(layer: Layer, what: str, count: int, bounds: tuple[int, int | None]) -> None:
@@ -442,4 +455,4 @@ def load_net(
     """
     param = read_net(path, notes)
     state = pb.NetState(phase=phase, level=level, stage=[*param.state.stage, *stages])
-    return Net(filter_net(param, state), phase, path)
+    return Net(filter_net(param, state), phase, path, unfiltered=param)

@@ -76,9 +76,42 @@ def input_shape_flag(to: Any) -> None:
         "input_shape",
         action="append",
         default=[],
-        metavar="BLOB=C,H,W",
-        help="the shape of a record, where its data is absent; may be given for several blobs",
+        metavar="BLOB=N,C,H,W",
+        help="the shape of an input, where its data is absent; C,H,W and no BLOB will do; may be "
+        "given for several blobs",
     )
+
+
+def deploy_flags(to: Any) -> None:
+    """Add the flags that determine which net is deployed; ``deploy_options`` takes them."""
+    state_flags(to)
+    input_shape_flag(to)
+    flag(
+        to,
+        "outputs",
+        metavar="BLOBS",
+        help="the outputs, separated by commas; layers behind them are left out, such as Python "
+        "layers (default: the net's predictions)",
+    )
+
+
+def deploy_options(arguments: argparse.Namespace, net: Any) -> Any:
+    """Return the DeployOptions of the flags; print which stages a net depends on, if none is given.
+
+    Raises:
+        UsageError: a shape is none.
+    """
+    from ..export.deploy import DeployOptions, stages_asked_for
+
+    stages, asked_for = comma_list(arguments.stage), stages_asked_for(net)
+    if asked_for and not stages and not net.state.stage:
+        print(
+            f"note: layers of this net depend on its stage ({', '.join(asked_for)}), and none is "
+            "given: -stage NAMES",
+            file=sys.stderr,
+        )
+    shapes = input_shapes(arguments.input_shape)
+    return DeployOptions(arguments.level, stages, shapes, comma_list(arguments.outputs))
 
 
 def distilling_flags(to: Any) -> None:
@@ -194,7 +227,9 @@ def load_layer_modules(path: str | None) -> None:
 
 
 def input_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of records that ``-input_shape`` gives, by the name of their blob.
+    """Return the shapes that ``-input_shape`` gives, by the name of their blob.
+
+    What their numbers mean is ``doctor.record_shapes.with_batch``'s matter.
 
     Raises:
         UsageError: one is none.
@@ -208,7 +243,7 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     extents = comma_list(numbers)
     if not extents or not all(e.isdigit() and 0 < int(e) < 2**31 for e in extents):
         raise UsageError(
-            f"-input_shape takes a record's extents, as data=3,28,28. Received: {text}"
+            f"-input_shape takes an input's shape, as data=1,3,28,28. Received: {text}"
         )
     return name, tuple(int(extent) for extent in extents)
 

@@ -34,14 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = common.input_shapes(arguments.input_shape)
     common.load_layer_modules(arguments.layers)
     from ..doctor.reading import Wishes, read_case
+    from ..proto.filter import is_included
     from ..pycaffe.draw import Drawing, shapes_of
 
-    case = read_case(arguments.net, Wishes(None, given))
+    stages = common.comma_list(arguments.stage)
+    case = read_case(arguments.net, Wishes(None, given, arguments.level, stages))
     if case.unplanned is not None and not case.layers:
         raise case.unplanned
     phase = arguments.phase or ("ALL" if case.solver is None else "TRAIN")
     views = [v for v in case.views if phase in ("ALL", v.phase_name)]
-    layers = case.layers if phase == "ALL" else _layers_in(views, phase)
+    if phase != "ALL":
+        layers = _layers_in(views, phase)
+    elif stages or arguments.level:
+        layers = [x for x in case.layers if any(is_included(x, v.param.state) for v in views)]
+    else:
+        layers = case.layers
     built = [view.survey.net for view in views if view.survey.net is not None]
     lanes, titles = _lanes(case)
     rankdir = arguments.rankdir or ("LR" if case.solver is None else "TB")
@@ -98,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(
         parser, "display_lrm", action="store_true", help="write the learning rate's multipliers"
     )
+    common.state_flags(parser)
     common.input_shape_flag(parser)
     common.user_code_flags(parser)
     return parser

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import flag, guarded, parser, python_layers_flag
+from .common import deploy_flags, deploy_options, flag, guarded, parser, python_layers_flag
 
 if TYPE_CHECKING:
     from ..export.pipeline import Exported
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = _parser().parse_args(argv)
-    from ..export.pipeline import export_onnx
+    from ..export.pipeline import export_net
+    from ..net import read_net
 
-    exported = export_onnx(
+    net = read_net(arguments.model)
+    exported = export_net(
+        net,
         arguments.model,
         arguments.weights,
         arguments.output,
         preprocess=arguments.preprocess,
         images=arguments.data,
+        options=deploy_options(arguments, net),
     )
     _print(exported, Path(arguments.output))
     return 0
@@ -43,6 +47,11 @@ def _print(exported: Exported, path: Path) -> None:
     for blob in exported.mirrored:
         print(f"note: '{blob}' is not mirrored at random, as the net's data layer does")
     report = exported.report
+    for blob, (count, total) in report.places.items():
+        print(
+            f"note: {count:,} of {total:,} values of '{blob}' differ: values that nearly tie fall "
+            "otherwise in ONNX Runtime, by rounding; each layer by itself agrees"
+        )
     print(f"{path}: {path.stat().st_size:,} bytes, {len(graph.node)} nodes")
     print(
         f"ONNX Runtime and the net agree on {report.records} records: greatest difference "
@@ -67,5 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         help="the model takes uint8 pixels (N, C, H, W) and holds the data layer's mean and scale",
     )
     flag(result, "data", metavar="IDX", help="an IDX file of images to check on, too")
+    deploy_flags(result)
     python_layers_flag(result)
     return result

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Log() as log:
         log.info(told)
         notes = Notes()
-        net = load_net(arguments.model, notes=notes)
+        stages = common.comma_list(arguments.stage)
+        net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
         for note in notes.lines:
             log.info(note)
         load_for_use(net, [arguments.weights], log)
@@ -140,5 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     add("mode", nargs="?", choices=["CPU", "GPU"], default="CPU", help="(default: CPU)")
     add("device", nargs="?", default="0", metavar="DEVICE_ID", help="the GPU's (default: 0)")
     common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on, as GPU N at the end")
+    common.state_flags(parser)
     common.python_layers_flag(parser)
     return parser

@@ -152,7 +152,7 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     state = pb.NetState(phase=phase, level=arguments.level, stage=stages)
     found = survey(filter_net(net, state), phase, Path(arguments.net), given)
     for absent in found.absent:
-        what = absent.reason or "give its records' shape, as -input_shape data=3,28,28"
+        what = absent.reason or "give its records' shape, as -input_shape data=1,3,28,28"
         print(f"note: {absent.error}: {what}", file=sys.stderr)
     for layer in found.unrun:
         print(f"note: layer '{layer.name}' (Python) is not run, and left out", file=sys.stderr)

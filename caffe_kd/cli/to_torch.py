@@ -26,12 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="the .py file to write (default: the prototxt's name, here)",
     )
+    common.deploy_flags(parser)
     common.user_code_flags(parser)
     arguments = parser.parse_args(argv)
     common.load_layer_modules(arguments.layers)
     from ..export.torch_code import write_torch
+    from ..net import read_net
 
+    net = read_net(arguments.model)
+    options = common.deploy_options(arguments, net)
     output = Path(arguments.output or f"{Path(arguments.model).stem}.py")
-    weights = write_torch(arguments.model, arguments.weights, output)
+    weights = write_torch(net, arguments.model, arguments.weights, output, options)
     print(f"wrote {output} and {weights}")
     return 0

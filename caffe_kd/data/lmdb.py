@@ -67,6 +67,12 @@ class LmdbRecords(DatumRecords):
         return self._file[at : at + size]
 
 
+def _remedy(path: Path) -> str:
+    if "mnist" in path.name.lower():
+        return f"make it with tools/convert_mnist_data.py IMAGES LABELS {path} -backend lmdb"
+    return f"tools/convert_imageset.py ROOT LIST {path} makes one of image files"
+
+
 def _map(path: Path) -> mmap.mmap:
     """Return the database file as read-only memory."""
     file = path / "data.mdb" if path.is_dir() else path
@@ -74,8 +80,7 @@ def _map(path: Path) -> mmap.mmap:
         is_level_db = (path / "CURRENT").is_file()
         raise DataError(
             ("this is a LevelDB: write backend: LEVELDB; " if is_level_db else "")
-            + f"no LMDB at {path}; make it with tools/convert_mnist_data.py IMAGES LABELS "
-            f"{path} -backend lmdb",
+            + f"no LMDB at {path}; {_remedy(path)}",
         )
     try:
         with file.open("rb") as opened:

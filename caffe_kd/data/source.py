@@ -188,7 +188,10 @@ def open_source(
     from .choice import choose
 
     if not data_param.source:
-        raise DataError('data_param needs a source. Received: none. Expected: source: "PATH".')
+        raise DataError(
+            "data_param needs a source. Received: none, as in nets of DIGITS, which fills it in "
+            'when it trains. Expected: source: "PATH".'
+        )
     return choose(_open_all(data_param, folder_lookup, force_color), data_param)
 
 

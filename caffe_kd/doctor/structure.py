@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..proto import caffe_pb2 as pb
 from ..proto import text
-from ..proto.filter import is_included
+from ..proto.filter import asked_for, is_included
 from .findings import Hit, Hits, case_check, net_check
 from .protos import called, share_records, shown, source
 from .reading import Case
@@ -62,8 +62,8 @@ def part_of_a_net(case: Case) -> Hits:
     "structure",
     why="The shapes come from the data; without it this report is of the shapes it supposes, or "
     "leaves out what depends on them.",
-    do="Bring the data, or tell the records' shape, as -input_shape data=3,28,28 (channels, rows, "
-    "columns).",
+    do="Bring the data, or tell the records' shape, as -input_shape data=1,3,28,28 (batch, "
+    "channels, rows, columns).",
 )
 def data_absent(view: View) -> Hits:
     """A data layer whose database, list or files are not there."""
@@ -298,4 +298,6 @@ def never_included(case: Case) -> Hits:
     states += [pb.NetState(phase=phase) for phase in (pb.TRAIN, pb.TEST)]
     for layer in case.layers:
         if layer.include and not any(is_included(layer, state) for state in states):
-            yield Hit("note", layer.source_line, f"{called(layer)} is in no phase")
+            yield Hit(
+                "note", layer.source_line, f"{called(layer)} is in no phase: {asked_for(layer)}"
+            )

@@ -12,13 +12,11 @@ import torch
 
 from .. import user_code
 from ..errors import CaffeKDError, NetError
-from ..layers import Context, Layer, Shape, create, layer_types
+from ..layers import Layer, Shape, create, layer_types
 from ..net import Net
 from ..proto import caffe_pb2 as pb
-from ..proto.binary import read_blob
 from .protos import batch_size, beside, data_param, is_data, source
-
-_COLOURS = 3
+from .record_shapes import guessed_shape, with_batch
 
 
 @dataclass
@@ -68,7 +66,7 @@ def survey(
         param: the net, filtered for one state.
         phase: TRAIN or TEST.
         file: where it was read, for relative paths.
-        given: shapes of records by the name of their blob, without the batch; under "" for the
+        given: shapes by the name of the blob, as ``-input_shape`` gives them; under "" for the
             first top of any data layer.
     """
     found = Survey()
@@ -152,12 +150,13 @@ class _Surveyor(Net):
             layer.setup([])
             shapes = list(layer.top_shapes([]))
         except CaffeKDError as error:
-            if not self._lacks_data(proto, error):
+            unnamed = wanted is not None and data_param(proto) is not None and not source(proto)
+            if not (unnamed or self._lacks_data(proto, error)):
                 raise
             return self._supposed(proto, error, wanted)
         self._found.counts[proto.name] = _records(layer)
         if proto.type == "Input" and proto.top[0] in self._given:
-            shapes[0] = (*shapes[0][:1], *self._given[proto.top[0]])
+            shapes[0] = with_batch(self._given[proto.top[0]], *shapes[0][:1])
         return shapes
 
     def _lacks_data(self, proto: Any, error: CaffeKDError) -> bool:
@@ -173,12 +172,13 @@ class _Surveyor(Net):
         if wanted is not None:
             absent.taken, absent.reason = wanted, "as -input_shape says"
         else:
-            absent.taken, absent.reason = _guess(proto, self.context)
+            absent.taken, absent.reason = guessed_shape(proto, self.context.file)
         if absent.taken is None:
             raise _Unreadable
         self._found.supposed.update(proto.top[1:])
         batch = batch_size(proto) or 1
-        return [(batch, *absent.taken), *[(batch,)] * (len(proto.top) - 1)]
+        data = with_batch(absent.taken, batch)
+        return [data, *[data[:1]] * (len(proto.top) - 1)]
 
 
 def _records(layer: Layer) -> int:
@@ -191,38 +191,3 @@ def _records(layer: Layer) -> int:
 
 class _Unreadable(Exception):
     """The shape of a data layer's records can neither be read nor guessed."""
-
-
-def _guess(proto: Any, context: Context) -> tuple[Shape | None, str]:
-    """Return the records' shape as far as the settings tell it, and which did."""
-    transform = proto.transform_param
-    settings = data_param(proto)
-    if proto.type not in ("Data", "ImageData", "WindowData") or settings is None:
-        return None, ""
-    if proto.type == "ImageData" and settings.new_height and not transform.crop_size:
-        colours = _COLOURS if settings.is_color else 1
-        return (colours, settings.new_height, settings.new_width), "from new_height and new_width"
-    mean = _mean_shape(proto, context.file)
-    if mean is not None:
-        crop = transform.crop_size
-        return (mean[0], crop or mean[1], crop or mean[2]), "from the mean_file"
-    if not transform.crop_size:
-        return None, ""
-    if len(transform.mean_value) > 1:
-        colours, reason = len(transform.mean_value), "from crop_size and the mean_value"
-    elif transform.force_gray or (proto.type == "ImageData" and not settings.is_color):
-        colours, reason = 1, "from crop_size, in grey"
-    else:
-        colours, reason = _COLOURS, "from crop_size, supposing three colours"
-    return (colours, transform.crop_size, transform.crop_size), reason
-
-
-def _mean_shape(proto: Any, file: Path | None) -> Shape | None:
-    """Return channels, height and width of the mean_file, if it is there."""
-    if not proto.transform_param.mean_file:
-        return None
-    try:
-        mean = read_blob(beside(proto, proto.transform_param.mean_file, file))
-    except CaffeKDError:
-        return None
-    return tuple(mean.shape[-3:]) if mean.ndim >= 3 else None

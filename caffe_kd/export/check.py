@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +15,10 @@ from ..errors import ExportError
 from ..layers.indices import IndexingLayer
 from ..layers.input import Input
 from ..net import Net
+from .check_layers import LayersDifferError, compare_layers
 from .onnx import has_batch, output_names
 from .preprocess import Preprocess
+from .runtime import difference_of, differences, greatest_of, session_of, start
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -34,11 +36,14 @@ class Report:
         difference: the greatest absolute difference of any output value.
         value: the greatest absolute value among the outputs.
         records: how many records went through both.
+        places: for each output in which near ties fell otherwise, how many of its values differ
+            and how many there were.
     """
 
     difference: float = 0.0
     value: float = 0.0
     records: int = 0
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def check(
@@ -46,17 +51,22 @@ def check(
     model: onnx.ModelProto,
     preprocess: Mapping[str, Preprocess] | None = None,
     records: Sequence[Mapping[str, np.ndarray]] = (),
+    outputs: Sequence[str] = (),
 ) -> Report:
     """Check a model's form, and its answers in ONNX Runtime against the net's.
 
     Random inputs in batches of 1, 2 and 5, then the given ones, go through both. An output may
-    differ by at most ``1e-4 * max(1, greatest value)``.
+    differ by at most ``1e-4 * max(1, greatest value)``. Where one differs by more, each layer of
+    the model is compared by itself (``compare_layers``). If all agree the model is right: rounding
+    decided between two values that nearly tie, in a pooling mask or an ArgMax, and the rest
+    follows from that.
 
     Args:
         net: the deployed net that was exported.
         model: what `to_onnx` made of it.
         preprocess: as it was given to ``to_onnx``.
         records: values for all inputs, as the model takes them: float32, or uint8 pixels.
+        outputs: as they were given to ``to_onnx``.
 
     Raises:
         ExportError: the model is not valid, does not run, or answers otherwise than the net.
@@ -68,22 +78,23 @@ def check(
     report = Report()
     with _inputs_kept(net), torch.no_grad():
         for values in [*trials, *records]:
-            _compare(net, session, values, rules, report)
+            problem = _compare(net, session, values, rules, outputs, report)
+            if problem:
+                try:
+                    of_layers = compare_layers(net, model, values, rules, outputs)
+                except LayersDifferError as error:
+                    raise ExportError(f"{problem}; {error}") from error
+                report.difference = max(report.difference, of_layers)
     return report
 
 
 def _session(model: onnx.ModelProto) -> ort.InferenceSession:
-    import onnxruntime as ort
-
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # checker and shape inference have no common root but this
         raise ExportError(f"the exported model is not valid: {error}") from error
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors come as exceptions as well
-    providers = ["CPUExecutionProvider"]
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return session_of(model)
     except Exception as error:  # onnxruntime's exceptions have no public root
         raise ExportError(f"ONNX Runtime cannot load the model: {error}") from error
 
@@ -144,48 +155,46 @@ def _compare(
     session: ort.InferenceSession,
     values: Mapping[str, np.ndarray],
     rules: Mapping[str, Preprocess],
+    outputs: Sequence[str],
     report: Report,
-) -> None:
-    """Run both on the same records; add to the report or fail."""
-    floats = {n: rules[n](v) if n in rules else v for n, v in values.items()}
-    for step in net.steps:
-        step.layer.reset()  # every run of the model begins anew
-    net.forward({n: torch.from_numpy(v).to(net.context.device) for n, v in floats.items()})
+) -> str:
+    """Run both on the same records and add to the report; return how they differ, or ""."""
+    start(net, values, rules)
+    net.forward()
     batch = len(next(iter(values.values())))
     try:
-        answers = session.run(None, dict(values))
+        results = session.run(None, dict(values))
     except Exception as error:  # onnxruntime's exceptions have no public root
         raise ExportError(
             f"the exported model does not run with a batch of {batch}: {error}"
         ) from error
-    for name, answer in zip(output_names(net), answers, strict=True):
+    problem = ""
+    for name, result in zip(output_names(net, outputs), results, strict=True):
         wanted = net.blobs[name].cpu().numpy()
-        if answer.shape != wanted.shape:
+        if result.shape != wanted.shape:
             raise ExportError(
                 f"with a batch of {batch} the exported model's output '{name}' has the shape "
-                f"{answer.shape}, the net's {wanted.shape}"
+                f"{result.shape}, the net's {wanted.shape}"
             )
-        finite = np.abs(wanted[np.isfinite(wanted)])
-        if not len(finite):
+        if not np.isfinite(wanted).any():
             raise ExportError(
                 f"the net's own output '{name}' is nowhere finite: its weights are not trained, "
                 "or training has diverged"
             )
-        greatest = float(finite.max())
-        difference = _difference(answer, wanted)
-        if not difference <= TOLERANCE * max(1.0, greatest):  # not: NaN differs from everything
-            raise ExportError(
-                f"with a batch of {batch} the exported model's output '{name}' differs from the "
-                f"net's by {difference:.3g}, where at most {TOLERANCE:g} * max(1, {greatest:.3g}) "
-                "is allowed"
-            )
-        report.difference = max(report.difference, difference)
+        greatest = greatest_of(wanted)
         report.value = max(report.value, greatest)
+        allowed = TOLERANCE * max(1.0, greatest)
+        difference = difference_of(result, wanted)
+        if difference <= allowed:
+            report.difference = max(report.difference, difference)
+            continue
+        # So for NaN, too, which differs from everything.
+        count, total = report.places.get(name, (0, 0))
+        differing = int((~(differences(result, wanted) <= allowed)).sum())
+        report.places[name] = (count + differing, total + wanted.size)
+        problem = problem or (
+            f"with a batch of {batch} the exported model's output '{name}' differs from the net's "
+            f"by {difference:.3g}, where at most {TOLERANCE:g} * max(1, {greatest:.3g}) is allowed"
+        )
     report.records += batch
-
-
-def _difference(answer: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the greatest difference; NaN and infinity equal themselves."""
-    same = (answer == wanted) | (np.isnan(answer) & np.isnan(wanted))
-    with np.errstate(invalid="ignore"):
-        return float(np.where(same, 0, np.abs(answer - wanted)).max())
+    return problem

@@ -7,15 +7,17 @@ original Caffe's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CaffeKDError, ExportError
+from ..doctor.record_shapes import guessed_shape, with_batch
+from ..errors import CaffeKDError, ExportError, UsageError, did_you_mean
 from ..layers import Layer, Shape, layer_types
 from ..net import Net
 from ..proto import caffe_pb2 as pb
-from ..proto.filter import filter_net
+from ..proto.filter import filter_net, made_elsewhere
 
 TEACHER = "teacher/"  # begins the names of a composed net's teacher layers and blobs
 
@@ -29,31 +31,68 @@ _TRAINING_FIELDS = (
 )
 
 
-def deploy(param: Any, file: str | Path | None = None) -> Any:
+@dataclass(frozen=True)
+class DeployOptions:
+    """Which net is deployed, where the prototxt alone does not determine it.
+
+    Attributes:
+        level: the net's level; 0: as in the net's own ``state``.
+        stages: the net's stages, besides those of its own ``state``.
+        input_shapes: the inputs' shapes by blob, N,C,H,W or C,H,W; under "" for the first top of
+            each data layer.
+        outputs: the blobs to deploy; empty: the net's predictions.
+    """
+
+    level: int = 0
+    stages: Sequence[str] = ()
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+
+    def state(self, param: Any) -> Any:
+        """Return the state in which a net is deployed."""
+        stages = [*param.state.stage, *self.stages]
+        return pb.NetState(phase=pb.TEST, level=self.level or param.state.level, stage=stages)
+
+    def shape_of(self, top: str, layer: Any) -> Shape | None:
+        """Return the shape given for a top of a layer that begins the net, or None."""
+        unnamed = self.input_shapes.get("") if top == layer.top[0] else None
+        given = self.input_shapes.get(top, unnamed)
+        return None if given is None else with_batch(given)
+
+
+def deploy(param: Any, file: str | Path | None = None, options: DeployOptions | None = None) -> Any:
     """Return the net that is deployed, as a NetParameter.
 
     The net is filtered for phase TEST (and the stages of its own ``state``). Its predictions are
 
     * what losses and accuracies judge: their bottoms that get a gradient, labels and a teacher's
       logits being those that get none,
-    * and every other top that no layer takes, such as a Softmax at the end.
+    * and every other top that no layer takes, such as a Softmax at the end,
 
-    A data layer becomes an Input layer per top that is still needed, with batch 1 and the record's
-    shape; so the database must be there, or an Input layer in its place. A SoftmaxWithLoss with a
-    second top becomes the Softmax that makes it. Of a ``param`` only the name of a shared parameter
-    is kept; fillers go.
+    or the blobs that ``options.outputs`` names; layers behind those are left out. A data layer
+    becomes an Input layer per top that is still needed, with batch 1 and the record's shape; so the
+    data must be there, or the shape given. Where phase TEST has no data layer for a blob, the one
+    of another phase or stage counts. A SoftmaxWithLoss with a second top becomes the Softmax that
+    makes it. Of a ``param`` only the name of a shared parameter is kept; fillers go.
 
     Args:
         param: a train/test, composed or deploy net in the current format.
         file: where it was read, for relative paths of the data.
+        options: what determines the net besides.
 
     Raises:
-        ExportError: the net has no prediction, or a record's shape cannot be found.
+        ExportError: the net has no prediction or no input, or a record's shape cannot be found.
+        UsageError: the net has no such output or input.
         NetError: a layer has include and exclude rules.
     """
-    state = pb.NetState(phase=pb.TEST, level=param.state.level, stage=param.state.stage)
-    layers = [_without_loss(layer) for layer in filter_net(param, state).layer]
-    kept, roots = _split(layers)
+    options = options or DeployOptions()
+    layers = [_without_loss(layer) for layer in _layers_of(param, options)]
+    if options.outputs:
+        _check_names("outputs", options.outputs, [top for layer in layers for top in layer.top])
+        kept, roots = layers, set(options.outputs)
+    else:
+        kept, roots = _split(layers)
+    _check_names("input_shape", options.input_shapes, _inputs_of([*layers, *param.layer]))
     needed = _leading_to(roots, kept)
     result = pb.NetParameter(name=param.name)
     makers = [layer for layer in [*layers, *param.layer] if _is_data(layer)]
@@ -63,27 +102,29 @@ def deploy(param: Any, file: str | Path | None = None) -> Any:
             continue
         if _is_data(layer):
             for top in tops:
-                result.layer.append(_input(layer, top, _record_shape(top, makers, file)))
+                shape = options.shape_of(top, layer) or _record_shape(top, makers, file)
+                result.layer.append(_input(layer, top, shape))
         else:
-            result.layer.append(_cleaned(layer, tops))
-    if not any(layer.bottom for layer in result.layer):
-        raise ExportError(
-            f"net '{param.name}': nothing to export: in phase TEST no layer leads from an input "
-            "to a prediction",
-            str(file) if file else None,
-        )
+            result.layer.append(_with_shapes(_cleaned(layer, tops), options))
+    _check_inputs(result, param, file, options)
     return result
 
 
-def images_of(param: Any) -> dict[str, Any]:
+def images_of(param: Any, options: DeployOptions | None = None) -> dict[str, Any]:
     """Return the data layer behind each blob of images, the first top of a layer that transforms.
 
     In phase TEST; layers such as HDF5Data, which transform nothing, are left out.
     """
-    state = pb.NetState(phase=pb.TEST, level=param.state.level, stage=param.state.stage)
-    layers = [layer for layer in filter_net(param, state).layer if _is_data(layer)]
+    layers = [x for x in _layers_of(param, options or DeployOptions()) if _is_data(x)]
     refusing = {"HDF5Data", "DummyData", "MemoryData", "Python"}
     return {layer.top[0]: layer for layer in layers if layer.top and layer.type not in refusing}
+
+
+def stages_asked_for(param: Any) -> list[str]:
+    """Return the stages that layers of phase TEST depend on."""
+    rules = [r for x in param.layer for r in [*x.include, *x.exclude]]
+    in_test = [r for r in rules if not r.HasField("phase") or r.phase == pb.TEST]
+    return sorted({stage for rule in in_test for stage in [*rule.stage, *rule.not_stage]})
 
 
 def is_left_out(kind: type[Layer]) -> bool:
@@ -98,6 +139,82 @@ def becomes_input(kind: type[Layer]) -> bool:
 
 def _is_data(layer: Any) -> bool:
     return not any(layer.bottom) and layer.type not in _NOT_DATA
+
+
+def _layers_of(param: Any, options: DeployOptions) -> list[Any]:
+    """Return the layers of phase TEST, in front those that bring blobs which no layer there makes.
+
+    The data of a net whose only data layer is in phase TRAIN, or in another stage, is its input
+    still; so is a blob whose shape is given.
+    """
+    layers = list(filter_net(param, options.state(param)).layer)
+    sources = [layer for layer in param.layer if _is_source(layer)]
+    brought: list[Any] = []
+    made: set[str] = set()
+    for layer in layers:
+        for bottom in layer.bottom:
+            if not bottom or bottom in made:
+                continue
+            source = next((x for x in sources if bottom in x.top), None)
+            if source is None and bottom in options.input_shapes:
+                source = _input(layer, bottom, with_batch(options.input_shapes[bottom]))
+            if source is not None and source not in brought:
+                brought.append(source)
+                made.update(source.top)
+        made.update(layer.top)
+    return [*brought, *layers]
+
+
+def _check_inputs(result: Any, param: Any, file: str | Path | None, options: DeployOptions) -> None:
+    """Refuse a net without an input, or with a blob that nothing makes."""
+    if not any(layer.bottom for layer in result.layer):
+        raise ExportError(
+            f"net '{param.name}': nothing to export: in phase TEST no layer leads from an input "
+            "to a prediction",
+            str(file) if file else None,
+        )
+    made: set[str] = set()
+    for layer in result.layer:
+        for index, bottom in enumerate(layer.bottom):
+            if bottom and bottom not in made:
+                elsewhere = made_elsewhere(param, options.state(param), bottom)
+                raise ExportError(
+                    f"layer '{layer.name}' ({layer.type}): Unknown bottom blob '{bottom}' (bottom "
+                    f"index {index}): no layer before this one makes it in phase TEST"
+                    f"{elsewhere or did_you_mean(bottom, made)}. If it is an input, give its "
+                    f"shape: -input_shape {bottom}=1,C,H,W",
+                    layer.source_line or None,
+                )
+        made.update(layer.top)
+
+
+def _check_names(flag: str, given: Iterable[str], known: Iterable[str]) -> None:
+    known = list(dict.fromkeys(known))
+    for name in given:
+        if name and name not in known:
+            what = "blob" if flag == "outputs" else "input"
+            raise UsageError(
+                f"-{flag} {name}: the net has no such {what} in phase TEST."
+                f"{did_you_mean(name, known)} {what.capitalize()}s: {', '.join(known)}"
+            )
+
+
+def _inputs_of(layers: Iterable[Any]) -> list[str]:
+    return [top for layer in layers if _is_source(layer) for top in layer.top]
+
+
+def _with_shapes(layer: Any, options: DeployOptions) -> Any:
+    """Give an Input layer the shapes that are given for its tops."""
+    if layer.type == "Input":
+        shapes = [options.shape_of(top, layer) for top in layer.top]
+        old = list(layer.input_param.shape)
+        if any(shapes):
+            if len(old) != len(shapes):  # one shape for all tops, or none
+                old = [old[0] if old else pb.BlobShape()] * len(shapes)
+            new = [pb.BlobShape(dim=s) if s else o for s, o in zip(shapes, old, strict=True)]
+            del layer.input_param.shape[:]
+            layer.input_param.shape.extend(new)
+    return layer
 
 
 def _is_source(layer: Any) -> bool:
@@ -192,12 +309,12 @@ def _leading_to(roots: set[str], layers: list[Any]) -> set[str]:
 def _input(layer: Any, top: str, shape: Shape) -> Any:
     result = pb.LayerParameter(name=top, type="Input", source_line=layer.source_line)
     result.top.append(top)
-    result.input_param.shape.add().dim.extend((1, *shape[1:]))
+    result.input_param.shape.add().dim.extend(shape)
     return result
 
 
 def _record_shape(top: str, makers: list[Any], file: str | Path | None) -> Shape:
-    """Return a data top's shape, from the first layer of either phase whose data is there."""
+    """Return a data top's shape for batch 1, from the first layer of any phase with its data."""
     problem: CaffeKDError | None = None
     place = None
     for layer in makers:
@@ -205,15 +322,19 @@ def _record_shape(top: str, makers: list[Any], file: str | Path | None) -> Shape
             continue
         place = place or layer
         try:
-            return Net(pb.NetParameter(layer=[layer]), pb.TEST, file).shapes[top]
+            return (1, *Net(pb.NetParameter(layer=[layer]), pb.TEST, file).shapes[top][1:])
         except CaffeKDError as error:
             problem = problem or error
     assert place is not None
+    shape, reason = guessed_shape(place, Path(file) if file else None)
+    if shape is None or top != place.top[0]:
+        numbers, reason = "1,C,H,W", "with the numbers of channels, rows and columns"
+    else:
+        numbers = ",".join(map(str, with_batch(shape)))
     raise ExportError(
         f"the shape of the net's input '{top}' is that of the data, which cannot be read: "
-        f"{problem}. Bring the data back, or put this in place of layer '{place.name}', with the "
-        f'numbers of channels, rows and columns: layer {{ name: "{top}" type: "Input" '
-        f'top: "{top}" input_param {{ shape {{ dim: 1 dim: C dim: H dim: W }} }} }}'
+        f"{problem}. Bring the data back, or give the shape: -input_shape {top}={numbers} "
+        f"({reason})"
     ) from problem
 
 
@@ -221,8 +342,8 @@ def _cleaned(layer: Any, tops: list[str]) -> Any:
     """Return a copy of a layer without what only training needs."""
     result = pb.LayerParameter()
     result.CopyFrom(layer)
-    for field in _TRAINING_FIELDS:
-        result.ClearField(field)
+    for name in _TRAINING_FIELDS:
+        result.ClearField(name)
     if result.phase == pb.TEST:
         result.ClearField("phase")
     if layer.type == "Input":
@@ -232,8 +353,8 @@ def _cleaned(layer: Any, tops: list[str]) -> Any:
         spec.ClearField("decay_mult")
     if not any(spec.name for spec in result.param):
         result.ClearField("param")
-    for field, value in result.ListFields():
-        if field.message_type is not None and not field.is_repeated:
+    for descriptor, value in result.ListFields():
+        if descriptor.message_type is not None and not descriptor.is_repeated:
             _clear_fillers(value)
     return result
 
@@ -249,6 +370,6 @@ def _keep_tops(layer: Any, tops: list[str]) -> None:
 
 
 def _clear_fillers(message: Any) -> None:
-    for field, _ in message.ListFields():
-        if field.message_type is not None and field.message_type.name == "FillerParameter":
-            message.ClearField(field.name)
+    for descriptor, _ in message.ListFields():
+        if getattr(descriptor.message_type, "name", "") == "FillerParameter":
+            message.ClearField(descriptor.name)

@@ -60,6 +60,7 @@ class Graph:
         self._layer_count = 0
         self._shapes: dict[str, Shape] = {}
         self._aliases: dict[str, str] = {}
+        self.final: dict[str, str] = {}  # once finished: what values with aliases are called
         # By (layer's number, 0 for a parameter blob and 1 for the rest, index): Caffe's order.
         self._initializers: dict[tuple[int, int, int], onnx.TensorProto] = {}
         # Each with its blob, which lives as long as its identity is a key here.
@@ -184,7 +185,7 @@ class Graph:
             values: extents of the other values, as far as known.
         """
         self.end()
-        final = self._final_names(inputs, outputs)
+        final = self.final = self._final_names(inputs, outputs)
         for node in self._nodes:
             node.input[:] = [final.get(n, n) for n in node.input]
             node.output[:] = [final.get(n, n) for n in node.output]

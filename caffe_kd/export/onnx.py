@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def to_onnx(
     preprocess: Mapping[str, Preprocess] | None = None,
     opset: int = OPSET,
     properties: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Write a net as an ONNX model and return it.
 
@@ -47,6 +48,7 @@ def to_onnx(
         preprocess: for inputs that take uint8 pixels, their mean and scale.
         opset: the operators' version; other than 17, the model is converted by ONNX's converter.
         properties: what the model's ``metadata_props`` hold besides producer and net.
+        outputs: the blobs that the model outputs; empty: see ``output_names``.
 
     Raises:
         ExportError: the net is not one to deploy, a layer cannot be exported, or the model is too
@@ -54,7 +56,7 @@ def to_onnx(
         CaffeKDError: the file cannot be written.
     """
     _check(net)
-    model = _Exporter(net, preprocess or {}).model()
+    model = _Exporter(net, preprocess or {}, outputs).model()
     if opset != OPSET:
         model = _converted(model, opset)
     facts = {"producer": _PRODUCER, "net": model.graph.name, **(properties or {})}
@@ -63,17 +65,30 @@ def to_onnx(
     return model
 
 
-def output_names(net: Net) -> list[str]:
+def output_names(net: Net, wanted: Sequence[str] = ()) -> list[str]:
     """Return the model's outputs in the order the net makes them.
 
-    They are the blobs no layer takes, and the logits under a Softmax at the end.
+    Unless some are wanted they are the blobs no layer takes, and the logits under a Softmax at the
+    end.
     """
+    if wanted:
+        return [name for name in net.shapes if name in wanted]
     names = set(net.outputs)
     for step in net.steps:
         if step.layer.type == "Softmax" and names.issuperset(step.tops):
             names.update(step.bottoms)
     made = {top for step in net.steps if not isinstance(step.layer, Input) for top in step.tops}
     return [name for name in net.shapes if name in names and name in made]
+
+
+def value_names(
+    net: Net, preprocess: Mapping[str, Preprocess], outputs: Sequence[str] = ()
+) -> list[list[str]]:
+    """Return what each layer's tops are called in the model that ``to_onnx`` makes."""
+    exporter = _Exporter(net, preprocess, outputs)
+    exporter.model()
+    final = exporter.graph.final
+    return [[final.get(name, name) for name in tops] for tops in exporter.tops]
 
 
 def shapes_at(net: Net, batch: int) -> list[tuple[list[Shape], list[Shape]]]:
@@ -132,13 +147,16 @@ def _check(net: Net) -> None:
 class _Exporter:
     """Walks the layers and knows which value a blob's name stands for at the time."""
 
-    def __init__(self, net: Net, preprocess: Mapping[str, Preprocess]) -> None:
+    def __init__(
+        self, net: Net, preprocess: Mapping[str, Preprocess], outputs: Sequence[str] = ()
+    ) -> None:
         self.net = net
         self.preprocess = preprocess
         self.graph = Graph(net.shapes)
         self.current: dict[str, str] = {}  # blob → value
         self.values: dict[str, Dims] = {}
-        self.outputs = output_names(net)
+        self.tops: list[list[str]] = []  # each layer's values
+        self.outputs = output_names(net, outputs)
         self.last_writer = {top: step for step in net.steps for top in step.tops}
         start = net.shapes[net.inputs[0]][0]
         self.batches = (start, start + 1)
@@ -153,6 +171,7 @@ class _Exporter:
                     inputs[top] = self._input(top, top_dims)
             else:
                 self._layer(step, probes)
+            self.tops.append([self.current[top] for top in step.tops])
         outputs = {self.current[blob]: self.values[self.current[blob]] for blob in self.outputs}
         name = self.net.name or "net"
         graph = self.graph.finish(name, inputs, outputs, self.values)
@@ -175,6 +194,7 @@ class _Exporter:
         self.graph.begin(f"{blob}/preprocess")
         value = self._preprocessed(blob, self.preprocess[blob])
         self.graph.define(value, shape)
+        self.values[value] = dims
         self.current[blob] = value
         return onnx.TensorProto.UINT8, dims
 

@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 
 from ..data.idx import IMAGES, read_idx
-from ..errors import DataError, WeightsError, did_you_mean
+from ..errors import DataError, ExportError, WeightsError, did_you_mean
 from ..files import find, replacing
 from ..layers import Shape
 from ..net import Net, read_net
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import read_weights
 from .check import Report, check
-from .deploy import deploy, images_of
+from .deploy import DeployOptions, deploy, images_of
 from .onnx import to_onnx
 from .preprocess import Preprocess, preprocess_of, properties_of
 
@@ -60,6 +60,7 @@ def export_net(
     output: str | Path,
     preprocess: bool = False,
     images: str | Path | None = None,
+    options: DeployOptions | None = None,
 ) -> Exported:
     """Write the ONNX file of a net; it appears only once it answers as the net does.
 
@@ -72,13 +73,14 @@ def export_net(
         output: the file to write.
         preprocess: whether the model takes uint8 pixels and holds the data layer's mean and scale.
         images: an IDX file of images to check on, besides random numbers.
+        options: which net is deployed.
 
     Raises:
         CaffeKDError: the net, the weights or the images are wrong, or the model differs.
     """
-    net = Net(deploy(param, file), pb.TEST, file)
-    load_all_weights(net, weights)
-    layers = images_of(param)
+    options = options or DeployOptions()
+    net = deployed_net(param, file, weights, options)
+    layers = images_of(param, options)
     shapes = {name: net.shapes[name] for name in net.inputs}
     known = {blob: layer for blob, layer in layers.items() if blob in shapes}
     wanted = preprocess or (images is not None and known)
@@ -87,10 +89,33 @@ def export_net(
     inside = rules if preprocess else {}
     with replacing(output) as temporary:
         facts = {} if preprocess else properties_of(known)
-        made = to_onnx(net, temporary, inside, properties=facts)
-        report = check(net, made, inside, records)
+        made = to_onnx(net, temporary, inside, properties=facts, outputs=options.outputs)
+        report = check(net, made, inside, records, options.outputs)
     mirrored = [blob for blob, layer in known.items() if layer.transform_param.mirror]
     return Exported(net, made, report, mirrored if preprocess else [])
+
+
+def deployed_net(
+    param: Any, file: str | Path | None, weights: str | Path, options: DeployOptions
+) -> Net:
+    """Return the net that is deployed, with its weights.
+
+    Raises:
+        ExportError: there is none, or it holds a Python layer.
+        CaffeKDError: the net or the weights are wrong.
+    """
+    deployed = deploy(param, file, options)
+    for layer in deployed.layer:
+        if layer.type == "Python":
+            raise ExportError(
+                f"layer '{layer.name}' (Python): its code cannot be exported. Leave it out, and "
+                f"what is behind it, with -outputs {','.join(layer.bottom)}; or take it out of the "
+                "net and give its tops as inputs",
+                layer.source_line or None,
+            )
+    net = Net(deployed, pb.TEST, file)
+    load_all_weights(net, weights)
+    return net
 
 
 def load_all_weights(net: Net, path: str | Path) -> None:

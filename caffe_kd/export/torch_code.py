@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..files import write_atomically
 from ..layers import Shape
-from ..net import Net, Step, read_net
-from ..proto import caffe_pb2 as pb
-from .deploy import deploy
-from .pipeline import load_all_weights
+from ..net import Net, Step
+from .deploy import DeployOptions
+from .pipeline import deployed_net
 from .torch_emitters import EMITTERS, Code, NoCodeError
 from .torch_layout import statement
 
@@ -75,13 +74,21 @@ class Module:
     weights: dict[str, Tensor]
 
 
-def write_torch(model: str | Path, weights: str | Path, output: str | Path) -> Path:
+def write_torch(
+    param: Any,
+    file: str | Path,
+    weights: str | Path,
+    output: str | Path,
+    options: DeployOptions | None = None,
+) -> Path:
     """Write the deployed net as a Python file and beside it its weights, whose path is returned.
 
     Args:
-        model: the net's prototxt, train/test or deploy.
+        param: the net, train/test or deploy, with the layers of all phases.
+        file: where it was read, for relative paths and messages.
         weights: its .caffemodel or .caffemodel.h5.
         output: the .py file; the weights get its name with ``.safetensors``.
+        options: which net is deployed.
 
     Raises:
         ExportError: a layer has no form in PyTorch here.
@@ -90,16 +97,16 @@ def write_torch(model: str | Path, weights: str | Path, output: str | Path) -> P
     output = Path(output)
     if output.suffix != ".py":
         raise ExportError(f"the module is a Python file, NAME.py. Received: {output}")
-    net = Net(deploy(read_net(model), model), pb.TEST, model)
-    load_all_weights(net, weights)
-    module = to_torch(net, Path(model).name)
+    options = options or DeployOptions()
+    net = deployed_net(param, file, weights, options)
+    module = to_torch(net, Path(file).name, options.outputs)
     target = output.with_suffix(".safetensors")
     write_atomically(target, save(module.weights))
     write_atomically(output, module.source.encode())
     return target
 
 
-def to_torch(net: Net, file: str = "") -> Module:
+def to_torch(net: Net, file: str = "", outputs: Sequence[str] = ()) -> Module:
     """Write a deployed net as a PyTorch module of its own.
 
     Modules bear the layers' names and variables the blobs', changed where Python asks for it. A
@@ -108,6 +115,7 @@ def to_torch(net: Net, file: str = "") -> Module:
     Args:
         net: the net with its weights.
         file: what to call its prototxt.
+        outputs: the blobs to return; empty: those that no layer takes.
 
     Raises:
         ExportError: layers have no form in PyTorch here; the message lists them all.
@@ -120,7 +128,8 @@ def to_torch(net: Net, file: str = "") -> Module:
     helpers = dict.fromkeys(helper for code in codes for helper in code.helpers)
     reserved = _OF_MODULE | {helper.__name__ for helper in helpers}
     name = _Names(reserved)[net.name[:1].upper() + net.name[1:] or "Net"]
-    answer = "Tensor" if len(net.outputs) == 1 else "dict[str, Tensor]"
+    outputs = [x for x in net.shapes if x in outputs] if outputs else net.outputs
+    answer = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
     lines = [
         *map(_source_of, helpers),
         f"class {name}(nn.Module):",
@@ -130,14 +139,14 @@ def to_torch(net: Net, file: str = "") -> Module:
         "",
         *statement(f"def forward(self{arguments}) -> {answer}:", indent=4),
         *run,
-        *statement(_return(net.outputs, blobs)),
+        *statement(_return(outputs, blobs)),
         "",
         "",
         *statement(f"def load(weights: str | Path = {_WEIGHTS}) -> {name}:", indent=0),
         _LOAD.format(name=name),
     ]
     body = "\n".join(lines)
-    return Module(_head(net, file, body) + body, weights)
+    return Module(_head(net, file, body, outputs) + body, weights)
 
 
 def _statements(
@@ -164,11 +173,11 @@ def _return(outputs: Sequence[str], blobs: _Names) -> str:
     return f"return {{{', '.join(f'{_quoted(name)}: {blobs[name]}' for name in outputs)}}}"
 
 
-def _head(net: Net, file: str, body: str) -> str:
+def _head(net: Net, file: str, body: str, outputs: Sequence[str]) -> str:
     words = ["The net", _clean(net.name), f"of {_clean(file)}" if file else ""]
     title = f"{' '.join(filter(None, words))} in PyTorch, written by caffe_kd."
     used = "".join(line for use, line in _TORCH.items() if re.search(use, body))
-    return _HEAD.format(title=title, about=_about(net), torch=used)
+    return _HEAD.format(title=title, about=_about(net, outputs), torch=used)
 
 
 def _source_of(helper: Any) -> str:
@@ -270,12 +279,12 @@ def _place(step: Step) -> str:
     return f"{line} {_clean(step.layer.name)} ({step.layer.type})".strip()
 
 
-def _about(net: Net) -> str:
+def _about(net: Net, outputs: Sequence[str]) -> str:
     """Tell the shapes of inputs and outputs."""
     batch = net.shapes[net.inputs[0]][:1] if net.inputs else ()
     rows = [
         f"{what} {_clean(name)}: {_extents(net.shapes[name], batch)}"
-        for what, names in (("Input", net.inputs), ("Output", net.outputs))
+        for what, names in (("Input", net.inputs), ("Output", outputs))
         for name in names
     ]
     return "\n".join(rows)

@@ -227,6 +227,17 @@ class Layer(nn.Module):
             fact = f"{fact}. Received: {values}"
         raise NetError(f"layer '{self.name}' ({self.type}): {fact}", self.proto.source_line or None)
 
+    def check_num_output(self) -> None:
+        """Fail unless the layer's own settings have a num_output of at least 1."""
+        if self.param.num_output >= 1:
+            return
+        if self.param.HasField("num_output"):
+            self.fail("num_output must be at least 1", num_output=self.param.num_output)
+        self.fail(
+            "num_output must be at least 1. Received: none, as in the last layer of nets of "
+            "DIGITS, which fills in the number of classes when it trains"
+        )
+
     def check_shape(self, shape: Shape, what: str) -> Shape:
         """Return ``shape``, or fail if an extent is not positive or the count is absurd."""
         count = 1

@@ -37,8 +37,7 @@ class CenterLoss(LabelledLayer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         x, label = bottom_shapes
-        if self.param.num_output < 1:
-            self.fail("num_output must be at least 1", num_output=self.param.num_output)
+        self.check_num_output()
         self.check_label_per_record(x, label)
         features = math.prod(x[self.axis(self.param.axis, len(x)) :])
         if x[0] * features != math.prod(x):

@@ -122,8 +122,7 @@ class BaseConvolution(Layer):
             )
         self.window = window(self, self.spatial_axes)
         self.channels = shape[self.channel_axis]
-        if param.num_output < 1:
-            self.fail("num_output must be at least 1", num_output=param.num_output)
+        self.check_num_output()
         if param.group < 1 or self.channels % param.group:
             self.fail(
                 "the bottom's channels should be multiples of group",

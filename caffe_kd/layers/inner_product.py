@@ -32,8 +32,7 @@ class InnerProduct(Layer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         (shape,) = bottom_shapes
         param = self.param
-        if param.num_output < 1:
-            self.fail("num_output must be at least 1", num_output=param.num_output)
+        self.check_num_output()
         self.start = self.axis(param.axis, len(shape))
         for top in self.top_shapes(bottom_shapes):  # before memory is taken for the weights
             self.check_shape(top, "the top")

@@ -47,3 +47,29 @@ def filter_net(net: Any, state: Any) -> Any:
     filtered.state.CopyFrom(state)
     filtered.layer.extend(layer for layer in net.layer if is_included(layer, state))
     return filtered
+
+
+def made_elsewhere(net: Any, state: Any, blob: str) -> str:
+    """Return which layer of another state makes a blob, in words that follow a message; or "".
+
+    Args:
+        net: the net with the layers of all states.
+        state: the state in which no layer makes the blob.
+        blob: its name.
+    """
+    for layer in net.layer:
+        if blob in layer.top and not is_included(layer, state):
+            return f"; layer '{layer.name}' does, {asked_for(layer)}"
+    return ""
+
+
+def asked_for(layer: Any) -> str:
+    """Return what a layer's first rule asks for, in words."""
+    kind, rules = ("only in", layer.include) if layer.include else ("but not in", layer.exclude)
+    rule = rules[0]
+    parts = [f"phase {pb.Phase.Name(rule.phase)}"] if rule.HasField("phase") else []
+    parts += [f"stage '{stage}' (-stage {stage})" for stage in rule.stage]
+    parts += [f"nets without stage '{stage}'" for stage in rule.not_stage]
+    parts += [f"levels from {rule.min_level}"] if rule.HasField("min_level") else []
+    parts += [f"levels to {rule.max_level}"] if rule.HasField("max_level") else []
+    return f"{kind} {' and '.join(parts) or 'any state'}"

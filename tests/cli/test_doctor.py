@@ -58,7 +58,7 @@ def test_wrong_shape_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str
 ) -> None:
     assert main([str(write(tmp_path, net=NET)), "-input_shape", shape]) == 2
-    assert "takes a record's extents, as data=3,28,28" in capsys.readouterr().err
+    assert "takes an input's shape, as data=1,3,28,28" in capsys.readouterr().err
 
 
 def test_python_layers_are_not_run_unless_asked(

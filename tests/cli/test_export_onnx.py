@@ -146,7 +146,29 @@ def test_export_weights_of_another_shape_are_refused(folder, capsys):
 def test_export_data_absent_says_what_to_do(folder, capsys):
     Path("t10k-images-idx3-ubyte").unlink()
     message = fails(capsys)
-    assert "input 'data'" in message and 'type: "Input"' in message
+    assert "input 'data'" in message and "-input_shape data=1,C,H,W" in message
+    command = "-model net.prototxt -weights net.caffemodel -output s.onnx -input_shape".split()
+    assert main([*command, "data=1,1,12,10"]) == 0
+    x = np.random.default_rng(1).standard_normal((3, 1, 12, 10), dtype=np.float32)
+    np.testing.assert_allclose(answer("s.onnx", x), wanted(folder, x), atol=1e-5)
+
+
+def test_export_outputs_are_those_asked_for(folder, capsys):
+    Path("net.prototxt").write_text(
+        Path("net.prototxt").read_text()
+        + 'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }'
+        + 'layer { name: "last" type: "Python" bottom: "prob" bottom: "conv" top: "boxes" '
+        'python_param { module: "gone" layer: "Cluster" } }'
+    )
+    message = fails(capsys)
+    assert "layer 'last' (Python)" in message and "-outputs prob,conv" in message
+    command = "-model net.prototxt -weights net.caffemodel -output s.onnx -outputs".split()
+    for names, outputs in (("prob", ["prob"]), ("prob,conv", ["conv", "prob"])):
+        assert main([*command, names]) == 0
+        session = ort.InferenceSession("s.onnx", providers=["CPUExecutionProvider"])
+        assert [output.name for output in session.get_outputs()] == outputs
+    assert main([*command, "prop"]) == 2
+    assert "-outputs prop: the net has no such blob" in capsys.readouterr().err
 
 
 def test_export_images_of_another_size_are_refused(folder, capsys):

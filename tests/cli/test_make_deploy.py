@@ -130,3 +130,32 @@ def test_tool_needs_no_torch_for_help(tmp_path):
         check=True,
     )
     assert "-model" in done.stdout and " torch" not in done.stderr
+
+
+ALL_IN_ONE = (
+    NET.replace('name: "loss"', 'name: "loss" exclude { stage: "deploy" }')
+    + """
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" include { stage: "deploy" } }
+"""
+)
+
+
+def test_stage_chooses_layers_and_is_asked_for(capsys):
+    Path("net.prototxt").write_text(ALL_IN_ONE)
+    assert main(["-model", "net.prototxt"]) == 0
+    captured = capsys.readouterr()
+    assert "prob" not in captured.out
+    assert "note: layers of this net depend on its stage (deploy)" in captured.err
+    assert main(["-model", "net.prototxt", "-stage", "deploy"]) == 0
+    captured = capsys.readouterr()
+    assert 'top: "prob"' in captured.out and captured.err == ""
+
+
+def test_shape_of_the_input_is_that_given(capsys):
+    Path("net.prototxt").write_text(NET.replace("t10k", "gone"))
+    assert main(["-model", "net.prototxt"]) == 1
+    assert "-input_shape data=1,C,H,W" in capsys.readouterr().err
+    for shape in ("data=1,1,6,5", "1,1,6,5", "1,6,5"):
+        assert main(["-model", "net.prototxt", "-input_shape", shape]) == 0
+        assert capsys.readouterr().out == DEPLOYED
+    assert main(["-model", "net.prototxt", "-input_shape", "data=1,x"]) == 2

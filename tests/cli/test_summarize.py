@@ -132,6 +132,6 @@ def test_shape_of_absent_records_may_be_given(capsys: pytest.CaptureFixture[str]
     assert main(["net.prototxt"]) == 0
     captured = capsys.readouterr()
     assert "conv" in captured.out and "5x4" not in captured.out  # the first table alone
-    assert "as -input_shape data=3,28,28" in captured.err
+    assert "as -input_shape data=1,3,28,28" in captured.err
     assert main(["net.prototxt", "-input_shape", "3,10,10"]) == 0
     assert "5x4x8x8" in capsys.readouterr().out

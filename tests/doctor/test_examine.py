@@ -100,7 +100,8 @@ def test_layers_behind_one_that_fails_are_left_out_and_the_others_looked_at(tmp_
     assert [row.name for row in report.costs["TEST"].rows] == ["in", "ip", "loss"]
     errors = [f.hit.what for f in report.findings if f.hit.severity == "error"]
     assert errors == [
-        "layer 'bad' (InnerProduct): num_output must be at least 1. Received: num_output=0"
+        "layer 'bad' (InnerProduct): num_output must be at least 1. Received: none, as in the "
+        "last layer of nets of DIGITS, which fills in the number of classes when it trains"
     ]
 
 
@@ -155,7 +156,10 @@ def test_stages_choose_layers(tmp_path: Path) -> None:
     staged = NET.replace('name: "loss"', 'name: "loss" include { stage: "a" }')
     path = write(tmp_path, net=staged)
     assert found(path, "never_included") == [
-        ("note", "layer 'loss' (SoftmaxWithLoss) is in no phase")
+        (
+            "note",
+            "layer 'loss' (SoftmaxWithLoss) is in no phase: only in stage 'a' (-stage a)",
+        )
     ]
     assert found(path, "never_included", stages=["a"]) == []
 

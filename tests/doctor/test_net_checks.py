@@ -195,7 +195,7 @@ CASES = [
     (
         "never_included",
         "note",
-        "layer 'l' (ReLU) is in no phase",
+        "layer 'l' (ReLU) is in no phase: only in stage 'never' (-stage never)",
         with_layer(of("ReLU", 'include { stage: "never" }')),
         NET,
     ),

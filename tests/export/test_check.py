@@ -10,6 +10,7 @@ import torch
 from caffe_kd.errors import ExportError
 from caffe_kd.export.check import BATCHES, check
 from caffe_kd.export.onnx import to_onnx
+from caffe_kd.export.preprocess import Preprocess
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
@@ -72,6 +73,69 @@ def test_check_small_values_may_differ_by_1e_4(exported):
     replace(model, "ip.1", np.full(5, 1.1e-4, np.float32))
     with pytest.raises(ExportError, match="differs"):
         check(net, model)
+
+
+TIES = """
+layer { name: "label" type: "ArgMax" bottom: "ip" top: "label" argmax_param { axis: 1 } }
+layer { name: "image" type: "Reshape" bottom: "x" top: "image"
+  reshape_param { shape { dim: 0 dim: 1 dim: 4 dim: 3 } } }
+layer { name: "conv" type: "Convolution" bottom: "image" top: "conv"
+  convolution_param { num_output: 2 kernel_size: 1 } }
+layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" top: "mask"
+  pooling_param { pool: MAX kernel_size: 2 stride: 1 } }
+layer { name: "mask_by_10" type: "Power" bottom: "mask" top: "places" power_param { scale: 10 } }
+"""
+
+
+@pytest.fixture
+def tying(tmp_path):
+    """A net whose scores tie but for 1e-6, and its model, in which they tie the other way."""
+    torch.manual_seed(0)
+    net = Net(text.parse(NET + TIES, pb.NetParameter()), pb.TEST)
+    weight, bias = net.step_of("ip").layer.blobs
+    weight.data[:] = weight.data[:1]
+    bias.data[:] = torch.tensor([1e-6, 0, 0, 0, 0])
+    model = to_onnx(net, tmp_path / "m.onnx")
+    replace(model, "ip.1", np.array([0, 1e-6, 0, 0, 0], np.float32))
+    return net, model
+
+
+def test_check_near_ties_are_counted_not_refused(tying):
+    net, model = tying
+    report = check(net, model)
+    assert list(report.places) == ["label"]
+    count, total = report.places["label"]
+    assert 1 <= count <= total <= sum(BATCHES) and report.difference < 1e-5
+
+
+def test_check_refuses_a_wrong_model_whose_values_tie(tying):
+    net, model = tying
+    replace(model, "ip.1", np.array([0, 1e-3, 0, 0, 0], np.float32))
+    with pytest.raises(
+        ExportError, match=r"output 'label' differs .*layer 'ip' \(InnerProduct\) by"
+    ):
+        check(net, model)
+
+
+@pytest.mark.parametrize("layer", ["label", "pool", "mask_by_10"])
+def test_check_refuses_a_wrong_wire_though_values_tie(tying, layer):
+    net, model = tying
+    node = next(n for n in model.graph.node if n.name.startswith(layer))
+    taken = {"label": "conv", "pool": "image", "mask_by_10": "pool"}
+    node.input[0] = taken[layer]
+    with pytest.raises(ExportError):
+        check(net, model)
+
+
+def test_check_refuses_wrong_pixels_though_values_tie(tmp_path):
+    torch.manual_seed(0)
+    net = Net(text.parse(NET + TIES.split('layer { name: "image')[0], pb.NetParameter()), pb.TEST)
+    rules = {"x": Preprocess(np.full((4, 3), 2, np.float32), 0.5)}
+    model = to_onnx(net, tmp_path / "m.onnx", rules)
+    check(net, model, rules)
+    replace(model, "x/preprocess/mean", np.full((1, 4, 3), 1000, np.float32))
+    with pytest.raises(ExportError, match="'label' differs .*layer 'in' .Input. by itself"):
+        check(net, model, rules)
 
 
 def test_check_refuses_a_fixed_batch(exported):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_kd.errors import ExportError
-from caffe_kd.export.deploy import deploy, images_of
+from caffe_kd.errors import ExportError, UsageError
+from caffe_kd.export.deploy import DeployOptions, deploy, images_of, stages_asked_for
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
@@ -252,10 +252,93 @@ def test_deploy_data_absent_says_what_to_do():
         deploy(param, "net.prototxt")
     message = str(caught.value)
     assert "input 'data'" in message and "gone" in message and "net.prototxt:" in message
-    # The advice works.
-    advice = message.split(": layer {")[1]
-    layer = "layer {" + advice.replace("dim: C dim: H dim: W", "dim: 3 dim: 6 dim: 6")
-    assert Net(deploy(parse(layer, STUDENT, LOSS.replace('bottom: "label"', ""))), pb.TEST).inputs
+    assert "-input_shape data=1,C,H,W" in message
+    param.layer[1].transform_param.crop_size = 5
+    with pytest.raises(ExportError, match="-input_shape data=1,3,5,5 .from crop_size"):
+        deploy(param, "net.prototxt")
+
+
+def input_of(deployed):
+    assert deployed.layer[0].type == "Input"
+    return list(deployed.layer[0].top), [list(s.dim) for s in deployed.layer[0].input_param.shape]
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        ({"data": (8, 3, 6, 7)}, [8, 3, 6, 7]),
+        ({"data": (3, 6, 7)}, [1, 3, 6, 7]),
+        ({"": (3, 6, 7)}, [1, 3, 6, 7]),
+        ({"data": (3, 6, 7), "label": (1,)}, [1, 3, 6, 7]),
+    ],
+)
+def test_deploy_given_shape_stands_for_absent_data(given, shape):
+    param = parse(IMAGES.replace(str(LMDB), "gone"), STUDENT, LOSS)
+    deployed = deploy(param, options=DeployOptions(input_shapes=given))
+    assert input_of(deployed) == (["data"], [shape])
+
+
+def test_deploy_given_shape_changes_an_input_layer():
+    options = DeployOptions(input_shapes={"data": (2, 3, 9, 9)})
+    assert input_of(deploy(parse(INPUT, STUDENT), options=options)) == (["data"], [[2, 3, 9, 9]])
+
+
+def test_deploy_shape_for_no_input_is_an_error():
+    options = DeployOptions(input_shapes={"dta": (3, 6, 6)})
+    with pytest.raises(UsageError, match="-input_shape dta: .* Did you mean 'data'"):
+        deploy(parse(IMAGES, STUDENT), options=options)
+
+
+def test_deploy_data_layer_of_another_phase_becomes_the_input():
+    in_training = IMAGES.split("layer {")[1].replace("nowhere", str(LMDB))
+    deployed = deploy(parse("layer {" + in_training, STUDENT, LOSS))
+    assert input_of(deployed) == (["data"], [[1, 3, 20, 24]])
+    assert Net(deployed).outputs == ["ip2"]
+
+
+DIGITS = """
+layer { name: "train-data" type: "Data" top: "data" top: "label" include { stage: "train" }
+  data_param { batch_size: 64 } }
+layer { name: "val-data" type: "Data" top: "data" top: "label" include { stage: "val" }
+  data_param { batch_size: 32 } }
+"""
+DIGITS_LOSS = LOSS.replace('type: "Soft', 'exclude { stage: "deploy" } type: "Soft')
+DIGITS_SOFTMAX = """
+layer { name: "softmax" type: "Softmax" bottom: "ip2" top: "softmax" include { stage: "deploy" } }
+"""
+
+
+@pytest.mark.parametrize(("stages", "output"), [((), "ip2"), (("deploy",), "softmax")])
+def test_deploy_stage_of_an_all_in_one_net(stages, output):
+    param = parse(DIGITS, STUDENT, DIGITS_LOSS, DIGITS_SOFTMAX)
+    deployed = deploy(param, options=DeployOptions(0, stages, {"data": (3, 6, 6)}))
+    assert input_of(deployed) == (["data"], [[1, 3, 6, 6]])
+    assert Net(deployed).outputs == [output]
+    assert stages_asked_for(param) == ["deploy", "train", "val"]
+
+
+def test_deploy_net_without_any_input_is_an_error():
+    with pytest.raises(ExportError, match=r"Unknown bottom blob 'data'.*-input_shape data=1,C,H,W"):
+        deploy(parse(STUDENT, LOSS))
+    given = DeployOptions(input_shapes={"data": (3, 6, 6)})
+    assert Net(deploy(parse(STUDENT), options=given)).inputs == ["data"]
+
+
+def test_deploy_blob_of_another_phase_alone_is_named():
+    only_trains = STUDENT.replace('name: "ip1"', 'name: "ip1" include { phase: TRAIN }')
+    with pytest.raises(ExportError, match=r"'ip1'.* layer 'ip1' does, only in phase TRAIN"):
+        deploy(parse(INPUT, only_trains, 'layer { name: "x" type: "ReLU" bottom: "ip2" top: "x" }'))
+
+
+def test_deploy_outputs_cut_off_what_lies_behind():
+    cluster = """layer { name: "cluster" type: "Python" bottom: "ip2" bottom: "ip1" top: "boxes"
+      python_param { module: "gone" layer: "Gone" } }"""
+    param = parse(INPUT, STUDENT, LOSS, cluster)
+    options = DeployOptions(outputs=["ip2", "ip1"])
+    assert names(deploy(param, options=options)) == ["in", "ip1", "relu1", "ip2"]
+    assert names(deploy(param, options=DeployOptions(outputs=["ip1"]))) == ["in", "ip1", "relu1"]
+    with pytest.raises(UsageError, match="-outputs ip3: .* Did you mean 'ip"):
+        deploy(param, options=DeployOptions(outputs=["ip3"]))
 
 
 def test_deploy_data_absent_is_no_matter_where_test_has_an_input_layer():

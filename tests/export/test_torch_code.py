@@ -346,7 +346,8 @@ def test_python_layer_is_refused_with_what_to_do(
     words = net_of(tmp_path, 'type: "Python" python_param { module: "twice_layer" layer: "Twice" }')
     assert main([*words, "-python_layers"]) == 1
     error = capsys.readouterr().err
-    assert "n.prototxt:2: layer 'l' (Python): only its author can write the class" in error
+    assert "n.prototxt:2: layer 'l' (Python): its code cannot be exported" in error
+    assert "-outputs " in error
     assert "give its tops as inputs" in error
 
 
@@ -372,8 +373,10 @@ def test_own_type_is_written_by_its_own_emitter(
 
 
 def test_output_that_is_no_python_file_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["-model", "a.prototxt", "-weights", "a.caffemodel", "-output", "a.onnx"]
+    monkeypatch.chdir(tmp_path)
+    Path("a.prototxt").write_text("")
     assert main(words) == 1
     assert "NAME.py. Received: a.onnx" in capsys.readouterr().err
