@@ -77,3 +77,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def misspelt(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for a known name within two letters, or an empty string.
+
+    For names that forks may have added, where a name that only looks alike misleads.
+    """
+    allowed = 1 if len(word) < 4 else 2
+    near = {name: _letters_apart(word, name, allowed) for name in known}
+    closest = min(near, key=near.__getitem__, default="")
+    return f" Did you mean '{closest}'?" if closest and near[closest] <= allowed else ""
+
+
+def _letters_apart(a: str, b: str, limit: int) -> int:
+    """Return how many letters to add, leave out or change; above the limit, any number above."""
+    if abs(len(a) - len(b)) > limit:
+        return limit + 1
+    above = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+        above = row
+    return above[-1]

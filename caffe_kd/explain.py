@@ -164,9 +164,9 @@ def _formula(node: Node) -> tuple[list[str], str]:
 
 def _param(node: Node) -> Any:
     if node.step is not None:
-        return node.step.layer.param
+        return node.step.layer.settings
     kind = layer_types().get(node.type)
-    return getattr(node.proto, kind.param_field) if kind and kind.param_field else None
+    return kind.settings_in(node.proto) if kind is not None else None
 
 
 def _temperature(node: Node) -> str:

@@ -88,6 +88,7 @@ class Net(nn.Module):
         super().__init__()
         if not param.layer:
             raise NetError(f"net '{param.name}' has no layers", str(file) if file else None)
+        foreign.adopt_blocks(param)
         foreign.check(param, f"net '{param.name}'", NetError)
         self.name: str = param.name
         self.param = param
@@ -210,7 +211,7 @@ class Net(nn.Module):
             if fault is not None:
                 layer.fail(f"loss_weight_schedule {fault}")
             self._scheduled.append((step, step.loss_weights))
-        for message in (layer.proto, layer.param):
+        for message in (layer.proto, layer.settings):
             for f, value in message.ListFields() if message is not None else ():
                 if f.message_type is pb.ScheduleParameter.DESCRIPTOR:
                     self.schedules[f"layer '{layer.name}', {f.name}"] = value

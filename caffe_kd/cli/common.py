@@ -35,23 +35,40 @@ class _AllowPythonLayers(argparse.Action):
         user_code.allow()
 
 
-def python_layers_flag(to: Any) -> None:
-    """Add the flag without which a command builds no net with a layer of type Python."""
-    flag(
-        to,
-        "python_layers",
-        action=_AllowPythonLayers,
-        nargs=0,
-        default=False,
-        help="run the code of layers of type Python, from the modules that the prototxt names",
-    )
+def _load_layers(path: str) -> None:
+    """Run a user's Python file, which registers layer types.
+
+    Raises:
+        UsageError: there is no such file, or it does not run.
+    """
+    import runpy
+    import traceback
+
+    if not Path(path).is_file():
+        raise UsageError(f"-layers {path}: no such file")
+    try:
+        runpy.run_path(path)
+    except Exception as error:
+        # Where in the user's own file it went wrong; the frames around it are ours and Python's.
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise UsageError(f"-layers {place}: {type(error).__name__}: {error}") from error
+
+
+class _LoadLayers(argparse.Action):
+    """Runs a user's Python file, which registers layer types."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: Any = None) -> None:
+        _load_layers(value)
+        setattr(namespace, self.dest, value)
 
 
 def layers_flag(to: Any) -> None:
-    """Add the flag that names a user's own layer types; ``load_layer_modules`` takes it."""
+    """Add the flag that names a user's own layer types, which are known once it is parsed."""
     flag(
         to,
         "layers",
+        action=_LoadLayers,
         metavar="FILE",
         help="a Python file that registers layer types of your own",
     )
@@ -60,7 +77,14 @@ def layers_flag(to: Any) -> None:
 def user_code_flags(to: Any) -> None:
     """Add the flags that let a user's own code run: layer types, and layers of type Python."""
     layers_flag(to)
-    python_layers_flag(to)
+    flag(
+        to,
+        "python_layers",
+        action=_AllowPythonLayers,
+        nargs=0,
+        default=False,
+        help="run the code of layers of type Python, from the modules that the prototxt names",
+    )
 
 
 def state_flags(to: Any) -> None:
@@ -202,28 +226,6 @@ def int32(text: str) -> int:
     if not -(2**31) <= value < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is beyond 32 bits")
     return value
-
-
-def load_layer_modules(path: str | None) -> None:
-    """Run a user's Python file, which registers layer types.
-
-    Raises:
-        UsageError: there is no such file, or it does not run.
-    """
-    if path is None:
-        return
-    import runpy
-    import traceback
-
-    if not Path(path).is_file():
-        raise UsageError(f"-layers {path}: no such file")
-    try:
-        runpy.run_path(path)
-    except Exception as error:
-        # Where in the user's own file it went wrong; the frames around it are ours and Python's.
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        place = f"{path}:{lines[-1]}" if lines else path
-        raise UsageError(f"-layers {place}: {type(error).__name__}: {error}") from error
 
 
 def input_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -33,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     temperatures = _temperatures(arguments.temperatures)
 
-    common.load_layer_modules(arguments.layers)
     from ..dark_knowledge import subject
     from ..dark_knowledge.draw import draw, percent
     from ..dark_knowledge.look import alike, look

@@ -19,7 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     given = common.input_shapes(arguments.input_shape)
 
-    common.load_layer_modules(arguments.layers)
     from ..doctor.examine import examine
     from ..doctor.reading import Wishes
     from ..doctor.report import as_dict, as_text

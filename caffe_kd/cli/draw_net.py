@@ -32,7 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"OUTPUT must end with .{', .'.join(_FORMATS)}. Received: {arguments.output}"
         )
     given = common.input_shapes(arguments.input_shape)
-    common.load_layer_modules(arguments.layers)
     from ..doctor.reading import Wishes, read_case
     from ..proto.filter import is_included
     from ..pycaffe.draw import Drawing, shapes_of

@@ -24,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need a solver to explain: -solver SOLVER.prototxt")
 
     given = common.input_shapes(arguments.input_shape)
-    common.load_layer_modules(arguments.layers)
     from ..doctor.reading import Wishes, read_case
     from ..doctor.report import findings_as_text
     from ..explain import as_text, findings

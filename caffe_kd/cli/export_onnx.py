@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import deploy_flags, deploy_options, flag, guarded, parser, python_layers_flag
+from .common import deploy_flags, deploy_options, flag, guarded, parser, user_code_flags
 
 if TYPE_CHECKING:
     from ..export.pipeline import Exported
@@ -77,5 +77,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     flag(result, "data", metavar="IDX", help="an IDX file of images to check on, too")
     deploy_flags(result)
-    python_layers_flag(result)
+    user_code_flags(result)
     return result

@@ -142,5 +142,5 @@ def _parser() -> argparse.ArgumentParser:
     add("device", nargs="?", default="0", metavar="DEVICE_ID", help="the GPU's (default: 0)")
     common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on, as GPU N at the end")
     common.state_flags(parser)
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     return parser

@@ -17,7 +17,7 @@ from ..errors import CaffeKDError
 def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     """Wrap a command so that a user's mistake is told in one paragraph, without a traceback.
 
-    A prototxt's Python layers run in it only where ``python_layers_flag`` is given.
+    A prototxt's Python layers run in it only where -python_layers is given.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:

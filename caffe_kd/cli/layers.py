@@ -17,7 +17,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = _parser().parse_args(argv)
 
-    common.load_layer_modules(arguments.layers)
     from ..layers import layer_types
 
     types = layer_types().values()

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
     common.flag(parser, "output", metavar="FILE", help="write there instead of to stdout")
     common.deploy_flags(parser)
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     arguments = parser.parse_args(argv)
     from ..export.deploy import deploy
 

@@ -57,7 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ORDER",
         help="the order of channels (default: 2,1,0, which makes BGR of RGB); '' to leave them",
     )
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
 
 
 def build(

@@ -166,5 +166,5 @@ def _parser() -> argparse.ArgumentParser:
         help="the CUDA device (default: 0, or the CPU where there is none)",
     )
     common.flag(parser, "timing", action="store_true", help="log how long each layer takes")
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     return parser

@@ -37,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "-iterations must be at least 1 and -test_iterations 0. Received: "
             f"{arguments.iterations} and {arguments.test_iterations}"
         )
-    common.load_layer_modules(arguments.layers)
     from ..copying import load_for_use
     from ..log import Log
     from ..net import load_net

@@ -40,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..search.study import Search
     from ..search.subject import Subject, write
 
-    common.load_layer_modules(arguments.layers)
     asked = space.parse(arguments.search or "")
     path = Path(arguments.solver)
     subject = Subject(path, arguments.teacher_weights, arguments.max_iter, common.say)

@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         parser, "mean", metavar="X,...", type=_floats, help="of the pixels, one or for each channel"
     )
     add(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     settings = parser.add_argument_group("settings")
     for name, (kind, method, what) in _NUMBERS.items():
         number = common.int32 if kind is int else float

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.glog_flags(parser)
     common.idle_flags(parser, "solver", "phase", "snapshot", "sigint_effect", "sighup_effect")
     common.idle_flags(parser, "log_dir")
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     arguments = parser.parse_args(argv)
     if not arguments.model:
         raise UsageError("Need a model definition to score: -model NET.prototxt")

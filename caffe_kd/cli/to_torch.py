@@ -29,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.deploy_flags(parser)
     common.user_code_flags(parser)
     arguments = parser.parse_args(argv)
-    common.load_layer_modules(arguments.layers)
     from ..export.torch_code import write_torch
     from ..net import read_net
 

@@ -38,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     from ..solver.plan import Overrides, read_plan
 
-    common.load_layer_modules(arguments.layers)
     plan = read_plan(
         arguments.solver,
         Overrides(

@@ -135,5 +135,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.flag(parser, "atol", type=float, help="and this on top (default: 1e-5)")
     common.state_flags(parser)
-    common.python_layers_flag(parser)
+    common.user_code_flags(parser)
     return parser

@@ -28,6 +28,7 @@ from ..files import find
 from ..fillers import fill
 from ..memory import machine_bytes
 from ..proto import caffe_pb2 as pb
+from ..proto import foreign, user_blocks
 from . import formula
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class Layer(nn.Module):
     """The base of every layer type.
 
     Attributes:
-        proto: its LayerParameter; ``param`` is the message of the type's own parameters.
+        proto: its LayerParameter.
+        settings: the message of the type's own parameters; None for a type that has none. Layers
+            read it as ``param``.
         phase: TRAIN or TEST: the layer's own ``phase`` if it has one, else the net's.
         blobs: its parameter blobs in Caffe's order.
     """
@@ -89,10 +92,33 @@ class Layer(nn.Module):
         self.name: str = proto.name
         self.phase = phase
         self.context = context
-        self.param: Any = getattr(proto, self.param_field) if self.param_field else None
+        self.settings: Any = self.settings_in(proto)
         self._blobs: list[nn.Parameter] = []
         self._blob_shapes: list[Shape] = []
         self._viewed = False  # whether a shared blob has another shape at its owner
+
+    @classmethod
+    def settings_in(cls, proto: Any) -> Any:
+        """Return the settings that a LayerParameter holds for the type; None if it has none."""
+        if cls.param_field is None:
+            return None
+        field = user_blocks.field_of(proto.DESCRIPTOR, cls.param_field)
+        assert field is not None  # as register has seen to
+        return user_blocks.value_of(proto, field)
+
+    @property
+    def param(self) -> Any:
+        """The message of the type's own parameters.
+
+        Raises:
+            NetError: the type has none.
+        """
+        if self.settings is None:
+            self.fail(
+                "its settings are asked for, but the type has none: register it with param= and "
+                "the name of a block, or with message= and a block of its own"
+            )
+        return self.settings
 
     @property
     def is_training(self) -> bool:
@@ -178,7 +204,7 @@ class Layer(nn.Module):
 
         Here it is the formula of the class' docstring and the values of the type's own fields.
         """
-        lines, values = formula.of_docstring(type(self).__doc__), formula.settings(self.param)
+        lines, values = formula.of_docstring(type(self).__doc__), formula.settings(self.settings)
         return [*lines, f"with {values}"] if values else lines
 
     def terms(self, *bottoms: Tensor) -> dict[str, Tensor]:
@@ -301,6 +327,7 @@ def register(
     type_name: str,
     *,
     param: str | None = None,
+    message: str | None = None,
     bottoms: int | tuple[int, int | None] = 1,
     tops: int | tuple[int, int | None] = 1,
     origin: str = "Caffe",
@@ -310,18 +337,27 @@ def register(
     Args:
         type_name: the ``type`` string of the prototxt.
         param: the LayerParameter field with the type's parameters.
+        message: a new block for them, for a type of your own, as
+            ``"message MyLossParameter { optional float factor = 1 [default = 1]; }"``: the block
+            is ``my_loss_param``, or what ``param`` says.
         bottoms: how many bottoms, exactly or from–to (``None``: without limit).
         tops: how many tops, likewise.
         origin: who defined the type: "Caffe", the name of a fork of it, or "caffe_kd".
+
+    Raises:
+        ValueError: the type is there already, or there is no such block, or it cannot be made.
     """
 
     def decorate(cls: AnyLayer) -> AnyLayer:
         if type_name in _REGISTRY:
             raise ValueError(f"layer type '{type_name}' is registered already")
-        if param is not None and param not in pb.LayerParameter.DESCRIPTOR.fields_by_name:
-            raise ValueError(f"LayerParameter has no field '{param}'")
+        block = param if message is None else user_blocks.define(message, param)
+        if block and user_blocks.field_of(pb.LayerParameter.DESCRIPTOR, block) is None:
+            raise ValueError(
+                f"LayerParameter has no field '{block}': describe the block with message="
+            )
         cls.type = type_name
-        cls.param_field = param
+        cls.param_field = block
         cls.origin = origin
         cls.bottoms = (bottoms, bottoms) if isinstance(bottoms, int) else bottoms
         cls.tops = (tops, tops) if isinstance(tops, int) else tops
@@ -344,10 +380,18 @@ def create(proto: Any, phase: int, context: Context) -> Layer:
     """
     cls = _REGISTRY.get(proto.type)
     if cls is None:
-        raise NetError(
-            f"layer '{proto.name}': Unknown layer type: '{proto.type}'."
-            f"{did_you_mean(proto.type, _REGISTRY)} Known types: {', '.join(sorted(_REGISTRY))}",
-            proto.source_line or None,
-        )
+        raise _unknown_type(proto)
     own_phase: int = proto.phase if proto.HasField("phase") else phase
     return cls(proto, own_phase, context)
+
+
+def _unknown_type(proto: Any) -> NetError:
+    where = proto.source_line or None
+    fact = f"layer '{proto.name}': Unknown layer type: '{proto.type}'."
+    fork = foreign.of_unknown_type(proto)
+    if fork:
+        return NetError(f"{fact} It is not Caffe's: {fork}", where)
+    # A misspelt 'type' is a field that is not known.
+    foreign.check(proto, f"layer '{proto.name}' ({proto.type})", NetError)
+    known = f"Known types: {', '.join(sorted(_REGISTRY))}"
+    return NetError(f"{fact}{did_you_mean(proto.type, _REGISTRY)} {known}", where)

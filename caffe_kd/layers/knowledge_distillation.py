@@ -62,7 +62,7 @@ class KnowledgeDistillation(LabelledLayer):
         if len(spelt) > 1:
             self.fail(f"either {spelt[0]} or {spelt[1]} can be given, not both")
         if spelt:
-            self.param = getattr(proto, spelt[0])
+            self.settings = getattr(proto, spelt[0])
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         student, teacher, *others = bottom_shapes

@@ -69,6 +69,9 @@ def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = N
     _check_names(frozen, [*own, *added])
     place = _place_of_teachers(own, frozen)
     composed.layer.extend([*own[:place], *frozen, *own[place:], *added])
+    for net in (*(teacher.net for teacher in teachers), distiller):
+        if net is not None:  # for whoever builds the composed net to refuse
+            composed.foreign.extend(net.foreign)
     return composed
 
 

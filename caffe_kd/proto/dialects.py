@@ -1,13 +1,14 @@
 """What Caffe's forks write into a prototxt that Caffe itself does not know.
 
-A field of a known fork is read, never an error. Which of three things becomes of it stands here:
+A field that Caffe does not know is read, never an error. Which of three things becomes of one of a
+known fork stands here:
 
-* it changes no result, by itself or with the value it has: it is told and left out;
-* it says what a field of ours says too: it moves there (``foreign.py``), and that is told;
+* it changes no result, by itself or with the value it has: it is reported and left out;
+* it says what a field of ours says too: it moves there (``foreign.py``), which is reported;
 * it changes results: it stays in the message, is written back, and the layer cannot be built.
 
-Any other unknown field remains an error. ``foreign.py`` acts on these tables; numbers that forks
-gave to fields in binary files are in ``renumber.py``.
+Any other unknown field stays in the message likewise. ``foreign.py`` acts on these tables; numbers
+that forks gave to fields in binary files are in ``renumber.py``.
 
 Source: the public schemas of the forks and of pull requests that never became part of Caffe.
 """
@@ -57,6 +58,8 @@ def _rules(
 
 _TYPES = "forward_type backward_type forward_math backward_math"
 
+NO_SUCH_LAYER = "there is no layer of this type here"
+
 # Names of a layer type's own block of settings. Where the type is not there, neither are they; a
 # block that caffe.proto has is not looked up here.
 _LAYER_BLOCKS = {
@@ -73,7 +76,11 @@ _LAYER_BLOCKS = {
     FLOWNET: "augmentation_param coeff_schedule_param correlation_param downsample_param "
     "resample_param l1_loss_param custom_data_param reader_param writer_param flow_warp_param",
     "the CRF-as-RNN fork": "multi_stage_meanfield_param",
-    "the convolutional pose machines fork": "cpmdata_param",
+    "the convolutional pose machines fork": "cpmdata_param cpm_transform_param",
+    "the YOLO fork": "region_param",
+    "the CTC fork": "ctc_loss_param",
+    "ssai's fork": "patch_transformer_param",
+    "the visual-concepts fork": "mil_data_param",
     "a fork": "normalize_bbox_param focal_loss_param triplet_loss_param margin_inner_product_param",
     "pull request 560": "spatial_pyramid_pooling_param",
     "pull request 601": "spatial_pyramid_pooling_data_param",
@@ -204,6 +211,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_rules(INTEL, "avg_include_pad", "it leaves padding out of the mean", ("true", "1")),
         **_rules(INTEL, "axis", "it pools over other axes", ("1",)),
         **_rules("several forks", "ceil_mode", "it is round_mode"),
+        **_rules("a fork", "round_below", "for true write round_mode: FLOOR", _NONE),
         **_rules("pull request 251", "norm_region", "it pools channels", ("WITHIN_CHANNEL",)),
     },
     "ReLUParameter": _rules(INTEL, "fuse", _SPEED, AnyValue),
@@ -218,10 +226,13 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_rules(NVIDIA, "momentum_policy", "it changes the momentum", ("fixed",)),
         **_rules(NVIDIA, "max_momentum momentum_power", _WITHOUT_POLICY, AnyValue),
         **_rules(NVIDIA, "local_lr_auto larc", _OTHER_RATE, _NONE),
-        **_rules(NVIDIA, "local_gw_ratio larc_policy larc_turbo", "only LARC uses it", AnyValue),
+        **_rules(
+            NVIDIA, "local_gw_ratio larc_policy larc_turbo larc_eta", "only LARC uses it", AnyValue
+        ),
         **_rules(NVIDIA, "max_epoch epoch_size test_epoch_size test_interval_epoch", _EPOCHS),
         **_rules(INTEL, "disabled_update", "it keeps the weights as they are", _NONE),
         **_rules(INTEL, "engine", _SPEED, AnyValue),
+        **_rules(INTEL, "test_offset", "it moves the tests, not what is trained", AnyValue),
         **_rules(INTEL, "warmup_iter", _OTHER_RATE, _NONE),
         **_rules(INTEL, "warmup_start_lr", "only warmup_iter looks at it", AnyValue),
         **_rules(YJXIONG, "richness", _SPEED, AnyValue),
@@ -233,6 +244,9 @@ _ENGINE = Rule("a fork", "an engine computes the same formula in another way", A
 # Words of a known field, by message and field.
 _WORDS: dict[tuple[str, str], dict[str, Rule]] = {
     ("LossParameter", "normalization"): _rules(INTEL, "PRE_FIXED", "it divides by a given number"),
+    # The value of a field that takes one may be a list, or there may be none.
+    ("SolverParameter", "device_id"): {"[": Rule(YJXIONG, "training runs on one device")},
+    ("SolverParameter", "test_iter"): {"": Rule("a fork", "it has no value", AnyValue)},
 }
 _ENGINES = frozenset("MKL2017 MKLDNN NAIVE LOOP FFT SPATIAL LIBDNN".split())
 
@@ -261,10 +275,12 @@ _V1_TYPE = Rule("a fork", "there is no layer of this type", ())
 
 
 LAYER_BLOCKS: dict[str, Rule] = {
-    name: Rule(fork, "there is no layer of this type")
+    name: Rule(fork, NO_SUCH_LAYER)
     for fork, names in _LAYER_BLOCKS.items()
     for name in names.split()
 }
+LAYER_BLOCKS["resize_param"] = Rule("a fork", "here Interp resizes, bilinearly")
+LAYER_BLOCKS["transpose_param"] = Rule("a fork", "here Permute puts axes in another order")
 FIELDS["LayerParameter"].update(LAYER_BLOCKS)
 
 

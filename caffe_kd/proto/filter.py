@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import NetError
 from . import caffe_pb2 as pb
+from . import foreign
 
 
 def meets(state: Any, rule: Any) -> bool:
@@ -34,6 +35,8 @@ def is_included(layer: Any, state: Any) -> bool:
             f"layer '{layer.name}': specify either include rules or exclude rules; not both",
             layer.source_line or None,
         )
+    for rule in layer.exclude:  # one that is read in part leaves out too much; see Net for include
+        foreign.check(rule, f"layer '{layer.name}' ({layer.type}): exclude", NetError)
     if layer.include:
         return any(meets(state, rule) for rule in layer.include)
     return not any(meets(state, rule) for rule in layer.exclude)

@@ -7,15 +7,21 @@ refuses what is left. Between the two a net can be upgraded, composed and printe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
-from ..errors import CaffeKDError
+from ..errors import CaffeKDError, misspelt
 from . import text
-from .dialects import V1_TYPES, Rule, rule_for, rule_for_word
+from .dialects import NO_SUCH_LAYER, V1_TYPES, Rule, rule_for, rule_for_word
+from .user_blocks import field_of
 
 _HOLES = ("hole", "hole_h", "hole_w")
 _ROUND_MODES = {"true": "CEIL", "1": "CEIL", "false": "FLOOR", "0": "FLOOR"}
 _DATA = ("data_param", "image_data_param", "window_data_param")
+OWN_LAYER = (
+    "Take it out if the layer does not need it, or write the layer as a type of your own, with a "
+    "block of its own, in a file for -layers"
+)
 _SKIPPED = ("BlobProto", "ForeignField")  # a blob may hold millions of numbers
 
 
@@ -33,9 +39,11 @@ def settle(message: Any) -> list[str]:
                 owner.foreign.append(entry)
             else:
                 told.setdefault(outcome, []).append(entry.source_line)
-    for layer in _layers(message):
-        for outcome, place in _move(layer):
-            told.setdefault(outcome, []).append(place)
+    moves = [_move(layer) for layer in _layers(message)]
+    if message.DESCRIPTOR.name == "SolverParameter":
+        moves.append(_move_devices(message))
+    for outcome, place in chain.from_iterable(moves):
+        told.setdefault(outcome, []).append(place)
     return [_line(outcome, places) for outcome, places in told.items()]
 
 
@@ -60,15 +68,48 @@ def check(message: Any, what: str, error: Callable[[str, str | None], CaffeKDErr
     """
     for path, owner in _owners(message, into_layers=False):
         for entry in owner.foreign:
-            name, value = parts(entry)
-            rule = _rule(owner, name, value)
-            fork, why = (rule.fork, rule.why) if rule else ("a fork", "its meaning is unknown here")
-            shown = f"{path}{name}" + ("" if "\n" in value else f": {value[:40]}")
-            raise error(
-                f"{what}: '{shown}' is of {fork} and would change the results, but nothing here "
-                f"acts on it: {why}",
-                entry.source_line or None,
-            )
+            raise error(f"{what}: {_refusal(owner, entry, path)}", entry.source_line or None)
+
+
+def _refusal(owner: Any, entry: Any, path: str) -> str:
+    """Return why a field cannot be acted on, and what can be done."""
+    name, value = parts(entry)
+    rule = _rule(owner, name, value)
+    if rule is not None:
+        shown = f"{path}{name}" + ("" if "\n" in value else f": {value[:40]}")
+        return (
+            f"'{shown}' is of {rule.fork} and would change the results, but nothing here acts on "
+            f"it: {rule.why}"
+        )
+    kind = owner.DESCRIPTOR
+    lacks = f"{kind.name} has no field named '{name[:100]}'."
+    near = misspelt(name, [n for n in kind.fields_by_name if n not in text.HIDDEN])
+    if near:
+        return lacks + near
+    is_layers = kind.name.endswith("LayerParameter") or path
+    do = OWN_LAYER if is_layers else "Take it out if the results do not depend on it"
+    return f"{lacks} It is of a fork of Caffe, and nothing here acts on it. {do}"
+
+
+def of_unknown_type(layer: Any) -> str:
+    """Return what a layer of an unknown type is by its blocks; empty if Caffe knows them all."""
+    for entry in layer.foreign:
+        name, value = parts(entry)
+        if value.startswith("{"):
+            rule = _rule(layer, name, value)
+            fork, why = (rule.fork, rule.why) if rule else ("a fork of Caffe", NO_SUCH_LAYER)
+            return f"with its block '{name[:100]}' it is of {fork}; {why}. {OWN_LAYER}"
+    return ""
+
+
+def adopt_blocks(net: Any) -> None:
+    """Read blocks of the user's own layer types that were kept before the types were known."""
+    for layer in net.layer:
+        for entry in _taken(layer) if layer.foreign else ():
+            if field_of(layer.DESCRIPTOR, parts(entry)[0]) is None:
+                layer.foreign.append(entry)
+            else:
+                _parse(entry.text, layer, entry)
 
 
 def parts(entry: Any) -> tuple[str, str]:
@@ -129,7 +170,7 @@ def _layers(message: Any) -> list[Any]:
 def _rule(owner: Any, name: str, value: str) -> Rule | None:
     kind = owner.DESCRIPTOR.name
     if name in owner.DESCRIPTOR.fields_by_name:
-        return rule_for_word(kind, name, value)
+        return rule_for_word(kind, name, "[" if value.startswith("[") else value)
     return rule_for(kind, name)
 
 
@@ -167,9 +208,10 @@ def _move(layer: Any) -> Iterator[tuple[str, str]]:
     """Move a layer's fields of forks to those that say the same; yield each in words, and where."""
     for entry in _taken(layer):  # a V1 layer of a fork may have any block of today
         name, _ = parts(entry)
-        if name in layer.DESCRIPTOR.fields_by_name and name != "type":
+        if field_of(layer.DESCRIPTOR, name) is not None and name != "type":
             _parse(entry.text, layer, entry)
-            yield f"'{name}' of a layer of 2014 is the one of today", entry.source_line
+            if name in layer.DESCRIPTOR.fields_by_name:
+                yield f"'{name}' of a layer of 2014 is the one of today", entry.source_line
         else:
             layer.foreign.append(entry)
     yield from _move_datum_dims(layer)
@@ -233,3 +275,14 @@ def _move_ceil_mode(param: Any) -> Iterator[tuple[str, str]]:
         return
     _parse(f"round_mode: {mode}", param, entry)
     yield f"'{entry.text}' is round_mode: {mode}", entry.source_line
+
+
+def _move_devices(solver: Any) -> Iterator[tuple[str, str]]:
+    """Of a list of devices the first is the one to train on."""
+    entry = take(solver, "device_id")
+    if entry is None:
+        return
+    first = parts(entry)[1].strip("[]").partition(",")[0].strip()
+    if first:
+        _parse(f"device_id: {first}", solver, entry)
+    yield f"'{entry.text}': training runs on one device, the first", entry.source_line

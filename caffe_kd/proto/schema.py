@@ -34,10 +34,6 @@ _LABELS = {
 _TOKEN = re.compile(r'//[^\n]*|"(?:[^"\\]|\\.)*"|-?\d[\d.]*(?:e[-+]?\d+)?|[\w.]+|\S')
 
 
-def _unexpected(token: str) -> ValueError:
-    return ValueError(f"caffe.proto: unexpected '{token}'")
-
-
 class _Reader:
     """A reader for the part of the proto2 language that ``caffe.proto`` is written in."""
 
@@ -56,7 +52,10 @@ class _Reader:
             elif token == "message":
                 self._message(self._file.message_type.add())
             else:
-                raise _unexpected(token)
+                raise self._fault(f"unexpected '{token}'")
+
+    def _fault(self, what: str) -> ValueError:
+        return ValueError(f"{self._file.name}: {what}")
 
     def _until(self, end: str) -> list[str]:
         """Take the tokens before the next ``end``, and ``end`` too."""
@@ -65,7 +64,7 @@ class _Reader:
             if token == end:
                 return taken
             taken.append(token)
-        raise ValueError(f"caffe.proto: '{end}' expected")
+        raise self._fault(f"'{end}' expected")
 
     def _block(self) -> Iterator[str]:
         """Yield the first token of each statement, up to the block's closing brace."""
@@ -73,7 +72,7 @@ class _Reader:
             if token == "}":
                 return
             yield token
-        raise ValueError("caffe.proto: '}' expected")
+        raise self._fault("'}' expected")
 
     def _enum(self, enum: descriptor_pb2.EnumDescriptorProto) -> None:
         (enum.name,) = self._until("{")
@@ -88,14 +87,19 @@ class _Reader:
                 self._enum(message.enum_type.add())
             elif token in _LABELS:
                 self._field(message.field.add(label=_LABELS[token]), self._until(";"))
+            elif token == "extensions":
+                first, _, last = self._until(";")
+                message.extension_range.add(start=int(first), end=int(last) + 1)
             else:
-                raise _unexpected(token)
+                raise self._fault(f"unexpected '{token}'")
         own_enums = {e.name for e in message.enum_type}
         for field in message.field:
             if field.type_name in own_enums:
                 field.type_name = f"{message.name}.{field.type_name}"
 
     def _field(self, field: descriptor_pb2.FieldDescriptorProto, statement: list[str]) -> None:
+        if len(statement) < 4 or not statement[3].isdigit():
+            raise self._fault(f"a field is 'type name = number'. Received: {' '.join(statement)}")
         type_name, field.name, _, number, *options = statement
         field.number = int(number)
         if type_name in _SCALARS:
@@ -103,37 +107,62 @@ class _Reader:
         else:
             field.type_name = type_name
         pairs = [o for o in options if o not in "[],="]
+        if len(pairs) % 2:
+            raise self._fault(f"an option of '{field.name}' has no value")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if key == "packed":
                 field.options.packed = value == "true"
             elif key == "default":
                 field.default_value = value.strip('"')
             else:
-                raise _unexpected(key)
-
-
-def _resolve(file: descriptor_pb2.FileDescriptorProto) -> None:
-    """Give every field of a message or enum type its kind and fully qualified name."""
-    enums = {e.name for e in file.enum_type}
-    enums |= {f"{m.name}.{e.name}" for m in file.message_type for e in m.enum_type}
-    for message in file.message_type:
-        for field in message.field:
-            if field.type_name:
-                is_enum = field.type_name in enums
-                field.type = _Field.TYPE_ENUM if is_enum else _Field.TYPE_MESSAGE
-                field.type_name = f".{file.package}.{field.type_name}"
+                raise self._fault(f"unexpected '{key}'")
 
 
 def parse(text: str, name: str = FILE_NAME) -> descriptor_pb2.FileDescriptorProto:
-    """Return what the text of a ``.proto`` file describes.
+    """Return what the text of a ``.proto`` file describes; see ``complete``.
 
     Raises:
         ValueError: the text uses more of the language than ``caffe.proto`` does.
     """
     file = descriptor_pb2.FileDescriptorProto(name=name)
     _Reader(text, file).read()
-    _resolve(file)
     return file
+
+
+def complete(
+    file: descriptor_pb2.FileDescriptorProto, borrowed: FileDescriptor | None = None
+) -> None:
+    """Give fields of a message or enum type their full names, and messages ``foreign``.
+
+    Args:
+        file: what ``parse`` has read.
+        borrowed: the file whose types are used where this one has none of a name.
+
+    Raises:
+        ValueError: there is no type of a name.
+    """
+    enums = {e.name for e in file.enum_type}
+    enums |= {f"{m.name}.{e.name}" for m in file.message_type for e in m.enum_type}
+    known = enums | {message.name for message in file.message_type}
+    for message in file.message_type:
+        for field in message.field:
+            if not field.type_name:
+                continue
+            package, is_enum = file.package, field.type_name in enums
+            if field.type_name not in known:
+                package, is_enum = _borrowed(borrowed, field.type_name, message.name)
+            field.type = _Field.TYPE_ENUM if is_enum else _Field.TYPE_MESSAGE
+            field.type_name = f".{package}.{field.type_name}"
+    _make_room_for_forks(file)
+
+
+def _borrowed(file: FileDescriptor | None, name: str, message: str) -> tuple[str, bool]:
+    """Return the package of another file's type, and whether it is an enum."""
+    if file is not None and name in file.enum_types_by_name:
+        return file.package, True
+    if file is not None and name in file.message_types_by_name:
+        return file.package, False
+    raise ValueError(f"message {message}: there is no type '{name}'")
 
 
 def _make_room_for_forks(file: descriptor_pb2.FileDescriptorProto) -> None:
@@ -145,7 +174,7 @@ def _make_room_for_forks(file: descriptor_pb2.FileDescriptorProto) -> None:
                 number=FOREIGN_NUMBER,
                 label=_Field.LABEL_REPEATED,
                 type=_Field.TYPE_MESSAGE,
-                type_name=f".{file.package}.ForeignField",
+                type_name=".caffe.ForeignField",
             )
 
 
@@ -154,7 +183,7 @@ def pool() -> descriptor_pool.DescriptorPool:
     """Return the private pool that holds ``caffe.proto``."""
     text = Path(__file__).with_name("caffe.proto").read_text(encoding="utf-8")
     file = parse(text)
-    _make_room_for_forks(file)
+    complete(file)
     private = descriptor_pool.DescriptorPool()
     private.AddSerializedFile(file.SerializeToString())
     return private

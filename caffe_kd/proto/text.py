@@ -21,6 +21,7 @@ from ..files import read_bytes, reading, write_atomically
 from .dialects import rule_for, rule_for_word
 from .scalars import Scalars
 from .schema import FOREIGN
+from .user_blocks import field_of, plain_names, value_of
 
 Message = TypeVar("Message", bound=Any)
 
@@ -36,8 +37,10 @@ _WORD_BYTES = 128  # of a fork's field or value, which is kept as text
 # A ForeignField as protobuf prints it.
 _FOREIGN_FIELD = re.compile(r'^( *)foreign \{\n *text: "((?:[^"\\]|\\.)*)"\n *\}\n', re.MULTILINE)
 
-_HIDDEN = ("source_line", FOREIGN)  # fields of the schema that no prototxt has
+HIDDEN = ("source_line", FOREIGN)  # fields of the schema that no prototxt has
 _OTHER_FILE = {"NetParameter": "SolverParameter", "SolverParameter": "NetParameter"}
+# Of these no layer, net or solver is built, so that a misspelt field in them would go unseen.
+_STRICT = ("BlobProto", "BlobShape")
 
 
 def read(path: str | Path, message: Message) -> Message:
@@ -143,7 +146,7 @@ def to_text(message: Any, as_utf8: bool = True) -> str:
     prototxt = text_format.MessageToString(
         copy, use_short_repeated_primitives=False, as_utf8=as_utf8
     )
-    return _FOREIGN_FIELD.sub(_as_written, prototxt)
+    return plain_names(_FOREIGN_FIELD.sub(_as_written, prototxt))
 
 
 def _as_written(match: re.Match[str]) -> str:
@@ -162,8 +165,9 @@ class _Parser(Scalars):
     """A recursive descent over the tokens of one file; no message of the schema holds itself."""
 
     def __init__(self, text: str, name: str, line: int = 1) -> None:
-        super().__init__(text, name, line)
+        super().__init__(plain_names(text), name, line)
         self._bytes_left = _ROOM_BYTES + len(text)
+        self._around: list[Any] = []  # the messages that are being read, outermost first
 
     def _spend(self, count: int) -> None:
         """Count memory that the messages take; a small file must not make much of it."""
@@ -208,14 +212,10 @@ class _Parser(Scalars):
                 return
             if kind != "word":
                 self.fail_at(line, f"a field name was expected. Received: {word[:40]!r}")
-            field = by_name.get(word) if word not in _HIDDEN else None
-            if self._is_foreign(descriptor, field, word):
-                lines = self._foreign(word, line, 0)
-                message.foreign.add(text="\n".join(lines), source_line=f"{self.name}:{line}")
-                self.skip(",", ";")
+            field = by_name.get(word) or field_of(descriptor, word)
+            if field is None or word in HIDDEN or self._is_foreign(descriptor, field):
+                self._keep(message, field, word, line)
                 continue
-            if field is None:
-                self._unknown(descriptor, word, line)
             if not field.is_repeated:
                 if word in seen and word == up_to:
                     self.put_back()
@@ -233,36 +233,57 @@ class _Parser(Scalars):
             line, f"'{word}' is given twice, first at line {first}, but takes one value{hint}"
         )
 
-    def _unknown(self, descriptor: Descriptor, word: str, line: int) -> NoReturn:
-        names = [n for n in descriptor.fields_by_name if n not in _HIDDEN]
+    def _keep(self, message: Any, field: FieldDescriptor | None, word: str, line: int) -> None:
+        """Keep a field that the schema lacks as it is written.
+
+        What builds the layer, net or solver refuses it. It is an error here where something else
+        is seen to be wrong.
+        """
+        descriptor: Descriptor = message.DESCRIPTOR
+        if word in HIDDEN or (field is None and rule_for(descriptor.name, word) is None):
+            hint = self._other_fault(descriptor, word)
+            if hint is not None:
+                self.fail_at(line, f"{descriptor.name} has no field named '{word[:100]}'.{hint}")
+        lines = self._foreign(word, line, 0, field is not None and self._lacks_value())
+        message.foreign.add(text="\n".join(lines), source_line=f"{self.name}:{line}")
+        self.skip(",", ";")
+
+    def _other_fault(self, descriptor: Descriptor, word: str) -> str | None:
+        if word in HIDDEN:
+            return ""
         other = _OTHER_FILE.get(descriptor.name)
-        kinds = descriptor.file.message_types_by_name
-        if other and word in kinds[other].fields_by_name:
+        if other and word in descriptor.file.message_types_by_name[other].fields_by_name:
             kind, wanted = ("solver", "net") if other == "SolverParameter" else ("net", "solver")
-            hint = f" This seems to be a {kind}; a {wanted} is wanted here."
-        else:
-            hint = did_you_mean(word, names)
-        self.fail_at(line, f"{descriptor.name} has no field named '{word[:100]}'.{hint}")
+            return f" This seems to be a {kind}; a {wanted} is wanted here."
+        for outer in self._around:
+            field = outer.fields_by_name.get(word)
+            if field is not None and field.message_type is not None and outer is not descriptor:
+                return f" {outer.name} has: is a '}}' missing before this line?"
+        return did_you_mean(word, descriptor.fields_by_name) if descriptor.name in _STRICT else None
 
-    def _is_foreign(self, descriptor: Descriptor, field: FieldDescriptor | None, word: str) -> bool:
-        """Say whether a field, or the word that an enum field is given, is of a known fork."""
-        if field is None:
-            return rule_for(descriptor.name, word) is not None or (
-                descriptor.name == "V1LayerParameter"  # of a fork that had the layer in 2014
-                and word.endswith("_param")
-                and word in descriptor.file.message_types_by_name["LayerParameter"].fields_by_name
-            )
-        if field.enum_type is None:
-            return False
+    def _is_foreign(self, descriptor: Descriptor, field: FieldDescriptor) -> bool:
+        """Return whether only a fork gives a field of Caffe the value that comes next."""
         value = self.peek_behind(":")
-        is_known = value in field.enum_type.values_by_name
-        return not is_known and rule_for_word(descriptor.name, word, value) is not None
+        if field.enum_type is not None and value in field.enum_type.values_by_name:
+            return False
+        if rule_for_word(descriptor.name, field.name, value) is not None:
+            return True
+        return rule_for_word(descriptor.name, field.name, "") is not None and self._lacks_value()
 
-    def _foreign(self, word: str, line: int, depth: int) -> list[str]:
+    def _lacks_value(self) -> bool:
+        """Return whether the next field begins, or the file ends, where a value would be."""
+        if self.peek() != ":":
+            return False
+        (kind, word, _), (_, behind, _) = self.ahead(1), self.ahead(2)
+        return kind == "end" or word == "}" or (kind == "word" and behind in (":", "{"))
+
+    def _foreign(self, word: str, line: int, depth: int, is_empty: bool = False) -> list[str]:
         """Read a field whose type is unknown; return it as the lines that are written for it."""
         self._spend(_WORD_BYTES)
         indent = "  " * depth
         colon = self.skip(":")
+        if is_empty:
+            return [f"{indent}{word}:"]
         if not self.skip("{", "<"):
             if not colon:
                 self.fail(f"':' was expected after '{word[:40]}'. Received: {self.peek()[:40]!r}")
@@ -319,7 +340,7 @@ class _Parser(Scalars):
 
     def _value(self, message: Any, field: FieldDescriptor, line: int) -> None:
         if field.message_type is not None:
-            target = getattr(message, field.name)
+            target = value_of(message, field)
             self._spend(_BLOCK_BYTES + _FIELD_BYTES * len(field.message_type.fields))
             self._block(target.add() if field.is_repeated else target, field, line)
         elif field.is_repeated:
@@ -338,4 +359,6 @@ class _Parser(Scalars):
             message.source_line = f"{self.name}:{line}"
         message.SetInParent()
         end = "}" if self.taken[1] == "{" else ">"
+        self._around.append(field.containing_type)
         self.fields(message, end)
+        self._around.pop()

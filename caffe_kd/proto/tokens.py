@@ -98,13 +98,15 @@ class Tokens:
         """Return the next token; at the end of the file it is empty."""
         return self._ahead[0][1]
 
+    def ahead(self, count: int) -> Token:
+        """Return the token ``count`` places behind the next; behind the end it is another end."""
+        while len(self._ahead) <= count and self._ahead[-1][0] != "end":
+            self._ahead.append(next(self._rest))
+        return self._ahead[min(count, len(self._ahead) - 1)]
+
     def peek_behind(self, mark: str) -> str:
         """Return the next token, or if it is the mark the one behind it."""
-        if self.peek() != mark:
-            return self.peek()
-        if len(self._ahead) == 1:
-            self._ahead.append(next(self._rest))  # a mark is not the end, so one follows
-        return self._ahead[1][1]
+        return self.ahead(int(self.peek() == mark))[1]
 
     def take(self) -> Token:
         """Return the next token and move on; behind the end there is always another end."""

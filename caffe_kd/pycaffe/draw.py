@@ -207,10 +207,9 @@ def _colour(layer: Any) -> str:
 
 def _has_filler(cls: Any) -> bool:
     """Whether a type's parameters tell how its blobs are filled, so that it has some."""
-    if cls is None or cls.param_field is None:
-        return False
-    message = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name[cls.param_field].message_type
-    return any(field.name.endswith("filler") for field in message.fields)
+    settings = cls.settings_in(caffe_pb2.LayerParameter()) if cls is not None else None
+    fields = settings.DESCRIPTOR.fields if settings is not None else ()
+    return any(field.name.endswith("filler") for field in fields)
 
 
 def _links(layers: Sequence[Any], shapes: Shapes) -> Iterable[Link]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..errors import NetError, did_you_mean
 from ..proto import caffe_pb2
+from ..proto.user_blocks import field_of, value_of
 
 # ---- from Python values to messages
 
@@ -47,7 +48,7 @@ def assign_proto(proto: Any, name: str, value: Any) -> None:
     Raises:
         NetError: there is no such field, or it does not take the value.
     """
-    field = proto.DESCRIPTOR.fields_by_name.get(name)
+    field = field_of(proto.DESCRIPTOR, name)
     if field is None:
         known = [f.name for f in proto.DESCRIPTOR.fields]
         raise NetError(f"{proto.DESCRIPTOR.name} has no field '{name}'.{did_you_mean(name, known)}")
@@ -55,7 +56,7 @@ def assign_proto(proto: Any, name: str, value: Any) -> None:
         if field.is_repeated:
             _extend(getattr(proto, name), value)
         elif field.message_type is not None:
-            _fill(getattr(proto, name), value)
+            _fill(value_of(proto, field), value)
         else:
             setattr(proto, name, _plain(value))
     except (TypeError, ValueError) as error:
@@ -93,7 +94,7 @@ def _assign_parameter(layer: Any, name: str, value: Any) -> None:
     own = _own_message(layer) if not name.endswith("param") else None
     if own is not None and name in own.DESCRIPTOR.fields_by_name:
         assign_proto(own, name, value)
-    elif own is None or name in layer.DESCRIPTOR.fields_by_name:
+    elif own is None or field_of(layer.DESCRIPTOR, name) is not None:
         assign_proto(layer, name, value)
     else:
         known = [f.name for f in [*own.DESCRIPTOR.fields, *layer.DESCRIPTOR.fields]]
@@ -108,8 +109,7 @@ def _own_message(layer: Any) -> Any:
     from ..layers import layer_types  # takes torch, which most specs do without
 
     cls = layer_types().get(layer.type)
-    field = cls.param_field if cls is not None else None
-    return getattr(layer, field) if field is not None else None
+    return cls.settings_in(layer) if cls is not None else None
 
 
 # ---- tops and layers

@@ -62,12 +62,7 @@ def test_files_of_many_authors_are_survived(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words", "line"),
     [
-        (
-            "layer { nmae: 'x' }",
-            "LayerParameter has no field named 'nmae'. Did you mean 'name'?",
-            1,
-        ),
-        ('\nnet: "n"\nbase_ir: 1', "SolverParameter has no field named 'base_ir'", 3),
+        ('layer {\n blobs { nmae: "x" } }', "BlobProto has no field named 'nmae'", 2),
         ('layer { name: "a" }\nlayers { name: "b" }', "Refusing to upgrade inconsistent", 2),
         ("", "holds neither a net nor a solver", None),
     ],

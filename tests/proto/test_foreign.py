@@ -337,8 +337,7 @@ def test_a_field_given_very_often_costs_little(prototxt):
 @pytest.mark.parametrize(
     ("prototxt", "message"),
     [
-        ("layer { locale_param { } }", "LayerParameter has no field named 'locale_param'"),
-        ("layer { convolution_param { forward_type: FLOAT } }", "no field named 'forward_type'"),
+        ("layer { blobs { forward_type: FLOAT } }", "no field named 'forward_type'"),
         ("layer { foreign { } }", "LayerParameter has no field named 'foreign'"),
         ("layer { local_param { a: 1", "the block opened at line 1 has no '}'"),
         ("layer { local_param { a { b: 1 }", "the block opened at line 1 has no '}'"),

@@ -411,10 +411,12 @@ def test_parse_reads_every_construct_of_its_language():
         """,
         name="p.proto",
     )
+    schema.complete(file)
     assert (file.syntax, file.package) == ("proto2", "p")
     a = file.message_type[0]
     assert [(v.name, v.number) for v in a.enum_type[0].value] == [("X", 0), ("Y", 7)]
-    e, d, b, s, f = a.field
+    e, d, b, s, f, kept = a.field
+    assert (kept.name, kept.type_name) == ("foreign", ".caffe.ForeignField")
     assert (e.label, e.type_name, e.default_value) == (e.LABEL_REQUIRED, ".p.A.E", "Y")
     assert (e.type, b.type) == (e.TYPE_ENUM, b.TYPE_MESSAGE)
     assert d.options.packed

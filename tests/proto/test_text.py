@@ -109,7 +109,7 @@ def test_long_tokens_cost_little(tmp_path):
     assert net_of(f'name: "{chr(92)}n{long}{chr(92)}n"').name == f"\n{long}\n"
     assert net_of('name: "' + r"\n" * 1_000_000 + '"').name == "\n" * 1_000_000
     assert "at most" in error_of(f'name: "{long}{long}"')
-    assert len(error_of(f"{long}: 1")) < 300
+    assert net_of(f"{long}: 1").foreign[0].text == f"{long}: 1"
     assert layer_of(f"loss_weight: 0x{'f' * 5000}").loss_weight[0] == float("inf")
 
 
@@ -160,9 +160,8 @@ def test_nets_of_the_world_read_as_with_protobuf():
     ("prototxt", "line", "words"),
     [
         # Fields.
-        ('\nlayer {\n  nmae: "a"\n}', 3, "LayerParameter has no field named 'nmae'. Did you mean"),
-        ("\nlayers_: 3", 2, "Did you mean 'layers'?"),
-        ("xyzzy: 3", 1, "NetParameter has no field named 'xyzzy'."),
+        ("layer { blobs { dta: 1 } }", 1, "no field named 'dta'. Did you mean 'data'"),
+        ("layer { include { phase: TEST\n bias_param { } } }", 2, "is a '}' missing before this"),
         ("base_lr: 3", 1, "This seems to be a solver; a net is wanted here."),
         ('layer { source_line: "a" }', 1, "has no field named 'source_line'"),
         ('name: "a"\nname: "b"', 2, "'name' is given twice, first at line 1"),
