@@ -13,12 +13,13 @@ import torch
 
 from caffe_kd import plugin
 from caffe_kd.errors import NetError
+from caffe_kd.plugin import base, formulas
 from tests.helpers import make_layer, run
 from tests.layers.python_nets import without_the_original
 
 pytestmark = without_the_original
 
-FILE = Path(plugin.__file__)
+FOLDER = Path(plugin.__file__).parent
 # The plugin computes in double precision, the layers in float32, sums of some 100 terms.
 RTOL = 1e-5
 # Rounding of float64 and the third derivative, at steps of 1e-5.
@@ -149,7 +150,7 @@ KEPT = np.array([[True, False], [True, True], [False, True]])
 
 
 def soft(divergence, scale=True):
-    return lambda z: plugin.soft_target_loss(z, TEACHER, KEPT, 2.5, divergence, scale)
+    return lambda z: formulas.soft_target_loss(z, TEACHER, KEPT, 2.5, divergence, scale)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +161,8 @@ def soft(divergence, scale=True):
         soft("CROSS_ENTROPY"),
         soft("MSE"),
         soft("PSEUDO_LABEL"),
-        lambda z: plugin.label_loss(z, LABEL, KEPT),
-        lambda z: plugin.label_loss(z, LABEL, KEPT, 0.3),
+        lambda z: formulas.label_loss(z, LABEL, KEPT),
+        lambda z: formulas.label_loss(z, LABEL, KEPT, 0.3),
     ],
 )
 def test_gradient_is_that_of_the_value(loss):
@@ -170,17 +171,17 @@ def test_gradient_is_that_of_the_value(loss):
 
 def test_gradient_of_knowledge_distillation_is_that_of_the_value_times_t_squared():
     def loss(z):
-        return plugin.knowledge_distillation(z, TEACHER, KEPT, 3.0)
+        return formulas.knowledge_distillation(z, TEACHER, KEPT, 3.0)
 
     np.testing.assert_allclose(loss(STUDENT)[1], 9 * differences(loss), atol=9 * GRADIENT_ATOL)
 
 
 def test_gradient_of_softmax_is_that_of_the_probabilities():
     def weighted(z):
-        return (np.exp(plugin.log_softmax(z / 2)) * TEACHER).sum(), None
+        return (np.exp(formulas.log_softmax(z / 2)) * TEACHER).sum(), None
 
-    p = np.exp(plugin.log_softmax(STUDENT / 2))
-    found = plugin.softmax_gradient(p, TEACHER, 2.0)
+    p = np.exp(formulas.log_softmax(STUDENT / 2))
+    found = formulas.softmax_gradient(p, TEACHER, 2.0)
     np.testing.assert_allclose(found, differences(weighted), atol=GRADIENT_ATOL)
 
 
@@ -198,7 +199,7 @@ def differences(loss):
 
 def test_param_str_takes_commas_lines_and_quotes():
     text = 'temperature: 2,\n alpha:0.5; divergence: "MSE"  scale_by_temperature: false'
-    settings = plugin.read_settings(text, plugin.DistillingLoss.known)
+    settings = base.read_settings(text, plugin.DistillingLoss.known)
     chosen = ("temperature", "alpha", "divergence", "scale_by_temperature", "axis")
     assert [settings[name] for name in chosen] == [2.0, 0.5, "MSE", False, 1]
 
@@ -216,7 +217,7 @@ def test_param_str_takes_commas_lines_and_quotes():
     ids=["of Python", "JSON", "YAML", "empty"],
 )
 def test_param_str_may_be_a_dict(text):
-    settings = plugin.read_settings(text, plugin.DistillingLoss.known)
+    settings = base.read_settings(text, plugin.DistillingLoss.known)
     chosen = [settings[n] for n in ("temperature", "divergence", "scale_by_temperature")]
     assert chosen == ([4.0, "KL", True] if text == "{}" else [2.0, "MSE", False])
 
@@ -305,16 +306,24 @@ print(json.dumps([top[0].data.tolist(), bottoms[0].diff.tolist(), plugin.__file_
 """
 
 
-@pytest.mark.parametrize("copied", [False, True], ids=["installed", "the file alone"])
+def searching(*folders: str) -> str:
+    """Return code that looks into the folders first, and for caffe_kd nowhere else."""
+    return (
+        "import os, sys\n"
+        "def holds(p): return os.path.isfile(os.path.join(p, 'caffe_kd', '__init__.py'))\n"
+        f"sys.path[:] = [*{folders!r}, *(p for p in sys.path if not holds(p))]\n"
+    )
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["installed", "the folder alone"])
 def test_plugin_runs_with_numpy_and_the_originals_base_class_alone(tmp_path, copied):
     (tmp_path / "caffe.py").write_text("class Layer:\n    pass\n")
-    folder = FILE.parents[1]
+    folder = FOLDER.parents[1]
     if copied:
         folder = tmp_path
-        (tmp_path / "caffe_kd").mkdir()
-        shutil.copy(FILE, tmp_path / "caffe_kd")
+        shutil.copytree(FOLDER, tmp_path / "caffe_kd" / "plugin")
     bottoms = drawn(SHAPE, 3)
-    path = f"import sys; sys.path[:0] = {[str(tmp_path), str(folder)]!r}\n"
+    path = searching(str(tmp_path), str(folder))
     done = subprocess.run(
         [sys.executable, "-c", path + BESIDE],
         input=json.dumps([b.tolist() for b in bottoms]),
@@ -363,14 +372,13 @@ for name in ("DistillingLoss", "SoftmaxWithTemperature", "KnowledgeDistillation"
 """
 
 
-@pytest.mark.parametrize("copied", [False, True], ids=["the package", "the file alone"])
+@pytest.mark.parametrize("copied", [False, True], ids=["the package", "the folder alone"])
 def test_plugin_is_imported_where_there_is_numpy_alone(tmp_path, copied):
-    folder = FILE.parents[1]
+    folder = FOLDER.parents[1]
     if copied:
         folder = tmp_path
-        (tmp_path / "caffe_kd").mkdir()
-        shutil.copy(FILE, tmp_path / "caffe_kd")
-    path = f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+        shutil.copytree(FOLDER, tmp_path / "caffe_kd" / "plugin")
+    path = searching(str(folder))
 
     def made_with(*words):
         command = [sys.executable, "-c", path + ALONE, *words]
@@ -386,11 +394,23 @@ def test_plugin_is_imported_where_there_is_numpy_alone(tmp_path, copied):
 
 
 def test_plugin_is_written_for_python_3_6():
-    tree = ast.parse(FILE.read_text(encoding="utf-8"), feature_version=(3, 6))
-    modules = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [node.names[0].name])
-    }
+    modules = set()
+    for file in FOLDER.glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 6))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules.add(node.module)
+            elif isinstance(node, ast.Import):
+                modules.add(node.names[0].name)
+            # list[int] and int | None are syntax that 3.6 takes and fails to run
+            assert not (
+                isinstance(node, ast.BinOp)
+                and isinstance(node.right, ast.Constant)
+                and node.right.value is None
+            ), file
+            assert not (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in ("list", "tuple", "dict", "set", "type")
+            ), file
     assert modules == {"math", "re", "typing", "numpy", "caffe", "caffe_kd"}

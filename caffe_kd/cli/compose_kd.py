@@ -12,13 +12,13 @@ from . import common
 
 DESCRIPTION = """Prints, as prototxt, the net a solver would train: the student's layers, the
 teacher's under teacher/<name> and frozen, and the distiller's. With -for caffe, the net with which
-the original Caffe (built with WITH_PYTHON_LAYER) does the same."""
+BVLC Caffe (built with WITH_PYTHON_LAYER) does the same."""
 
-_HOW_TO = """To train it with the original Caffe:
+_HOW_TO = """To train it with BVLC Caffe:
   - in its solver, give net: "{net}" in place of the nets, teachers and distiller_net{lacks};
   - start it with the teacher's weights: caffe train -solver SOLVER -weights {weights}
-  - PYTHONPATH must have the folder of pycaffe, and a folder in which caffe_kd/plugin.py lies
-    (that file alone is enough: {plugin})"""
+  - PYTHONPATH must have the folder of pycaffe, and a folder in which caffe_kd/plugin lies
+    (that folder alone is enough: {plugin})"""
 
 
 @common.guarded
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "for",
         choices=["caffe"],
         dest="target",
-        help="write a net for the original Caffe, this package's layers as those of the plugin",
+        help="write a net for BVLC Caffe, this package's layers as those of the plugin",
     )
     common.flag(
         parser,
@@ -49,11 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="with -for caffe: write the teachers' weights there, under the names in this net",
     )
+    common.flag(
+        parser,
+        "databases",
+        metavar="FOLDER",
+        help="with -for caffe: write LMDBs there of what BVLC Caffe cannot read (backend: IDX, "
+        "first, count, leave_out), unless they are there already",
+    )
     arguments = parser.parse_args(argv)
     if not arguments.solver:
         raise UsageError("Need a solver definition: -solver SOLVER.prototxt")
-    if arguments.weights_output and not arguments.target:
-        raise UsageError("-weights_output needs -for caffe")
+    for name in ("weights_output", "databases"):
+        if getattr(arguments, name) and not arguments.target:
+            raise UsageError(f"-{name} needs -for caffe")
     from ..solver.plan import Overrides, read_plan
 
     overrides = Overrides(
@@ -85,11 +93,15 @@ def _count_blobs(net: Any, missing: CaffeKDError) -> Mapping[str, int]:
 
 
 def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
-    """Return the net for the original; write the weights for it, and tell how to go on."""
-    from .. import for_caffe
+    """Return the net for BVLC Caffe; write the weights for it, and print how to go on."""
+    from ..for_caffe import net as for_caffe
+    from ..for_caffe.databases import Databases
     from ..proto.binary import write_weights
 
-    net = for_caffe.net_for_caffe(net, plan.means)
+    databases = None
+    if arguments.databases:
+        databases = Databases(Path(arguments.databases), lambda line: print(line, file=sys.stderr))
+    net = for_caffe.net_for_caffe(net, plan.means, databases)
     weights = for_caffe.weights_for_caffe(plan, net)
     if arguments.weights_output:
         write_weights(arguments.weights_output, for_caffe.layers_with(net, weights), weights)
@@ -99,7 +111,7 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
         lacks=lacks and f",\n    and leave out {lacks}, which it lacks: the training does without",
         net=arguments.output or "FILE",
         weights=arguments.weights_output or "FILE (see -weights_output)",
-        plugin=Path(for_caffe.__file__).with_name("plugin.py"),
+        plugin=Path(__file__).resolve().parents[1] / "plugin",
     )
     print(how_to, file=sys.stderr)
     return net

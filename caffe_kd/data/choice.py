@@ -35,6 +35,10 @@ class ChosenRecords(RecordSource):
         """Return the label."""
         return self._source.label(int(self._numbers[index]))
 
+    def datum(self, index: int) -> bytes:
+        """Return the record as a database holds it."""
+        return self._source.datum(int(self._numbers[index]))
+
 
 def choose(source: RecordSource, data_param: Any) -> RecordSource:
     """Return the records that ``first``, ``count`` and ``leave_out`` of a ``data_param`` choose.

@@ -124,6 +124,10 @@ class DatumRecords(RecordSource):
         """Return the label; the image is not decoded."""
         return int(parse_datum(self._value(index), self._where(index)).label)
 
+    def datum(self, index: int) -> bytes:
+        """Return the Datum as it is stored."""
+        return self._value(index)
+
     def _is_encoded(self) -> bool:
         return bool(parse_datum(self._value(0), self._where(0)).encoded)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..memory import machine_bytes
+from ..proto import caffe_pb2
 
 KEPT_BYTES = 2 << 30  # the most that a set of records takes of the memory, or a quarter of it
 
@@ -48,6 +49,21 @@ class RecordSource(abc.ABC):
             DataError: the record is damaged.
         """
         return self.read(index)[1]
+
+    def datum(self, index: int) -> bytes:
+        """Return a record as a database holds it, a serialised Datum.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        image, label = self.read(index)
+        channels, height, width = image.shape
+        datum = caffe_pb2.Datum(channels=channels, height=height, width=width, label=label)
+        if image.dtype == np.uint8:
+            datum.data = image.tobytes()
+        else:
+            datum.float_data.extend(image.ravel().tolist())
+        return bytes(datum.SerializeToString())
 
     def batch(
         self, indices: np.ndarray | slice

@@ -8,6 +8,8 @@ import pytest
 
 import caffe_kd as caffe
 from caffe_kd.cli import compose_kd, convert_mnist_data
+from caffe_kd.data.idx import IMAGES, read_idx
+from caffe_kd.data.source import open_source
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
@@ -248,18 +250,101 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err
 
 
-def test_net_for_caffe_of_idx_says_how_to_make_an_lmdb(folder, capsys):
+def test_net_for_caffe_of_idx_says_how_to_get_an_lmdb(folder, capsys):
     idx = DATA.replace("digits", "t10k-images-idx3-ubyte").replace("LMDB", "IDX")
     Path("student.prototxt").write_text(idx + STUDENT)
     error = refused(capsys)
-    assert "student.prototxt:2: layer 'mnist' (Data): the original has no backend IDX" in error
-    assert "convert_mnist_data.py IMAGES LABELS OUT" in error and "data_param { source" in error
+    assert "student.prototxt:2: layer 'mnist' (Data): BVLC Caffe has no backend IDX" in error
+    assert "-databases FOLDER" in error
+
+
+@pytest.mark.parametrize("part", ["first: 3", "count: 20", "leave_out: 7"])
+def test_net_for_caffe_of_a_part_of_the_samples_says_how_to_get_an_lmdb(folder, capsys, part):
+    Path("student.prototxt").write_text(DATA.replace("batch_size", f"{part} batch_size") + STUDENT)
+    error = refused(capsys)
+    assert f"BVLC Caffe has no field '{part.partition(':')[0]}'. Give -databases FOLDER" in error
+
+
+def test_net_for_caffe_with_jitter_says_that_there_is_no_way(folder, capsys):
+    Path("student.prototxt").write_text(DATA.replace("scale", "jitter: 2 scale") + STUDENT)
+    assert "cannot shift images at random" in refused(capsys, "-databases", "dbs")
+    assert not Path("dbs").exists()  # nothing is written before all else is fine
+
+
+def test_net_for_caffe_with_a_third_top_of_data_is_an_error(folder, capsys):
+    numbered = DATA.replace('top: "label"', 'top: "label" top: "number"')
+    Path("student.prototxt").write_text(numbered + STUDENT)
+    assert "does not number the samples" in refused(capsys)
+
+
+def samples(layer):
+    """Return the samples of a data layer as our own reader has them."""
+    source = open_source(layer.data_param, Path)
+    return [source.read(i)[0].tobytes() for i in range(len(source))], [
+        source.label(i) for i in range(len(source))
+    ]
+
+
+def data_layer(net):
+    (layer,) = [layer for layer in net.layer if layer.type == "Data"]
+    return layer
+
+
+@pytest.mark.parametrize("backend", ["IDX", "LMDB"])
+@pytest.mark.parametrize(
+    "part", ["", "first: 3 count: 20", "leave_out: 7 leave_out: 1", "first: 9"]
+)
+def test_databases_hold_the_samples_that_the_layer_reads(folder, capsys, backend, part):
+    source = "t10k-images-idx3-ubyte" if backend == "IDX" else "digits"
+    data = DATA.replace("digits", source).replace("LMDB", f"{backend} {part}")
+    Path("student.prototxt").write_text(data + STUDENT)
+    expected = samples(data_layer(text.parse(data, pb.NetParameter())))
+    assert compose_kd.main([*FOR_CAFFE, "-output", "net.prototxt", "-databases", "dbs"]) == 0
+    net = text.read("net.prototxt", pb.NetParameter())
+    assert data_layer(net).data_param.backend == pb.DataParameter.LMDB
+    assert samples(data_layer(net)) == expected
+    fields = {field.name for field, _ in data_layer(net).data_param.ListFields()}
+    assert fields.isdisjoint({"first", "count", "leave_out"})
+    written = backend == "IDX" or part
+    assert Path("dbs").exists() == bool(written)
+    assert (f": {len(expected[1])} samples" in capsys.readouterr().err) == bool(written)
+
+
+def test_databases_that_are_there_are_used_again_unless_they_are_damaged(folder, capsys):
+    idx = DATA.replace("digits", "t10k-images-idx3-ubyte").replace("LMDB", "IDX")
+    Path("student.prototxt").write_text(idx + STUDENT)
+    command = [*FOR_CAFFE, "-output", "net.prototxt", "-databases", "dbs"]
+    assert compose_kd.main(command) == 0
+    (database,) = Path("dbs").iterdir()
+    content = (database / "data.mdb").read_bytes()
+    assert compose_kd.main(command) == 0
+    assert "there already" in capsys.readouterr().err
+    damaged = bytearray(content)
+    image = read_idx(Path("t10k-images-idx3-ubyte"), IMAGES)[3].tobytes()
+    damaged[content.index(image) + 300] ^= 1
+    for harm in (bytes(damaged), content[: len(content) // 2]):
+        (database / "data.mdb").write_bytes(harm)
+        assert compose_kd.main(command) == 0
+        assert "wrote dbs" in capsys.readouterr().err
+        assert (database / "data.mdb").read_bytes() == content
+    assert [path.name for path in Path("dbs").iterdir()] == [database.name]
+
+
+@without_the_original
+def test_net_for_caffe_with_databases_trains_as_the_composed_net(folder):
+    idx = DATA.replace("digits", "t10k-images-idx3-ubyte").replace("LMDB", "IDX first: 3 count: 20")
+    Path("student.prototxt").write_text(idx + STUDENT)
+    outputs = ["-output", "net.prototxt", "-weights_output", "frozen.caffemodel"]
+    assert compose_kd.main([*FOR_CAFFE, *outputs, "-databases", "dbs"]) == 0
+    Path("plain.prototxt").write_text('net: "net.prototxt"' + RUN)
+    expected, _ = losses("solver.prototxt")
+    found, _ = losses("plain.prototxt", "frozen.caffemodel")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("changed", "to", "fact"),
     [
-        ("alpha: 0.6", "standardize: true", "the plugin has no standardize"),
         (
             "temperature: 3",
             "temperature_schedule { point { value: 3 } }",
@@ -276,12 +361,13 @@ def test_net_for_caffe_with_what_the_original_lacks_is_an_error(folder, capsys, 
     assert changed in DISTILLER
     Path("distiller.prototxt").write_text(DISTILLER.replace(changed, to))
     error = refused(capsys)
-    assert "the original Caffe cannot train this net" in error
+    assert "BVLC Caffe cannot train this net" in error
     assert "distiller.prototxt:" in error and fact in error
 
 
 def test_net_for_caffe_tells_all_that_is_in_the_way_at_once(folder, capsys):
-    two = DISTILLER.replace("alpha: 0.6", "standardize: true").replace("Euclidean", "SmoothL1")
+    two = DISTILLER.replace("temperature: 3", "temperature_schedule { point { value: 3 } }")
+    two = two.replace("Euclidean", "SmoothL1")
     Path("distiller.prototxt").write_text(two)
     error = refused(capsys)
     assert "layer 'kd'" in error and "layer 'l2'" in error
@@ -317,7 +403,7 @@ def test_net_for_caffe_is_printed_with_the_next_steps_beside_it(folder, capsys):
     told = capsys.readouterr()
     printed = text.parse(told.out, pb.NetParameter())
     assert [layer.type for layer in printed.layer].count("Python") == 4
-    assert "-weights" in told.err and "plugin.py" in told.err
+    assert "-weights" in told.err and "caffe_kd/plugin" in told.err
 
 
 def test_weights_output_without_for_is_a_usage_error(folder, capsys):

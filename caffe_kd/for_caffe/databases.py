@@ -1,0 +1,128 @@
+"""Writes LMDBs for the data layers whose samples BVLC Caffe cannot read as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..data.lmdb import LmdbRecords, write_lmdb
+from ..data.source import RecordSource, open_source
+from ..errors import DataError
+from ..files import find
+from ..proto import caffe_pb2 as pb
+
+# What of a data_param only this package knows.
+_CHOICE = ("first", "count", "leave_out")
+_DIGITS_OF_NAME = 12
+
+
+def needs_database(layer: Any) -> bool:
+    """Return whether a layer takes its samples from what BVLC Caffe does not read."""
+    if layer.type != "Data":
+        return False
+    given = {field.name for field, _ in layer.data_param.ListFields()}
+    return layer.data_param.backend == pb.DataParameter.IDX or not given.isdisjoint(_CHOICE)
+
+
+class Databases:
+    """Gives data layers LMDBs in a folder, each set of samples one.
+
+    A database is named by its source and a checksum of its samples: one that lies there already
+    and holds them is used as it is.
+
+    Args:
+        folder: where they are written.
+        log: is given a line for each.
+    """
+
+    def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._log = log
+        self._paths: dict[bytes, Path] = {}
+
+    def use(self, layer: Any) -> None:
+        """Write a data layer's samples, unless they are there, and let it take them from there.
+
+        Raises:
+            DataError: the samples cannot be read, or the database cannot be written.
+        """
+        param = pb.DataParameter(source=layer.data_param.source, backend=layer.data_param.backend)
+        for name in _CHOICE:
+            if name == "leave_out":
+                param.leave_out.extend(layer.data_param.leave_out)
+            elif layer.data_param.HasField(name):
+                setattr(param, name, getattr(layer.data_param, name))
+        key = param.SerializeToString(deterministic=True)
+        if key not in self._paths:
+            self._paths[key] = self._made(layer, param)
+        layer.data_param.source = str(self._paths[key])
+        layer.data_param.backend = pb.DataParameter.LMDB
+        for name in _CHOICE:
+            layer.data_param.ClearField(name)
+
+    def _made(self, layer: Any, param: Any) -> Path:
+        file, _, line = layer.source_line.rpartition(":")
+        try:
+            source = open_source(param, lambda path: find(path, file if line.isdecimal() else None))
+            digest = _checksum(source)
+            name = f"{_stem(source.name)}-{digest[:_DIGITS_OF_NAME]}"
+            path = self._folder / name
+            if _holds(path, len(source), digest):
+                self._log(f"{path}: {len(source)} samples, there already")
+            else:
+                write_lmdb(path, _progress(_entries(source), len(source), name), overwrite=True)
+                self._log(f"wrote {path}: {len(source)} samples")
+        except DataError as error:
+            raise DataError(
+                f"layer '{layer.name}' ({layer.type}): {error}", layer.source_line or None
+            ) from None
+        return path
+
+
+def _stem(source: str) -> str:
+    """Return the name of a source without what says that it is one."""
+    name = re.sub(r"[-.]idx3.*|\.gz$|\.mdb$|_(lmdb|leveldb)$", "", os.path.basename(source))
+    return name or "samples"
+
+
+def _entries(source: RecordSource) -> Iterator[tuple[bytes, bytes]]:
+    for index in range(len(source)):
+        yield b"%08d" % index, source.datum(index)
+
+
+def _checksum(source: RecordSource) -> str:
+    """Return the checksum of all samples in their order."""
+    sha = hashlib.sha256()
+    for index in range(len(source)):
+        datum = source.datum(index)
+        sha.update(b"%d " % len(datum))
+        sha.update(datum)
+    return sha.hexdigest()
+
+
+def _holds(path: Path, count: int, digest: str) -> bool:
+    """Return whether an LMDB lies there with just these samples."""
+    if not path.exists():
+        return False
+    try:
+        found = LmdbRecords(path)
+        return len(found) == count and _checksum(found) == digest
+    except DataError:
+        return False  # cut short or damaged: it is written again
+
+
+def _progress(
+    entries: Iterator[tuple[bytes, bytes]], count: int, name: str
+) -> Iterator[tuple[bytes, bytes]]:
+    """Show on a terminal how far the writing is."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    with tqdm(total=count, desc=name, disable=None, file=sys.stderr, leave=False) as bar:
+        for entry in entries:
+            yield entry
+            bar.update()

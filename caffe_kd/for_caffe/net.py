@@ -1,0 +1,178 @@
+"""Rewrites a composed net so that BVLC Caffe trains it, with ``caffe_kd.plugin``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import NetError, WeightsError
+from ..layers import layer_types
+from ..proto import caffe_pb2 as pb
+from ..proto.binary import LayerWeights
+from ..solver.building import prefixed
+from ..solver.plan import Plan
+from .databases import Databases, needs_database
+from .layers import error, plugin_types, translated
+
+# The greatest number of a LayerParameter's field in BVLC Caffe; in other messages ours begin at
+# the second number, and of the forks' there is one field.
+_LAST_OF_LAYER = 148
+_OWN = 51001
+_OF_FORKS = ("SoftmaxParameter.temperature",)
+
+# The solver's fields that a composed net stands for.
+_NETS = ("teacher", "student", "distiller_net", "layer", "inject")
+
+# Types that always have parameters, and those whose first blob has more than one axis, which files
+# of the first generations do not tell from one with leading extents of 1.
+_WITH_BLOBS = (
+    "Convolution",
+    "Deconvolution",
+    "InnerProduct",
+    "Embed",
+    "PReLU",
+    "BatchNorm",
+    "LSTM",
+)
+_LEGACY_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2}
+
+# What to do about what BVLC Caffe lacks, by field or by value.
+_INSTEAD = {
+    **{
+        f"DataParameter.{name}": "Give -databases FOLDER, which writes the samples as an LMDB"
+        for name in ("backend", "first", "count", "leave_out")
+    },
+    "TransformationParameter.jitter": "It cannot shift images at random: drop it, or train here",
+    "LayerParameter.frozen": "Give param { lr_mult: 0 decay_mult: 0 } for each parameter blob",
+    "LayerParameter.loss_weight_schedule": "Drop it, and give a fixed loss_weight",
+}
+
+
+def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]]:
+    """Return the teachers' weights by the names that their layers have in a composed net.
+
+    With them are those of the student's layers that start from a teacher's. No other layer is
+    there, since BVLC Caffe refuses a file with a layer of the net's that lacks its blobs.
+
+    Raises:
+        WeightsError: the file of a teacher lacks a layer that has parameters.
+    """
+    found = [w for teacher in plan.teachers for w in prefixed(teacher.name, teacher.layers)]
+    found += [dataclasses.replace(i.weights, name=i.to) for i in plan.injections]
+    given = {w.name: w for w in found}
+    weights = {}
+    for layer in net.layer:
+        of = given.get(layer.name)
+        if of is not None and of.blobs:
+            weights[layer.name] = [_in_own_axes(layer.type, i, of) for i in range(len(of.blobs))]
+        if layer.name.partition("/")[0] in plan.frozen_names and layer.type in _WITH_BLOBS:
+            if not weights.get(layer.name):
+                raise WeightsError(
+                    f"layer '{layer.name}' ({layer.type}): the teacher's file has no weights for "
+                    "it. Give the file that was trained with this net",
+                    layer.source_line or None,
+                )
+    return weights
+
+
+def layers_with(net: Any, weights: Collection[str]) -> Any:
+    """Return a net with those of its layers alone that have weights, for a file of them."""
+    kept = pb.NetParameter(name=net.name)
+    kept.layer.extend(layer for layer in net.layer if layer.name in weights)
+    return kept
+
+
+def _in_own_axes(kind: str, index: int, weights: LayerWeights) -> np.ndarray | None:
+    """Return a blob without the leading axes that old files fill up to four."""
+    blob = weights.blobs[index]
+    if blob is None or not weights.legacy[index]:
+        return blob
+    axes = _LEGACY_AXES.get(kind, 1) if index == 0 else 1
+    shape = blob.shape[-axes:]
+    return blob.reshape(shape) if blob.size == math.prod(shape) else blob
+
+
+def settings_to_leave_out(solver: Any) -> list[str]:
+    """Return a solver's fields, beside those that name nets, that BVLC Caffe lacks."""
+    given = [field for field, _ in solver.ListFields() if field.number >= _OWN]
+    return [field.name for field in given if field.name not in ("source_line", *_NETS)]
+
+
+def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | None = None) -> Any:
+    """Return a composed net with Python layers of the plugin in the place of this package's own.
+
+    Args:
+        net: the NetParameter; filtered for a phase or not.
+        means: the teachers that follow the student while it learns.
+        databases: writes LMDBs of samples that BVLC Caffe cannot read, once nothing else is in the
+            way; None: such samples are.
+
+    Raises:
+        DataError: samples cannot be read, or a database cannot be written.
+        NetError: something in it is not BVLC Caffe's and the plugin has nothing for it; the
+            message lists all such places.
+    """
+    changed = pb.NetParameter()
+    changed.CopyFrom(net)
+    del changed.layer[:]
+    originals = {name for name, layer in layer_types().items() if layer.origin == "Caffe"}
+    problems = [
+        f"the teacher '{name}' is a mean of the student (ema), which BVLC Caffe does not "
+        "compute. Train here"
+        for name in means
+    ]
+    for given in net.layer:
+        if given.name.partition("/")[0] in means:
+            continue
+        layer = pb.LayerParameter()
+        layer.CopyFrom(given)
+        layer.bottom[:] = [bottom for bottom in given.bottom if bottom]  # "" is one there
+        try:
+            ours = translated(layer)
+        except NetError as problem:
+            problems.append(str(problem))
+            continue
+        changed.layer.append(ours)
+        problems += _problems(ours, ours.type in originals, databases is not None)
+    if problems:
+        raise NetError("\n  ".join(["BVLC Caffe cannot train this net:", *problems]))
+    for layer in changed.layer:
+        if databases is not None and needs_database(layer):
+            databases.use(layer)
+    return changed
+
+
+def _problems(layer: Any, is_original: bool, has_databases: bool) -> list[str]:
+    """Return what of a layer BVLC Caffe lacks, and what to do about it."""
+    if layer.type == "Data" and len(layer.top) > 2:
+        return [str(error(layer, "BVLC Caffe does not number the samples. Drop the third top"))]
+    if has_databases and needs_database(layer):
+        checked = pb.LayerParameter()
+        checked.CopyFrom(layer)
+        checked.ClearField("data_param")
+        layer = checked
+    if not is_original:
+        fact = f"BVLC Caffe has no such type, and the plugin only {', '.join(plugin_types())}"
+        return [str(error(layer, fact))]
+    return [str(error(layer, fact)) for fact in _own_fields(layer)]
+
+
+def _own_fields(message: Any) -> Iterator[str]:
+    for field, value in message.ListFields():
+        name = f"{message.DESCRIPTOR.name}.{field.name}"
+        if name == "LayerParameter.source_line":
+            continue
+        last = _LAST_OF_LAYER if message.DESCRIPTOR.name == "LayerParameter" else _OWN - 1
+        advice = f" {_INSTEAD[name]}." if name in _INSTEAD else ""
+        if field.number > last or name in _OF_FORKS:
+            yield f"BVLC Caffe has no field '{field.name}'.{advice}"
+        elif field.enum_type is not None and not field.is_repeated and value >= _OWN:
+            word = field.enum_type.values_by_number[value].name
+            yield f"BVLC Caffe has no {field.name} {word}.{advice}"
+        elif field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                yield from _own_fields(part)

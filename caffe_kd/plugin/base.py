@@ -1,0 +1,176 @@
+"""What the plugin's layers have in common: Caffe's base class, settings, losses."""
+
+# Without annotations from the future and the syntax of newer Pythons, which 3.6 lacks.
+
+import math
+import re
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+try:
+    from caffe import Layer  # type: ignore[import-not-found]
+except ImportError as _error:
+    _WHY = str(_error)
+    try:
+        from caffe_kd import Layer  # type: ignore[no-redef]
+    except ImportError:
+
+        class Layer:  # type: ignore[no-redef]
+            """Stands in where there is no Caffe: a script may use the layers, a net cannot."""
+
+            def __init__(self, *layer_param: Any) -> None:
+                if layer_param:
+                    raise ImportError("caffe_kd.plugin needs pycaffe on PYTHONPATH: " + _WHY)
+
+
+_SETTING = re.compile(
+    r"(?P<quote>[\"']?)(?P<name>\w+)(?P=quote)\s*:\s*"
+    r"(?:(?P<mark>[\"'])(?P<quoted>.*?)(?P=mark)|(?P<plain>[^\s,;\"']+))[\s,;]*"
+)
+
+Known = Dict[str, Tuple[Callable[[str], Any], Any]]  # what reads a setting, and its default
+Shape = Tuple[int, ...]
+
+
+# ---- the settings
+
+
+def number(text: str) -> float:
+    """Return a number as a prototxt's float field would hold it."""
+    return float(np.float32(text))
+
+
+def numbers(text: str) -> List[float]:
+    """Return numbers that stand between spaces."""
+    return [number(word) for word in text.split()]
+
+
+def count(text: str) -> int:
+    """Return a whole number, 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise ValueError("below 0")
+    return value
+
+
+def flag(text: str) -> bool:
+    """Return true or false."""
+    return {"true": True, "True": True, "false": False, "False": False}[text]
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Return a function that lets only these names pass."""
+    return lambda text: names[names.index(text)]
+
+
+def read_settings(param_str: str, known: Known) -> Any:
+    """Return the settings of a ``param_str`` by name, and the defaults of those not given.
+
+    Args:
+        param_str: ``name: value``, any number of times; commas between them are allowed, and what
+            makes a dict of Python or JSON of it.
+        known: by name, what reads the value and its default.
+
+    Raises:
+        ValueError: the text is not of this form, or a name or value is unknown.
+    """
+    settings = {name: default for name, (_, default) in known.items()}
+    given = set()
+    at, text = 0, param_str.strip()
+    if text[:1] == "{" and text[-1:] == "}":
+        text = text[1:-1].strip()
+    while at < len(text):
+        match = _SETTING.match(text, at)
+        if match is None:
+            raise ValueError(f"param_str must be 'name: value ...'. Received: {text[at:]!r}")
+        name = match.group("name")
+        value = match.group("quoted" if match.group("mark") else "plain")
+        if name not in known:
+            raise ValueError(f"param_str: no setting '{name}'. Known: {', '.join(known) or 'none'}")
+        if name in given:
+            raise ValueError(f"param_str: '{name}' is given twice")
+        try:
+            settings[name] = known[name][0](value)
+        except (KeyError, ValueError):
+            raise ValueError(f"param_str: {name} cannot be '{value}'") from None
+        given.add(name)
+        at = match.end()
+    return settings
+
+
+# ---- the layers
+
+
+class PluginLayer(Layer):  # type: ignore[misc]  # whichever Caffe's it is
+    """A layer with settings, one top and a known number of bottoms.
+
+    Attributes:
+        known: the settings.
+        bottoms: how many bottoms it may have; none: any number.
+    """
+
+    known: Known = {}
+    bottoms: Sequence[int] = (1,)
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        if (self.bottoms and len(bottom) not in self.bottoms) or not bottom or len(top) != 1:
+            counts = " or ".join(map(str, self.bottoms)) or "1 or more"
+            self.refuse(f"it takes {counts} bottom{'s' if counts != '1' else ''} and one top")
+        try:
+            self.settings = read_settings(self.param_str, self.known)
+        except ValueError as error:
+            self.refuse(str(error))
+        if not 0 < self.settings.get("temperature", 1) < math.inf:
+            self.refuse("temperature must be above 0")
+        self.check_settings(len(bottom))
+
+    def check_settings(self, bottoms: int) -> None:
+        """Refuse settings that cannot be meant."""
+
+    def refuse_below_0(self, *names: str) -> None:
+        """Refuse numbers below 0."""
+        for name in names:
+            if not 0 <= self.settings[name] < math.inf:
+                self.refuse(f"{name} must be at least 0. Received: {self.settings[name]}")
+
+    def refuse(self, fact: str) -> None:
+        """Raise a ValueError that names the layer's class."""
+        raise ValueError(f"{type(self).__name__}: {fact}")
+
+
+class LossLayer(PluginLayer):
+    """A loss, of shape (1), with a gradient to the student's bottoms alone.
+
+    Attributes:
+        students: how many bottoms, from the first, are the student's.
+    """
+
+    bottoms: Sequence[int] = (2,)
+    students = 1
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        self.check_shapes([tuple(b.shape) for b in bottom])
+        top[0].reshape(1)
+
+    def check_shapes(self, shapes: List[Shape]) -> None:
+        """Refuse bottoms that do not fit together."""
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        value, self.gradients = self.loss([np.asarray(b.data, dtype=np.float64) for b in bottom])
+        top[0].data[...] = value
+
+    def loss(self, values: List[np.ndarray]) -> Tuple[float, List[np.ndarray]]:
+        """Return the loss of the bottoms' values, and its gradients to the student's."""
+        raise NotImplementedError
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        weight = float(top[0].diff.reshape(-1)[0])
+        for index, wanted in enumerate(propagate_down[: len(bottom)]):
+            if not wanted:
+                continue
+            if index < self.students:
+                found = self.gradients[index] * weight
+                bottom[index].diff[...] = found.reshape(bottom[index].diff.shape)
+            else:
+                bottom[index].diff[...] = 0
