@@ -7,7 +7,7 @@ where the rate falls steeply, the averages are those of another net, and a good 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import NetError
+from .layers import Layer
 from .layers.batch_statistics import BatchStatistics, Totals
 from .net import Net, Step
 
@@ -61,35 +62,66 @@ def following(net: Net) -> list[BatchStatistics]:
     return [x for x in layers if isinstance(x, BatchStatistics) and x.follows]
 
 
-def measure(net: Net, iterations: int) -> list[Change]:
-    """Run batches of a TRAIN net's data with fixed weights; return what its layers see in them.
+def measure(
+    net: Net, iterations: int, layers: Sequence[BatchStatistics] | None = None
+) -> list[Change]:
+    """Run batches of a net's data with fixed weights; return what its layers see in them.
 
     The net is left as it was: kept statistics, blobs, the place in the data, random numbers.
+
+    Args:
+        net: the net.
+        iterations: how many batches.
+        layers: those that are looked at, which normalise by batch meanwhile; None: those that do.
 
     Raises:
         NetError: its data comes from a Python layer, which cannot be put back.
     """
-    layers = following(net)
-    steps = _leading_to(net, layers)
-    for step in steps:
-        if step.layer.type == "Python" and not step.bottoms:
-            step.layer.fail("its data cannot be put back, so that no extra batches are taken of it")
-    for layer in layers:
-        layer.totals = Totals()
+    layers = following(net) if layers is None else layers
+    with _put_back(net, _leading_to(net, layers)), by_batch(layers) as totals, torch.no_grad():
+        for _ in range(iterations):
+            net()
+        changes = []
+        for layer, total in zip(layers, totals, strict=True):
+            mean, var = layer.kept()
+            changes.append(Change(layer, (mean.clone(), var.clone()), total.average()))
+    return changes
+
+
+def score(
+    net: Net, judges: Sequence[Layer], iterations: int, layers: Sequence[BatchStatistics] = ()
+) -> list[float]:
+    """Return the mean of the first top of some layers, over batches of the net's data.
+
+    The net is left as it was; see ``measure``.
+
+    Args:
+        net: the net.
+        judges: the layers whose tops are wanted, such as Accuracy.
+        iterations: how many batches.
+        layers: those that normalise by batch meanwhile.
+    """
+    sums = [0.0] * len(judges)
+    with _put_back(net, _leading_to(net, judges)), by_batch(layers), torch.no_grad():
+        for _ in range(iterations):
+            net()
+            for index, judge in enumerate(judges):
+                sums[index] += float(net.blobs[judge.proto.top[0]].mean())
+    return [value / iterations for value in sums]
+
+
+@contextmanager
+def by_batch(layers: Sequence[BatchStatistics]) -> Iterator[list[Totals]]:
+    """Let layers normalise by batch and keep what they have; give what adds up their batches'."""
+    stored = [layer.stored for layer in layers]
+    totals = [Totals() for _ in layers]
+    for layer, total in zip(layers, totals, strict=True):
+        layer.stored, layer.totals = False, total
     try:
-        with _put_back(net, steps), torch.no_grad():
-            for _ in range(iterations):
-                net()
-        pairs = [(layer, layer.totals) for layer in layers]
+        yield totals
     finally:
-        for layer in layers:
-            layer.totals = None
-    return [
-        Change(layer, (kept[0].clone(), kept[1].clone()), totals.average())
-        for layer, totals in pairs
-        if totals is not None
-        for kept in [layer.kept()]
-    ]
+        for layer, was in zip(layers, stored, strict=True):
+            layer.stored, layer.totals = was, None
 
 
 def refresh(net: Net, iterations: int) -> list[Change]:
@@ -119,14 +151,20 @@ def refresh(net: Net, iterations: int) -> list[Change]:
     return changes
 
 
-def _leading_to(net: Net, layers: list[BatchStatistics]) -> list[Step]:
-    """Return the steps that a forward pass needs up to the last of these layers."""
+def _leading_to(net: Net, layers: Sequence[Layer]) -> list[Step]:
+    """Return the steps that a forward pass needs up to the last of these layers.
+
+    Raises:
+        NetError: a Python layer brings data, which cannot be put back.
+    """
     wanted: set[str] = set()
     steps = []
     for step in reversed(net.steps):
         if any(step.layer is layer for layer in layers) or not wanted.isdisjoint(step.tops):
             wanted.update(step.bottoms)
             steps.append(step)
+            if step.layer.type == "Python" and not step.bottoms:
+                step.layer.fail("no extra batches can be taken of its data: nothing puts it back")
     return steps[::-1]
 
 

@@ -46,6 +46,6 @@ def write_solver(folder: Path, more: str = "", iterations: int = ITERATIONS) -> 
     """Write solver.prototxt, whose snapshots are s_iter_N."""
     (folder / "solver.prototxt").write_text(
         'net: "net.prototxt" base_lr: 0.1 momentum: 0.9 weight_decay: 0.02 lr_policy: "poly" '
-        f"power: 1 max_iter: {iterations} test_iter: 1 test_interval: {iterations} "
-        f'display: 10 snapshot_prefix: "s" random_seed: 1 {more}\n'
+        f'power: 1 max_iter: {iterations} test_iter: 1 display: 10 snapshot_prefix: "s" '
+        f"random_seed: 1 {'' if 'test_interval' in more else f'test_interval: {iterations}'} {more}"
     )

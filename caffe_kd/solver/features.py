@@ -12,7 +12,9 @@ from .callbacks import (
     gradient_shares,
     max_norm,
     mean_teacher,
+    refresh_statistics,
     snapshot_best,
+    statistics_monitor,
     teacher_outputs,
 )
 from .options import Options
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _FEATURES = (
     max_norm,
     mean_teacher,
+    refresh_statistics,
+    statistics_monitor,
     snapshot_best,
     early_stopping,
     debug_info,

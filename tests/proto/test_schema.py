@@ -49,6 +49,7 @@ OWN_FIELDS = {
     "BNParameter.bn_mode": 51063,
     "TransformationParameter.jitter": 51100,
     "SolverParameter.max_norm": 51110,
+    "SolverParameter.refresh_statistics": 51111,
     "DataParameter.first": 51120,
     "DataParameter.count": 51121,
     "DataParameter.leave_out": 51122,

@@ -1,0 +1,85 @@
+"""A warning where a net tests badly for what batch normalisation has kept alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ... import statistics
+from ...errors import CaffeKDError
+from ...layers import Layer
+from ...layers.batch_statistics import BatchStatistics
+from ...net import Net
+from ..callback import Callback
+from ..options import Options
+
+if TYPE_CHECKING:
+    from ..solver import Solver
+
+_LAGGING = 1.5  # kept variance to that of the last batch, or the other way round
+_BATCHES = 4
+_POINTS = 0.05  # of accuracy
+_LOSSES = 1.5  # times
+
+
+class StatisticsMonitor(Callback):
+    """After a test, looks whether the kept statistics are far from those of the last batch.
+
+    If so, some test batches are run by their own statistics. A net that is better by them has
+    learned more than the test says.
+    """
+
+    def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
+        """Warn for each test net that is much better by batch statistics."""
+        norms = statistics.following(solver.net)
+        worst = max(norms, key=_lag)
+        if _lag(worst) < _LAGGING:
+            return
+        names = {norm.name for norm in norms}
+        for index, net in enumerate(solver.test_nets):
+            batches = min(_BATCHES, solver.param.test_iter[index])
+            finding = _difference(net, names, batches)
+            if finding is not None:
+                solver.log.warning(
+                    f"Test net (#{index}): {finding} in {batches} batches: the statistics kept lag "
+                    f"behind the net (layer '{worst.name}': the variances differ {_lag(worst):.3g} "
+                    f"times). They reach back {worst.window:,.0f} batches: a smaller "
+                    "moving_average_fraction, refresh_statistics: 50 in the solver, or caffe_kd "
+                    "refresh_statistics on the snapshot mends it"
+                )
+
+
+def _lag(norm: BatchStatistics) -> float:
+    """Return how many times a layer's kept variance differs from that of its last batch."""
+    if norm.last_batch is None:
+        return 1.0
+    ratio = statistics.Change(norm, norm.kept(), norm.last_batch).ratio
+    return max(ratio, 1 / ratio) if ratio > 0 else 1.0
+
+
+def _difference(net: Net, names: set[str], batches: int) -> str | None:
+    """Return in words how much better a test net is by its batches' statistics, if it is."""
+    layers = [step.layer for step in net.steps]
+    norms = [x for x in layers if isinstance(x, BatchStatistics) and x.stored and x.name in names]
+    judges: list[Layer] = [x for x in layers if x.type == "Accuracy"]
+    more = _POINTS
+    if not judges:
+        judges = [step.layer for step in net.steps if any(step.loss_weights) and step.layer.is_loss]
+        more = 0.0
+    judges = [judge for judge in judges if judge.proto.top]
+    try:
+        kept = statistics.score(net, judges, batches)
+        own = statistics.score(net, judges, batches, norms)
+    except CaffeKDError:  # its data cannot be put back
+        return None
+    for judge, before, after in zip(judges, kept, own, strict=True):
+        if (after > before + more) if more else (before > _LOSSES * after):
+            name = judge.proto.top[0]
+            return f"{name} = {before:.4g}, and {after:.4g} by the statistics of each batch,"
+    return None
+
+
+def build(solver: Solver, options: Options) -> Iterator[Callback]:
+    """Yield the callback if there is a test and a layer that keeps statistics."""
+    if solver.test_nets and statistics.following(solver.net):
+        yield StatisticsMonitor()
