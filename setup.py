@@ -31,6 +31,7 @@ setup(
         "google-crc32c>=1.5",
         "h5py>=3.10",
         "safetensors>=0.4",
+        "opencv-python-headless>=4.12",  # the first that reads GIF
         "Pillow>=10",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",

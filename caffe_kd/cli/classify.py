@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     if arguments.top < 1:
         raise UsageError(f"-top must be at least 1. Received: {arguments.top}")
-    from ..data.picture import MOST_BYTES, decode_picture
+    from ..data.image_file import MOST_BYTES, decode_on_white
     from ..export.classifier import Classifier
     from ..files import read_bytes
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     channels, height, width = model.input_shape
     for path in arguments.images:
         data = read_bytes(path, MOST_BYTES)
-        pixels = decode_picture(data, path, color=channels == 3, paper=True, size=(height, width))
+        pixels = decode_on_white(data, path, color=channels == 3, size=(height, width))
         if arguments.invert:
             pixels = 255 - pixels
         elif channels == 1 and _is_on_paper(pixels):

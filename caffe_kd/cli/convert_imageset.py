@@ -19,8 +19,9 @@ DESCRIPTION = """Turns pictures into an LMDB of Datum, uint8, BGR or grey. LISTF
 "path label", the path below ROOTFOLDER, the label a whole number. Without it ROOTFOLDER has one
 folder per class: labels are the places of the folders' names in order, and the names are written to
 labels.txt beside the database. A picture that cannot be read is told and left out."""
-EPILOG = """Resizing gives the pixels of cv::resize to the bit; proportions are not kept. The order
-of -shuffle is the same each time."""
+EPILOG = """Images are read, resized and encoded by OpenCV, as in Caffe; proportions are not kept.
+The order of -shuffle is the same each time. -encoded keeps a file's own bytes where it is not
+resized and its suffix is the format wanted: with -gray in colour, too."""
 SWITCHES = ("gray", "shuffle", "check_size", "encoded")
 PROGRESS_EVERY = 1000
 
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.backend != "lmdb":
         raise UsageError("-backend leveldb: a LevelDB can be read, not written. Write lmdb")
     _check_size(arguments.resize_width, arguments.resize_height)
+    if arguments.encode_type and not arguments.encoded:
+        print("encode_type specified, assuming encoded=true.")
+        arguments.encoded = True
     root, *lists, out = map(Path, arguments.paths)
     if out.exists():
         raise DataError("exists already; remove it, or give the database another name", str(out))
@@ -60,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_size(width: int, height: int) -> None:
-    from ..data.picture import MOST_PIXELS
+    from ..data.image_file import MOST_PIXELS
 
     if (width, height) != (0, 0) and (min(width, height) < 1 or width * height > MOST_PIXELS):
         raise UsageError(
@@ -75,7 +79,7 @@ def read_folders(root: Path) -> tuple[list[Line], list[str]]:
     Raises:
         DataError: there are no folders, or no pictures in one.
     """
-    from ..data.picture import SUFFIXES
+    from ..data.image_file import SUFFIXES
 
     if not root.is_dir():
         raise DataError("no such folder", str(root))
@@ -124,7 +128,7 @@ def convert(root: Path, lines: Sequence[Line], out: Path, options: argparse.Name
 def _records(
     root: Path, lines: Sequence[Line], options: argparse.Namespace
 ) -> Iterator[tuple[bytes, bytes]]:
-    size = None
+    size, in_color = None, 0
     for index, (name, label) in enumerate(lines):
         path = f"{root}/{name}"  # also where the name begins with a slash
         try:
@@ -133,6 +137,7 @@ def _records(
             print(f"error: {error}", file=sys.stderr)
             continue
         size = size or shape
+        in_color += options.gray and datum.encoded and _is_color(datum)
         if options.check_size and shape != size:
             raise DataError(
                 f"Incorrect data field size: (channels, height, width) is {shape}, of the pictures "
@@ -142,40 +147,51 @@ def _records(
         yield f"{index:08d}_{name}".encode("utf-8", "surrogateescape"), datum.SerializeToString()
         if (index + 1) % PROGRESS_EVERY == 0:
             print(f"Processed {index + 1} files.")
+    if in_color:
+        print(
+            f"note: {in_color} files are stored as they are, in colour, -gray or not, as in Caffe. "
+            "transform_param { force_gray: true } reads them in grey"
+        )
 
 
 def _datum(path: str, label: int, options: argparse.Namespace) -> tuple[Any, tuple[int, ...]]:
-    """Return a picture as a Datum, and its shape [C, H, W]."""
-    from ..data.picture import MOST_BYTES, decode_picture, resize_picture
+    """Return an image as a Datum, and its shape [C, H, W]."""
+    from ..data.image_file import MOST_BYTES, decode_image
     from ..files import read_bytes
     from ..proto import caffe_pb2
 
     data = read_bytes(path, MOST_BYTES)
-    image = decode_picture(data, path, color=not options.gray)
-    if options.resize_height:
-        image = resize_picture(image, options.resize_height, options.resize_width)
+    size = (options.resize_height, options.resize_width) if options.resize_height else None
+    image = decode_image(data, path, not options.gray, size)
     datum = caffe_pb2.Datum(label=label)
     if options.encoded:
-        changed = bool(options.resize_height) or options.gray
         datum.encoded = True
-        datum.data = _encoded(data, image, changed, options.encode_type)
+        datum.data = _encoded(data, image, path, options)
     else:
         datum.channels, datum.height, datum.width = image.shape
         datum.data = image.tobytes()
     return datum, image.shape
 
 
-def _encoded(data: bytes, image: np.ndarray, changed: bool, kind: str) -> bytes:
-    """Return a picture as PNG or JPEG: the file's own bytes where they are that already.
+def _encoded(data: bytes, image: np.ndarray, path: str, options: argparse.Namespace) -> bytes:
+    """Return an image's file: its own bytes where they can stay, else encoded.
 
-    Source: ReadImageToDatum. It keeps a file's colours where -gray is given, and files of any
-    format, which the Data layer here would not read.
+    Source: ReadImageToDatum. Where a file's suffix names no format, Caffe ends; here its content
+    says which it is.
     """
-    from ..data.picture import encode_picture
+    from ..data.image_file import ENCODINGS, encode_image
 
-    own = "png" if data.startswith(b"\x89PNG") else "jpg" if data.startswith(b"\xff\xd8") else ""
-    wanted = {"jpeg": "jpg"}.get(kind, kind) or own or "png"
-    return data if wanted == own and not changed else encode_picture(image, wanted)
+    suffix = Path(path).suffix[1:].lower()
+    kind = options.encode_type.lower() or suffix
+    if options.resize_height or suffix not in (kind, "jpeg" if kind == "jpg" else kind):
+        return encode_image(image, kind if kind in ENCODINGS else "png")
+    return data
+
+
+def _is_color(datum: Any) -> bool:
+    from ..data.image_file import read_header
+
+    return not read_header(datum.data).is_gray
 
 
 def _switch(word: str) -> list[str]:
@@ -207,11 +223,12 @@ def _parser() -> argparse.ArgumentParser:
     common.flag(parser, "resize_height", type=int, default=0, metavar="N", help="0: as it is")
     common.flag(parser, "check_size", action="store_true", help="demand that all sizes are equal")
     common.flag(
-        parser, "encoded", action="store_true", help="store PNG or JPEG; the file's own bytes "
-        "where nothing changes",
+        parser, "encoded", action="store_true", help="store image files; their own bytes where "
+        "nothing changes",
     )  # fmt: skip
     common.flag(
-        parser, "encode_type", choices=["", "png", "jpg", "jpeg"], default="",
-        help="with -encoded, the format (default: the file's own)",
+        parser, "encode_type", choices=["", "png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"],
+        default="", metavar="TYPE", help="with -encoded, the format: png, jpg, ... (default: the "
+        "file's own)",
     )  # fmt: skip
     return parser

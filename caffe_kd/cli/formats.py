@@ -44,7 +44,7 @@ FORMATS = (
            "HDF5Data reads, HDF5Output writes"),
     Format("MNIST's IDX", "-ubyte, .gz", "data.idx:read_idx", "data.idx:write_idx",
            "`backend: IDX`"),
-    Format("pictures", ".png, .jpg, …", "data.picture:decode_picture", "",
+    Format("images", ".png, .jpg, …", "data.image_file:decode_image", "",
            "by list (ImageData) or folder"),
     Format("ONNX", ".onnx", "layers.onnx_model:ONNXModel", "export.onnx:to_onnx",
            "read as a teacher; written for inference"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import io
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from google.protobuf.message import DecodeError
 
 from ..errors import DataError
 from ..proto import caffe_pb2
+from .image_file import FORMATS, decode_pixels, to_planes
 from .source import RecordSource
-
-_MOST_PIXELS = 1 << 26  # 8192 x 8192; a small file can announce far more than memory holds
 
 
 def parse_datum(message: bytes, where: str) -> Any:
@@ -33,15 +31,14 @@ def parse_datum(message: bytes, where: str) -> Any:
 def decode_datum(datum: Any, where: str, force_color: bool | None = None) -> tuple[np.ndarray, int]:
     """Return image [C, H, W] and label of a Datum.
 
-    Raw bytes give uint8, ``float_data`` gives float32, an encoded PNG or JPEG gives uint8 in BGR
-    channel order; one channel stays one channel. ``force_color`` acts on encoded images only:
-    True makes them BGR, False grey.
+    Raw bytes give uint8, ``float_data`` gives float32, an encoded image gives uint8 in BGR channel
+    order; one channel stays one channel. ``force_color`` acts on encoded images only: True makes
+    them BGR, False grey; None takes them as they are, without the camera's mark of orientation.
 
     Raises:
         DataError: the length is not channels x height x width, or the image does not decode.
 
-    Source:
-        Caffe reads encoded images with OpenCV, hence BGR. Orientation marks of cameras are ignored.
+    Source: DecodeDatum and DecodeDatumNative, which are cv::imdecode.
     """
     if datum.encoded:
         return _decode_image(datum.data, where, force_color), datum.label
@@ -62,40 +59,14 @@ def decode_datum(datum: Any, where: str, force_color: bool | None = None) -> tup
 
 def _decode_image(data: bytes, where: str, force_color: bool | None) -> np.ndarray:
     """Return the image [C, H, W] in OpenCV's channel order: grey, BGR or BGRA."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            width, height = image.size
-            if width * height > _MOST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels, at most {_MOST_PIXELS} are read")
-            if image.mode.startswith(("I", "F")):
-                raise ValueError("Image data type must be unsigned byte")
-            if force_color is False:
-                image.draft("L", image.size)  # a JPEG then gives its own luma, as in OpenCV
-            pixels = np.asarray(image.convert(_mode(image, force_color)))
-    except Exception as error:  # Pillow raises a dozen kinds on damaged images
+        return to_planes(decode_pixels(data, force_color))
+    except DataError as error:
         raise DataError(
             f"Could not decode datum: {error}. Received: {len(data)} bytes. "
-            "Expected: a PNG or JPEG image of 8 bits per channel.",
+            f"Expected: an image of 8 bits per channel, {', '.join(FORMATS)}.",
             where,
         ) from error
-    if pixels.ndim == 2:
-        return pixels[None]
-    order = [2, 1, 0, 3][: pixels.shape[2]]
-    return np.ascontiguousarray(pixels[:, :, order].transpose(2, 0, 1))
-
-
-def _mode(image: Any, force_color: bool | None) -> str:
-    """Return the Pillow mode with the channels that OpenCV would give."""
-    if force_color is not None:
-        return "RGB" if force_color else "L"
-    if image.mode in ("1", "L"):
-        return "L"
-    has_alpha = image.mode in ("LA", "RGBA", "PA") or (
-        image.mode == "P" and "transparency" in image.info
-    )
-    return "RGBA" if has_alpha else "RGB"
 
 
 class DatumRecords(RecordSource):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CaffeKDError, DataError
 from ..files import find, read_bytes
-from .picture import MOST_BYTES, check_size, decode_picture, resize_picture
+from .image_file import MOST_BYTES, check_size, decode_image
 from .source import RecordSource
 
 _LINE = re.compile(r"(.*\S)\s+(-?\d{1,9})\s*")
@@ -100,11 +100,9 @@ class ImageRecords(RecordSource):
         """
         path = find(self._root + self._lines.paths[index], beside=self.name)
         try:
-            image = decode_picture(self._bytes(index, path), str(path), self._color)
+            image = decode_image(self._bytes(index, path), str(path), self._color, self._size)
         except CaffeKDError as error:
             raise DataError(f"Could not load {error}", self.where(index)) from error
-        if self._size is not None:
-            image = resize_picture(image, *self._size)
         return image, int(self._lines.labels[index])
 
     def where(self, index: int) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import read_bytes
+from .image_file import resize_image
 from .image_list import ImageList
-from .picture import resize_picture
 
 _MOST_BYTES = 2 << 30
 _FIELDS = 6  # class, overlap, x1, y1, x2, y2
@@ -199,7 +199,7 @@ def cut_window(
     inside = 0 <= x1 <= x2 < image.shape[2] and 0 <= y1 <= y2 < image.shape[1]
     if not inside or min(height, width) < 1:
         return None
-    pixels = resize_picture(image[:, y1 : y2 + 1, x1 : x2 + 1], height, width)
+    pixels = resize_image(image[:, y1 : y2 + 1, x1 : x2 + 1], height, width)
     return Cut(pixels[:, :, ::-1] if mirror else pixels, row, column)
 
 

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-from ..data.picture import check_size
+from ..data.image_file import check_size
 from ..errors import DataError, ExportError, ParseError
 from ..files import read_bytes
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..data.datum import decode_datum
-from ..data.picture import FORMATS, MOST_BYTES, check_size
+from ..data.image_file import FORMATS, MOST_BYTES, read_header
 from ..errors import DataError, NetError, did_you_mean
 from ..files import read_bytes
 from ..proto import caffe_pb2
@@ -115,10 +115,10 @@ def load_image(filename: Path, color: bool = True) -> Array:
 
     data = read_bytes(str(filename), MOST_BYTES)
     try:
+        read_header(data)  # refuses too many pixels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on sizes, which are checked here
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                check_size(*opened.size)
                 pixels = _pixels(opened)
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise DataError(
@@ -137,7 +137,8 @@ def _pixels(picture: Any) -> Array:
     if picture.mode == "F":
         return np.asarray(picture, np.float32)[:, :, None]
     grey = picture.mode in ("1", "L", "LA")
-    array = np.asarray(picture.convert("L" if grey else "RGB"), np.float32) / 255
+    array = np.array(picture.convert("L" if grey else "RGB"), np.float32)
+    array /= 255
     return array[:, :, None] if grey else array
 
 

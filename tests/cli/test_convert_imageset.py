@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -136,20 +137,47 @@ def test_encoded_keeps_the_files_bytes():
     [
         (["-encode_type", "jpg"], "JPEG", "RGB", (7, 9)),
         (["-resize_height", "5", "-resize_width", "4"], "PNG", "RGB", (4, 5)),
-        (["-gray"], "PNG", "L", (7, 9)),
+        (["-gray", "-encode_type", "jpg"], "JPEG", "L", (7, 9)),
+        (["-encode_type", "bmp"], "BMP", "RGB", (7, 9)),
     ],
 )
-def test_encoded_writes_anew_what_changes(flags, kind, mode, size):
+def test_encoded_encodes_what_changes(flags, kind, mode, size):
     assert main(["pets", "list.txt", "db", "-encoded", *flags]) == 0
     image = Image.open(io.BytesIO(stored("db", 0).data))
     assert (image.format, image.mode, image.size) == (kind, mode, size)
 
 
-def test_encoded_bmp_becomes_png_which_the_data_layer_reads():
-    save("bmp/a/0.bmp")
-    assert main(["bmp", "db", "-encoded"]) == 0
-    image, _ = LmdbRecords(Path("db")).read(0)
-    np.testing.assert_array_equal(image, COLOUR[:, :, ::-1].transpose(2, 0, 1))
+@pytest.mark.parametrize("suffix", ["bmp", "png", "JPEG", "tif", "webp"])
+def test_encoded_keeps_files_of_any_format_which_the_data_layer_reads(suffix):
+    save(f"one/a/0.{suffix}")
+    assert main(["one", "db", "-encoded"]) == 0
+    assert stored("db", 0).data == Path(f"one/a/0.{suffix}").read_bytes()
+    assert LmdbRecords(Path("db")).read(0)[0].shape == (3, 9, 7)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG"])
+def test_encoded_grey_keeps_the_file_where_the_suffix_fits(capsys, suffix):
+    """As ReadImageToDatum does, whose files stay in colour."""
+    save(f"one/a/0.{suffix}")
+    assert main(["one", "db", "-encode_type=jpg", "-gray"]) == 0
+    assert stored("db", 0).data == Path(f"one/a/0.{suffix}").read_bytes()
+    out = capsys.readouterr().out
+    assert "encode_type specified, assuming encoded=true." in out
+    assert "note: 1 files are stored as they are, in colour" in out and "force_gray" in out
+
+
+def test_encoded_grey_of_grey_files_says_nothing(capsys):
+    save("one/a/0.jpg", GREY)
+    assert main(["one", "db", "-encoded", "-gray"]) == 0
+    assert stored("db", 0).data == Path("one/a/0.jpg").read_bytes()
+    assert "in colour" not in capsys.readouterr().out
+
+
+def test_encoded_jpg_as_jpeg_is_encoded_by_opencv():
+    save("one/a/0.jpg")
+    assert main(["one", "db", "-encoded", "-encode_type=jpeg"]) == 0
+    pixels = cv2.imread("one/a/0.jpg")
+    assert stored("db", 0).data == cv2.imencode(".jpeg", pixels)[1].tobytes()
 
 
 def test_unreadable_pictures_are_told_and_left_out(capsys):

@@ -72,13 +72,18 @@ def test_decode_truncated_image_is_an_error(form: str) -> None:
             decode_datum(datum, "here")
 
 
-def test_decode_other_images_are_an_error() -> None:
-    for datum in (
-        encoded(Image.new("RGB", (5, 5)), "GIF"),
-        encoded(Image.fromarray(np.zeros((4, 4), np.uint16))),
-    ):
-        with pytest.raises(DataError, match="PNG or JPEG image of 8 bits"):
-            decode_datum(datum, "here")
+@pytest.mark.parametrize("form", ["BMP", "GIF", "TIFF", "WEBP", "PPM"])
+def test_decode_other_formats_as_opencv_does(form: str) -> None:
+    image, _ = decode_datum(encoded(Image.new("RGB", (5, 4), (255, 0, 0)), form), "here")
+    assert image.shape == (3, 4, 5)
+    assert np.abs(image[:, 2, 2] - np.array([0.0, 0, 255])).max() <= JPEG_ERROR
+
+
+def test_decode_sixteen_bits_is_an_error_unless_a_colour_is_forced() -> None:
+    datum = encoded(Image.fromarray(np.full((4, 4), 0x7FFF, np.uint16)))
+    with pytest.raises(DataError, match="here: .*must be unsigned byte.*image of 8 bits"):
+        decode_datum(datum, "here")
+    assert (decode_datum(datum, "here", force_color=False)[0] == 0x7F).all()
 
 
 def test_decode_announced_giant_is_refused_before_memory_is_taken() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from caffe_kd.data.picture import resize_picture
+from caffe_kd.data.image_file import resize_image
 from caffe_kd.errors import CaffeKDError, DataError, NetError
 from caffe_kd.layers.window_data import WindowData
 from caffe_kd.net import Net
@@ -99,7 +99,7 @@ def plainly(
         top = c_round(f(out_top) * by_y)
         left = c_round(f(out_right if mirror else out_left) * by_x)
         high, wide = min(high, CROP - top), min(wide, CROP - left)
-    shown = resize_picture(np.ascontiguousarray(image[:, y1 : y2 + 1, x1 : x2 + 1]), high, wide)
+    shown = resize_image(np.ascontiguousarray(image[:, y1 : y2 + 1, x1 : x2 + 1]), high, wide)
     crop = np.zeros((3, CROP, CROP), np.float32)
     for channel in range(3):
         for row in range(high):
