@@ -8,7 +8,8 @@
     ├── DataError               records are missing or wrong
     ├── SolverError             a solver setting is missing or wrong
     │   └── NonFiniteLoss       the loss became NaN or infinite
-    └── ExportError             a net cannot be exported, or the export differs
+    ├── ExportError             a net cannot be exported, or the export differs
+    └── Stopped                 exit status 128 + signal: a signal has ended a training early
 
 A message names, as far as known, the place (``file:line``), the layer, what was wrong, what was
 received and what would be right. The command line prints it as one paragraph without a traceback.
@@ -17,6 +18,7 @@ received and what would be right. The command line prints it as one paragraph wi
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -64,6 +66,18 @@ class NonFiniteLoss(SolverError):
 
 class ExportError(CaffeKDError):
     """A net cannot be exported, or the exported model does not answer as the net does."""
+
+
+class Stopped(CaffeKDError):
+    """A signal has ended a training early; the message says how it goes on.
+
+    The exit status is that of any program which a signal ends, as a shell gives it: a script must
+    not take what there is for a trained net.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + number
 
 
 MAX_WORD = 100  # a longer one is no misspelt name, and comparing it takes long

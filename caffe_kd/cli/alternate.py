@@ -44,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if weights is None:
                 own = _solver_of(solvers[role], role, turn, newest)
                 done = rounds.train_as(own, arguments.gpu, False if arguments.no_progress else None)
-                if done is None:
-                    return 0
                 table.add([turn, role], done)
                 weights = done.weights
             newest[role] = weights

@@ -41,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if weights is None:
             own = _solver_of(solver, generation, before, arguments.from_labels)
             done = rounds.train_as(own, arguments.gpu, False if arguments.no_progress else None)
-            if done is None:
-                return 0
             table.add([generation], done)
             weights = done.weights
         before = weights

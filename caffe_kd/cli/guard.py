@@ -1,4 +1,8 @@
-"""Errors of a command as one paragraph, and its exit status."""
+"""Errors of a command as one paragraph, and its exit status.
+
+A command that a signal ends before its work is done exits with 128 + the signal's number, as a
+shell has it (130 for Ctrl-C, 143 for SIGTERM), whether or not it has kept what it had.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,22 @@ from types import FrameType
 from typing import Any
 
 from .. import user_code
-from ..errors import CaffeKDError
+from ..errors import CaffeKDError, Stopped
+from . import silent_end
+
+if signal.getsignal(signal.SIGINT) is silent_end:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_ENDING = {
+    getattr(signal, name): message
+    for name, message in {
+        "SIGINT": "interrupted",
+        "SIGTERM": "terminated",
+        "SIGHUP": "terminated by the hangup of its terminal",
+        "SIGUSR1": "terminated by SIGUSR1",
+    }.items()
+    if hasattr(signal, name)  # Windows has the first two
+}
 
 
 def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
@@ -21,7 +40,7 @@ def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
-        with user_code.forbidden(), _Interrupts() as interrupts:
+        with user_code.forbidden(), _Signals() as signals:
             try:
                 status = command(argv)
                 if sys.stdout is not None:
@@ -31,62 +50,84 @@ def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int
                 _give_up_stdout()
                 return 1
             except (Exception, KeyboardInterrupt) as error:
-                return _tell(error, interrupts.any)
+                return _tell(error, signals.received)
 
     main.__doc__ = command.__doc__
     return main
 
 
-class _Interrupts:
-    """Remembers whether Ctrl-C was pressed: libraries make other errors of it."""
+class _Signals:
+    """Turns the signals that end a program into KeyboardInterrupt, so that it clears up.
+
+    Attributes:
+        received: the last one; libraries make other errors of the exception.
+    """
 
     def __init__(self) -> None:
-        self.any = False
-        self._before: Any = None
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Interrupts:
+    def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-        if self._before is signal.default_int_handler:  # else somebody else looks after it
-            signal.signal(signal.SIGINT, self._receive)
+            for number in _ENDING:
+                before = signal.getsignal(number)
+                # Else somebody else looks after it, such as nohup.
+                if before in (signal.SIG_DFL, signal.default_int_handler):
+                    self._before[number] = before
+                    signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        self.any = True
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
         raise KeyboardInterrupt
 
 
-def _tell(error: BaseException, interrupted: bool) -> int:
-    """Tell a user's mistake or the machine's limit; return the exit status.
+def _tell(error: BaseException, received: int | None) -> int:
+    """Print a user's mistake or the machine's limit; return the exit status.
 
     Raises:
         BaseException: it is neither, but a fault of ours.
     """
-    status = 1
-    if interrupted or isinstance(error, KeyboardInterrupt):
-        message, status = "interrupted", 130
-    elif isinstance(error, CaffeKDError):
-        message, status = f"error: {error}", error.exit_status
+    if isinstance(error, KeyboardInterrupt) and received is None:
+        received = signal.SIGINT
+    status = 1 if received is None else 128 + received
+    if isinstance(error, CaffeKDError) and (received is None or isinstance(error, Stopped)):
+        status = error.exit_status
         if error.told:
             return status
-    elif isinstance(error, UnicodeEncodeError):
-        message = f"error: {ascii(error.object)[:200]} is not UTF-8, as names must be"
-    elif isinstance(error, FileNotFoundError) and error.filename is None:
-        message = "error: the working folder is no longer there"
-    elif isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        message = f"error: {where}{error.strerror}"
-        _give_up_stdout()
-    elif _is_lack_of_memory(error):
-        message = "error: not enough memory for a net or batch of this size: lower batch_size"
-    else:
+    message = _message(error, received)
+    if message is None:
         raise error
+    if isinstance(error, OSError):
+        _give_up_stdout()
     print(message, file=sys.stderr)
     return status
+
+
+def _message(error: BaseException, received: int | None) -> str | None:
+    """Return what to print of an error; None: it is a fault of ours."""
+    if isinstance(error, Stopped):
+        return str(error)
+    if received is not None:
+        return _ENDING[signal.Signals(received)]
+    if isinstance(error, CaffeKDError):
+        return f"error: {error}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"error: {ascii(error.object)[:200]} is not UTF-8, as names must be"
+    if isinstance(error, ValueError) and "embedded null" in str(error):  # of open() and the like
+        return "error: a file's name cannot hold a NUL character"
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return "error: the working folder is no longer there"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"error: {where}{error.strerror}"
+    if _is_lack_of_memory(error):
+        return "error: not enough memory for a net or batch of this size: lower batch_size"
+    return None
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:

@@ -115,15 +115,13 @@ def from_labels(solver: Any) -> None:
         solver.train_state.stage[:] = stages
 
 
-def train_as(solver: Any, gpu: str | None, progress: bool | None) -> Done | None:
+def train_as(solver: Any, gpu: str | None, progress: bool | None) -> Done:
     """Train by a solver, from its newest snapshot if there is one.
 
     The solver is written to ``<snapshot_prefix>_solver.prototxt``, where it can be looked at.
 
-    Returns:
-        What came of it; None if a signal stopped it.
-
     Raises:
+        Stopped: a signal has ended it; run again, it goes on.
         CaffeKDError: the training cannot be done, or has nothing to learn from.
     """
     from ..proto import text
@@ -152,8 +150,6 @@ def train_as(solver: Any, gpu: str | None, progress: bool | None) -> Done | None
         then=test,
         to_go_on="Stopped; the same command goes on from here",
     )
-    if trained.stopped:
-        return None
     return Done(trained.iter, trained.newest_snapshot()[0], results)
 
 

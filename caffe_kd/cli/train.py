@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CaffeKDError, UsageError
+from ..errors import CaffeKDError, Stopped, UsageError
 from . import common
 
 if TYPE_CHECKING:
@@ -67,12 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         progress=arguments.progress,
         log=_log_asked_for(arguments.log, arguments.log_dir),
         teacher_cache=arguments.teacher_cache,
-        effects=(arguments.sigint_effect, arguments.sighup_effect),
+        effects=(arguments.sigint_effect, arguments.sighup_effect, arguments.sigterm_effect),
         exact_sums=arguments.exact_sums,
         gradient_shares=arguments.gradient_shares,
     )
-    if solver.stopped:
-        return 0
     if arguments.export_onnx:
         export(plan, solver, Path(arguments.export_onnx))
     return 0
@@ -95,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, effect, meaning in (
         ("sigint_effect", "stop", "Ctrl-C"),
         ("sighup_effect", "snapshot", "the hangup signal"),
+        ("sigterm_effect", "stop", "SIGTERM or SIGUSR1, from Slurm or docker stop,"),
     ):
         common.flag(
             caffe,
@@ -185,7 +184,7 @@ def train(
     progress: bool | None = None,
     log: Path | None = None,
     teacher_cache: str = "auto",
-    effects: tuple[str, str] = ("stop", "snapshot"),
+    effects: tuple[str, str, str] = ("stop", "snapshot", "stop"),
     exact_sums: bool = False,
     gradient_shares: int = 0,
     then: Callable[[Solver], None] | None = None,
@@ -193,9 +192,12 @@ def train(
 ) -> Solver:
     """Train as planned, with a log on stderr and in a file.
 
-    ``effects`` is what SIGINT and SIGHUP do: snapshot, stop (which snapshots too) or none. ``then``
-    is called at the end, unless a signal stopped the training, while the log is still open.
-    ``to_go_on`` is told after a stop where a user does not go on by -snapshot.
+    ``effects`` is what SIGINT, SIGHUP and SIGTERM do: snapshot, stop (which snapshots too) or none.
+    ``then`` is called at the end, while the log is still open. ``to_go_on`` is logged after a stop
+    where a user does not go on by -snapshot.
+
+    Raises:
+        Stopped: a signal has ended the training; the log says how it goes on.
     """
     from ..log import Log
     from ..proto import caffe_pb2 as pb
@@ -217,19 +219,22 @@ def train(
             solver = Solver(plan, lines, device, options, [signals])
             lines.info("Starting Optimization")
             solver.solve(snapshot)
-            if then is not None and not solver.stopped:
+            if solver.stopped:
+                raise Stopped(to_go_on or _to_go_on(solver), signals.stopped_by)
+            if then is not None:
                 then(solver)
         except CaffeKDError as error:
-            lines.error(str(error))
+            (lines.info if isinstance(error, Stopped) else lines.error)(str(error))
             error.told = True
             raise
-        if not solver.stopped:
-            lines.info("Optimization Done.")
-        elif to_go_on:
-            lines.info(to_go_on)
-        elif solver.snapshots is not None:
-            lines.info(f"To go on: -snapshot {solver.snapshots[1]}")
+        lines.info("Optimization Done.")
     return solver
+
+
+def _to_go_on(solver: Solver) -> str:
+    if solver.snapshots is None:
+        return "Stopped without a snapshot"
+    return f"To go on: -snapshot {solver.snapshots[1]}"
 
 
 def export(plan: Plan, solver: Solver, path: Path) -> Exported:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CaffeKDError
 from ..files import write_atomically
 from ..proto import caffe_pb2 as pb
 from ..proto import text
@@ -28,12 +27,6 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 Answers = tuple[np.ndarray, np.ndarray]
-
-
-class Stopped(CaffeKDError):
-    """The user has stopped a training."""
-
-    exit_status = 130
 
 
 @dataclass(frozen=True)
@@ -168,16 +161,17 @@ class Workshop:
         folder, last = self.folder / run.name, self.weights(run)
         state = _newest_state(folder)
         started = time.perf_counter()
-        solver = train(
-            read_plan(folder / "solver.prototxt"),
-            snapshot=str(state) if state else None,
-            log=folder / "train.log",
-        )
-        spent = (_read_json(folder / "spent.json") or {}).get("seconds", 0.0)
-        spent += time.perf_counter() - started
-        write_atomically(folder / "spent.json", json.dumps({"seconds": spent}).encode())
-        if solver.stopped:
-            raise Stopped("stopped; the same command goes on from here")
+        try:
+            train(
+                read_plan(folder / "solver.prototxt"),
+                snapshot=str(state) if state else None,
+                log=folder / "train.log",
+                to_go_on="Stopped; the same command goes on from here",
+            )
+        finally:
+            spent = (_read_json(folder / "spent.json") or {}).get("seconds", 0.0)
+            spent += time.perf_counter() - started
+            write_atomically(folder / "spent.json", json.dumps({"seconds": spent}).encode())
         for path in folder.glob("solver_iter_*"):
             if path != last:
                 path.unlink()

@@ -12,8 +12,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from ..errors import CaffeKDError, NonFiniteLoss
-from ..experiments.workshop import Stopped
+from ..errors import CaffeKDError, NonFiniteLoss, Stopped
 from ..log import Log
 from ..net import Net
 from ..proto import caffe_pb2 as pb
@@ -209,7 +208,7 @@ class Search:
             except optuna.TrialPruned:
                 return None
         if solver.stopped:
-            raise Stopped("stopped; the same command goes on from here")
+            raise Stopped("Stopped; the same command goes on from here", signals.stopped_by)
         if not math.isfinite(tests.value):
             trial.set_user_attr("fault", f"given up: {self.output} is {tests.value}")
             return None

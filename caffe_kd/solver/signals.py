@@ -1,4 +1,4 @@
-"""What SIGINT and SIGHUP make a running solver do."""
+"""What SIGINT, SIGHUP, SIGTERM and SIGUSR1 make a running solver do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,27 @@ class SignalActions(Callback):
 
     The first SIGINT asks for its action; a second one, while the first has not been acted upon,
     interrupts at once.
+
+    Args:
+        sigint: what Ctrl-C asks for.
+        sighup: what the hangup of the terminal asks for.
+        sigterm: what SIGTERM asks for, by which Slurm, Kubernetes, docker stop and machines that
+            are taken back end a run, and SIGUSR1, with which Slurm may announce it.
+
+    Attributes:
+        stopped_by: the signal that asked to stop last.
     """
 
-    def __init__(self, sigint: Action = Action.STOP, sighup: Action = Action.SNAPSHOT) -> None:
-        self._effects = {signal.SIGINT: sigint}
+    def __init__(
+        self,
+        sigint: Action = Action.STOP,
+        sighup: Action = Action.SNAPSHOT,
+        sigterm: Action = Action.STOP,
+    ) -> None:
+        self.stopped_by = signal.SIGINT
+        self._effects = {signal.SIGINT: sigint, signal.SIGTERM: sigterm}
         if hasattr(signal, "SIGHUP"):  # not on Windows
-            self._effects[signal.SIGHUP] = sighup
+            self._effects |= {signal.SIGHUP: sighup, signal.SIGUSR1: sigterm}
         self._got: set[int] = set()
         self._previous: dict[int, Any] = {}
 
@@ -46,6 +61,10 @@ class SignalActions(Callback):
         """Return the action asked for since the last call; STOP wins over SNAPSHOT."""
         if not self._got:
             return Action.NONE
-        actions = {self._effects[signal.Signals(n)] for n in self._got}
-        self._got.clear()
+        got = {signal.Signals(number) for number in self._got}
+        self._got -= got  # what comes meanwhile counts the next time
+        actions = {self._effects[number] for number in got}
+        for number in got:
+            if self._effects[number] is Action.STOP:
+                self.stopped_by = number
         return next(a for a in (Action.STOP, Action.SNAPSHOT, Action.NONE) if a in actions)

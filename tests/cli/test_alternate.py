@@ -16,7 +16,7 @@ from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
 from tests.cli.small import ROOT, write_digits
-from tests.cli.stopping import stopped
+from tests.cli.stopping import newest_state, stopped
 from tests.solver.training import STUDENT, write_rows
 
 # The student sees data without labels, and learns from the teacher's answers alone.
@@ -113,8 +113,7 @@ def test_ctrl_c_in_a_turn_tells_that_the_same_command_goes_on() -> None:
     assert told[-1].endswith("] Stopped; the same command goes on from here")
     assert not any("-snapshot" in line for line in told)
     assert [(row["round"], row["net"]) for row in rows()] == [("1", "teacher")]
-    (state,) = Path("out").glob("s_round_1_iter_*.solverstate")
-    reached = int(state.stem.rpartition("_")[2])
+    state, reached = newest_state(Path("out/s_round_1"))
     Path("s.prototxt").write_text(endless.replace("1000000", str(reached + 2)))
     assert run() == 0
     assert [row["net"] for row in rows()] == ["teacher", "student"] * 2

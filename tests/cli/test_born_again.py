@@ -13,7 +13,7 @@ from caffe_kd.cli.born_again import main
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
-from tests.cli.stopping import stopped
+from tests.cli.stopping import newest_state, stopped
 from tests.solver.training import STUDENT, write_rows, write_teacher
 
 KD = 'layer { name: "kd" type: "DistillingLoss" bottom: "ip" bottom: "teacher/ip" top: "kd" }'
@@ -116,8 +116,7 @@ def test_ctrl_c_in_a_generation_tells_that_the_same_command_goes_on() -> None:
     assert told[-1].endswith("] Stopped; the same command goes on from here")
     assert not any("-snapshot" in line for line in told)
     assert not Path("out/run_generations.csv").exists()
-    (state,) = Path("out").glob("*.solverstate")
-    reached = int(state.stem.rpartition("_")[2])
+    state, reached = newest_state(Path("out/run_gen_1"))
     path.write_text((SOLVER % "display: 1").replace("max_iter: 8", f"max_iter: {reached + 2}"))
     assert main(words) == 0
     assert [row["iteration"] for row in rows()] == [str(reached + 2)] * 2

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from caffe_kd.cli.common import choose_device, choose_one_device, guarded
-from caffe_kd.errors import UsageError
+from caffe_kd.errors import Stopped, UsageError
+from caffe_kd.files import replacing
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +34,8 @@ def failing(error: BaseException) -> int:
     [
         (UsageError("-x is wrong"), 2, "error: -x is wrong"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped("to go on: again"), 130, "to go on: again"),
+        (Stopped("to go on: again", signal.SIGTERM), 143, "to go on: again"),
         (OSError(28, "No space left", "a/b"), 1, "error: a/b: No space left"),
         (FileNotFoundError(2, "No such file"), 1, "error: the working folder is no longer there"),
         (MemoryError(), 1, "error: not enough memory"),
@@ -100,6 +104,41 @@ def test_ctrl_c_that_a_library_makes_another_error_of_is_still_one(
     assert command([]) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_command_that_a_signal_ends_clears_up_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    number = getattr(signal, name)
+
+    @guarded
+    def command(_argv: Sequence[str] | None) -> int:
+        with replacing(tmp_path / "result"):
+            os.kill(os.getpid(), number)
+            while True:  # until Python has noticed
+                time.sleep(0.01)
+
+    assert command([]) == 128 + number
+    err = capsys.readouterr().err
+    assert err.startswith("terminated") and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_signal_that_is_ignored_stays_so() -> None:
+    @guarded
+    def command(_argv: Sequence[str] | None) -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return 0
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        assert command([]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes close otherwise there")

@@ -21,6 +21,7 @@ from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
 from tests.cli.small import write_examples
+from tests.cli.stopping import newest_state, stopped
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_kd.py"
@@ -151,38 +152,32 @@ def test_layers_flag_registers_a_type_of_ones_own(
     ort.InferenceSession("twice.onnx").run(None, {"data": values})
 
 
-def test_ctrl_c_snapshots_and_tells_how_to_go_on(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_signal_snapshots_and_says_how_to_go_on(folder: Path, name: str) -> None:
     edit("student_solver.prototxt", "max_iter: 12", "max_iter: 1000000")
-    command = [sys.executable, str(TOOL), "-solver", "student_solver.prototxt"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert run.stderr is not None
-    for line in run.stderr:
-        if "Iteration 3 (" in line:
-            run.send_signal(signal.SIGINT)
-            break
-    told = run.stderr.read()
-    run.stderr.close()
-    assert run.wait() == 0
-    (state,) = folder.glob("student_alone_iter_*.solverstate")
-    assert "Optimization stopped early." in told
-    assert f"To go on: -snapshot {state}" in told
+    words = ["-solver", "student_solver.prototxt"]
+    told = stopped("train_kd", *words, after="Iteration 3 (", by=getattr(signal, name))
+    state, _ = newest_state(folder / "student_alone")
+    assert any("Optimization stopped early." in line for line in told)
+    assert told[-1].endswith(f"] To go on: -snapshot {state}")
 
 
 def test_signals_do_what_the_flags_say(folder: Path) -> None:
     edit("student_solver.prototxt", "max_iter: 12", "max_iter: 1000000")
     command = [sys.executable, str(TOOL), "-solver", "student_solver.prototxt"]
-    command += ["-sigint_effect", "none", "-sighup_effect", "stop"]
+    command += ["-sigint_effect", "none", "-sighup_effect", "stop", "-sigterm_effect", "none"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     for line in run.stderr:
         if "Iteration 3 (" in line:
             run.send_signal(signal.SIGINT)
+            run.send_signal(signal.SIGTERM)
         if "Iteration 12 (" in line:
             run.send_signal(signal.SIGHUP)
             break
     assert "Optimization stopped early." in run.stderr.read()
     run.stderr.close()
-    assert run.wait() == 0
+    assert run.wait() == 128 + signal.SIGHUP
 
 
 def test_help_does_not_import_torch() -> None:

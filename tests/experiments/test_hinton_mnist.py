@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from caffe_kd.cli.hinton_mnist import main
+from caffe_kd.errors import Stopped
 from caffe_kd.experiments.hinton_mnist import PARTS, HintonMnist, Row, as_csv, table
 from caffe_kd.experiments.run_files import Run, RunFiles, digits_in
 from caffe_kd.experiments.workshop import (
     Result,
-    Stopped,
     Workshop,
     best_shift,
     count_errors,

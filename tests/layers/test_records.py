@@ -104,7 +104,7 @@ def run_script(code: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment,
-        timeout=60,
+        timeout=600,
     )  # fmt: skip
 
 

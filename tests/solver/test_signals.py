@@ -21,11 +21,17 @@ def test_nothing_is_asked_for_without_a_signal():
 
 
 @pytest.mark.parametrize(
-    ("number", "action"), [(signal.SIGINT, Action.STOP), (signal.SIGHUP, Action.SNAPSHOT)]
+    ("name", "action"),
+    [
+        ("SIGINT", Action.STOP),
+        ("SIGHUP", Action.SNAPSHOT),
+        ("SIGTERM", Action.STOP),
+        ("SIGUSR1", Action.STOP),
+    ],
 )
-def test_signal_asks_for_its_action_once(number, action):
+def test_signal_asks_for_its_action_once(name, action):
     with SignalActions() as signals:
-        send(number)
+        send(getattr(signal, name))
         assert signals.requested() is action
         assert signals.requested() is Action.NONE
 
@@ -36,6 +42,21 @@ def test_effects_may_be_chosen():
         assert signals.requested() is Action.SNAPSHOT
         send(signal.SIGHUP)
         assert signals.requested() is Action.NONE
+
+
+def test_signal_that_stopped_is_known():
+    with SignalActions() as signals:
+        send(signal.SIGTERM)
+        send(signal.SIGHUP)
+        assert signals.requested() is Action.STOP
+        assert signals.stopped_by == signal.SIGTERM
+
+
+def test_second_sigterm_does_not_interrupt_what_the_first_asked_for():
+    with SignalActions() as signals:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert signals.requested() is Action.STOP
 
 
 def test_stop_wins_over_snapshot():
