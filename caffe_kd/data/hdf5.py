@@ -57,6 +57,11 @@ class HDF5Rows:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def first_count(self) -> int:
+        """How many rows the first file has."""
+        return int(self._starts[1])
+
     def order(self, generator: torch.Generator | None = None) -> np.ndarray:
         """Return the row numbers of one pass, int64, file after file.
 

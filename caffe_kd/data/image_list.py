@@ -105,6 +105,10 @@ class ImageRecords(RecordSource):
             raise DataError(f"Could not load {error}", self.where(index)) from error
         return image, int(self._lines.labels[index])
 
+    def label(self, index: int) -> int:
+        """Return the label."""
+        return int(self._lines.labels[index])
+
     def where(self, index: int) -> str:
         """Return the place of an image in the list, as file:line."""
         return f"{self.name}:{self._lines.numbers[index]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,24 @@ from ..proto import caffe_pb2
 
 KEPT_BYTES = 2 << 30  # the most that a set of records takes of the memory, or a quarter of it
 
+DIGESTED_IMAGES, DIGESTED_LABELS = 64, 20_000  # of samples that are not in memory
+
 FolderLookup = Callable[[str], Path]
 """Turns a path as written in a prototxt into the path of a file or folder."""
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return the numbers of at most ``most`` of ``count`` samples, evenly spread."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist()))
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Return the checksum of some arrays' values and shapes."""
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(f"{array.dtype} {array.shape}".encode(), value)
+        value = zlib.crc32(np.ascontiguousarray(array).data, value)
+    return f"{value:08x}"
 
 
 class RecordSource(abc.ABC):
@@ -64,6 +81,16 @@ class RecordSource(abc.ABC):
         else:
             datum.float_data.extend(image.ravel().tolist())
         return bytes(datum.SerializeToString())
+
+    def digests(self) -> dict[str, str]:
+        """Return checksums that tell these samples from others: of the images and of the labels.
+
+        Raises:
+            DataError: a sample is damaged.
+        """
+        images = [self.read(index)[0] for index in spread(len(self), DIGESTED_IMAGES)]
+        labels = [self.label(index) for index in spread(len(self), DIGESTED_LABELS)]
+        return {"images": digest(*images), "labels": digest(np.array(labels, np.int64))}
 
     def batch(
         self, indices: np.ndarray | slice
@@ -114,6 +141,10 @@ class MemoryRecords(RecordSource):
         """Return image [C, H, W] and label."""
         return self.images[index], int(self.labels[index])
 
+    def digests(self) -> dict[str, str]:
+        """Return checksums of all images and all labels."""
+        return {"images": digest(self.images), "labels": digest(self.labels)}
+
     def batch(self, indices: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """Return images [N, C, H, W] and labels [N]; a slice copies nothing."""
         return self.images[indices], self.labels[indices]
@@ -136,6 +167,10 @@ class KeptRecords(RecordSource):
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def label(self, index: int) -> int:
+        """Return the label."""
+        return self._source.label(index)
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Return image [C, H, W] and label."""

@@ -218,6 +218,13 @@ class Layer(nn.Module):
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from where ``state`` was taken."""
 
+    def fingerprint(self) -> dict[str, str]:
+        """Return what tells the data that this layer brings from other data; empty: it has none.
+
+        A word for each property that may differ, and its number or checksum.
+        """
+        return {}
+
     def reset(self) -> None:
         """Forget what earlier forward passes left for the next one."""
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.hdf5 import HDF5Rows
+from ..data.source import DIGESTED_IMAGES, digest, spread
 from .base import Shape, register
 from .records import Indices, OrderedRecordLayer
 
@@ -53,6 +54,12 @@ class HDF5Data(OrderedRecordLayer):
     def depth(self) -> int:
         # Rows of the file in memory are there at once; reading the next file is not.
         return self.proto.data_param.prefetch if self.rows.file_count > 1 else 0
+
+    def digests(self) -> dict[str, str]:
+        # Of the first file: reading all may take long.
+        rows = np.array(spread(self.rows.first_count, DIGESTED_IMAGES))
+        tops = zip(self.proto.top, self.rows.read(rows), strict=True)
+        return {f"'{name}'": digest(values) for name, values in tops}
 
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
         if isinstance(indices, slice):

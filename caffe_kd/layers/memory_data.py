@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..data.source import digest
 from .base import Shape, register
 from .records import Indices, RecordLayer, State
 
@@ -98,6 +99,13 @@ class MemoryData(RecordLayer):
         start, end = self.position, self.position + self.param.batch_size
         self.position = end % self.record_count
         return slice(start, end)
+
+    def fingerprint(self) -> dict[str, str]:
+        return {} if self._records is None else super().fingerprint()
+
+    def digests(self) -> dict[str, str]:
+        images, labels = self._given()
+        return {"images": digest(images.numpy()), "labels": digest(labels.numpy())}
 
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
         rows = indices if isinstance(indices, slice) else torch.from_numpy(indices)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import abc
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from google.protobuf.message import Message
 from torch import Tensor
 
 from ..data.prefetch import Prefetch
-from ..data.source import RecordSource
+from ..data.source import RecordSource, digest
 from ..data.transformer import Transformer
 from ..errors import DataError, ParseError
 from .base import Layer, Shape
@@ -63,6 +65,7 @@ class RecordLayer(Layer):
         self._prefetch: Prefetch[_Batch] | None = None
         self._after: State = {}  # how the layer stood after the last batch from the thread
         self._lock = threading.Lock()  # whoever loads records
+        self._fingerprint: tuple[int, dict[str, str]] | None = None  # for which contents
         self._told: list[str] = []
 
     @property
@@ -145,6 +148,36 @@ class RecordLayer(Layer):
         return _Batch(indices, tops, self.progress(), told)
 
     # ---- going on later
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the number of samples, the settings and checksums of the data.
+
+        Where the files lie is left out: they may be moved.
+        """
+        if self._fingerprint is None or self._fingerprint[0] != self.contents:
+            with self._lock:
+                self._fingerprint = self.contents, self._identity()
+        return self._fingerprint[1]
+
+    def _identity(self) -> dict[str, str]:
+        settings = type(self.proto)()
+        settings.CopyFrom(self.proto)
+        for _, message in settings.ListFields():
+            for field in ("source", "mean_file", "root_folder", "prefetch", "batch_size"):
+                if isinstance(message, Message) and field in message.DESCRIPTOR.fields_by_name:
+                    message.ClearField(field)
+        kept = [f for f, _ in settings.ListFields() if f.name.endswith("_param")]
+        text = "".join(f"{f.name} {getattr(settings, f.name)}" for f in kept)
+        return {
+            "samples": str(self.record_count),
+            "batch_size": str(self.param.batch_size),
+            "settings": f"{zlib.crc32(text.encode()):08x}",
+            **self.digests(),
+        }
+
+    @abc.abstractmethod
+    def digests(self) -> dict[str, str]:
+        """Return checksums of the samples, of large sets for some of them, by what they are."""
 
     def progress(self) -> State:
         """Return how the layer stands after the batch made last."""
@@ -249,6 +282,11 @@ class ImageLayer(RecordLayer):
     @property
     def deterministic(self) -> bool:
         return self.transformer.deterministic
+
+    def digests(self) -> dict[str, str]:
+        mean = self.transformer.mean
+        extra = {} if mean is None else {"mean": digest(np.asarray(mean))}
+        return {**self.records.digests(), **extra}
 
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
         images, labels = self.records.batch(indices)

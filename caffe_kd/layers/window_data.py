@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.image_list import ImageRecords
-from ..data.source import into_memory
+from ..data.source import digest, into_memory
 from ..data.transformer import Transformer
 from ..data.windows import cut_window, read_windows
 from ..errors import DataError
@@ -134,6 +134,14 @@ class WindowData(RecordLayer):
                 places = torch.randint(len(numbers), (count,), generator=self.generator)
                 drawn.append(numbers[places.numpy()])
         return np.concatenate(drawn)
+
+    def digests(self) -> dict[str, str]:
+        windows = self._windows
+        return {
+            **self._images.digests(),
+            "labels": digest(windows.label),
+            "windows": digest(windows.image, windows.box),
+        }
 
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
         if isinstance(indices, slice):

@@ -2,25 +2,32 @@
 
 Where the data stand, random numbers and the recent losses: with them a run that goes on from a
 snapshot gives, bit for bit, the weights of the run that was never interrupted (same processor,
-same number of threads). The file is a numpy archive of plain arrays; nothing in it can run code.
+same number of threads). It has the checksums of the files that it lies beside, and what tells each
+layer's data from other data. The file is a numpy archive of plain arrays with a checksum behind it;
+nothing in it can run code.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 
-from ..errors import ParseError
-from ..files import replacing
+from ..errors import ParseError, SolverError
+from ..files import read_bytes, reading, write_atomically
+from ..layers import Layer
 from ..net import Net
 
 _READ = 1 << 20
+_MOST_BYTES = 1 << 32
+_SEAL_BYTES = 4
 
 
 def path_beside(state: Path) -> Path:
@@ -41,7 +48,7 @@ class Stateful(Protocol):
 
 def write(
     path: Path,
-    weights: Path,
+    checks: Mapping[str, int],
     nets: Sequence[Net],
     losses: Sequence[float],
     others: Mapping[str, Stateful],
@@ -50,7 +57,7 @@ def write(
 
     Args:
         path: the file to write.
-        weights: the caffemodel it belongs to.
+        checks: the checksums of what it belongs to, by name.
         nets: the train net and the test nets.
         losses: the recent losses.
         others: what else has a state, by name.
@@ -58,91 +65,177 @@ def write(
     Raises:
         CaffeKDError: the file cannot be written.
     """
+    data = {place: layer.fingerprint() for place, layer in _layers(nets).items()}
+    about = {"checks": dict(checks), "data": data}
     arrays = {
-        "weights_crc32": np.array(_crc32(weights), np.int64),
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
         "random": torch.get_rng_state().numpy(),
         "losses": np.array(losses, np.float64),
     }
     if torch.cuda.is_available():
         arrays["cuda_random"] = torch.cuda.get_rng_state().numpy()
-    for number, net in enumerate(nets):
-        for index, step in enumerate(net.steps):
-            for key, value in step.layer.state().items():
-                arrays[f"{number}/{index}/{key}"] = value
+    for place, layer in _layers(nets).items():
+        arrays |= {f"{place}/{key}": value for key, value in layer.state().items()}
     for name, other in others.items():
         arrays |= {f"{name}/{key}": value for key, value in other.state().items()}
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes them for allow_pickle
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # the stub takes them for allow_pickle
+    write_atomically(path, sealed(content.getvalue()))
 
 
 def read(
-    path: Path, weights: Path, nets: Sequence[Net], others: Mapping[str, Stateful]
+    path: Path,
+    checks: Mapping[str, int],
+    nets: Sequence[Net],
+    others: Mapping[str, Stateful],
+    warn: Callable[[str], None],
 ) -> list[float] | None:
     """Put a run's nets, random numbers and others into the state that was written.
 
-    Others that the file does not know, since they came after it was written, stay as they are.
+    Others that the file does not know, since they came after it was written, stay as they are; so
+    do layers whose data is not what it was, of which ``warn`` is given a sentence each.
 
     Returns:
-        The recent losses; None if the file belongs to other weights, and then nothing is changed.
+        The recent losses; None if the file belongs to another snapshot, and then nothing is
+        changed.
 
     Raises:
         ParseError: the file is damaged or belongs to another net.
+        SolverError: a part of the snapshot is not what was written, and another is.
     """
     arrays = _load(path)
-    if int(_array(arrays, "weights_crc32", path)) != _crc32(weights):
+    about = _about(arrays, path)
+    differing = [name for name, value in checks.items() if about["checks"].get(name) != value]
+    if len(differing) == len(checks):
         return None
-    states: list[dict[str, np.ndarray]] = []
-    for number, net in enumerate(nets):
-        for index, step in enumerate(net.steps):
-            keys = step.layer.state()
-            states.append({k: _array(arrays, f"{number}/{index}/{k}", path) for k in keys})
-    layers = [step.layer for net in nets for step in net.steps]
+    if differing:
+        raise SolverError(
+            f"{' and '.join(differing)} of this snapshot is not what was written with it: a file "
+            "is damaged, or was replaced. Resume from another snapshot; or, to go on with the "
+            "files as they are and the data from its start, move this one away",
+            str(path),
+        )
+    restored = [
+        (one, {key: _array(arrays, f"{name}/{key}", path, own[key]) for key in own})
+        for name, one, own in _restorable(arrays, about["data"], nets, others, warn)
+    ]
+    losses = _array(arrays, "losses", path, np.zeros(1))
     try:
-        for layer, state in zip(layers, states, strict=True):
-            if state:
-                layer.restore(state)
-        for name, other in others.items():
-            told = [key for key in other.state() if f"{name}/{key}" in arrays]
-            if told:
-                other.restore({key: arrays[f"{name}/{key}"] for key in told})
+        for one, state in restored:
+            one.restore(state)
         torch.set_rng_state(torch.from_numpy(_array(arrays, "random", path)))
         if torch.cuda.is_available() and "cuda_random" in arrays:
             torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_random"]))
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ParseError(f"does not fit this net: {error}", str(path)) from None
-    return [float(loss) for loss in _array(arrays, "losses", path)]
+    return [float(loss) for loss in losses]
+
+
+def _restorable(
+    arrays: Mapping[str, np.ndarray],
+    data: Mapping[str, Mapping[str, str]],
+    nets: Sequence[Net],
+    others: Mapping[str, Stateful],
+    warn: Callable[[str], None],
+) -> Iterator[tuple[str, Stateful, dict[str, np.ndarray]]]:
+    """Yield what is to be put into its state: its name, itself and the state that it has now."""
+    for name, layer in _layers(nets).items():
+        change = _change(data.get(name, {}), layer.fingerprint())
+        if change:
+            warn(
+                f"layer '{layer.name}' ({layer.type}) starts its data over, because it is not that "
+                f"of the snapshot: {change}"
+            )
+        elif own := layer.state():
+            yield name, layer, own
+    for name, other in others.items():
+        if own := {k: v for k, v in other.state().items() if f"{name}/{k}" in arrays}:
+            yield name, other, own
+
+
+def _layers(nets: Sequence[Net]) -> dict[str, Layer]:
+    """Return the nets' layers by the name under which their state lies in the file."""
+    return {
+        f"{number}/{index}": step.layer
+        for number, net in enumerate(nets)
+        for index, step in enumerate(net.steps)
+    }
+
+
+def _change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return what differs between a layer's data in a snapshot and now; empty: nothing."""
+    changes = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name, "unknown"), now.get(name, "unknown")
+        if old != new:
+            numbers = old.isdecimal() and new.isdecimal()
+            changes.append(f"{name} {old}, now {new}" if numbers else f"other {name}")
+    return ", ".join(changes)
+
+
+def sealed(content: bytes) -> bytes:
+    """Return an archive with its checksum behind it; other readers of archives skip that."""
+    return content + zlib.crc32(content).to_bytes(_SEAL_BYTES, "little")
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
+    whole = read_bytes(path, _MOST_BYTES)
+    content = whole[:-_SEAL_BYTES]
     try:
-        with zipfile.ZipFile(path) as archive:
+        if sealed(content) != whole:
+            raise ValueError("its checksum is not that of its content")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > path.stat().st_size:  # it is written unpacked, so this is somebody else's
-            raise ParseError(f"unpacks to {size} bytes, more than it has itself", str(path))
-        with np.load(path, allow_pickle=False) as file:
+        if size > len(content):  # it is written unpacked, so this is somebody else's
+            raise ValueError(f"it unpacks to {size} bytes, more than it has itself")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except OSError as error:
-        raise ParseError(f"cannot be read: {error.strerror or error}", str(path)) from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ParseError(
-            f"is damaged: {error}. Without it (move it away) the run goes on from the solverstate, "
-            "with its data from the start",
-            str(path),
-        ) from None
+    except Exception as error:  # of numpy and zipfile, a dozen kinds
+        first, *_ = [*str(error).splitlines(), type(error).__name__]
+        raise _damaged(first, path) from None
 
 
-def _array(arrays: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+def _about(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """Return the checksums and the fingerprints of the data."""
+    content = _array(arrays, "about", path, np.zeros(1, np.uint8))
+    try:
+        about = json.loads(content.astype(np.uint8).tobytes())
+        assert all(isinstance(about[name], dict) for name in ("checks", "data"))
+        values = [v for layer in about["data"].values() for v in layer.values()]
+        assert all(isinstance(value, str) for value in values)
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError):
+        raise _damaged("'about' does not say what it belongs to", path) from None
+    return cast(dict[str, Any], about)
+
+
+def _array(
+    arrays: Mapping[str, np.ndarray], name: str, path: Path, like: np.ndarray | None = None
+) -> np.ndarray:
+    """Return an array, which has the kind of numbers and of axes that ``like`` has."""
     if name not in arrays:
         raise ParseError(f"belongs to another net: it has no '{name}'", str(path))
-    return arrays[name]
+    array = arrays[name]
+    if like is not None and (array.dtype.kind, array.ndim) != (like.dtype.kind, like.ndim):
+        raise _damaged(f"'{name}' is {array.dtype} of {array.ndim} axes", path)
+    return array
 
 
-def _crc32(path: Path) -> int:
+def _damaged(what: str, path: Path) -> ParseError:
+    return ParseError(
+        f"is damaged: {what}. Without it (move it away) the run goes on from the solverstate, "
+        "with its data from the start",
+        str(path),
+    )
+
+
+def file_crc32(path: Path) -> int:
+    """Return the checksum of a file.
+
+    Raises:
+        ParseError: it cannot be read.
+    """
     value = 0
-    try:
-        with open(path, "rb") as file:
-            while part := file.read(_READ):
-                value = zlib.crc32(part, value)
-    except OSError as error:
-        raise ParseError(f"cannot be read: {error.strerror}", str(path)) from None
+    with reading(path), open(path, "rb") as file:
+        while part := file.read(_READ):
+            value = zlib.crc32(part, value)
     return value

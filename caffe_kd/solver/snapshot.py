@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ def write(
     step: int,
     losses: Sequence[float],
     others: Mapping[str, resume.Stateful],
+    means: Collection[str],
 ) -> tuple[Path, Path]:
     """Write ``<prefix>_iter_N.caffemodel``, ``.resume`` and ``.solverstate``.
 
@@ -161,10 +163,34 @@ def write(
     when = f"iter_{iteration}"
     state = Path(f"{solver.snapshot_prefix}_{when}.solverstate{_ending(solver)}")
     model = write_models(solver, models, when)
-    resume.write(resume.path_beside(state), model, nets, losses, others)
     history = [as_array(h) for h in updater.history()]
-    write_solver_state(state, SolverState(iteration, str(model), history, step))
+    content = SolverState(iteration, str(model), history, step)
+    found = checks(content, model, means)
+    resume.write(resume.path_beside(state), found, nets, losses, others)
+    write_solver_state(state, content)
     return model, state
+
+
+def checks(state: SolverState, weights: Path, means: Collection[str]) -> dict[str, int]:
+    """Return the checksums of what a run is resumed from, by what it is.
+
+    Args:
+        state: the solver's state; of this its numbers count, not how a file holds them.
+        weights: the file of the weights that belong to it.
+        means: the mean teachers, which have files of their own.
+    """
+    numbers = zlib.crc32(f"{state.iter} {state.current_step}".encode())
+    for values in state.history:
+        numbers = zlib.crc32(np.ascontiguousarray(values, np.float32).data, numbers)
+    files = {"the caffemodel": weights}
+    files |= {f"the caffemodel of '{name}'": _mean_path(name, weights) for name in means}
+    found = {what: resume.file_crc32(path) for what, path in files.items()}
+    return {"the solverstate": numbers, **found}
+
+
+def _mean_path(name: str, weights: Path) -> Path:
+    stem, _, rest = weights.name.rpartition("_iter_")
+    return weights.with_name(f"{stem}_{name}_iter_{rest}")
 
 
 def _diff(blob: Tensor) -> np.ndarray:
@@ -177,8 +203,7 @@ def read_mean(name: str, nets: Sequence[Net], weights: Path) -> None:
     Raises:
         SolverError: they are not there.
     """
-    stem, _, rest = weights.name.rpartition("_iter_")
-    path = weights.with_name(f"{stem}_{name}_iter_{rest}")
+    path = _mean_path(name, weights)
     if not path.is_file():
         raise SolverError(
             f"the mean teacher '{name}' has no weights of this snapshot: {path} is missing. To "

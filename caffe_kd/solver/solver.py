@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -415,6 +415,7 @@ class Solver:
             self.current_step,
             list(self._losses),
             self._stateful(),
+            self.plan.means,
         )
         return self.snapshots
 
@@ -455,18 +456,19 @@ class Solver:
             callback.on_restore(self, weights)
         self.iter, self.current_step = state.iter, state.current_step
         self.snapshots = weights, Path(path)
-        self._restore_exactly(resume.path_beside(Path(path)), weights)
+        checks = snapshot.checks(state, weights, self.plan.means)
+        self._restore_exactly(resume.path_beside(Path(path)), checks)
 
-    def _restore_exactly(self, path: Path, weights: Path) -> None:
-        """Go on with data, random numbers and losses as they were, where a file tells them."""
+    def _restore_exactly(self, path: Path, checks: Mapping[str, int]) -> None:
+        """Go on with data, random numbers and losses as they were, where a file has them."""
         losses = None
         if path.is_file():
-            losses = resume.read(path, weights, self.nets, self._stateful())
-            reason = f"{path} belongs to other weights"
+            losses = resume.read(path, checks, self.nets, self._stateful(), self.log.warning)
+            reason = f"{path} belongs to another snapshot"
         else:
             reason = f"there is no {path}"
         if losses is None:
             self.log.warning(f"The data starts over, as in the original Caffe: {reason}")
         else:
-            self.log.info(f"Data and random numbers go on as told by {path}")
+            self.log.info(f"Going on from {path}")
             self._restored_losses = losses

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from caffe_kd.data.idx import write_idx
-from caffe_kd.errors import CaffeKDError, ParseError
+from caffe_kd.errors import CaffeKDError, ParseError, SolverError
 from caffe_kd.log import Log
 from caffe_kd.solver import resume
 from caffe_kd.solver.plan import read_plan
+from caffe_kd.solver.resume import sealed
 from caffe_kd.solver.solver import Solver
 
 ROOT = Path(__file__).parents[2]
@@ -58,11 +59,18 @@ snapshot: {snapshot} snapshot_prefix: "run" random_seed: 3 type: "{type}"
 """
 
 
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (25, 8, 8), np.uint8)
+    return images, draw.integers(0, 5, 25).astype(np.uint8)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    draw = np.random.default_rng(0)
-    write_idx(tmp_path / "images-idx3-ubyte", draw.integers(0, 256, (25, 8, 8), np.uint8))
-    write_idx(tmp_path / "labels-idx1-ubyte", draw.integers(0, 5, 25).astype(np.uint8))
+    images, labels = digits()
+    write_idx(tmp_path / "images-idx3-ubyte", images)
+    write_idx(tmp_path / "labels-idx1-ubyte", labels)
+    draw = np.random.default_rng(1)
     for name in ("a", "b"):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["more"] = draw.normal(size=(9, 5)).astype(np.float32)
@@ -144,7 +152,7 @@ def test_resume_file_of_other_weights_is_not_used(folder: Path) -> None:
     os.replace("run_iter_8.resume", "run_iter_16.resume")
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
-    assert "run_iter_16.resume belongs to other weights" in lines.getvalue()
+    assert "run_iter_16.resume belongs to another snapshot" in lines.getvalue()
     assert resumed.net.steps[0].layer.position == 0
 
 
@@ -157,30 +165,140 @@ def test_truncated_resume_file_is_one_clear_error(folder: Path, size: int) -> No
         make()[0].restore("run_iter_16.solverstate")
 
 
+def rewritten(content: bytes) -> None:
+    """Put another archive in the place of the state, with the checksum that it wants."""
+    Path("run_iter_16.resume").write_bytes(sealed(content))
+
+
+def archive(**arrays: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def arrays_of_state() -> dict[str, np.ndarray]:
+    return dict(np.load("run_iter_16.resume"))
+
+
 def test_resume_file_cannot_run_code(folder: Path) -> None:
     make()[0].solve()
-    np.savez("evil.npz", random=np.array([print], dtype=object))
-    os.replace("evil.npz", "run_iter_16.resume")
+    rewritten(archive(random=np.array([print], dtype=object)))
     with pytest.raises(ParseError, match="is damaged"):
         make()[0].restore("run_iter_16.solverstate")
 
 
 def test_resume_file_that_unpacks_to_more_than_it_has_is_refused(folder: Path) -> None:
     make()[0].solve()
-    np.savez_compressed("bomb.npz", random=np.zeros(10**7))
-    os.replace("bomb.npz", "run_iter_16.resume")
+    content = io.BytesIO()
+    np.savez_compressed(content, random=np.zeros(10**7))
+    rewritten(content.getvalue())
     with pytest.raises(ParseError, match="unpacks to 80000128 bytes, more than it has itself"):
         make()[0].restore("run_iter_16.solverstate")
 
 
 def test_resume_file_of_another_net_is_refused(folder: Path) -> None:
     make()[0].solve()
-    arrays = dict(np.load("run_iter_16.resume"))
+    arrays = arrays_of_state()
     del arrays["0/1/order"]
-    np.savez("other.npz", **arrays)
-    os.replace("other.npz", "run_iter_16.resume")
+    rewritten(archive(**arrays))
     with pytest.raises(ParseError, match="belongs to another net"):
         make()[0].restore("run_iter_16.solverstate")
+
+
+def test_any_damage_to_a_resume_file_is_one_clear_error(folder: Path) -> None:
+    """With a checksum that is right for it, as a hand or a program could write it, too."""
+    make()[0].solve()
+    draw = random.Random(1)
+    whole = Path("run_iter_16.resume").read_bytes()
+    solver, _ = make()
+    for trial in range(200):
+        content = bytearray(whole[:-4])
+        for _ in range(draw.randint(1, 3)):
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        if trial % 2:
+            rewritten(bytes(content))
+        else:
+            Path("run_iter_16.resume").write_bytes(bytes(content) + whole[-4:])
+        try:
+            solver.restore("run_iter_16.solverstate")
+        except CaffeKDError as error:
+            assert "run_iter_16.resume: " in str(error) and "\n" not in str(error)
+        else:
+            assert trial % 2  # what a right checksum stands behind may be taken
+
+
+@pytest.mark.parametrize("value", [np.array("a"), np.zeros((1, 1)), np.array(1j), np.array(True)])
+def test_resume_file_with_other_types_is_one_clear_error(folder: Path, value: np.ndarray) -> None:
+    make()[0].solve()
+    arrays = arrays_of_state()
+    solver, _ = make()
+    for name in arrays:
+        rewritten(archive(**{**arrays, name: value}))
+        with pytest.raises(ParseError, match=r"run_iter_16\.resume: "):
+            solver.restore("run_iter_16.solverstate")
+
+
+@pytest.mark.parametrize("ending", ["caffemodel", "solverstate"])
+def test_snapshot_with_a_flipped_bit_is_refused(folder: Path, ending: str) -> None:
+    make()[0].solve()
+    path = Path(f"run_iter_16.{ending}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # within the numbers, where it reads as well as before
+    path.write_bytes(content)
+    with pytest.raises(SolverError, match=f"the {ending} of this snapshot is not what was written"):
+        make()[0].restore("run_iter_16.solverstate")
+    Path("run_iter_16.resume").unlink()  # as the message proposes
+    make()[0].restore("run_iter_16.solverstate")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("batch", "batch_size 4, now 5"),
+        ("fewer", "samples 25, now 20, other images, other labels"),
+        ("labels", "other labels"),
+        ("images", "other images"),
+        ("transform", "other settings"),
+    ],
+)
+def test_other_data_than_the_snapshot_s_starts_over_with_a_warning(
+    folder: Path, change: str, message: str
+) -> None:
+    make()[0].solve()
+    net = Path("net.prototxt").read_text()
+    images, labels = digits()
+    if change == "batch":
+        net = net.replace("batch_size: 4", "batch_size: 5")
+    if change == "transform":
+        net = net.replace("transform_param {", "transform_param { mean_value: 7 ")
+    if change == "images":
+        images = images[::-1]
+    if change == "labels":
+        labels = labels[::-1]
+    if change == "fewer":
+        images, labels = images[:20], labels[:20]
+    Path("net.prototxt").write_text(net)
+    write_idx(Path("images-idx3-ubyte"), images)
+    write_idx(Path("labels-idx1-ubyte"), labels)
+    resumed, lines = make()
+    resumed.restore("run_iter_16.solverstate")
+    net_of_it = resumed.test_nets[0] if change == "batch" else resumed.net
+    assert net_of_it.steps[0].layer.position == 0
+    warnings = [x for x in lines.getvalue().splitlines() if "layer 'd' (Data) starts its" in x]
+    assert warnings[0].startswith("W") and message in warnings[0]
+
+
+def test_data_that_was_moved_goes_on(folder: Path) -> None:
+    make()[0].solve()
+    Path("moved").mkdir()
+    for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        Path(name).rename(Path("moved") / name)
+    net = Path("net.prototxt").read_text()
+    Path("net.prototxt").write_text(net.replace("images-idx3", "moved/images-idx3"))
+    resumed, lines = make()
+    resumed.restore("run_iter_16.solverstate")
+    assert resumed.net.steps[0].layer.position != 0
+    assert "starts its data over" not in lines.getvalue()
 
 
 def test_failed_snapshot_on_the_way_is_told_and_training_goes_on(
