@@ -168,8 +168,23 @@ class Blob:
         self.data, self.diff = np.zeros(dims), np.zeros(dims)
 
 
-def made(kind: str, settings: str, bottoms: list[Blob]) -> tuple[Any, list[Blob]]:
-    layer, tops = getattr(plugin, kind)(None), [Blob(np.zeros(0))]
+class Vector:
+    """Blobs as pycaffe gives them to a layer: by number alone, and never in a loop."""
+
+    __iter__ = None
+
+    def __init__(self, blobs: list[Blob]) -> None:
+        self._blobs = blobs
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def __getitem__(self, index: int) -> Blob:
+        return self._blobs[index]
+
+
+def made(kind: str, settings: str, bottoms: Vector) -> tuple[Any, Vector]:
+    layer, tops = getattr(plugin, kind)(None), Vector([Blob(np.zeros(0))])
     layer.param_str = settings
     layer.setup(bottoms, tops)
     layer.reshape(bottoms, tops)
@@ -178,16 +193,17 @@ def made(kind: str, settings: str, bottoms: list[Blob]) -> tuple[Any, list[Blob]
 
 @pytest.mark.parametrize("case", SMOOTH, ids=str)
 def test_gradient_is_that_of_the_value(case: Case) -> None:
-    bottoms = [Blob(b.double().numpy()) for b in case.bottoms()]
+    blobs = [Blob(b.double().numpy()) for b in case.bottoms()]
+    bottoms = Vector(blobs)
     layer, tops = made(case.type, case.settings, bottoms)
     layer.forward(bottoms, tops)
     tops[0].diff[...] = 1
     down = [True] * len(bottoms)
     layer.backward(tops, down, bottoms)
-    for bottom in bottoms[case.students :]:
+    for bottom in blobs[case.students :]:
         assert not bottom.diff.any()
     draw, step = np.random.default_rng(0), 1e-6
-    for student in bottoms[: case.students]:
+    for student in blobs[: case.students]:
         gradient, values = student.diff.copy(), student.data
         for index in draw.choice(values.size, min(values.size, 24), replace=False):
             at = np.unravel_index(index, values.shape)
@@ -205,7 +221,7 @@ def test_gradient_is_that_of_the_value(case: Case) -> None:
 
 def test_gradient_of_features_that_are_zero_is_finite() -> None:
     for kind in ("AttentionTransferLoss", "NSTLoss", "FactorTransferLoss"):
-        bottoms = [Blob(np.zeros(MAPS)), Blob(np.ones(MAPS))]
+        bottoms = Vector([Blob(np.zeros(MAPS)), Blob(np.ones(MAPS))])
         layer, tops = made(kind, "", bottoms)
         layer.forward(bottoms, tops)
         tops[0].diff[...] = 1
@@ -270,6 +286,15 @@ def test_class_map_equals_the_packages_own(own: str, settings: str, axis: int) -
     expected = outcome(f'type: "ClassMap" class_map_param {{ {own} axis: {axis} }}', case)
     for theirs, mine in zip(expected, outcome(python(case), case), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=RTOL, atol=RTOL)
+
+
+@pytest.mark.parametrize("kind", ["TeacherEnsemble", "ClassMap", "SoftmaxWithTemperature"])
+def test_layer_of_logits_takes_blobs_as_pycaffe_gives_them(kind: str) -> None:
+    bottoms = Vector([Blob(np.arange(6.0).reshape(2, 3))])
+    layer, tops = made(kind, "group: '1/0 2'" if kind == "ClassMap" else "", bottoms)
+    layer.forward(bottoms, tops)
+    layer.backward(tops, [kind != "TeacherEnsemble"], bottoms)
+    assert np.isfinite(tops[0].data).all()
 
 
 # ---- mistakes

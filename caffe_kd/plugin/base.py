@@ -102,6 +102,11 @@ def read_settings(param_str: str, known: Known) -> Any:
 # ---- the layers
 
 
+def blobs(vector: Any) -> List[Any]:
+    """Return the blobs of a layer's bottoms or tops, which pycaffe cannot iterate over."""
+    return [vector[index] for index in range(len(vector))]
+
+
 class PluginLayer(Layer):  # type: ignore[misc]  # whichever Caffe's it is
     """A layer with settings, one top and a known number of bottoms.
 
@@ -114,7 +119,7 @@ class PluginLayer(Layer):  # type: ignore[misc]  # whichever Caffe's it is
     bottoms: Sequence[int] = (1,)
 
     def setup(self, bottom: Any, top: Any) -> None:
-        if (self.bottoms and len(bottom) not in self.bottoms) or not bottom or len(top) != 1:
+        if len(bottom) not in (self.bottoms or (len(bottom) or 1,)) or len(top) != 1:
             counts = " or ".join(map(str, self.bottoms)) or "1 or more"
             self.refuse(f"it takes {counts} bottom{'s' if counts != '1' else ''} and one top")
         try:
@@ -150,14 +155,15 @@ class LossLayer(PluginLayer):
     students = 1
 
     def reshape(self, bottom: Any, top: Any) -> None:
-        self.check_shapes([tuple(b.shape) for b in bottom])
+        self.check_shapes([tuple(b.shape) for b in blobs(bottom)])
         top[0].reshape(1)
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         """Refuse bottoms that do not fit together."""
 
     def forward(self, bottom: Any, top: Any) -> None:
-        value, self.gradients = self.loss([np.asarray(b.data, dtype=np.float64) for b in bottom])
+        values = [np.asarray(b.data, dtype=np.float64) for b in blobs(bottom)]
+        value, self.gradients = self.loss(values)
         top[0].data[...] = value
 
     def loss(self, values: List[np.ndarray]) -> Tuple[float, List[np.ndarray]]:
@@ -166,8 +172,8 @@ class LossLayer(PluginLayer):
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
         weight = float(top[0].diff.reshape(-1)[0])
-        for index, wanted in enumerate(propagate_down[: len(bottom)]):
-            if not wanted:
+        for index in range(len(bottom)):
+            if not propagate_down[index]:
                 continue
             if index < self.students:
                 found = self.gradients[index] * weight

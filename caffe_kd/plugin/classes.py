@@ -4,7 +4,7 @@ from typing import Any, List
 
 import numpy as np
 
-from .base import number, numbers, one_of
+from .base import blobs, number, numbers, one_of
 from .formulas import log_softmax
 from .logits import AXIS, LogitLayer
 
@@ -45,7 +45,7 @@ class TeacherEnsemble(LogitLayer):
         self.weights = weights / weights.sum()
 
     def reshape(self, bottom: Any, top: Any) -> None:
-        shapes = [tuple(b.shape) for b in bottom]
+        shapes = [tuple(b.shape) for b in blobs(bottom)]
         if len(set(shapes)) > 1:
             self.refuse(f"all teachers must have logits of the same shape. Received: {shapes}")
         self.extents(shapes[0])
@@ -53,7 +53,9 @@ class TeacherEnsemble(LogitLayer):
 
     def forward(self, bottom: Any, top: Any) -> None:
         t = self.settings["temperature"]
-        counted = [(self.logits(b.data, b.shape), w) for b, w in zip(bottom, self.weights) if w > 0]
+        counted = [
+            (self.logits(b.data, b.shape), w) for b, w in zip(blobs(bottom), self.weights) if w > 0
+        ]
         if self.settings["mean"] == "LOGITS":
             found = sum(w * z for z, w in counted)
         else:
@@ -63,7 +65,7 @@ class TeacherEnsemble(LogitLayer):
         top[0].data[...] = np.asarray(found).reshape(top[0].data.shape)
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
-        if any(propagate_down):
+        if any(propagate_down[index] for index in range(len(bottom))):
             self.refuse("the teachers get no gradient: give propagate_down: false for each bottom")
 
 
