@@ -7,7 +7,9 @@
     ├── WeightsError            weights do not fit the net
     ├── DataError               records are missing or wrong
     ├── SolverError             a solver setting is missing or wrong
-    │   └── NonFiniteLoss       the loss became NaN or infinite
+    │   └── NonFinite           a training came upon NaN or infinite values
+    │       ├── NonFiniteLoss   as the loss
+    │       └── NonFiniteWeights  in the weights
     ├── ExportError             a net cannot be exported, or the export differs
     └── Stopped                 exit status 128 + signal: a signal has ended a training early
 
@@ -60,8 +62,16 @@ class SolverError(CaffeKDError):
     """A solver setting is missing or wrong."""
 
 
-class NonFiniteLoss(SolverError):
+class NonFinite(SolverError):
+    """A training came upon NaN or infinite values."""
+
+
+class NonFiniteLoss(NonFinite):
     """The loss became NaN or infinite."""
+
+
+class NonFiniteWeights(NonFinite):
+    """The weights became NaN or infinite."""
 
 
 class ExportError(CaffeKDError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import NetError, UsageError, WeightsError
 from . import common
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need model weights to score: -weights FILE.caffemodel")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
+    from .. import non_finite
     from ..copying import load_for_use
     from ..log import Log
     from ..net import load_net
@@ -54,14 +55,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         net.place(device, channels_last=False)
         if net.param.debug_info:
             DebugInfo(net, log.info)
+        where = non_finite.in_parameters([net])
+        if where is not None:
+            raise WeightsError(f"{arguments.weights}: {where}: nothing can be scored by them")
         log.info(f"Running for {arguments.iterations} iterations.")
         score(net, arguments.iterations, log)
     return 0
 
 
 def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:
-    """Run batches through a net and log its outputs and their means, which are returned."""
+    """Run batches through a net and log its outputs and their means, which are returned.
+
+    Raises:
+        NetError: an output is NaN or was made of NaN.
+    """
     import torch
+
+    from ..non_finite import OutputGuard, first_in
+
+    guard, where = OutputGuard(net), None
 
     sums: dict[str, list[float]] = {}
     loss = 0.0
@@ -69,6 +81,9 @@ def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:
         for index in range(iterations):
             objective = net()
             loss += float(objective) if objective is not None else 0.0
+            guard.add()
+            if where is None and guard.of_no_number():
+                where = f"in batch {index} NaN first appears {first_in(net)}"
             for name in net.outputs:
                 values = net.blobs[name].flatten().tolist()
                 for value in values:
@@ -82,4 +97,7 @@ def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:
         for value in values:
             note = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
             log.info(f"{name} = {value:g}{note}")
+    if where is not None:
+        outputs = ", ".join(guard.of_no_number())
+        raise NetError(f"{outputs}: no score, for {where}")
     return means

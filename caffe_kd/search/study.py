@@ -12,7 +12,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from ..errors import CaffeKDError, NonFiniteLoss, Stopped
+from ..errors import CaffeKDError, NonFinite, Stopped
 from ..log import Log
 from ..net import Net
 from ..proto import caffe_pb2 as pb
@@ -202,7 +202,7 @@ class Search:
                 solver.solve()
                 if not solver.stopped and tests.iteration != solver.iter:
                     solver.test_all()
-            except NonFiniteLoss as error:
+            except NonFinite as error:
                 trial.set_user_attr("fault", f"given up: {error.message.partition(':')[0]}")
                 return None
             except optuna.TrialPruned:

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import schedule
-from ..errors import CaffeKDError, NonFiniteLoss
+from .. import non_finite, schedule
+from ..errors import CaffeKDError, NonFinite, NonFiniteLoss, NonFiniteWeights
 from ..log import Log
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import read_weights
@@ -178,6 +178,7 @@ class Solver:
         if self.iter > param.max_iter:
             log.warning(f"max_iter is {param.max_iter}, and iteration {self.iter} is beyond it")
         self.step(param.max_iter - self.iter)
+        self.check_weights()
         on_snapshot = param.snapshot and self.iter % param.snapshot == 0
         if param.snapshot_after_train and not on_snapshot:
             self.snapshot()
@@ -258,11 +259,11 @@ class Solver:
             hook(self)
         total = 0.0
         for _ in range(self.param.iter_size):
-            total += self.one_pass()
-        loss = total / self.param.iter_size
-        if not math.isfinite(loss):
-            self._stop_non_finite(loss)
-        return loss
+            loss = self.one_pass()
+            if not math.isfinite(loss):
+                self._stop_non_finite(loss)
+            total += loss
+        return total / self.param.iter_size
 
     def forward_backward(self) -> float:
         """Run a pass through the train net as one graph; return its loss."""
@@ -280,9 +281,29 @@ class Solver:
             hook(self)
 
     def _stop_non_finite(self, loss: float) -> None:
-        kept = "none yet" if self.snapshots is None else str(self.snapshots[1])
+        where = non_finite.first_in(self.net)
         raise NonFiniteLoss(
             f"the loss is {loss} in iteration {self.iter}: training stopped before this update. "
+            + (f"NaN or infinity first appears {where}. " if where else "")
+            + self._way_out()
+        )
+
+    def check_weights(self) -> None:
+        """Refuse weights that an update has left NaN or infinite: what they give means nothing.
+
+        Raises:
+            NonFiniteWeights: naming the first of them.
+        """
+        where = non_finite.in_parameters(self.nets)
+        if where is not None:
+            raise NonFiniteWeights(
+                f"the weights are not finite after {self.iter} iterations: {where}. Training "
+                f"stopped, and these weights are not kept. {self._way_out()}"
+            )
+
+    def _way_out(self) -> str:
+        kept = "none yet" if self.snapshots is None else str(self.snapshots[1])
+        return (
             f"Last snapshot: {kept}. Try a smaller base_lr (now {self.param.base_lr:g}), "
             "clip_gradients, or look for records and labels out of range"
         )
@@ -353,6 +374,8 @@ class Solver:
 
     def test_all(self) -> list[dict[str, list[float]]]:
         """Test every test net; return the mean of each output blob by name."""
+        if self.iter > 0:
+            self.check_weights()
         results = []
         for index in range(len(self.test_nets)):
             if not self.stopped:
@@ -372,6 +395,7 @@ class Solver:
         net = self.test_nets[index]
         self.log.info(f"Iteration {self.iter}, Testing net (#{index})")
         sums: dict[str, Tensor] = {}
+        guard = non_finite.OutputGuard(net)
         total_loss = 0.0
         batches = self.param.test_iter[index]
         for _ in range(batches):
@@ -385,6 +409,7 @@ class Solver:
             loss = net()
             if self.param.test_compute_loss and loss is not None:
                 total_loss += float(loss)
+            guard.add()
             for name in net.outputs:
                 value = net.blobs[name].flatten()
                 sums[name] = sums[name] + value if name in sums else value
@@ -393,12 +418,18 @@ class Solver:
         means = {name: (total / batches).tolist() for name, total in sums.items()}
         for line in output_lines("Test", net, means):
             self.log.info(line)
+        for name, blob in guard.of_no_number().items():
+            self.log.warning(
+                f"Test net (#{index}): {name} means nothing, for blob '{blob}' has NaN"
+            )
+            means[name] = [math.nan] * len(means[name])
         return means
 
     # ---- snapshots
 
     def snapshot(self) -> tuple[Path, Path]:
         """Write weights and state; return their paths."""
+        self.check_weights()
         for callback in self.callbacks:
             callback.on_snapshot(self)
         hdf5 = self.param.snapshot_format == pb.SolverParameter.HDF5
@@ -436,6 +467,8 @@ class Solver:
         """Write something; if that fails, the training goes on and earlier snapshots stay."""
         try:
             write()
+        except NonFinite:
+            raise
         except CaffeKDError as error:
             kept = "none" if self.snapshots is None else str(self.snapshots[1])
             self.log.error(f"No {what} of iteration {self.iter}: {error}. Last one: {kept}")

@@ -19,7 +19,7 @@ class MetricMonitor:
     """Keeps the best value of a test net's output.
 
     The output of a loss is better where lower, and so is one that ``lower`` names; another is where
-    higher. NaN is never better.
+    higher. What is no finite number is never better.
 
     Args:
         net: the test net.
@@ -82,7 +82,7 @@ class MetricMonitor:
         self._tested = iteration
         (value,) = results[self.index][self.output]
         least = -math.inf if self.value is None else self.sign * self.value + self.min_delta
-        if not self.sign * value > least:
+        if not (math.isfinite(value) and self.sign * value > least):
             self.tests += 1
             return False
         self.value, self.iteration, self.tests = value, iteration, 0
