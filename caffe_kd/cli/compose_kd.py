@@ -15,8 +15,7 @@ teacher's under teacher/<name> and frozen, and the distiller's. With -for caffe,
 BVLC Caffe (built with WITH_PYTHON_LAYER) does the same."""
 
 _HOW_TO = """To train it with BVLC Caffe:
-  - in its solver, give net: "{net}" in place of the nets, teachers and distiller_net{lacks};
-  - start it with the teacher's weights: caffe train -solver SOLVER -weights {weights}
+  - {solver}{lacks};
   - PYTHONPATH must have the folder of pycaffe, and a folder in which caffe_kd/plugin lies
     (that folder alone is enough: {plugin})"""
 
@@ -51,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     common.flag(
         parser,
+        "solver_output",
+        metavar="FILE",
+        help="with -for caffe and -output: write the solver for the net there",
+    )
+    common.flag(
+        parser,
         "databases",
         metavar="FOLDER",
         help="with -for caffe: write LMDBs there of what BVLC Caffe cannot read (backend: IDX, "
@@ -59,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.solver:
         raise UsageError("Need a solver definition: -solver SOLVER.prototxt")
-    for name in ("weights_output", "databases"):
-        if getattr(arguments, name) and not arguments.target:
-            raise UsageError(f"-{name} needs -for caffe")
+    _check(arguments)
     from ..solver.plan import Overrides, read_plan
 
     overrides = Overrides(
@@ -84,6 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check(arguments: Any) -> None:
+    """Refuse flags that lack others."""
+    for name in ("weights_output", "databases", "solver_output"):
+        if getattr(arguments, name) and not arguments.target:
+            raise UsageError(f"-{name} needs -for caffe")
+    if arguments.solver_output and (not arguments.output or arguments.phase != "ALL"):
+        raise UsageError("-solver_output needs -output, and a net of all phases (-phase ALL)")
+
+
 def _count_blobs(net: Any, missing: CaffeKDError) -> Mapping[str, int]:
     """Warn that a teacher's weights are missing, which only its parameters' number asks for."""
     from ..doctor.reading import blob_counts
@@ -96,6 +108,7 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
     """Return the net for BVLC Caffe; write the weights for it, and print how to go on."""
     from ..for_caffe import net as for_caffe
     from ..for_caffe.databases import Databases
+    from ..for_caffe.solver import settings_to_leave_out
     from ..proto.binary import write_weights
 
     databases = None
@@ -106,12 +119,24 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
     if arguments.weights_output:
         write_weights(arguments.weights_output, for_caffe.layers_with(net, weights), weights)
         print(f"wrote {arguments.weights_output}", file=sys.stderr)
-    lacks = ", ".join(for_caffe.settings_to_leave_out(plan.solver))
+    if arguments.solver_output:
+        _put_solver(plan, weights, arguments)
+    lacks = ", ".join(settings_to_leave_out(plan.solver))
     how_to = _HOW_TO.format(
-        lacks=lacks and f",\n    and leave out {lacks}, which it lacks: the training does without",
-        net=arguments.output or "FILE",
-        weights=arguments.weights_output or "FILE (see -weights_output)",
+        solver=f"caffe train -solver {arguments.solver_output or 'FILE (see -solver_output)'}",
+        lacks=lacks and f", without {lacks}, which it lacks",
         plugin=Path(__file__).resolve().parents[1] / "plugin",
     )
     print(how_to, file=sys.stderr)
     return net
+
+
+def _put_solver(plan: Any, weights: Mapping[str, Any], arguments: Any) -> None:
+    """Write the solver that trains the net from the weights."""
+    from ..for_caffe.solver import solver_for_caffe
+
+    if weights and not arguments.weights_output:
+        raise UsageError("-solver_output needs -weights_output, for what the teacher knows")
+    files = [arguments.weights_output] if weights else []
+    files += map(str, plan.student_weights)
+    common.put_prototxt(solver_for_caffe(plan, arguments.output, files), arguments.solver_output)

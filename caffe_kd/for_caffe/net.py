@@ -15,17 +15,13 @@ from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 from ..solver.building import prefixed
 from ..solver.plan import Plan
+from . import FIRST_OWN_FIELD
 from .databases import Databases, needs_database
 from .layers import error, plugin_types, translated
 
-# The greatest number of a LayerParameter's field in BVLC Caffe; in other messages ours begin at
-# the second number, and of the forks' there is one field.
+# The greatest number of a LayerParameter's field in BVLC Caffe, and the forks' field that is ours.
 _LAST_OF_LAYER = 148
-_OWN = 51001
 _OF_FORKS = ("SoftmaxParameter.temperature",)
-
-# The solver's fields that a composed net stands for.
-_NETS = ("teacher", "student", "distiller_net", "layer", "inject")
 
 # Types that always have parameters, and those whose first blob has more than one axis, which files
 # of the first generations do not tell from one with leading extents of 1.
@@ -96,12 +92,6 @@ def _in_own_axes(kind: str, index: int, weights: LayerWeights) -> np.ndarray | N
     return blob.reshape(shape) if blob.size == math.prod(shape) else blob
 
 
-def settings_to_leave_out(solver: Any) -> list[str]:
-    """Return a solver's fields, beside those that name nets, that BVLC Caffe lacks."""
-    given = [field for field, _ in solver.ListFields() if field.number >= _OWN]
-    return [field.name for field in given if field.name not in ("source_line", *_NETS)]
-
-
 def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | None = None) -> Any:
     """Return a composed net with Python layers of the plugin in the place of this package's own.
 
@@ -166,11 +156,13 @@ def _own_fields(message: Any) -> Iterator[str]:
         name = f"{message.DESCRIPTOR.name}.{field.name}"
         if name == "LayerParameter.source_line":
             continue
-        last = _LAST_OF_LAYER if message.DESCRIPTOR.name == "LayerParameter" else _OWN - 1
+        last = (
+            _LAST_OF_LAYER if message.DESCRIPTOR.name == "LayerParameter" else FIRST_OWN_FIELD - 1
+        )
         advice = f" {_INSTEAD[name]}." if name in _INSTEAD else ""
         if field.number > last or name in _OF_FORKS:
             yield f"BVLC Caffe has no field '{field.name}'.{advice}"
-        elif field.enum_type is not None and not field.is_repeated and value >= _OWN:
+        elif field.enum_type is not None and not field.is_repeated and value >= FIRST_OWN_FIELD:
             word = field.enum_type.values_by_number[value].name
             yield f"BVLC Caffe has no {field.name} {word}.{advice}"
         elif field.message_type is not None:

@@ -385,11 +385,11 @@ def test_net_for_caffe_with_a_mean_of_the_student_is_an_error(folder, capsys):
 
 def test_settings_of_the_solver_that_the_original_lacks_are_told(folder, capsys):
     assert compose_kd.main(FOR_CAFFE) == 0
-    assert "leave out" not in capsys.readouterr().err
+    assert "which it lacks" not in capsys.readouterr().err
     more = 'max_norm: 3 early_stopping { output: "accuracy" patience: 2 }'
     Path("solver.prototxt").write_text(SOLVER + RUN + more)
     assert compose_kd.main(FOR_CAFFE) == 0
-    assert "leave out early_stopping, max_norm, which it lacks" in capsys.readouterr().err
+    assert "without early_stopping, max_norm, which it lacks" in capsys.readouterr().err
 
 
 def test_net_for_caffe_without_a_layers_weights_is_an_error(folder, capsys):
@@ -403,7 +403,47 @@ def test_net_for_caffe_is_printed_with_the_next_steps_beside_it(folder, capsys):
     told = capsys.readouterr()
     printed = text.parse(told.out, pb.NetParameter())
     assert [layer.type for layer in printed.layer].count("Python") == 4
-    assert "-weights" in told.err and "caffe_kd/plugin" in told.err
+    assert "caffe train -solver" in told.err and "caffe_kd/plugin" in told.err
+
+
+ALL_OUTPUTS = [
+    *("-output", "net.prototxt", "-weights_output", "frozen.caffemodel"),
+    *("-solver_output", "plain.prototxt"),
+]
+
+
+@without_the_original
+def test_solver_for_caffe_trains_as_the_one_it_comes_from(folder, capsys):
+    more = 'max_norm: 100 early_stopping { output: "accuracy" patience: 2 } type: "Nesterov"'
+    Path("solver.prototxt").write_text(SOLVER + RUN + more)
+    assert compose_kd.main([*FOR_CAFFE, *ALL_OUTPUTS]) == 0
+    assert "caffe train -solver plain.prototxt, without" in capsys.readouterr().err
+    written = text.read("plain.prototxt", pb.SolverParameter())
+    assert (written.net, list(written.weights)) == ("net.prototxt", ["frozen.caffemodel"])
+    assert all(field.number < 51001 for field, _ in written.ListFields())
+    expected, _ = losses("solver.prototxt")
+    found, _ = losses("plain.prototxt")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["-weights_output", "w", "-solver_output", "s"],
+        [*ALL_OUTPUTS, "-phase", "TRAIN"],
+        [*ALL_OUTPUTS[:2], *ALL_OUTPUTS[4:]],
+    ],
+)
+def test_solver_output_without_what_it_names_is_a_usage_error(folder, capsys, lacking):
+    assert compose_kd.main([*FOR_CAFFE, *lacking]) == 2
+    assert "-solver_output needs" in capsys.readouterr().err
+
+
+def test_solver_for_caffe_with_another_test_net_is_an_error(folder, capsys):
+    own = SOLVER.replace("net:", "train_net:", 1) + 'test_net: "student.prototxt"'
+    Path("solver.prototxt").write_text(own + RUN)
+    assert compose_kd.main([*FOR_CAFFE, *ALL_OUTPUTS]) == 1
+    assert "test_net is another net" in capsys.readouterr().err
 
 
 def test_weights_output_without_for_is_a_usage_error(folder, capsys):
