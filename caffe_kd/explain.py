@@ -294,6 +294,7 @@ def _term_in_words(term: Term) -> Iterator[str]:
     yield f"  {term.top}: {node.called}, {node.place}"
     rows = [("formula", line) for line in term.formula]
     rows += [("bottoms", _bottoms(node))]
+    rows += [("averages", line) for line in _averages(node)]
     rows += [("weight", _weight(term) + ("" if node.proto.loss_weight else " (the default)"))]
     rows += [("schedule", line) for line in term.schedules]
     rows += [("temperature", term.temperature), ("reduction", term.reduction)]
@@ -311,6 +312,23 @@ def _term_in_words(term: Term) -> Iterator[str]:
         if value:
             yield f"    {name if name != before else '':12s} {value}"
             before = name
+
+
+def _averages(node: Node) -> Iterator[str]:
+    """Yield what each ensemble of teachers among the bottoms averages, in words."""
+    for parent in node.parents:
+        if parent is None or parent.type != "TeacherEnsemble":
+            continue
+        param, names = parent.proto.teacher_ensemble_param, list(parent.proto.bottom)
+        weights = list(param.weight) or [1.0] * len(names)
+        shares = ", ".join(
+            f"{weight / (sum(weights) or 1):.3g} of {name}"
+            for weight, name in zip(weights, names, strict=False)
+        )
+        what = "the logits (a geometric mean of the probabilities, at any temperature)"
+        if param.mean == pb.TeacherEnsembleParameter.PROBABILITIES:
+            what = f"the probabilities softened at temperature {_temperature(parent)}"
+        yield f"'{parent.proto.name}' (TeacherEnsemble) averages {what}: {shares}"
 
 
 def _bottoms(node: Node) -> str:

@@ -52,6 +52,29 @@ def test_terms_are_those_of_the_solvers_objective(folder: Path) -> None:
     assert weights == {"kd": 1, "loss": 1}  # the schedule begins with 0
 
 
+@pytest.mark.parametrize(
+    ("param", "words"),
+    [
+        ("", "the probabilities softened at temperature 4 (the default): 0.5 of teacher/out, 0.5"),
+        ("temperature: 2 weight: 3 weight: 1", "temperature 2: 0.75 of teacher/out, 0.25 of"),
+        ("mean: LOGITS", "the logits (a geometric mean of the probabilities, at any temperature)"),
+    ],
+)
+def test_what_an_ensemble_averages_is_said(folder: Path, param: str, words: str) -> None:
+    loss = next(line for line in DISTILLER.splitlines() if "teacher/" in line)
+    blob = next(part for part in loss.split('"') if part.startswith("teacher/"))
+    ensemble = (
+        f'layer {{ name: "ens" type: "TeacherEnsemble" bottom: "{blob}" bottom: "{blob}" '
+        f'top: "ens" teacher_ensemble_param {{ {param} }} }}\n'
+    )
+    changed = DISTILLER.replace(f'"{blob}"', '"ens"')
+    (folder / "distiller.prototxt").write_text(ensemble + changed)
+    lines = [line for line in as_text(read_case("solver.prototxt")) if " averages " in line]
+    assert len(lines) == 1
+    assert "'ens' (TeacherEnsemble) averages " in lines[0]
+    assert words.replace("teacher/out", blob) in lines[0]
+
+
 @pytest.mark.parametrize("propagate", ["", "propagate_down: [false, false]"])
 def test_layers_said_to_be_taught_are_those_that_get_a_gradient(
     folder: Path, propagate: str

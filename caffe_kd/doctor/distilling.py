@@ -178,6 +178,24 @@ def temperature(view: View) -> Hits:
 
 @net_check(
     "distillation",
+    why="With two classes the label leaves one other, whose share among the others is always 1: "
+    "the term that beta multiplies is 0 for every record, and so is its gradient.",
+    do="Use DistillingLoss; of two classes the first term of DecoupledDistillingLoss is all there "
+    "is.",
+)
+def decoupled_of_two_classes(view: View) -> Hits:
+    """A DecoupledDistillingLoss on two classes, whose second term is always 0."""
+    for node in distilling_losses(view):
+        if node.type != "DecoupledDistillingLoss" or node.step is None:
+            continue
+        param, shape = node.proto.decoupled_distilling_loss_param, node.step.bottom_shapes[0]
+        if shape[param.axis] == 2:
+            fact = f"{node.called}: 2 classes, so that the term with beta {param.beta:g} is 0"
+            yield Hit("warning", node.place, fact)
+
+
+@net_check(
+    "distillation",
     why="With a label a DistillingLoss has (1 - alpha) of the labels' loss in it; beside another "
     "loss of full weight the teacher's share is less than alpha says.",
     do="Leave the student's own loss out while distilling, by exclude { phase: TRAIN stage: "

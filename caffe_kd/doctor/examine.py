@@ -9,9 +9,11 @@ from typing import Any
 
 from ..errors import CaffeKDError
 from . import (  # noqa: F401
+    averages,
     distilling,
     exporting,
     fit,
+    in_place,
     learning,
     numerics,
     objective,

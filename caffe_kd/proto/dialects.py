@@ -45,6 +45,13 @@ _FLOAT = "numbers are float32 here"
 _SPEED = "it changes speed, not results"
 _MACHINES = "it spreads the work over devices"
 _SHOWS = "it changes what is shown, not what is computed"
+_WEIGHTS_CLASSES = (
+    "it weights classes. InfogainLoss in place of SoftmaxWithLoss does the same, with the weights "
+    'on the diagonal of H: type: "InfogainLoss" infogain_loss_param { source: "H.binaryproto" }, '
+    "which is written by "
+    "blob = caffe_kd.io.array_to_blobproto(numpy.diag([1.0, 2.0, 3.0])[None, None]); "
+    'open("H.binaryproto", "wb").write(blob.SerializeToString())'
+)
 _NONE = ("0", "false")  # "off", as numbers and flags have it
 
 AnyValue = None
@@ -164,7 +171,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
     },
     "LossParameter": {
         **_rules(INTEL, "pre_fixed_normalizer", "normalization PRE_FIXED takes it", ("1",)),
-        **_rules(SEGNET, "weight_by_label_freqs class_weighting", "it weights classes", _NONE),
+        **_rules(SEGNET, "weight_by_label_freqs class_weighting", _WEIGHTS_CLASSES, _NONE),
+        **_rules("several forks", "class_weight class_weights", _WEIGHTS_CLASSES, _NONE),
     },
     "BatchNormParameter": {
         **_rules(NVIDIA, "scale_bias", _LEARNS_ALSO, _NONE),

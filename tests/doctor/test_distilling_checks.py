@@ -36,7 +36,17 @@ def distilling(param="", label='bottom: "label"', rest="", teacher=FROZEN_TEACHE
 
 
 # Check, severity, words of the finding, a file with it and one without.
+DECOUPLED = """layer { name: "kd" type: "DecoupledDistillingLoss" bottom: "ip" bottom: "t"
+  bottom: "label" top: "kd" }
+"""
 CASES = [
+    (
+        "decoupled_of_two_classes",
+        "warning",
+        "2 classes, so that the term with beta 8 is 0",
+        f'name: "n"\n{INPUT}{FROZEN_TEACHER}{IP}{DECOUPLED}'.replace(": 5", ": 2"),
+        f'name: "n"\n{INPUT}{FROZEN_TEACHER}{IP}{DECOUPLED}',
+    ),
     (
         "student_as_teacher",
         "error",

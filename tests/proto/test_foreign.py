@@ -311,6 +311,17 @@ def test_solver_field_that_changes_results_is_refused(tmp_path):
 # ---- errors
 
 
+@pytest.mark.parametrize("field", ["class_weighting: 2", "class_weight: 2"])
+def test_class_weights_are_refused_with_their_equivalent(field):
+    layer = (
+        'layer { name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "x" top: "l" '
+        f"loss_param {{ {field} }} }}"
+    )
+    error = build_error(INPUT + layer)
+    assert "it weights classes. InfogainLoss in place of SoftmaxWithLoss does the same" in error
+    assert 'infogain_loss_param { source: "H.binaryproto" }' in error
+
+
 def test_word_that_ceil_mode_cannot_have_is_refused():
     pool = (
         'layer { name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param { ceil_mode: no } }'

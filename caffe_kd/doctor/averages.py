@@ -1,0 +1,90 @@
+"""Checks of the averages that batch normalisation keeps: whether they follow the net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .. import statistics
+from ..errors import CaffeKDError
+from ..layers.batch_statistics import BatchStatistics
+from ..net import Net
+from .findings import Hit, Hits, case_check, net_check
+from .reading import Case
+from .view import Node, View
+
+_PARTS = 10  # a training should be so many times as long as what the averages reach back
+_LAGGING = 1.5  # kept variance to that of now, or the other way round
+_SHIFTED = 0.5  # standard deviations
+_BATCHES = 4
+_REFRESH = "caffe_kd refresh_statistics -model NET -weights W -output W2 takes them once more"
+
+
+@case_check(
+    "numbers",
+    why="In TEST batch normalisation uses averages over about 1 / (1 - f) batches, f being "
+    "moving_average_fraction (momentum in BN). In a short training most of them are of weights "
+    "that have changed since, and a good net tests badly.",
+    do="Give a smaller fraction, as batch_norm_param { moving_average_fraction: 0.95 }; or "
+    f"refresh_statistics: 50 in the solver. After training {_REFRESH}.",
+)
+def averages_longer_than_training(case: Case) -> Hits:
+    """Averages that reach back over more than a tenth of the training."""
+    view = case.training()
+    if case.solver is None or view is None or case.solver.refresh_statistics:
+        return
+    passes = case.solver.max_iter * case.solver.iter_size
+    slow = [
+        (node, layer)
+        for node, layer in _norms(view)
+        if layer.follows and not view.of_teacher(node) and layer.window > passes / _PARTS
+    ]
+    if slow:
+        node, layer = slow[0]
+        more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
+        fact = f"keep averages over about {layer.window:,.0f} batches; the training has {passes:,}"
+        yield Hit("warning", node.place, f"{node.called}{more}: {fact}")
+
+
+@net_check(
+    "numbers",
+    why="In TEST, and as a teacher, the layer divides by what it has kept. Where the net has "
+    "something else on its data, it outputs what it never did in training. The data may also "
+    "differ in scale, mean or order of colours from that which the weights were trained on.",
+    do=f"{_REFRESH}; where a teacher was trained on other pixels, give the student's data layer "
+    "the teacher's transform_param.",
+)
+def averages_lag(view: View) -> Hits:
+    """Kept statistics far from those of a few batches, where weights and data are there."""
+    survey = view.survey
+    if not view.is_training or survey.net is None or survey.absent or survey.problems:
+        return
+    places = {
+        node.proto.name: node
+        for node, layer in _norms(view)
+        if view.has_weights(node) and (layer.follows or view.of_teacher(node))
+    }
+    if not view.data or not places or survey.unrun:
+        return
+    for change in _changes(view, list(places)):
+        off = max(change.ratio, 1 / change.ratio if change.ratio > 0 else 1.0)
+        if off > _LAGGING or change.shift > _SHIFTED:
+            where = places[change.layer.name].place
+            yield Hit("warning", where, f"{change}, in {_BATCHES} batches")
+
+
+def _norms(view: View) -> list[tuple[Node, BatchStatistics]]:
+    pairs = [(node, node.step.layer) for node in view.nodes if node.step is not None]
+    return [(node, layer) for node, layer in pairs if isinstance(layer, BatchStatistics)]
+
+
+def _changes(view: View, names: Sequence[str]) -> list[statistics.Change]:
+    """Build the net with its weights and run a few batches; return what its layers see in them."""
+    try:
+        net = Net(view.param, view.phase, view.file)
+        for path, layers in view.weights:
+            net.copy_weights(layers, path)
+        steps = [step.layer for step in net.steps if step.layer.name in names]
+        norms = [layer for layer in steps if isinstance(layer, BatchStatistics)]
+        return statistics.measure(net, _BATCHES, norms)
+    except CaffeKDError:  # another check's
+        return []

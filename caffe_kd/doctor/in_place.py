@@ -1,0 +1,52 @@
+"""The check of layers that work in place over what another's gradient needs."""
+
+from __future__ import annotations
+
+from .distilling import learns
+from .findings import Hit, Hits, net_check
+from .view import Node, View
+
+# Whose gradient Caffe computes from the layer's own top, as its memory is by then.
+_FROM_TOP = {"TanH", "Sigmoid", "ELU", "Swish", "Exp", "Softmax", "LRN", "MVN"}
+# Whose gradient it computes from the bottom, which is gone where the layer works in place.
+_FROM_BOTTOM = {"BNLL", "Clip", "Log", "Power"}
+_CHANGING = {
+    *("AbsVal", "BNLL", "BatchNorm", "Bias", "Clip", "Dropout", "ELU", "Exp", "Log", "PReLU"),
+    *("Power", "ReLU", "Scale", "Sigmoid", "Swish", "TanH"),
+}
+
+
+@net_check(
+    "numbers",
+    why="Trained in BVLC Caffe this net gets a wrong gradient here, computed from values that the "
+    "layer in place has overwritten. Ours is exact, so that the numbers differ.",
+    do="Nothing, for training here. To get the same numbers in both, give the layer that works in "
+    "place a top of its own name.",
+)
+def overwritten_in_place(view: View) -> Hits:
+    """A layer in place over what a gradient needs in BVLC Caffe."""
+    for node in view.nodes if view.learns else ():
+        if view.of_teacher(node) or not learns(node.parents[0] if node.parents else None):
+            continue
+        top, bottom = (list(names)[:1] for names in (node.proto.top, node.proto.bottom))
+        if node.type in _FROM_BOTTOM and top == bottom and not _is_linear(node):
+            yield Hit("warning", node.place, f"{node.called} works in place")
+        if node.type in _FROM_TOP:
+            after = next((c for c in node.children if top[0] in c.proto.top), None)
+            if after is not None and _changes(node, after):
+                fact = f"{after.called} works in place on the top of {node.called}"
+                yield Hit("warning", after.place, fact)
+
+
+def _is_linear(node: Node) -> bool:
+    return node.type == "Power" and node.proto.power_param.power == 1
+
+
+def _changes(node: Node, after: Node) -> bool:
+    """Return whether a layer in place changes values that the gradient of the one before needs.
+
+    Where a plain ReLU writes 0 the gradient is 0 anyway, which only MVN's sums do not stand.
+    """
+    if after.type == "ReLU" and after.proto.relu_param.negative_slope == 0:
+        return node.type == "MVN"
+    return after.type in _CHANGING
