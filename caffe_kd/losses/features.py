@@ -175,8 +175,10 @@ def variational_information(student: Tensor, teacher: Tensor, scale: Tensor) -> 
     Source: Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer,
         https://arxiv.org/abs/1904.05835.
     """
-    if student.dim() == 4:
+    if student.dim() == teacher.dim() == 4:
         student, teacher = at_same_size(student, teacher)
+    else:
+        teacher = teacher.reshape(student.shape)  # (N, C, 1, 1) and (N, C) would broadcast
     variance = F.softplus(scale) + VARIANCE_FLOOR
     variance = variance.reshape(-1, *[1] * (student.dim() - 2))
     return ((student - teacher).square() / variance + variance.log()).mean() / 2

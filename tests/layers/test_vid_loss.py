@@ -56,3 +56,9 @@ def test_vid_loss_of_a_variance_that_cannot_be_is_told(variance):
 def test_vid_loss_of_other_channels_is_told():
     with pytest.raises(NetError, match="same number of channels. Put a 1x1 .* num_output 6"):
         make_layer(BODY, (3, 4, 2, 2), (3, 6, 2, 2))
+
+
+def test_vid_loss_of_maps_of_one_place_is_that_of_vectors():
+    student, teacher = torch.randn(6, 5), torch.randn(6, 5)
+    expected = loss_of(BODY, student, teacher)
+    torch.testing.assert_close(loss_of(BODY, student, teacher.reshape(6, 5, 1, 1)), expected)
