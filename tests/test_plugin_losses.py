@@ -11,7 +11,7 @@ import torch
 
 from caffe_kd import plugin
 from caffe_kd.errors import NetError
-from caffe_kd.plugin.features import pooling
+from caffe_kd.plugin.features import pooling, variational_information
 from tests.helpers import make_layer, run
 from tests.layers.python_nets import without_the_original
 
@@ -249,6 +249,49 @@ def test_pooling_is_torchs(before: int, after: int) -> None:
     np.testing.assert_allclose(pooling(before, after) @ x[0, 0].numpy(), expected, rtol=1e-12)
 
 
+VID = [(MAPS, (4, 3, 4, 9)), (ROWS, (6, 5, 1, 1))]
+
+
+def vid_gradients(body: str, shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarray]:
+    case = Case("VIDLoss", list(shapes))
+    bottoms = case.bottoms()
+    bottoms[0].requires_grad_()
+    layer = make_layer(body, *shapes)
+    (scale,) = layer.parameters_in_order
+    with torch.no_grad():
+        scale += torch.arange(len(scale))
+    (top,) = run(layer, *bottoms)
+    (top.sum() * 1.5).backward()
+    return [top.detach().reshape(-1).numpy(), bottoms[0].grad.numpy(), scale.grad.numpy()]
+
+
+@pytest.mark.parametrize("shapes", VID, ids=str)
+def test_vid_loss_with_its_variances_equals_the_packages_own(
+    shapes: tuple[tuple[int, ...], ...],
+) -> None:
+    own = 'type: "VIDLoss" vid_loss_param { initial_variance: 2 }'
+    expected = vid_gradients(own, shapes)
+    found = vid_gradients(python(Case("VIDLoss", [], settings="initial_variance: 2")), shapes)
+    for theirs, mine in zip(expected, found, strict=True):
+        assert np.abs(theirs).max() > 0
+        np.testing.assert_allclose(mine, theirs, rtol=RTOL, atol=RTOL * np.abs(theirs).max())
+
+
+def test_gradients_of_variational_information_are_those_of_the_value() -> None:
+    draw, step = np.random.default_rng(0), 1e-6
+    student, teacher, scale = draw.normal(size=(2, 3, 2)), draw.normal(size=(2, 3, 2)), np.ones(3)
+    _, to_student, to_scale = variational_information(student, teacher, scale)
+    for values, gradient in ((student, to_student), (scale, to_scale)):
+        for index in np.ndindex(*values.shape):
+            ends = []
+            for sign in (1, -1):
+                values[index] += sign * step
+                ends.append(variational_information(student, teacher, scale)[0])
+                values[index] -= sign * step
+            slope = (ends[0] - ends[1]) / (2 * step)
+            assert gradient[index] == pytest.approx(slope, rel=GRADIENT_RTOL, abs=1e-8)
+
+
 # ---- logits of several teachers, and of other classes
 
 
@@ -314,6 +357,8 @@ def test_layer_of_logits_takes_blobs_as_pycaffe_gives_them(kind: str) -> None:
         ("FactorTransferLoss", "p1: -1", [MAPS, FEWER], "p1 cannot be '-1'"),
         ("FSPLoss", "", [MAPS, MAPS], "it takes 4 bottoms"),
         ("ABLoss", "margin: 0", [MAPS, MAPS], "margin must be above 0"),
+        ("VIDLoss", "", [MAPS, FEWER], "same number of channels"),
+        ("VIDLoss", "initial_variance: 0", [MAPS, MAPS], "must be above 1e-05"),
         ("PKTLoss", "", [ROWS, (5, 5)], "the same number of samples"),
         ("CorrelationCongruenceLoss", "", [ROWS, WIDE], "same number of values"),
         ("SampleGraphLoss", "node_weight: -1", [ROWS, ROWS], "node_weight must be at least 0"),

@@ -15,7 +15,10 @@ from ..proto.fields import put
 PLUGIN = "caffe_kd.plugin"
 
 # What a layer keeps when it becomes a Python layer.
-_KEPT = ("name", "bottom", "top", "phase", "include", "exclude", "propagate_down", "loss_weight")
+_KEPT = (
+    *("name", "bottom", "top", "phase", "include", "exclude", "propagate_down", "loss_weight"),
+    "param",
+)
 
 
 def error(layer: Any, fact: str) -> NetError:
@@ -182,6 +185,7 @@ _SETTINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "NSTLoss": _nothing,
     "FactorTransferLoss": _of("factor_transfer_loss_param"),
     "ABLoss": _of("ab_loss_param"),
+    "VIDLoss": _of("vid_loss_param"),
     "SimilarityPreservingLoss": _nothing,
     "RelationalDistanceLoss": _nothing,
     "RelationalAngleLoss": _nothing,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..doctor.protos import blob_count
 from ..errors import NetError, WeightsError
 from ..layers import layer_types
 from ..proto import caffe_pb2 as pb
@@ -43,7 +44,6 @@ _INSTEAD = {
         for name in ("backend", "first", "count", "leave_out")
     },
     "TransformationParameter.jitter": "It cannot shift images at random: drop it, or train here",
-    "LayerParameter.frozen": "Give param { lr_mult: 0 decay_mult: 0 } for each parameter blob",
     "LayerParameter.loss_weight_schedule": "Drop it, and give a fixed loss_weight",
 }
 
@@ -121,6 +121,7 @@ def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | 
         layer = pb.LayerParameter()
         layer.CopyFrom(given)
         layer.bottom[:] = [bottom for bottom in given.bottom if bottom]  # "" is one there
+        _freeze(layer)
         try:
             ours = translated(layer)
         except NetError as problem:
@@ -134,6 +135,18 @@ def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | 
         if databases is not None and needs_database(layer):
             databases.use(layer)
     return changed
+
+
+def _freeze(layer: Any) -> None:
+    """Write what ``frozen`` means in BVLC Caffe's words: learning rates of 0."""
+    if not layer.frozen:
+        layer.ClearField("frozen")
+        return
+    count = 1 if layer.type == "Parameter" else blob_count(layer)
+    for index in range(max(count, len(layer.param))):
+        spec = layer.param[index] if index < len(layer.param) else layer.param.add()
+        spec.lr_mult = spec.decay_mult = 0
+    layer.ClearField("frozen")
 
 
 def _problems(layer: Any, is_original: bool, has_databases: bool) -> list[str]:

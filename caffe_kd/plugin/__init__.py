@@ -30,6 +30,7 @@ from .features import (
     FSPLoss,
     HintLoss,
     NSTLoss,
+    VIDLoss,
 )
 from .logits import (
     DecoupledDistillingLoss,
@@ -69,4 +70,5 @@ __all__ = [
     "SoftmaxWithLoss",
     "SoftmaxWithTemperature",
     "TeacherEnsemble",
+    "VIDLoss",
 ]

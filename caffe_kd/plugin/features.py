@@ -1,10 +1,12 @@
 """Losses on features: what the maps of a student and its teacher look like inside."""
 
-from typing import List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 
 from .base import LossLayer, Shape, count, number, one_of
+
+VARIANCE_FLOOR = 1e-5  # keeps a variance above 0
 
 _Pair = Tuple[float, np.ndarray]  # a loss, and its gradient to the student's values
 
@@ -133,6 +135,22 @@ def flow(first: Pooled, second: Pooled) -> Tuple[np.ndarray, np.ndarray, np.ndar
     return np.matmul(a, b.transpose(0, 2, 1)) / a.shape[2], a, b
 
 
+def variational_information(
+    student: np.ndarray, teacher: np.ndarray, scale: np.ndarray
+) -> Tuple[float, np.ndarray, np.ndarray]:
+    """Return ``mean of ((f_s - f_t)^2 / v + log v) / 2`` with ``v = softplus(scale) + 1e-5``.
+
+    The gradients are those to the student's features, as large as the teacher's, and to the scale.
+    """
+    shape = (1, -1, *[1] * (student.ndim - 2))
+    variance = (np.logaddexp(0, scale) + VARIANCE_FLOOR).reshape(shape)
+    off = student - teacher
+    value = float((off**2 / variance + np.log(variance)).mean() / 2)
+    axes = tuple(i for i in range(off.ndim) if i != 1)
+    to_variance = ((1 / variance - (off / variance) ** 2) / off.size / 2).sum(axis=axes)
+    return value, off / variance / off.size, to_variance / (1 + np.exp(-scale))
+
+
 # ---- the layers
 
 
@@ -238,6 +256,51 @@ class NSTLoss(_FeatureLoss):
     def loss(self, values: List[np.ndarray]) -> Tuple[float, List[np.ndarray]]:
         value, gradient = neuron_selectivity(*values)
         return value, [gradient]
+
+
+class VIDLoss(_FeatureLoss):
+    """Penalise a student for what its features leave unsaid, ``variational_information``.
+
+    Bottoms: mu (N, C, ...), what a regressor makes of the student's features; the teacher's, of the
+    same shape; of maps the larger are average-pooled to the smaller. Blob: the scale (C), which
+    learns; ``param { decay_mult: 0 }`` keeps weight decay off it.
+
+    Settings: ``initial_variance`` 5. Source: https://arxiv.org/abs/1904.05835.
+    """
+
+    known = {"initial_variance": (number, 5.0)}
+
+    def check_settings(self, bottoms: int) -> None:
+        if not VARIANCE_FLOOR < self.settings["initial_variance"] < np.inf:
+            self.refuse("initial_variance must be above 1e-05")
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        super().setup(bottom, top)
+        if not len(self.blobs):
+            above = self.settings["initial_variance"] - VARIANCE_FLOOR
+            self.blobs.add_blob(int(bottom[1].shape[1]))
+            self.blobs[0].data[...] = above + np.log(-np.expm1(-above))  # softplus inverted
+
+    def check_shapes(self, shapes: List[Shape]) -> None:
+        super().check_shapes(shapes)
+        self.check_same(2, [(shapes[0], shapes[1])])
+        if not len(shapes[0]) == len(shapes[1]) == 4:
+            self.check_same(99, [(shapes[0], shapes[1])])
+
+    def loss(self, values: List[np.ndarray]) -> Tuple[float, List[np.ndarray]]:
+        scale = np.asarray(self.blobs[0].data, dtype=np.float64)
+        student, teacher = values
+        if student.ndim == teacher.ndim == 4:
+            small, other = at_same_size(student, teacher)
+            value, found, self.to_scale = variational_information(small.maps, other.maps, scale)
+            return value, [small.back(found)]
+        teacher = teacher.reshape(student.shape)
+        value, found, self.to_scale = variational_information(student, teacher, scale)
+        return value, [found]
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        super().backward(top, propagate_down, bottom)
+        self.blobs[0].diff[...] += self.to_scale * float(top[0].diff.reshape(-1)[0])
 
 
 class ABLoss(_FeatureLoss):

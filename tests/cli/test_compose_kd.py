@@ -194,6 +194,21 @@ def test_net_for_caffe_has_frozen_teacher_and_python_losses(folder):
     assert kd.include[0].phase == pb.TRAIN
 
 
+@without_the_original
+def test_frozen_layers_have_learning_rates_of_0_and_start_from_the_teachers(folder):
+    more = 'layer { name: "conv1" type: "Convolution" bottom: "data" top: "c" frozen: true '
+    more += "convolution_param { num_output: 3 kernel_size: 5 stride: 4 } }"
+    Path("student.prototxt").write_text(DATA + STUDENT + more)
+    Path("solver.prototxt").write_text(SOLVER + RUN + 'inject { layer: "conv1" freeze: true }')
+    layer = {layer.name: layer for layer in composed_for_caffe().layer}["conv1"]
+    assert not layer.HasField("frozen")
+    assert [(spec.lr_mult, spec.decay_mult) for spec in layer.param] == [(0, 0), (0, 0)]
+    Path("plain.prototxt").write_text('net: "net.prototxt"' + RUN)
+    _, plain = losses("plain.prototxt", "frozen.caffemodel")
+    for blob, value in zip(plain.net.params["conv1"], folder["conv1"], strict=True):
+        np.testing.assert_array_equal(blob.data, value)
+
+
 def test_net_for_caffe_has_no_bottoms_without_a_name(folder):
     student = STUDENT.replace('bottom: "data"', 'bottom: "data" bottom: ""')
     Path("student.prototxt").write_text(DATA + student)
@@ -353,7 +368,6 @@ def test_net_for_caffe_with_databases_trains_as_the_composed_net(folder):
         ("loss_weight: 0.7", "propagate_down: true propagate_down: true propagate_down: false",
          "gradient to the student alone"),
         ('type: "EuclideanLoss"', 'type: "SmoothL1Loss"', "SmoothL1Loss"),
-        ('top: "l2"', 'top: "l2" frozen: true', "param { lr_mult: 0 decay_mult: 0 }"),
         ('top: "l2"', 'top: "l2" loss_weight_schedule { point { value: 1 } }', "fixed loss_weight"),
     ],
 )  # fmt: skip
