@@ -20,8 +20,33 @@ received and what would be right. The command line prints it as one paragraph wi
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
+
+# What a terminal obeys or hides: control characters, marks of direction and of no width, separators
+# of lines, and bytes of file names that are no text. A line break before an indent is meant.
+_CONTROL = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f"
+)
+_NOT_PRINTED = re.compile(rf"[{_CONTROL}]|\n(?!  )")
+_IN_NAMES = re.compile(rf"[{_CONTROL}\n\t]")
+_LONG = re.compile(r"\S{1000,}")
+
+
+def has_control_characters(name: str) -> bool:
+    """Return whether a name holds what a terminal obeys or hides."""
+    return _IN_NAMES.search(name) is not None
+
+
+def printable(text: str) -> str:
+    """Return text as it may be printed: control characters escaped, endless words shortened.
+
+    A line break stays if the next line is indented by two blanks.
+    """
+    text = _LONG.sub(lambda m: f"{m[0][:400]}…({len(m[0])} characters)…{m[0][-100:]}", text)
+    return _NOT_PRINTED.sub(lambda m: ascii(m[0])[1:-1], text)
 
 
 class CaffeKDError(Exception):
@@ -31,6 +56,8 @@ class CaffeKDError(Exception):
     told = False  # whether a log has shown it to the user already
 
     def __init__(self, message: str, where: str | None = None) -> None:
+        message = printable(message)
+        where = printable(where) if where else where
         super().__init__(f"{where}: {message}" if where else message)
         self.message = message
         self.where = where

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
-from .errors import CaffeKDError
+from .errors import CaffeKDError, printable
 
 SECONDS_BETWEEN_UPDATES = 0.2
 STATUS_LINE = "Iteration {n_fmt}/{total_fmt} |{bar}| {postfix[0]}, {rate_fmt}, {remaining} left"
@@ -105,7 +105,7 @@ class Log:
         place = f"{os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno}"
         now = datetime.now().strftime("%m%d %H:%M:%S.%f")
         prefix = f"{level}{now} {threading.get_native_id():5d} {place}] "
-        lines = "".join(f"{prefix}{line}\n" for line in text.rstrip("\n").split("\n"))
+        lines = "".join(f"{prefix}{printable(x)}\n" for x in text.rstrip("\n").split("\n"))
         with self._lock:
             self._write_file(lines)
             self._write_stream(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import mmap
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ Arrays = dict[str, np.ndarray]
 _MOST_ARRAYS = 10_000
 _ENTRY = b"PK\x01\x02"  # begins each member's entry in an archive's list
 _CHUNK = 1 << 20
+# What numpy's readers of headers raise, which take them for Python.
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 
 
 def read_recording(path: str | Path) -> Arrays:
@@ -86,7 +89,7 @@ def _member(
                 values[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
                 filled += len(chunk)
             stream.read(1)  # at the end the checksum is compared
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OSError) as error:
+    except (*_BAD_HEADER, OSError) as error:
         raise DataError(f"{what} cannot be read: {error}") from None
     order: Literal["F", "C"] = "F" if is_fortran else "C"
     return name, values.view(kind).reshape(shape, order=order)

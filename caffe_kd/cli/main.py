@@ -49,6 +49,7 @@ COMMANDS = {
     "plot_training_log": "draw the curves of training logs",
     "parse_log": "write a training log as tables of numbers",
     "summarize": "list a net's layers with their shapes and parameters",
+    "fuzz": "feed damaged files to every reader",
     "upgrade_net_proto_text": "write an old net's prototxt in the current format",
     "upgrade_net_proto_binary": "write an old caffemodel in the current format",
     "upgrade_solver_proto_text": "write an old solver's prototxt in the current format",

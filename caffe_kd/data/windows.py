@@ -112,7 +112,7 @@ class _Reader:
     def whole_number(self) -> int:
         word = self.line()
         if not word.isascii() or not word.isdecimal() or len(word) > 9:
-            self.fail(f'a whole number is expected. Received: "{_shown(word.encode())}"')
+            self.fail(f'a whole number is expected. Received: "{word[:80]}"')
         return int(word)
 
     def windows(self, count: int) -> np.ndarray:

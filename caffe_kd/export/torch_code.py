@@ -212,7 +212,7 @@ def _codes(steps: Sequence[Step], blobs: _Names) -> list[Code]:
         raise ExportError(
             "these layers cannot be written as PyTorch code:\n  "
             + "\n  ".join(problems)
-            + f"\nTypes that can: {', '.join(sorted(EMITTERS))}. "
+            + f"\n  Types that can: {', '.join(sorted(EMITTERS))}. "
             "export_onnx may write the net as it is"
         )
     return codes

@@ -53,6 +53,7 @@ class Context:
         notify: takes what a layer has to tell while it runs, as a line for the log.
         parameter_bytes: what the parameter blobs made so far take.
         exact_sums: whether the sums of products on the way forward are taken in float64.
+        writes_files: whether layers that write files do so; not where a net is only measured.
     """
 
     file: Path | None = None
@@ -62,6 +63,7 @@ class Context:
     notify: Callable[[str], None] = lambda line: None
     parameter_bytes: int = 0
     exact_sums: bool = False
+    writes_files: bool = True
 
 
 class Layer(nn.Module):

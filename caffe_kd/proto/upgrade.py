@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import NetError, SolverError
 from . import caffe_pb2 as pb
 from . import foreign, text, upgrade_v0, upgrade_v1
+from .strings import check_strings
 
 _LEGACY_DIMS = 4  # input_dim lists num, channels, height and width of each input
 
@@ -80,10 +81,12 @@ def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
         NetError: the net mixes ``layer`` and ``layers``, has a layer type that its format does not
             know, padding layers before something else than a convolution or pooling, or inputs
             without all their extents.
+        ParseError: a name has control characters, or is endless.
 
     Source: the original's ``UpgradeNetAsNeeded``. It writes layers of 2014 among those of 2013
     without their settings; here they keep them.
     """
+    check_strings(net, name)
     if not needs_upgrade(net):
         return net
     notes = Notes() if notes is None else notes
@@ -130,9 +133,11 @@ def upgrade_solver(solver: Any, name: str, notes: Notes | None = None) -> Any:
     Raises:
         SolverError: both solver_type and type are given.
         NetError: a net inside cannot be upgraded; see ``upgrade_net``.
+        ParseError: a name has control characters, or is endless.
 
     Source: the original's ``UpgradeSolverAsNeeded``.
     """
+    check_strings(solver, name)
     nets = [getattr(solver, f) for f in ("net_param", "train_net_param") if solver.HasField(f)]
     if (
         not solver.HasField("solver_type")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_kd.cli.main import main
 from caffe_kd.errors import DataError, NetError
 from caffe_kd.export.deploy import deploy
 from caffe_kd.net import Net
+from caffe_kd.proto import text
 from tests.helpers import inputs_text, make_net
 
 
@@ -125,3 +128,36 @@ def test_file_that_cannot_be_written_is_told() -> None:
     Path("out").write_text("in the way")
     with pytest.raises(DataError, match=r"out/rows\.h5: layer 'o' \(HDF5Output\): cannot be wr"):
         give(output_net((2, 3), (2,)), 0)
+
+
+def as_text(path: Path) -> None:
+    path.write_text("my notes")
+
+
+def as_data(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["data"], file["label"] = np.zeros((2, 3)), np.zeros(2)
+
+
+@pytest.mark.parametrize("make", [as_text, as_data, Path.mkdir])
+def test_file_of_something_else_is_not_replaced(make: Callable[[Path], None]) -> None:
+    path = Path("mine")
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    net = output_net((3, 2), (3,), file="mine")
+    with pytest.raises(DataError, match=r"mine: layer 'o' .*no such layer has written"):
+        give(net, 0)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_file_of_an_earlier_run_is_replaced() -> None:
+    give(output_net((3, 2), (3,)), 0)
+    give(output_net((4, 2), (4,)), 0)
+    assert read()[0].shape == (4, 2, 1, 1)
+
+
+def test_time_writes_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    net = output_net((3, 2), (3,))
+    Path("net.prototxt").write_text(text.to_text(net.param))
+    assert main(["time", "-model", "net.prototxt", "-iterations", "1"]) == 0
+    assert not Path("out").exists()

@@ -1,0 +1,1 @@
+"""Damaged inputs for every reader: made from good files, each repeatable from its number."""

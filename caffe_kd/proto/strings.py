@@ -1,0 +1,44 @@
+"""Refuses what no name of a net can be meant to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from ..errors import ParseError, has_control_characters
+
+MOST_CHARACTERS = 4096
+_FREE = ("param_str", "text")  # what a Python layer reads, and a fork's own field
+_PLACE = "source_line"
+
+
+def check_strings(message: Any, file: str) -> None:
+    """Refuse names, paths and words of a net or solver that would garble what is printed.
+
+    Raises:
+        ParseError: a string has control characters, such as a terminal obeys, or is endless.
+    """
+    for where, name, value in _strings(message, file):
+        if has_control_characters(value):
+            problem = "control characters, as none can be meant to have"
+        elif len(value) > MOST_CHARACTERS:
+            problem = f"{len(value)} characters, where {MOST_CHARACTERS} are the most"
+        else:
+            continue
+        raise ParseError(f"'{name}' has {problem}. Received: \"{value[:60]}\"", where)
+
+
+def _strings(message: Any, where: str) -> Iterator[tuple[str, str, str]]:
+    """Yield place, field and value of each string, here and in every message below."""
+    place = getattr(message, _PLACE, "") or where
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for item in value if field.is_repeated else [value]:
+                yield from _strings(item, place)
+        elif field.type == FieldDescriptor.TYPE_STRING and field.name not in (*_FREE, _PLACE):
+            for item in value if field.is_repeated else [value]:
+                # protobuf gives the bytes of a binary file that are no text as they are
+                is_text = isinstance(item, str)
+                yield place, field.name, item if is_text else item.decode(errors="surrogateescape")
