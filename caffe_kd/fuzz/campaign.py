@@ -77,8 +77,9 @@ class Campaign:
             folder.mkdir(parents=True, exist_ok=True)
             good = list(kind.seeds(folder))
             if good:  # recorded files may be absent
-                kind.read(good[0])  # and what it imports is there before memory is measured
                 self._good[kind.name] = good
+                # What it imports is there before memory is measured.
+                kind.read(self._placed(kind, good[0], work / "good" / f"read-{kind.name}"))
                 self.kinds.append(kind)
 
     def run(self, kind: Kind, numbers: Sequence[int]) -> Iterator[Verdict]:
@@ -97,16 +98,20 @@ class Campaign:
         choice = random.Random(f"{self._seed} {kind.name} {number}")
         good = choice.choice(self._good[kind.name])
         other = choice.choice(self._good[kind.name])
-        path = folder / f"{number}{kind.suffix}"
-        if not good.is_dir():
-            path.write_bytes(damaged(good.read_bytes(), choice, other.read_bytes()))
-            return path
-        shutil.copytree(good, path)
-        file = choice.choice(sorted(p for p in path.iterdir() if p.stat().st_size))
-        others = [p for p in sorted(other.iterdir()) if p.stat().st_size]
-        content = damaged(file.read_bytes(), choice, choice.choice(others).read_bytes())
-        file.write_bytes(content)
+        path = self._placed(kind, good, folder / str(number))
+        files, others = _files(path), _files(other)
+        file, from_other = choice.choice(files), choice.choice(others)
+        file.write_bytes(damaged(file.read_bytes(), choice, from_other.read_bytes()))
         return path
+
+    @staticmethod
+    def _placed(kind: Kind, good: Path, at: Path) -> Path:
+        """Copy a good file, or a folder of them, to where it is read or damaged."""
+        path = at.with_name(at.name + kind.suffix)
+        if good.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            return Path(shutil.copytree(good, path))
+        return Path(shutil.copyfile(good, path))
 
     def _save(self, kind: Kind, verdict: Verdict) -> Path:
         folder = self._work / "faults" / kind.name
@@ -177,6 +182,11 @@ class Campaign:
             status = 0
         finally:
             os._exit(status)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or the files of a folder that are not empty."""
+    return sorted(p for p in path.iterdir() if p.stat().st_size) if path.is_dir() else [path]
 
 
 def _tried(kind: Kind, path: Path) -> tuple[str, str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import itertools
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +75,11 @@ def kinds(golden: Path) -> list[Kind]:
         Kind("state", both(_states, "*/*.solverstate"), _read_state, ".solverstate"),
         Kind("state-h5", _states_h5, _read_state, ".solverstate.h5"),
         Kind("resume", _resumes, _read_resume, ".resume"),
+        Kind("resume-array", _arrays_of_resumes, _read_array_of_resume, ".resume"),
         Kind("rows-h5", _rows, _read_rows, ".h5"),
         Kind("recording", both(_recordings, "layers/*.npz"), _read_recording, ".npz"),
+        Kind("recording-array", _arrays_of_recordings, _read_array_of_recording, ".npz"),
+        Kind("idx-packed", _plain_idx, _read_packed_idx, "-images-idx3-ubyte"),
         Kind("idx", _idx, _read_idx, "-images-idx3-ubyte"),
         Kind("lmdb", both(_lmdbs, "data/*_lmdb"), _read_lmdb, ""),
         Kind("leveldb", there("data/*_leveldb"), _read_leveldb, ""),
@@ -114,7 +120,7 @@ def _solvers(folder: Path) -> Iterable[Path]:
         f'distiller_net: "{distiller}"\n'
     )
     own = _text(folder, "kd_solver.prototxt", settings + teacher)
-    return [own, own, *(p for p in _examples() if "solver" in p.stem)]
+    return [*[own] * 40, *(p for p in _examples() if "solver" in p.stem)]
 
 
 def _examples() -> list[Path]:
@@ -201,8 +207,6 @@ def _recordings(folder: Path) -> Iterable[Path]:
 
 
 def _idx(folder: Path) -> Iterable[Path]:
-    import gzip
-
     images = struct.pack(">IIII", 0x803, 20, 6, 6) + bytes(range(180)) * 4
     labels = struct.pack(">II", 0x801, 20) + bytes(range(20))
     (folder / "a-images-idx3-ubyte").write_bytes(images)
@@ -358,19 +362,42 @@ def _read_state(path: Path) -> None:
         blob.sum()
 
 
+_CHECKS = {"weights": 7}
+
+
 def _resumes(folder: Path) -> Iterable[Path]:
     from ..solver import resume
 
-    weights = next(iter(_weights(folder)))
-    resume.write(folder / "a.resume", weights, [_net()], [1.0, 0.5], {})
+    resume.write(folder / "a.resume", _CHECKS, [_net()], [1.0, 0.5], {})
     return [folder / "a.resume"]
+
+
+def _arrays_of_resumes(folder: Path) -> Iterable[Path]:
+    """Return the arrays that a .resume is made of, as files of their own."""
+    (good,) = _resumes(folder)
+    with zipfile.ZipFile(good) as archive:
+        return [Path(archive.extract(name, folder)) for name in archive.namelist()]
 
 
 def _read_resume(path: Path) -> None:
     from ..solver import resume
 
-    weights = next(iter(_weights(path.parent)))
-    resume.read(path, weights, [_net()], {})
+    resume.read(path, _CHECKS, [_net()], {}, lambda line: None)
+
+
+def _read_array_of_resume(path: Path) -> None:
+    """Read a .resume whose checksums are right, but one of its arrays is not."""
+    from ..solver import resume
+
+    content, packed = path.read_bytes(), io.BytesIO()
+    (good,) = _resumes(path.parent)
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(packed, "w") as new:
+        names = old.namelist()
+        changed = names[zlib.crc32(content) % len(names)]
+        for name in names:
+            new.writestr(name, content if name == changed else old.read(name))
+    path.write_bytes(resume.sealed(packed.getvalue()))
+    _read_resume(path)
 
 
 def _read_rows(path: Path) -> None:
@@ -385,6 +412,30 @@ def _read_recording(path: Path) -> None:
 
     for value in read_recording(path).values():
         value.sum()
+
+
+def _arrays_of_recordings(folder: Path) -> Iterable[Path]:
+    np.save(folder / "a.npy", np.arange(12.0).reshape(3, 4))
+    np.save(folder / "b.npy", np.asfortranarray(np.eye(3, dtype=np.float16)))
+    return [folder / "a.npy", folder / "b.npy"]
+
+
+def _read_array_of_recording(path: Path) -> None:
+    """Read a recording whose checksums are right, but whose array is not."""
+    content = path.read_bytes()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", content)
+    _read_recording(path)
+
+
+def _plain_idx(folder: Path) -> Iterable[Path]:
+    return list(_idx(folder))[:1]
+
+
+def _read_packed_idx(path: Path) -> None:
+    """Read a gzip archive whose checksum is right, but whose content is not."""
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    _read_idx(path)
 
 
 def _read_idx(path: Path) -> None:
@@ -413,10 +464,11 @@ def _read_leveldb(path: Path) -> None:
 
 
 def _read_image(path: Path) -> None:
-    from ..data.picture import decode_picture
+    from ..data.image_file import decode_image, decode_on_white
 
     for color in (True, False):
-        decode_picture(path.read_bytes(), str(path), color)
+        decode_image(path.read_bytes(), str(path), color)
+    decode_on_white(path.read_bytes(), str(path), True, (8, 8))
 
 
 def _read_list(path: Path) -> None:

@@ -189,7 +189,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         if size > len(content):  # it is written unpacked, so this is somebody else's
             raise ValueError(f"it unpacks to {size} bytes, more than it has itself")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+        if other := [name for name in arrays if not isinstance(arrays[name], np.ndarray)]:
+            raise ValueError(f"'{other[0]}' is no array")
+        return arrays
     except Exception as error:  # of numpy and zipfile, a dozen kinds
         first, *_ = [*str(error).splitlines(), type(error).__name__]
         raise _damaged(first, path) from None

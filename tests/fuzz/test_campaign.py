@@ -34,7 +34,7 @@ def planted(read: Callable[[Path], object]) -> Kind:
         return [path]
 
     def guarded(path: Path) -> None:
-        if path.name != "good":
+        if "read-" not in path.name:
             read(path)
 
     return Kind("planted", seeds, guarded, ".txt")
