@@ -3,6 +3,7 @@
     CaffeKDError                exit status 1
     ├── UsageError              exit status 2: a flag or argument is wrong
     ├── ParseError              a file is not what it is said to be, or is damaged
+    │   └── MissingFile         it is not there
     ├── NetError                a net or layer cannot be built or run
     ├── WeightsError            weights do not fit the net
     ├── DataError               records are missing or wrong
@@ -71,6 +72,10 @@ class UsageError(CaffeKDError):
 
 class ParseError(CaffeKDError):
     """A file could not be read as what it is said to be."""
+
+
+class MissingFile(ParseError):
+    """A file is not there."""
 
 
 class NetError(CaffeKDError):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import CaffeKDError, ParseError
+from .errors import CaffeKDError, MissingFile, ParseError
 
 try:
     import fcntl
@@ -21,6 +21,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _UNFINISHED = ".unfinished"
+# What a Windows path turns into in a prototxt: "D:\train" has a tab.
+_ESCAPES = (
+    ("\t", r"\t", "a tab"),
+    ("\n", r"\n", "a line break"),
+    ("\r", r"\r", "a carriage return"),
+    ("\a", r"\a", "a bell"),
+    ("\b", r"\b", "a backspace"),
+    ("\f", r"\f", "a form feed"),
+    ("\v", r"\v", "a vertical tab"),
+)
 _LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_UNFINISHED))
 _tidied: set[Path] = set()  # the folders that were looked through
 
@@ -33,6 +43,20 @@ def check_name(path: str | Path) -> None:
     """
     if "\0" in str(path):
         raise ParseError("a file's name cannot hold a NUL character", repr(str(path))[1:-1])
+
+
+def slip_in(path: str | Path) -> str:
+    """Return what seems wrong in the name of a file that is not there, for the end of a message."""
+    name = str(path)
+    for letter, escape, called in _ESCAPES:
+        if letter in name:
+            return (
+                f'. The name holds {called}: in a prototxt "{escape}" stands for it. Between '
+                'folders write "/", or "\\\\" for one backslash'
+            )
+    if "\\" in name and os.sep != "\\":
+        return '. A backslash does not separate folders here: write "/"'
+    return ""
 
 
 @contextmanager
@@ -51,7 +75,9 @@ def reading(path: str | Path) -> Iterator[int]:
             raise ParseError("is not an ordinary file", str(path))
         yield status.st_size
     except FileNotFoundError:
-        raise ParseError(f"no such file. Looked from {Path.cwd()}", str(path)) from None
+        raise MissingFile(
+            f"no such file. Looked from {Path.cwd()}{slip_in(path)}", str(path)
+        ) from None
     except OSError as error:
         raise ParseError(f"cannot be read: {error.strerror}", str(path)) from None
 

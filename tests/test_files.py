@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.errors import CaffeKDError, ParseError
+from caffe_kd.errors import CaffeKDError, MissingFile, ParseError
 from caffe_kd.files import find, new_file, read_bytes, replacing, write_atomically
 
 as_root = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -29,6 +30,28 @@ def test_file_over_the_bound_is_refused_unread(tmp_path):
         file.truncate(1 << 40)  # would not fit in memory
     with pytest.raises(ParseError, match=f"a: is {1 << 40} bytes long, more than the 100 allowed"):
         read_bytes(path, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("D:\train", r'holds a tab: in a prototxt "\\t" stands for it. .* "\\\\" for one'),
+        ("D:\new", r"holds a line break: "),
+        ("D:\x07cat", r"holds a bell: "),
+        pytest.param(
+            r"D:\pics", r'A backslash does not separate folders here: write "/"',
+            marks=pytest.mark.skipif(os.sep == "\\", reason="there it does"),
+        ),
+    ],
+)  # fmt: skip
+def test_missing_file_with_a_windows_path_says_what_is_wrong(name, words):
+    with pytest.raises(MissingFile, match=f"no such file. Looked from .*{words}"):
+        read_bytes(name, 100)
+
+
+def test_missing_file_with_an_ordinary_name_says_no_more():
+    with pytest.raises(MissingFile, match=f"no such file. Looked from {re.escape(os.getcwd())}$"):
+        read_bytes("gone/train", 100)
 
 
 @pytest.mark.skipif(as_root, reason="nothing is forbidden to root")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError, did_you_mean
-from ..files import find, read_bytes
+from ..files import find, read_bytes, slip_in
 from ..proto.hdf5_sizes import dataset_problem
 
 _MOST_LIST_BYTES = 16 << 20
@@ -140,7 +140,8 @@ class _Opened:
         import h5py
 
         if not Path(self._path).is_file():
-            raise DataError(f"no such file. Looked from {Path.cwd()}", self._path)
+            slip = slip_in(self._path)
+            raise DataError(f"no such file. Looked from {Path.cwd()}{slip}", self._path)
         self._file_bytes = Path(self._path).stat().st_size
         try:
             self._file = h5py.File(self._path, "r")

@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 
 from ..errors import DataError
-from ..files import write_atomically
+from ..files import slip_in, write_atomically
 from ..memory import growth_problem
 from .source import FolderLookup, MemoryRecords
 from .stand_in import is_stand_in
@@ -66,7 +66,8 @@ def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:
     if paths:
         return min(paths, key=is_stand_in)
     raise DataError(
-        f"no such file, nor '{Path(other).name}'; get the digits with tools/get_mnist.py",
+        f"no such file, nor '{Path(other).name}'"
+        + (slip_in(source) or "; get the digits with tools/get_mnist.py"),
         str(folder_lookup(source)),
     )
 

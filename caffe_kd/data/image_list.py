@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CaffeKDError, DataError
+from ..errors import CaffeKDError, DataError, MissingFile
 from ..files import find, read_bytes
 from .image_file import MOST_BYTES, check_size, decode_image
 from .source import RecordSource
@@ -96,11 +96,14 @@ class ImageRecords(RecordSource):
         """Return image uint8 [C, H, W] and label.
 
         Raises:
-            DataError: the file cannot be read or is no image; the message names it and its line.
+            MissingFile: the file is not there.
+            DataError: it cannot be read or is no image. The message names it and its line.
         """
         path = find(self._root + self._lines.paths[index], beside=self.name)
         try:
             image = decode_image(self._bytes(index, path), str(path), self._color, self._size)
+        except MissingFile as error:
+            raise MissingFile(f"Could not load {error}", self.where(index)) from error
         except CaffeKDError as error:
             raise DataError(f"Could not load {error}", self.where(index)) from error
         return image, int(self._lines.labels[index])

@@ -22,7 +22,7 @@ import google_crc32c
 import numpy as np
 
 from ..errors import DataError
-from ..files import read_bytes
+from ..files import read_bytes, slip_in
 from ..memory import growth_problem
 from .datum import DatumRecords
 from .snappy import decompress, decompressed_size, varint
@@ -171,7 +171,7 @@ class _Database:
         if not current.is_file():
             is_lmdb = (self._folder / "data.mdb").is_file()
             remedy = "this is an LMDB: write backend: LMDB" if is_lmdb else "it has no file CURRENT"
-            raise DataError(f"no LevelDB here: {remedy}", str(self._folder))
+            raise DataError(f"no LevelDB here: {remedy}{slip_in(self._folder)}", str(self._folder))
         name = read_bytes(current, _MOST_KEY_BYTES).decode(errors="replace").strip()
         if not re.fullmatch(r"MANIFEST-\d+", name):
             raise _damaged(str(current), ValueError(f"it names the manifest {name[:40]!r}"))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..files import put_in_place, unfinished
+from ..files import put_in_place, slip_in, unfinished
 from .datum import DatumRecords
 
 # The layout on disk (64-bit, little-endian), after the page header of 16 bytes:
@@ -80,7 +80,7 @@ def _map(path: Path) -> mmap.mmap:
         is_level_db = (path / "CURRENT").is_file()
         raise DataError(
             ("this is a LevelDB: write backend: LEVELDB; " if is_level_db else "")
-            + f"no LMDB at {path}; {_remedy(path)}",
+            + f"no LMDB at {path}{slip_in(path) or f'; {_remedy(path)}'}",
         )
     try:
         with file.open("rb") as opened:

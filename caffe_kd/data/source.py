@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import slip_in
 from ..memory import machine_bytes
 from ..proto import caffe_pb2
 
@@ -274,6 +275,7 @@ def _no_backend(path: Path) -> DataError:
     else:
         remedy = "Write backend: LMDB or backend: IDX, or name a LevelDB"
     return DataError(
-        f"data_param has no backend, and the default is LEVELDB, which this is not. {remedy}",
+        "data_param has no backend, and the default is LEVELDB, which this is not. "
+        f"{remedy}{slip_in(path)}",
         str(path),
     )

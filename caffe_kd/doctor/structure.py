@@ -70,10 +70,9 @@ def data_absent(view: View) -> Hits:
     for absent in view.survey.absent:
         taken = " x ".join(map(str, absent.taken or ()))
         supposed = f"Supposed: {taken}, {absent.reason}" if taken else "No shape can be supposed"
-        named = f" '{source(absent.proto)}'" if source(absent.proto) else ""
         severity = "note" if absent.reason.startswith("as -input_shape") else "warning"
-        fact = f"{called(absent.proto)}: the data{named} cannot be read. {supposed}"
-        yield Hit(severity, absent.proto.source_line, fact)
+        fact = absent.error.message.removeprefix(f"{called(absent.proto)}: ").rstrip(".")
+        yield Hit(severity, absent.proto.source_line, f"{called(absent.proto)}: {fact}. {supposed}")
 
 
 @case_check(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import user_code
-from ..errors import CaffeKDError, NetError
+from ..errors import CaffeKDError, MissingFile, NetError
 from ..layers import Layer, Shape, create, layer_types
 from ..net import Net
 from ..proto import caffe_pb2 as pb
@@ -160,11 +160,11 @@ class _Surveyor(Net):
         return shapes
 
     def _lacks_data(self, proto: Any, error: CaffeKDError) -> bool:
-        """Say whether a data layer fails for its data alone; a list may name pictures elsewhere."""
+        """Return whether a data layer fails only as its data, or what its list names, is absent."""
         if isinstance(error, NetError) or data_param(proto) is None:
             return False
         there = os.path.exists(beside(proto, source(proto), self.context.file))
-        return not there or proto.type in ("ImageData", "WindowData")
+        return not there or isinstance(error, MissingFile)
 
     def _supposed(self, proto: Any, error: CaffeKDError, wanted: Shape | None) -> list[Shape]:
         absent = Absent(proto, error)

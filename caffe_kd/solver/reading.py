@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SolverError
-from ..files import find
+from ..files import find, slip_in
 from ..proto import bundle, text
 from ..proto.upgrade import Notes, upgrade_net
 
@@ -47,7 +47,7 @@ class Reader:
         if not path or not os.path.exists(file):
             raise SolverError(
                 f"{field} '{path}': no such file, neither from {Path.cwd()} nor beside the "
-                f"solver.{hint}",
+                f"solver{slip_in(path) or '.'}{hint}",
                 self.where(field),
             )
         return file

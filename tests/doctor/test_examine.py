@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_kd.data.image_file import encode_image
 from caffe_kd.doctor.examine import examine
 from caffe_kd.doctor.findings import CASE_CHECKS, NET_CHECKS
 from caffe_kd.doctor.report import as_dict, as_text, short
@@ -118,6 +119,50 @@ def test_absent_datas_shape_is_supposed_from_the_settings(
     path = write(tmp_path, net=DATA.replace("TRANSFORM", transform) + IP + LOSS)
     (hit,) = found(path, "data_absent")
     assert words in hit[1]
+
+
+IMAGES = """layer { name: "d" type: "ImageData" top: "data" top: "label"
+  transform_param { TRANSFORM } image_data_param { source: "list.txt" batch_size: 2 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        ("crop_size: 64", ["larger than the image", "crop_size: 64, an image of 40 x 36"]),
+        (
+            'mean_file: "mean.binaryproto"',
+            ["mean.binaryproto: ", "(3, 30, 30), images of (3, 40, 36)"],
+        ),
+    ],
+)
+def test_images_that_do_not_fit_are_an_error_with_both_sizes(
+    tmp_path: Path, transform: str, words: list[str]
+) -> None:
+    write_blob(tmp_path / "mean.binaryproto", np.zeros((1, 3, 30, 30), np.float32))
+    (tmp_path / "p.png").write_bytes(encode_image(np.zeros((3, 40, 36), np.uint8), "png"))
+    (tmp_path / "list.txt").write_text("p.png 0\n")
+    path = write(tmp_path, net=IMAGES.replace("TRANSFORM", transform) + IP + LOSS)
+    report = report_of(path)
+    (error,) = [f.hit.what for f in report.findings if f.hit.severity == "error"]
+    assert all(word in error for word in words)
+    assert not found(path, "data_absent")
+
+
+def test_absent_list_and_absent_image_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, net=IMAGES.replace("TRANSFORM", "crop_size: 9") + IP + LOSS)
+    (hit,) = found(path, "data_absent")
+    assert "list.txt: no such file" in hit[1] and "Supposed: 3 x 9 x 9" in hit[1]
+    (tmp_path / "list.txt").write_text("gone/p.png 0\n")
+    (hit,) = found(path, "data_absent")
+    assert "list.txt:1: Could not load gone/p.png: no such file" in hit[1]
+
+
+@pytest.mark.parametrize("backend", ["", "backend: LMDB", "backend: LEVELDB", "backend: IDX"])
+def test_windows_path_of_absent_data_says_that_it_holds_a_tab(tmp_path: Path, backend: str) -> None:
+    net = DATA.replace("TRANSFORM", "crop_size: 9").replace('"gone"', rf'"D:\train" {backend}')
+    (hit,) = found(write(tmp_path, net=net + IP + LOSS), "data_absent")
+    assert r'holds a tab: in a prototxt "\t" stands for it' in hit[1]
 
 
 def test_shape_of_records_can_be_told(tmp_path: Path) -> None:
