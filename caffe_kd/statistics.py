@@ -20,6 +20,8 @@ from .layers import Layer
 from .layers.batch_statistics import BatchStatistics, Totals
 from .net import Net, Step
 
+_HANDED = ("Python", "Input")  # types whose data somebody else hands them
+
 
 @dataclass
 class Change:
@@ -75,7 +77,7 @@ def measure(
         layers: those that are looked at, which normalise by batch meanwhile; None: those that do.
 
     Raises:
-        NetError: its data comes from a Python layer, which cannot be put back.
+        NetError: its data comes from a Python or Input layer, which cannot be put back.
     """
     layers = following(net) if layers is None else layers
     with _put_back(net, _leading_to(net, layers)), by_batch(layers) as totals, torch.no_grad():
@@ -89,7 +91,7 @@ def measure(
 
 
 def score(
-    net: Net, judges: Sequence[Layer], iterations: int, layers: Sequence[BatchStatistics] = ()
+    net: Net, metrics: Sequence[Layer], iterations: int, layers: Sequence[BatchStatistics] = ()
 ) -> list[float]:
     """Return the mean of the first top of some layers, over batches of the net's data.
 
@@ -97,16 +99,16 @@ def score(
 
     Args:
         net: the net.
-        judges: the layers whose tops are wanted, such as Accuracy.
+        metrics: the layers whose tops are wanted, such as Accuracy.
         iterations: how many batches.
         layers: those that normalise by batch meanwhile.
     """
-    sums = [0.0] * len(judges)
-    with _put_back(net, _leading_to(net, judges)), by_batch(layers), torch.no_grad():
+    sums = [0.0] * len(metrics)
+    with _put_back(net, _leading_to(net, metrics)), by_batch(layers), torch.no_grad():
         for _ in range(iterations):
             net()
-            for index, judge in enumerate(judges):
-                sums[index] += float(net.blobs[judge.proto.top[0]].mean())
+            for index, metric in enumerate(metrics):
+                sums[index] += float(net.blobs[metric.proto.top[0]].mean())
     return [value / iterations for value in sums]
 
 
@@ -137,7 +139,7 @@ def refresh(net: Net, iterations: int) -> list[Change]:
         What was kept before and what is now, for each layer.
 
     Raises:
-        NetError: no layer keeps statistics, or the data comes from a Python layer.
+        NetError: no layer keeps statistics, or the data comes from a Python or Input layer.
     """
     if not following(net):
         raise NetError(
@@ -155,7 +157,7 @@ def _leading_to(net: Net, layers: Sequence[Layer]) -> list[Step]:
     """Return the steps that a forward pass needs up to the last of these layers.
 
     Raises:
-        NetError: a Python layer brings data, which cannot be put back.
+        NetError: a Python or Input layer brings the data.
     """
     wanted: set[str] = set()
     steps = []
@@ -163,8 +165,11 @@ def _leading_to(net: Net, layers: Sequence[Layer]) -> list[Step]:
         if any(step.layer is layer for layer in layers) or not wanted.isdisjoint(step.tops):
             wanted.update(step.bottoms)
             steps.append(step)
-            if step.layer.type == "Python" and not step.bottoms:
-                step.layer.fail("no extra batches can be taken of its data: nothing puts it back")
+            if step.layer.type in _HANDED and not step.bottoms:
+                step.layer.fail(
+                    "the batches for the statistics must come from a data layer, such as Data, "
+                    "which can be put back where it was"
+                )
     return steps[::-1]
 
 

@@ -129,6 +129,16 @@ def test_layers_that_use_what_they_keep_are_left_alone() -> None:
         refresh(net, 1)
 
 
+def test_net_without_data_is_refused_for_it_has_no_batches() -> None:
+    net = make_net(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 8 dim: 2 } } }\n'
+        'layer { name: "n" type: "BatchNorm" bottom: "x" top: "y" }',
+        phase=pb.TRAIN,
+    )
+    with pytest.raises(NetError, match="layer 'x' .Input.: the batches .* from a data layer"):
+        refresh(net, 1)
+
+
 def test_command_refuses_a_net_without_such_layers(capsys: pytest.CaptureFixture[str]) -> None:
     write_net(Path(), more="batch_norm_param { use_global_stats: true }")
     write_solver(Path(), iterations=1)

@@ -179,7 +179,7 @@ def temperature(view: View) -> Hits:
 @net_check(
     "distillation",
     why="With two classes the label leaves one other, whose share among the others is always 1: "
-    "the term that beta multiplies is 0 for every record, and so is its gradient.",
+    "the term that beta multiplies is 0 for every sample, and so is its gradient.",
     do="Use DistillingLoss; of two classes the first term of DecoupledDistillingLoss is all there "
     "is.",
 )

@@ -62,3 +62,9 @@ def test_teacher_whose_statistics_lag_is_found_in_the_students_solver() -> None:
     hits = found(Path("solver.prototxt"), LAG)
     assert any("layer 't/bn3' (BatchNorm): the kept variance was " in what for _, what in hits)
     assert not any("layer 'bn3'" in what for _, what in hits)  # it has no weights yet
+
+
+@pytest.mark.parametrize("name", ["mnist/teacher_solver", "mnist/kd_solver"])
+def test_examples_have_averages_that_fit_their_length(name: str) -> None:
+    solver = Path(__file__).parents[2] / "prototxt" / f"{name}.prototxt"
+    assert found(solver, LONG, shapes={"": (1, 28, 28)}) == []

@@ -57,6 +57,14 @@ def test_lag_is_named_after_a_test_with_its_remedy(folder: Path) -> None:
     assert "refresh_statistics: 50 in the solver" in line
 
 
+def test_lag_shows_in_the_loss_where_there_is_no_accuracy(folder: Path) -> None:
+    net = Path("net.prototxt").read_text()
+    start = net.index('layer { name: "acc"')
+    Path("net.prototxt").write_text(net[:start] + net[net.index('layer { name: "loss"') :])
+    _, log = run(folder)
+    assert re.search(r"^W.*loss = 2\.\d+, and 0\.\d+ by the statistics of each batch", log, re.M)
+
+
 def test_averages_that_keep_up_give_no_warning(folder: Path) -> None:
     write_net(folder, more="batch_norm_param { moving_average_fraction: 0.5 }")
     _, log = run(folder)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ... import statistics
 from ...errors import CaffeKDError
-from ...layers import Layer
 from ...layers.batch_statistics import BatchStatistics
 from ...net import Net
 from ..callback import Callback
@@ -61,20 +60,19 @@ def _difference(net: Net, names: set[str], batches: int) -> str | None:
     """Return in words how much better a test net is by its batches' statistics, if it is."""
     layers = [step.layer for step in net.steps]
     norms = [x for x in layers if isinstance(x, BatchStatistics) and x.stored and x.name in names]
-    judges: list[Layer] = [x for x in layers if x.type == "Accuracy"]
-    more = _POINTS
-    if not judges:
-        judges = [step.layer for step in net.steps if any(step.loss_weights) and step.layer.is_loss]
-        more = 0.0
-    judges = [judge for judge in judges if judge.proto.top]
+    named = [step for step in net.steps if step.layer.proto.top]
+    metrics = [step.layer for step in named if step.layer.type == "Accuracy"]
+    is_accuracy = bool(metrics)
+    if not metrics:
+        metrics = [step.layer for step in named if any(step.loss_weights)]
     try:
-        kept = statistics.score(net, judges, batches)
-        own = statistics.score(net, judges, batches, norms)
+        kept = statistics.score(net, metrics, batches)
+        own = statistics.score(net, metrics, batches, norms)
     except CaffeKDError:  # its data cannot be put back
         return None
-    for judge, before, after in zip(judges, kept, own, strict=True):
-        if (after > before + more) if more else (before > _LOSSES * after):
-            name = judge.proto.top[0]
+    for metric, before, after in zip(metrics, kept, own, strict=True):
+        if after > before + _POINTS if is_accuracy else before > _LOSSES * after:
+            name = metric.proto.top[0]
             return f"{name} = {before:.4g}, and {after:.4g} by the statistics of each batch,"
     return None
 
