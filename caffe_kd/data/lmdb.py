@@ -3,12 +3,12 @@
 Reading does not go through the lmdb library: it trusts every page of the file it maps, so that a
 truncated or damaged database ends the process with a bus error, and it refuses to open the same
 database twice, which a train and a test net may well do. The format is small and frozen; the walk
-below checks each offset before it is followed. Writing is the library's.
+below checks each offset before it is followed, and the file is read, not mapped. Writing is the
+library's.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from array import array
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..files import put_in_place, slip_in, unfinished
+from ..files import OpenFile, put_in_place, slip_in, unfinished
 from .datum import DatumRecords
 
 # The layout on disk (64-bit, little-endian), after the page header of 16 bytes:
@@ -50,7 +50,7 @@ class LmdbRecords(DatumRecords):
     def __init__(self, path: Path, force_color: bool | None = None) -> None:
         self.name = str(path)
         self._force_color = force_color
-        self._file = _map(path)
+        self._file = _open(path)
         self._places = _Tree(self._file, self.name).places()
         self.encoded = self._is_encoded()
 
@@ -60,11 +60,11 @@ class LmdbRecords(DatumRecords):
     def key(self, index: int) -> bytes:
         """Return the key of a record."""
         at, size = self._places[index, :2]
-        return self._file[at : at + size]
+        return self._file.read(at, size)
 
     def _value(self, index: int) -> bytes:
         at, size = self._places[index, 2:]
-        return self._file[at : at + size]
+        return self._file.read(at, size)
 
 
 def _remedy(path: Path) -> str:
@@ -73,8 +73,8 @@ def _remedy(path: Path) -> str:
     return f"tools/convert_imageset.py ROOT LIST {path} makes one of image files"
 
 
-def _map(path: Path) -> mmap.mmap:
-    """Return the database file as read-only memory."""
+def _open(path: Path) -> OpenFile:
+    """Open the database's file."""
     file = path / "data.mdb" if path.is_dir() else path
     if not file.is_file():
         is_level_db = (path / "CURRENT").is_file()
@@ -82,20 +82,18 @@ def _map(path: Path) -> mmap.mmap:
             ("this is a LevelDB: write backend: LEVELDB; " if is_level_db else "")
             + f"no LMDB at {path}{slip_in(path) or f'; {_remedy(path)}'}",
         )
-    try:
-        with file.open("rb") as opened:
-            if file.stat().st_size == 0:
-                raise DataError("the LMDB is truncated. Received: an empty file.", str(path))
-            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", str(path)) from error
+    opened = OpenFile(file)
+    if not len(opened):
+        raise DataError("the LMDB is truncated. Received: an empty file.", str(path))
+    return opened
 
 
 class _Tree:
     """Walks the main tree of an LMDB file and believes nothing that it reads there."""
 
-    def __init__(self, file: mmap.mmap, name: str) -> None:
+    def __init__(self, file: OpenFile, name: str) -> None:
         self._file = file
+        self._at, self._bytes = 0, b""  # the tree page that was read last
         self._name = name
         self._page_bytes = 4096  # for the first header; each database states its own
         metas = [self._meta(at=0)]
@@ -129,9 +127,8 @@ class _Tree:
         """Return transaction, entries, page size and root page of one of the two headers."""
         if len(self._file) < at + _PAGE.size + _META.size:
             raise self._damaged("the header is cut off")
-        magic, version, _, _, free, main, _, transaction = _META.unpack_from(
-            self._file, at + _PAGE.size
-        )
+        meta = _META.unpack(self._file.read(at + _PAGE.size, _META.size))
+        magic, version, _, _, free, main, _, transaction = meta
         if magic != _MAGIC or version != _VERSION:
             raise DataError(
                 "not an LMDB database of a 64-bit little-endian machine. "
@@ -150,7 +147,7 @@ class _Tree:
         at = page * self._page_bytes
         if page < 2 or at + self._page_bytes > len(self._file):
             raise self._damaged(f"page {page} lies outside the file")
-        number, _, flags, lower, upper = _PAGE.unpack_from(self._file, at)
+        number, _, flags, lower, upper = _PAGE.unpack(self._file.read(at, _PAGE.size))
         if number != page:
             raise self._damaged(f"page {page} bears the number {number}")
         return at, flags, lower, upper
@@ -162,18 +159,19 @@ class _Tree:
             raise self._damaged(f"page {page} has the unexpected flags 0x{flags:x}")
         if not _PAGE.size <= lower <= upper <= self._page_bytes:
             raise self._damaged(f"page {page} has impossible bounds")
-        offsets = struct.unpack_from(f"<{(lower - _PAGE.size) // 2}H", self._file, at + _PAGE.size)
+        self._at, self._bytes = at, self._file.read(at, self._page_bytes)
+        offsets = struct.unpack_from(f"<{(lower - _PAGE.size) // 2}H", self._bytes, _PAGE.size)
         if offsets and (min(offsets) < upper or max(offsets) > self._page_bytes - _NODE.size):
             raise self._damaged(f"a node of page {page} lies outside it")
         return flags, (at + offset for offset in offsets)
 
     def _child(self, node: int) -> int:
-        low, high, highest, _ = _NODE.unpack_from(self._file, node)
+        low, high, highest, _ = _NODE.unpack_from(self._bytes, node - self._at)
         return int(low | high << 16 | highest << 32)
 
     def _record(self, node: int, page: int) -> tuple[int, int, int, int]:
         """Return where key and value of a leaf's node lie."""
-        low, high, flags, key_size = _NODE.unpack_from(self._file, node)
+        low, high, flags, key_size = _NODE.unpack_from(self._bytes, node - self._at)
         size = low | high << 16
         key = node + _NODE.size
         value = key + key_size
@@ -187,7 +185,8 @@ class _Tree:
         if value + (8 if flags else size) > page_end:
             raise self._damaged(f"a record of page {page} reaches beyond it")
         if flags == _BIG:
-            first = int.from_bytes(self._file[value : value + 8], "little")
+            pointer = self._bytes[value - self._at : value - self._at + 8]
+            first = int.from_bytes(pointer, "little")
             at, page_flags, low, high = self._page(first)
             end = at + (low | high << 16) * self._page_bytes
             value = at + _PAGE.size

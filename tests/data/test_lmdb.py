@@ -287,3 +287,25 @@ def test_killed_conversion_does_not_stand_in_the_way_of_the_next(tmp_path: Path,
     write_lmdb(folder / "db", [(b"a", datum(2))], overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["db"]
     assert LmdbRecords(folder / "db").read(0)[1] == 2
+
+
+@pytest.mark.parametrize("size", [10, 5000])  # in a page of the tree, and on pages of its own
+def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, size: int) -> None:
+    """In a process of its own: reading by a map would end that with a bus error."""
+    write_lmdb(tmp_path / "db", [(b"%04d" % i, datum(i, size)) for i in range(500)])
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom caffe_kd.data.lmdb import LmdbRecords\n"
+        "from caffe_kd.errors import CaffeKDError\n"
+        "records = LmdbRecords(Path('db'))\nos.truncate('db/data.mdb', 8192)\n"
+        "try:\n    for index in range(500):\n        records.read(index)\n"
+        "except CaffeKDError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("db/data.mdb: is cut short while it is in use")
