@@ -91,16 +91,17 @@ class OpenFile:
 
     Args:
         path: an ordinary file.
+        writable: whether it is also written.
 
     Raises:
         ParseError: as ``reading``.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, writable: bool = False) -> None:
         self.name = str(path)
         with reading(path) as self._size:
-            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-            self._handle = os.open(path, flags)
+            flags = os.O_RDWR if writable else os.O_RDONLY
+            self._handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._handle)
         self._lock = threading.Lock()
 
@@ -129,6 +130,48 @@ class OpenFile:
                 self.name,
             )
         return found
+
+    def write(self, at: int, content: bytes | memoryview) -> None:
+        """Write some bytes.
+
+        Raises:
+            CaffeKDError: they cannot be written.
+        """
+        left = memoryview(content)
+        try:
+            while left:
+                if hasattr(os, "pwrite"):
+                    count = os.pwrite(self._handle, left, at)
+                else:
+                    with self._lock:
+                        os.lseek(self._handle, at, os.SEEK_SET)
+                        count = os.write(self._handle, left)
+                left, at = left[count:], at + count
+        except OSError as error:
+            raise CaffeKDError(f"cannot be written: {error.strerror}", self.name) from None
+
+
+def take_space(path: Path, size: int) -> None:
+    """Make a file of zeros whose space on the disk is taken; one of that size stays as it is.
+
+    Raises:
+        OSError: there is no space.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        if os.fstat(handle).st_size == size:
+            return
+        os.ftruncate(handle, 0)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
+        else:
+            for at in range(0, size, 1 << 20):
+                os.write(handle, bytes(min(1 << 20, size - at)))
+    except OSError:
+        os.ftruncate(handle, 0)
+        raise
+    finally:
+        os.close(handle)
 
 
 def read_bytes(path: str | Path, max_bytes: int) -> bytes:

@@ -8,7 +8,6 @@ of the batch size, so that a record's answer has the same bits in whatever order
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Collection
@@ -18,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CaffeKDError, DataError
-from ..files import write_atomically
+from ..errors import DataError
 from ..layers import Context, Layer
 from ..layers.records import Indices, RecordLayer
 from ..net import Net, Step
 from ..proto import caffe_pb2 as pb
 from ..proto import text
+from .cache_store import DiskStore, MemoryStore, Store
 from .frozen import Frozen, choose
 
 
@@ -78,14 +77,15 @@ class TeacherCache:
         """Make room for the answers to the records that the source has now."""
         self._contents = self.source.contents
         self.records = self.source.record_count
-        shapes = self.frozen.shapes(self.net)
         self.bytes = self.frozen.bytes(self.net)
-        chunks = math.ceil(self.records / self.chunk)
+        self.chunks = math.ceil(self.records / self.chunk)
+        shapes = self.frozen.shapes(self.net)
+        self._store: Store | None = None  # lets go of the one before, which may be removed
         if self._folder is None:
-            self._values = {n: torch.empty(s) for n, s in shapes.items()}
-            self._filled = np.zeros(chunks, np.bool_)
+            self._store = MemoryStore(shapes, self.chunk)
         else:
-            self._open(self._folder, shapes, chunks, self._notify)
+            about = self.fingerprint()
+            self._store = DiskStore(self._folder, about, shapes, self.chunk, self._notify)
 
     def _attach(self) -> None:
         skipped = {id(step) for step in self.frozen.steps}
@@ -108,22 +108,22 @@ class TeacherCache:
             first, last = indices.start // self.chunk, (indices.stop - 1) // self.chunk
             for chunk in range(first, last + 1):
                 self._need(chunk)
-            rows: slice | Tensor = indices
             self.served += indices.stop - indices.start
         else:
             for chunk in np.unique(indices // self.chunk):
                 self._need(int(chunk))
-            rows = torch.from_numpy(np.ascontiguousarray(indices))
             self.served += len(indices)
         device = self.source.context.device
-        return tuple(self._values[name][rows].to(device) for name in self.frozen.blobs)
+        assert self._store is not None
+        return tuple(self._store.get(name, indices).to(device) for name in self.frozen.blobs)
 
     def _need(self, chunk: int) -> None:
-        if not self._filled[chunk]:
-            self._compute(chunk)
+        assert self._store is not None
+        if not self._store.has(chunk):
+            self._compute(chunk, self._store)
 
     @torch.no_grad()
-    def _compute(self, chunk: int) -> None:
+    def _compute(self, chunk: int, store: Store) -> None:
         started = time.perf_counter()
         rows = slice(chunk * self.chunk, min(self.records, (chunk + 1) * self.chunk))
         blobs = dict(zip(self.frozen.source.tops, self.source.read(rows), strict=True))
@@ -131,16 +131,17 @@ class TeacherCache:
             result = step.layer(*(blobs[name] for name in step.bottoms))
             tops = (result,) if isinstance(result, Tensor) else result
             blobs.update(zip(step.tops, tops, strict=True))
-        for name in self.frozen.blobs:
-            kept = self._values[name][rows]
-            if blobs[name].shape != kept.shape:
+        values: dict[str, Tensor] = {}
+        for name, (_, *rest) in self.frozen.shapes(self.net).items():
+            shape = (rows.stop - rows.start, *rest)
+            if blobs[name].shape != shape:
                 raise DataError(
                     f"blob '{name}' is {tuple(blobs[name].shape)} for records {rows.start} to "
-                    f"{rows.stop - 1}, where {tuple(kept.shape)} was expected: answers to images "
+                    f"{rows.stop - 1}, where {shape} was expected: answers to images "
                     "of several sizes cannot be remembered. Train with -teacher_cache off"
                 )
-            kept.copy_(blobs[name])
-        self._filled[chunk] = True
+            values[name] = blobs[name].to("cpu", torch.float32)
+        store.put(chunk, values)
         self.computed += 1
         self.seconds += time.perf_counter() - started
 
@@ -149,54 +150,10 @@ class TeacherCache:
         per_record = self.seconds / (self.computed * self.chunk) if self.computed else 0.0
         saved = max(0.0, self.served * per_record - self.seconds)
         return (
-            f"Teacher cache: {self.computed} of {len(self._filled)} chunks computed in "
+            f"Teacher cache: {self.computed} of {self.chunks} chunks computed in "
             f"{self.seconds:.1f} s, {self.served} answers given, about {saved:.1f} s saved, "
             f"{self.bytes / 2**20:.1f} MB"
         )
-
-    # ---- on disk
-
-    def _open(
-        self,
-        folder: Path,
-        shapes: dict[str, tuple[int, ...]],
-        chunks: int,
-        notify: Callable[[str], None],
-    ) -> None:
-        """Map the files of an earlier run if its fingerprint is ours, else begin anew."""
-        about = folder / "fingerprint.json"
-        fingerprint = self.fingerprint()
-        files = {name: folder / f"{index}.f32" for index, name in enumerate(shapes)}
-        sizes = {files[n]: 4 * math.prod(s) for n, s in shapes.items()}
-        sizes[folder / "filled"] = chunks
-        known = _read_json(about)
-        same = known == fingerprint and all(
-            path.is_file() and path.stat().st_size == size for path, size in sizes.items()
-        )
-        if known is not None and not same:
-            differing = [k for k in fingerprint if (known or {}).get(k) != fingerprint[k]]
-            notify(
-                f"The teacher cache in {folder} was made with another "
-                f"{' and '.join(differing) or 'file size'}: computed anew"
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not same:
-                about.unlink(missing_ok=True)
-                for path, size in sizes.items():
-                    path.unlink(missing_ok=True)  # answers given earlier may still map the old one
-                    with open(path, "wb") as file:
-                        file.truncate(size)
-                write_atomically(about, json.dumps(fingerprint, indent=1).encode())
-            self._values = {
-                name: torch.from_numpy(np.memmap(files[name], np.float32, "r+", shape=shape))
-                for name, shape in shapes.items()
-            }
-            self._filled = np.memmap(folder / "filled", np.bool_, "r+", shape=(chunks,))
-        except OSError as error:
-            raise CaffeKDError(
-                f"the teacher cache cannot be written: {error.strerror}", str(folder)
-            ) from None
 
     def fingerprint(self) -> dict[str, str]:
         """Return what the answers depend on: net, weights, data and its transformation."""
@@ -218,14 +175,6 @@ class TeacherCache:
             "chunk": str(self.chunk),
             "torch": torch.__version__,
         }
-
-
-def _read_json(path: Path) -> dict[str, str] | None:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return known if isinstance(known, dict) else None
 
 
 def remember(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from caffe_kd.data.idx import write_idx
-from caffe_kd.errors import DataError, UsageError
+from caffe_kd.errors import CaffeKDError, DataError, UsageError
 from caffe_kd.layers.memory_data import MemoryData
 from caffe_kd.log import Log
 from caffe_kd.solver.callbacks.teacher_outputs import TeacherOutputs
@@ -18,6 +20,7 @@ from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
 from caffe_kd.solver.teacher_cache import TeacherCache
+from tests.test_disk_full import full_disk
 
 RECORDS, BATCH = 22, 4  # the last chunk is not full, and batches run over the end
 
@@ -135,20 +138,64 @@ def test_disk_cache_serves_the_next_run(folder: Path) -> None:
 @pytest.mark.parametrize("change", ["weights", "data", "transform", "file"])
 def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) -> None:
     trained(solver(folder, "disk")[0])
+    gc.collect()  # the run is over, and its cache not in use
     if change == "data":
         write_digits(folder, seed=1)
     if change == "file":
-        (folder / "run.teacher_cache" / "0.f32").write_bytes(b"short")
+        (values,) = (folder / "run.teacher_cache").glob("*/0.f32")
+        values.write_bytes(b"short")
     transform = "mean_value: 3" if change == "transform" else ""
     seed = 6 if change == "weights" else 5
     run, lines = solver(folder, "disk", transform, seed=seed)
     told = lines.getvalue
     after = trained(run)
     assert cache_of(run) is not None and cache_of(run).computed == 6
-    assert "computed anew" in told()
+    assert ("is damaged" if change == "file" else "computed anew") in told()
+    assert len(list((folder / "run.teacher_cache").iterdir())) == 1
     live = trained(solver(folder, "off", transform, seed=seed)[0])
     for a, b in zip(live, after, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_chunk_that_a_power_cut_has_zeroed_is_computed_again(folder: Path) -> None:
+    first = trained(solver(folder, "disk")[0])
+    (path,) = (folder / "run.teacher_cache").glob("*/0.f32")
+    content = bytearray(path.read_bytes())
+    content[: len(content) // 2] = bytes(len(content) // 2)
+    path.write_bytes(content)
+    run, lines = solver(folder, "disk")
+    assert same(first, trained(run))
+    assert cache_of(run).computed == 3  # of 6 chunks
+    assert lines.getvalue().count("is damaged: what is wrong is computed again") == 1
+
+
+def test_runs_with_other_teachers_do_not_mix_and_neither_removes_the_other_s(folder: Path) -> None:
+    expected = [trained(solver(folder, "memory", seed=seed)[0]) for seed in (5, 6)]
+    runs = [solver(folder, "disk", seed=seed)[0] for seed in (5, 6)]
+    for _ in range(5):  # in turns, from the first iteration on
+        found = [trained(run, 3) for run in runs]
+    assert same(found[0], expected[0]) and same(found[1], expected[1])
+    assert len(list((folder / "run.teacher_cache").iterdir())) == 2
+
+
+def test_cache_file_that_is_cut_short_in_use_is_an_error(folder: Path) -> None:
+    """By a map it would end the process with a bus error."""
+    run, _ = solver(folder, "disk")
+    trained(run, 8)
+    (path,) = (folder / "run.teacher_cache").glob("*/0.f32")
+    os.truncate(path, 0)
+    with pytest.raises(CaffeKDError, match=r"0\.f32: is cut short while it is in use"):
+        trained(run, 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="limits are set the POSIX way")
+def test_cache_that_the_disk_has_no_space_for_is_one_clear_error(folder: Path) -> None:
+    run, _ = solver(folder, "disk")
+    with full_disk(1000), pytest.raises(CaffeKDError) as error:
+        trained(run, 1)
+    assert "the teacher cache cannot be written: File too large. It takes 0.0 MB" in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize("transform", ["mirror: true", "jitter: 1"])
