@@ -33,11 +33,6 @@ def is_translated(layer: Any) -> bool:
     return layer.type in _SETTINGS
 
 
-def plugin_types() -> list[str]:
-    """Return the types that the plugin has and BVLC Caffe lacks."""
-    return [kind for kind in _SETTINGS if kind != "SoftmaxWithLoss"]
-
-
 def translated(layer: Any) -> Any:
     """Return a layer, one that the plugin has as a Python layer.
 

@@ -18,7 +18,7 @@ from ..solver.building import prefixed
 from ..solver.plan import Plan
 from . import FIRST_OWN_FIELD
 from .databases import Databases, needs_database
-from .layers import error, plugin_types, translated
+from .layers import error, translated
 
 # The greatest number of a LayerParameter's field in BVLC Caffe, and the forks' field that is ours.
 _LAST_OF_LAYER = 148
@@ -159,8 +159,7 @@ def _problems(layer: Any, is_original: bool, has_databases: bool) -> list[str]:
         checked.ClearField("data_param")
         layer = checked
     if not is_original:
-        fact = f"BVLC Caffe has no such type, and the plugin only {', '.join(plugin_types())}"
-        return [str(error(layer, fact))]
+        return [str(error(layer, "neither BVLC Caffe nor the plugin has this type. Train here"))]
     return [str(error(layer, fact)) for fact in _own_fields(layer)]
 
 
