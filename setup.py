@@ -19,7 +19,11 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["caffe_kd", "caffe_kd.*"]), EXAMPLES],
     package_dir={EXAMPLES: "prototxt"},
-    package_data={"caffe_kd.proto": ["caffe.proto"], EXAMPLES: ["*/*.prototxt"]},
+    package_data={
+        "caffe_kd": ["py.typed"],
+        "caffe_kd.proto": ["caffe.proto"],
+        EXAMPLES: ["*/*.prototxt"],
+    },
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",

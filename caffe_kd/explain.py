@@ -155,7 +155,8 @@ def _heard(case: Case, view: View, node: Node, taught: Sequence[Node]) -> dict[s
 def _formula(node: Node) -> tuple[list[str], str]:
     if node.step is not None:
         layer, shapes = node.step.layer, node.step.bottom_shapes
-        return layer.explain(shapes), formula.reduction(layer, shapes)
+        with layer.naming("explain"):
+            return layer.explain(shapes), formula.reduction(layer, shapes)
     kind = layer_types().get(node.type)
     if node.type == "Python" or kind is None:
         return ["unknown: its code is not run here"], ""

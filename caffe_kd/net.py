@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import schedule
+from . import schedule, user_code
 from .copying import Copied, copy_into
 from .errors import NetError, did_you_mean
 from .layers import Context, Layer, Shape, create
@@ -129,8 +129,12 @@ class Net(nn.Module):
         self._check_count(layer, "top", len(tops), layer.tops)
         if layer.as_many_tops_as_bottoms and len(bottoms) != len(tops):
             layer.fail("it makes one top for each bottom", bottoms=len(bottoms), tops=len(tops))
-        layer.setup(shapes)
-        top_shapes = layer.top_shapes(shapes)
+        with layer.naming("setup"):
+            layer.setup(shapes)
+        with layer.naming("forward"):
+            top_shapes = layer.top_shapes(shapes)
+        if len(top_shapes) != len(tops):
+            layer.fail("its forward makes another number of tops", makes=len(top_shapes), tops=tops)
         for index, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
             self._add_top(layer, name, index, bottoms)
             self.shapes[name] = layer.check_shape(shape, f"top '{name}'")
@@ -297,8 +301,7 @@ class Net(nn.Module):
             if any(step.detached):
                 pairs = zip(bottoms, step.detached, strict=True)
                 bottoms = [b.detach() if d else b for b, d in pairs]
-            result = step.layer(*bottoms)
-            tops = (result,) if isinstance(result, Tensor) else result
+            tops = step.layer.run(*bottoms)
             if force and not step.bottoms:
                 tops = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in tops)
             for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
@@ -307,6 +310,23 @@ class Net(nn.Module):
                     term = weight * (top if top.dim() == 0 else top.sum())
                     objective = term if objective is None else objective + term
         return objective
+
+    def backward(self, objective: Tensor, retain_graph: bool = False) -> None:
+        """Run back from an objective that ``forward`` has returned.
+
+        Raises:
+            NetError: the code of a user's own layer type fails.
+        """
+        try:
+            objective.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            files = user_code.files(error)
+            for step in self.steps:
+                code = getattr(type(step.layer).forward, "__code__", None)
+                if code is not None and code.co_filename in files:
+                    with step.layer.naming("backward"):
+                        raise
+            raise
 
     def set_inputs(self, inputs: Mapping[str, Tensor]) -> None:
         """Set Input tops by name.

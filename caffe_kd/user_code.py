@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .errors import NetError
+
 _PACKAGE = "caffe_kd"
 _allowed = True
 
@@ -130,5 +132,45 @@ def place(error: BaseException) -> str:
         return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     frames_of_users = [f for f in frames if not f.filename.startswith(_OURS)]
-    own = [f for f in frames_of_users if not f.filename.startswith(_INSTALLED)] or frames_of_users
+    own = [f for f in frames_of_users if not _is_installed(f.filename)] or frames_of_users
     return ", called from ".join(f"{f.filename}:{f.lineno} (in {f.name})" for f in own[:-4:-1])
+
+
+def _is_installed(file: str) -> bool:
+    return file.startswith(_INSTALLED) or f"{os.sep}site-packages{os.sep}" in file
+
+
+def files(error: BaseException) -> set[str]:
+    """Return the files outside this package that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return {frame.filename for frame in frames if not frame.filename.startswith(_OURS)}
+
+
+class UserCodeError(NetError):
+    """A NetError that can be of a user's class of errors too, whatever that makes of arguments."""
+
+    __str__ = Exception.__str__
+
+    def __init__(self, message: str, where: str | None) -> None:
+        Exception.__init__(self, f"{where}: {message}" if where else message)
+        self.message = message
+        self.where = where
+
+
+def as_net_error(error: Exception, what: str, where: str | None) -> NetError:
+    """Return an error of ours that an ``except`` for the user's error catches too.
+
+    Args:
+        error: what the user's code raised.
+        what: the layer, and what of it was running.
+        where: ``file:line`` of the layer.
+    """
+    at = place(error)
+    message = f"{what} failed{' at ' if at else ''}{at}: {type(error).__name__}: {error}"
+    kind = type(error)
+    try:
+        result: NetError = type(kind.__name__, (UserCodeError, kind), {})(message, where)
+    except TypeError:  # a class that cannot be derived from so, or that makes its objects otherwise
+        return UserCodeError(message, where)
+    result.__dict__.update({k: v for k, v in vars(error).items() if k not in ("message", "where")})
+    return result

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .copying import lacking
 from .errors import DataError, NetError, WeightsError, did_you_mean
+from .layers.base import tops_of
 from .net import Net, Step, read_net
 from .proto import caffe_pb2 as pb
 from .proto.binary import read_weights
@@ -237,7 +238,7 @@ def run(
 
     def keep(_layer: Any, given: tuple[Tensor, ...], made: Any) -> None:
         bottoms.append(list(given))
-        tops.append([made] if isinstance(made, Tensor) else list(made))
+        tops.append(list(tops_of(made)))
 
     hooks = [step.layer.register_forward_hook(keep) for step in net.steps]
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import UsageError, did_you_mean
 from . import common
 
 if TYPE_CHECKING:
@@ -19,8 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..layers import layer_types
 
-    types = layer_types().values()
-    for line in brief(types) if arguments.brief else table(types):
+    known = layer_types()
+    if arguments.type and arguments.type not in known:
+        hint = did_you_mean(arguments.type, known)
+        raise UsageError(f"there is no layer type '{arguments.type}'.{hint}")
+    if arguments.type:
+        lines = description(known[arguments.type])
+    else:
+        lines = brief(known.values()) if arguments.brief else table(known.values())
+    for line in lines:
         print(line)
     return 0
 
@@ -29,13 +38,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = common.parser(
         "layers",
         "Prints the layer types as a table: what each does, how many bottoms and tops it takes, "
-        "which fork it comes from, and what becomes of it in ONNX.",
+        "which fork it comes from, and what becomes of it in ONNX. With a type: its documentation "
+        "and its settings.",
     )
+    parser.add_argument("type", nargs="?", metavar="TYPE", help="the type to describe")
     common.flag(
         parser, "brief", action="store_true", help="the names alone, by where they are from"
     )
     common.layers_flag(parser)
     return parser
+
+
+def description(kind: type[Layer]) -> list[str]:
+    """Return what there is to say of a type: its row of the table, docstring and settings."""
+    from ..proto import describe
+
+    bottoms, tops = (_bounds(*bounds) for bounds in (kind.bottoms, kind.tops))
+    lines = [
+        f"{kind.type}, from {kind.origin}. Bottoms: {bottoms}. Tops: {tops}. "
+        f"In ONNX: {onnx_form(kind)}.",
+        "",
+        *inspect.cleandoc(kind.__doc__ or "").splitlines(),
+        "",
+    ]
+    message = describe.message_of(kind.param_field) if kind.param_field else None
+    if message is None:
+        return [*lines, "It has no settings of its own."]
+    return [*lines, f"{kind.param_field}:", *(f"  {x}" for x in describe.lines(message))]
 
 
 def table(types: Iterable[type[Layer]]) -> list[str]:

@@ -110,19 +110,9 @@ class _Surveyor(Net):
         try:
             with torch.device("meta"):  # parameters of a shape, without values
                 super()._add(proto)
-        except CaffeKDError:
-            raise
-        except Exception:  # a user's layer may need values, and may raise anything
+        except user_code.UserCodeError:  # a user's layer may need values
             self._forget(proto)
-            try:
-                super()._add(proto)
-            except CaffeKDError:
-                raise
-            except Exception as error:
-                raise NetError(
-                    f"layer '{proto.name}' ({proto.type}): {type(error).__name__}: {error}",
-                    proto.source_line or None,
-                ) from error
+            super()._add(proto)
 
     def _forget(self, proto: Any) -> None:
         """Take back what a layer that failed has left behind."""
@@ -147,8 +137,10 @@ class _Surveyor(Net):
             return self._supposed(proto, error, wanted)
         try:
             layer = create(proto, self.phase, self.context)
-            layer.setup([])
-            shapes = list(layer.top_shapes([]))
+            with layer.naming("setup"):
+                layer.setup([])
+            with layer.naming("forward"):
+                shapes = list(layer.top_shapes([]))
         except CaffeKDError as error:
             unnamed = wanted is not None and data_param(proto) is not None and not source(proto)
             if not (unnamed or self._lacks_data(proto, error)):

@@ -223,7 +223,8 @@ class _Exporter:
         for top, shape in zip(tops, step.top_shapes, strict=True):
             graph.define(top, shape)
         graph.begin(layer.name)
-        layer.onnx(graph, bottoms, tops)
+        with layer.naming("onnx"):
+            layer.onnx(graph, bottoms, tops)
         for top, *shapes in zip(tops, *(p[1] for p in probes), strict=True):
             self.values[top] = self._dims(tuple(shapes))
         self.current.update(zip(step.tops, tops, strict=True))

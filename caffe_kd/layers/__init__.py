@@ -1,12 +1,17 @@
 """The layer types: importing this folder imports every file in it, and so registers them all.
 
+Types of installed packages follow, by their entry points of the group ``caffe_kd.layers``: each
+names a module that registers types.
+
 As ``L`` of a net that is written in Python it also has a function for each type, with the type's
 name: ``from caffe_kd import layers as L; L.Convolution(...)``. See ``pycaffe/net_spec.py``.
 """
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
+from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +21,16 @@ __all__ = ["Context", "Layer", "Shape", "Tops", "create", "layer_types", "regist
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
+
+for _entry in entry_points(group="caffe_kd.layers"):
+    try:
+        _entry.load()
+    except Exception as error:  # the other types are of use without it
+        warnings.warn(
+            f"the layer types of entry point '{_entry.name}' ({_entry.value}) are missing: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=1,
+        )
 
 if not TYPE_CHECKING:  # which would take a misspelt import for a layer type
 

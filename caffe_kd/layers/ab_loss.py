@@ -43,5 +43,5 @@ class ABLoss(PairLoss):
         if not 0 < self.param.margin < math.inf:
             self.fail("margin must be above 0", margin=self.param.margin)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return activation_boundary(student, teacher, self.param.margin)

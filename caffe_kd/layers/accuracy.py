@@ -49,7 +49,7 @@ class Accuracy(LabelledLayer):
         classes = bottom_shapes[0][self.class_axis]
         return [(), (classes,)] if self.per_class else [()]
 
-    def forward(self, scores: Tensor, label: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, scores: Tensor, label: Tensor) -> Tensor | tuple[Tensor, ...]:
         axis, classes = self.class_axis, scores.shape[self.class_axis]
         position_shape = list(scores.shape)
         position_shape[axis] = 1

@@ -59,7 +59,7 @@ class ArgMax(Layer):
         return [(shape[0], kinds, top_k, *(1,) * (len(shape) - 3))]
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         (shape,) = self.top_shapes([x.shape])
         if not self.has_axis:
             x = x.reshape(x.shape[0], -1)

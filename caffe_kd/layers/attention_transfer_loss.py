@@ -31,5 +31,5 @@ class AttentionTransferLoss(PairLoss):
     def check(self, student: Shape, teacher: Shape) -> None:
         self.check_maps(student, teacher)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return attention_transfer(student, teacher)

@@ -43,7 +43,7 @@ class Axpy(Layer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, a: Tensor, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, a: Tensor, x: Tensor, y: Tensor) -> Tensor:
         factor = a.reshape(*a.shape[:2], *(1,) * (x.dim() - 2))
         return torch.addcmul(y, factor, x)
 

@@ -14,7 +14,8 @@ depends on the batch size, since blobs may be reshaped later.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -23,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExportError, NetError, did_you_mean
+from .. import user_code
+from ..errors import CaffeKDError, ExportError, NetError, did_you_mean
 from ..files import find
 from ..fillers import fill
 from ..memory import machine_bytes
@@ -64,6 +66,11 @@ class Context:
     parameter_bytes: int = 0
     exact_sums: bool = False
     writes_files: bool = True
+
+
+def tops_of(result: Tops) -> tuple[Tensor, ...]:
+    """Return what a layer's ``forward`` gives as a tuple."""
+    return (result,) if isinstance(result, Tensor) else result
 
 
 class Layer(nn.Module):
@@ -195,11 +202,35 @@ class Layer(nn.Module):
                 tops = self.forward(*(torch.empty(s, device="meta") for s in bottom_shapes))
         finally:
             self._blobs = blobs
-        return [tuple(t.shape) for t in ([tops] if isinstance(tops, Tensor) else tops)]
+        return [tuple(top.shape) for top in tops_of(tops)]
 
-    def forward(self, *bottoms: Tensor) -> Tops:
-        """Compute the tops from the bottoms."""
-        raise NotImplementedError
+    forward: Callable[..., Tops]  # computes the tops from the bottoms
+
+    def run(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """Return the tops of the bottoms, by ``forward`` and its hooks.
+
+        Raises:
+            NetError: the class is a user's, and its code fails.
+        """
+        try:
+            tops = self(*bottoms)
+        except Exception as error:
+            failure = _failure(type(self), self.proto, "forward", error)
+            if failure is None:
+                raise
+            raise failure from error
+        return tops_of(tops)
+
+    @contextmanager
+    def naming(self, method: str) -> Iterator[None]:
+        """Let errors of a user's own class name the layer, the method and the place."""
+        try:
+            yield
+        except Exception as error:
+            failure = _failure(type(self), self.proto, method, error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def explain(self, bottom_shapes: list[Shape]) -> list[str]:
         """Return the lines of what the layer computes, as a formula with its numbers.
@@ -328,6 +359,7 @@ def _shown(value: Any) -> str:
     return str(np.float32(value) if isinstance(value, float) else value)
 
 
+_OURS = f"{__name__.partition('.')[0]}."  # begins the names of this package's modules
 _REGISTRY: dict[str, type[Layer]] = {}
 AnyLayer = TypeVar("AnyLayer", bound=type[Layer])
 
@@ -391,7 +423,21 @@ def create(proto: Any, phase: int, context: Context) -> Layer:
     if cls is None:
         raise _unknown_type(proto)
     own_phase: int = proto.phase if proto.HasField("phase") else phase
-    return cls(proto, own_phase, context)
+    try:
+        return cls(proto, own_phase, context)
+    except Exception as error:
+        failure = _failure(cls, proto, "__init__", error)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _failure(cls: type[Layer], proto: Any, method: str, error: Exception) -> NetError | None:
+    """Return the error to raise where a user's own class failed; None: as it is."""
+    if isinstance(error, CaffeKDError | MemoryError) or cls.__module__.startswith(_OURS):
+        return None
+    what = f"layer '{proto.name}' ({proto.type}): {method} of {cls.__name__}"
+    return user_code.as_net_error(error, what, proto.source_line or None)
 
 
 def _unknown_type(proto: Any) -> NetError:

@@ -86,7 +86,7 @@ class BatchNorm(BatchStatistics):
     def per_record(self) -> bool:
         return self.stored
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 1:
             return self.forward(x.unsqueeze(1)).squeeze(1)
         eps = self.param.eps

@@ -42,7 +42,7 @@ class BatchReindex(IndexingLayer):
     def index_bottoms(self) -> dict[int, int]:
         return {1: 1}  # the first record is there whatever the batch
 
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
         rows = self.read_indices(index, len(x))
         return x.index_select(0, rows)
 

@@ -90,7 +90,7 @@ class Bias(Layer):
     def per_record(self) -> bool:
         return len(self.proto.bottom) == 1 and self.start > 0
 
-    def forward(self, x: Tensor, *given: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, *given: Tensor) -> Tensor:
         (bias,) = given or self.blobs
         return x + aligned(bias, self.start, x.dim())
 

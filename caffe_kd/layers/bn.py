@@ -102,7 +102,7 @@ class BN(BatchStatistics):
     def per_record(self) -> bool:
         return self.stored or self.is_affine
 
-    def forward(self, x: Tensor) -> Tops:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tops:
         if self.stored:
             slope, bias, mean, var = (blob.flatten() for blob in self.blobs)
             return F.batch_norm(x, mean, var, slope, bias, eps=self.param.eps)

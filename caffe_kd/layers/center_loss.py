@@ -48,7 +48,7 @@ class CenterLoss(LabelledLayer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
         (centers,) = self.blobs
         labels = self.read_labels(label, len(centers))
         return center_loss(x.reshape(len(x), -1), centers, labels)

@@ -75,7 +75,7 @@ class ClassMap(Layer):
     def per_record(self) -> bool:
         return self.class_axis > 0 and not has_schedule(self, "temperature")
 
-    def forward(self, logits: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, logits: Tensor) -> Tensor:
         if self.members.device != logits.device:
             self.members = self.members.to(logits.device)
             self.padding = self.padding.to(logits.device)

@@ -47,5 +47,5 @@ class ContrastiveLoss(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def forward(self, a: Tensor, b: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, a: Tensor, b: Tensor, label: Tensor) -> Tensor:
         return contrastive(a, b, label, margin=self.param.margin, legacy=self.param.legacy_version)

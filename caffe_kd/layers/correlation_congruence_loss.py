@@ -33,5 +33,5 @@ class CorrelationCongruenceLoss(PairLoss):
     def check(self, student: Shape, teacher: Shape) -> None:
         self.check_values(student, teacher)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return correlation_congruence(student, teacher)

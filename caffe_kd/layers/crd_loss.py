@@ -107,7 +107,7 @@ class CRDLoss(PairLoss):
         if self.param.HasField("momentum") and not self.param.records:
             self.fail("momentum is that of the bank, which needs records, their number")
 
-    def forward(self, student: Tensor, teacher: Tensor, *others: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor, *others: Tensor) -> Tensor:
         s, t = unit(student.flatten(1)), unit(teacher.flatten(1))
         numbers: list[int] = []
         if self.param.records:

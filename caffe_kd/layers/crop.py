@@ -66,7 +66,7 @@ class Crop(Layer):
     def per_record(self) -> bool:
         return self.first_axis > 0
 
-    def forward(self, x: Tensor, reference: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         for axis, offset in enumerate(self.offsets, self.first_axis):
             x = x.narrow(axis, offset, reference.shape[axis])
         return x

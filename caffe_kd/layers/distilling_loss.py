@@ -148,7 +148,7 @@ class DistillingLoss(LabelledLayer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
         if label is None:
             return self._soft(student, teacher.reshape(student.shape))
         soft, hard = self.terms(student, teacher, label).values()

@@ -39,7 +39,7 @@ class Dropout(Layer):
     def per_record(self) -> bool:
         return not self.is_training
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.ratio) if self.is_training else x
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

@@ -74,7 +74,7 @@ class DummyData(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return self.shapes
 
-    def forward(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self) -> tuple[Tensor, ...]:
         for index, (filler, value) in enumerate(zip(self.fillers, self.values, strict=True)):
             moved = value.device.type != self.context.device.type
             if moved or filler.type != "constant":

@@ -56,7 +56,7 @@ class Embed(IndexingLayer):
     def index_bottoms(self) -> dict[int, int]:
         return {0: self.param.input_dim}
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         weight, *bias = self.blobs
         rows = F.embedding(self.read_indices(x, len(weight)), weight)
         return rows + bias[0] if bias else rows

@@ -38,5 +38,5 @@ class EuclideanLoss(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return euclidean(a, b)

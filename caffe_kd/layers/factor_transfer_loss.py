@@ -46,5 +46,5 @@ class FactorTransferLoss(PairLoss):
         power = f"^{p2}" if p2 > 1 else ""
         return [f"loss = mean over all values of |F(f_s) - F(f_t)|{power}", f"F(f) = n({factor})"]
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return factor_transfer(student, teacher, self.param.p1, self.param.p2)

@@ -41,7 +41,7 @@ class Flatten(Layer):
     def per_record(self) -> bool:
         return bool(self.param.axis > 0)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return x.flatten(self.start, self.end)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

@@ -40,5 +40,5 @@ class FSPLoss(PairLoss):
         for of_student, of_teacher in zip(student, teacher, strict=True):
             self.check_channels(of_student, of_teacher)
 
-    def forward(self, s1: Tensor, s2: Tensor, t1: Tensor, t2: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, s1: Tensor, s2: Tensor, t1: Tensor, t2: Tensor) -> Tensor:
         return fsp((s1, s2), (t1, t2))

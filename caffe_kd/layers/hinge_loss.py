@@ -28,6 +28,6 @@ class HingeLoss(RecordLoss):
     Source: Caffe's HingeLossLayer.
     """
 
-    def forward(self, scores: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, scores: Tensor, label: Tensor) -> Tensor:
         labels = self.read_labels(label, math.prod(scores.shape[1:]))
         return hinge(scores, labels, squared=self.param.norm == pb.HingeLossParameter.L2)

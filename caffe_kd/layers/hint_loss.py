@@ -52,5 +52,5 @@ class HintLoss(PairLoss):
             return ["loss = sqrt(sum over all values of (f_s - f_t)^2)"]
         return ["loss = mean over all values of (f_s - f_t)^2"]
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return hint_norm(student, teacher) if self.is_norm else hint(student, teacher)

@@ -64,7 +64,7 @@ class Im2col(Layer):
     def per_record(self) -> bool:
         return self.channel_axis > 0
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         (top,) = self.top_shapes([x.shape])
         w, at = self.window, self.channel_axis
         y = F.pad(x, [pad for p in reversed(w.pad) for pad in (p, p)])

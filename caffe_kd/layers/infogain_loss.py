@@ -73,7 +73,7 @@ class InfogainLoss(LabelledLayer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [(), bottom_shapes[0]] if self.with_probabilities else [()]
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, scores: Tensor, label: Tensor, given: Tensor | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         loss = infogain(

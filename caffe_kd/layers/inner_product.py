@@ -49,7 +49,7 @@ class InnerProduct(Layer):
     def per_record(self) -> bool:
         return self.start > 0
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         weight = self.blobs[0].t() if self.param.transpose else self.blobs[0]
         return self.sum_products(F.linear, x.flatten(self.start), weight, *self.blobs[1:])
 

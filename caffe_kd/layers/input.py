@@ -43,7 +43,7 @@ class Input(Layer):
         self.values[index] = value
         self.shapes[index] = tuple(value.shape)
 
-    def forward(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self) -> tuple[Tensor, ...]:
         for index, (value, shape) in enumerate(zip(self.values, self.shapes, strict=True)):
             if value is None:
                 self.values[index] = torch.zeros(shape, device=self.context.device)

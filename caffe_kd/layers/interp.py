@@ -81,7 +81,7 @@ class Interp(Layer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         size = self._size(tuple(x.shape))
         first, last = self.param.pad_beg, self.param.pad_end
         if first or last:

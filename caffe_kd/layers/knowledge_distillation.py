@@ -117,7 +117,7 @@ class KnowledgeDistillation(LabelledLayer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         student: Tensor,
         teacher: Tensor,

@@ -23,5 +23,5 @@ class LearningRate(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def forward(self) -> Tensor:  # type: ignore[override]
+    def forward(self) -> Tensor:
         return torch.full((), self.context.rate, device=self.context.device)

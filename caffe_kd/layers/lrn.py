@@ -48,7 +48,7 @@ class LRN(Layer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         param = self.param
         if self.within:
             mean = F.avg_pool2d(x * x, param.local_size, 1, param.local_size // 2)

@@ -89,7 +89,7 @@ class LSTMUnit(Layer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, c_prev: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, c_prev: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
         return lstm_unit(c_prev, gates, cont.detach().unsqueeze(-1))
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

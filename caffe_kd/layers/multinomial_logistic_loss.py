@@ -28,6 +28,6 @@ class MultinomialLogisticLoss(RecordLoss):
     Source: Caffe's MultinomialLogisticLossLayer.
     """
 
-    def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:
         labels = self.read_labels(label, math.prod(probabilities.shape[1:]))
         return multinomial_logistic(probabilities, labels)

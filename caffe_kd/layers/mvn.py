@@ -63,7 +63,7 @@ class MVN(Layer):
         """The axes of the top over which mean and variance are taken."""
         return (1, 2, 3) if self.param.across_channels else (2, 3)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         x = x.reshape(self.top_shapes([x.shape])[0])
         centred = x - x.mean(self.axes, keepdim=True)
         if not self.param.normalize_variance:

@@ -39,7 +39,7 @@ class ReLU(Neuron):
     Source: Nair and Hinton 2010; Caffe's ReLULayer.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         slope = self.param.negative_slope
         return F.leaky_relu(x, slope) if slope else F.relu(x)
 
@@ -60,7 +60,7 @@ class Sigmoid(Neuron):
     Source: Caffe's SigmoidLayer.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
@@ -76,7 +76,7 @@ class TanH(Neuron):
     Source: Caffe's TanHLayer.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
@@ -92,7 +92,7 @@ class ELU(Neuron):
     Source: Clevert et al. 2015; Caffe's ELULayer.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return F.elu(x, self.param.alpha)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
@@ -115,7 +115,7 @@ class AbsVal(Neuron):
         if self.proto.top[0] in self.proto.bottom:
             self.fail("AbsVal Layer does not allow in-place computation", top=self.proto.top[0])
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return x.abs()
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
@@ -132,7 +132,7 @@ class BNLL(Neuron):
     rectifier, as softplus does elsewhere.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return -F.logsigmoid(-x)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
@@ -159,7 +159,7 @@ class Clip(Neuron):
         if not self.param.min <= self.param.max:
             self.fail("min must not exceed max", min=self.param.min, max=self.param.max)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return x.clamp(self.param.min, self.param.max)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
@@ -176,7 +176,7 @@ class Swish(Neuron):
     Source: Ramachandran et al. 2017; Caffe's SwishLayer.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         beta = self.param.beta
         return F.silu(x) if beta == 1 else x * torch.sigmoid(beta * x)
 
@@ -216,7 +216,7 @@ class Threshold(Neuron):
     Source: Caffe's ThresholdLayer, which likewise ends the backward pass.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _Exceeds.apply(x, self)  # type: ignore[no-untyped-call]
         return y
 

@@ -37,7 +37,7 @@ class Normalize(ChannelLayer):
     def _summed(self, rank: int) -> list[int]:
         return list(range(1, rank)) if self.param.across_spatial else [1]
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         squares = x.square().sum(self._summed(x.dim()), keepdim=True)
         return x / (squares + self.param.eps).sqrt() * aligned(self.blobs[0], 1, x.dim())
 

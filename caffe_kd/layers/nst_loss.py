@@ -31,5 +31,5 @@ class NSTLoss(PairLoss):
     def check(self, student: Shape, teacher: Shape) -> None:
         self.check_maps(student, teacher)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return neuron_selectivity(student, teacher)

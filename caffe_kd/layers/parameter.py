@@ -31,7 +31,7 @@ class Parameter(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return self.blob_shapes
 
-    def forward(self) -> Tensor:  # type: ignore[override]
+    def forward(self) -> Tensor:
         return self.blobs[0]
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

@@ -42,7 +42,7 @@ class Permute(Layer):
     def per_record(self) -> bool:
         return self.order[:1] == [0]
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return x.permute(self.order)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

@@ -28,5 +28,5 @@ class PKTLoss(PairLoss):
         Transfer, https://arxiv.org/abs/1803.10837.
     """
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return probabilistic_transfer(student, teacher)

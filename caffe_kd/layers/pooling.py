@@ -182,7 +182,7 @@ class Pooling(Layer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         plan = self._plan(x.shape)
         if self.with_mask:
             return self._max_with_mask(x, plan)

@@ -50,7 +50,7 @@ class Power(Neuron):
     one here.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         param = self.param
         if param.power == 0 or param.scale == 0:  # whatever x is, even infinite
             return torch.full_like(x, param.shift).pow(param.power)
@@ -78,7 +78,7 @@ class Exp(Neuron):
         log_base = _log_base(self)
         self.scale, self.shift = log_base * self.param.scale, log_base * self.param.shift
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return _linear(x, self.scale, self.shift).exp()
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
@@ -103,7 +103,7 @@ class Log(Neuron):
             self.fail("Inf result: 1/log(base) must be finite", base=self.param.base)
         self.factor = 1 / log_base
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         y = _linear(x, self.param.scale, self.param.shift).log()
         return y if self.factor == 1 else y * self.factor
 

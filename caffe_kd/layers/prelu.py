@@ -31,7 +31,7 @@ class PReLU(ChannelLayer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         self.add_channel_blob(bottom_shapes[0], "filler", 0.25)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return F.prelu(x, self.blobs[0])
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

@@ -134,7 +134,7 @@ class PriorBox(Layer):
         variances = np.broadcast_to(np.array(self.variance, np.float32), boxes.shape)
         return np.stack((boxes.reshape(-1), variances.reshape(-1)))[None]
 
-    def forward(self, plane: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, plane: Tensor, image: Tensor) -> Tensor:
         priors = torch.from_numpy(self._priors([tuple(plane.shape), tuple(image.shape)]))
         return priors.to(plane.device, plane.dtype)
 

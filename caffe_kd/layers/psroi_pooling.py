@@ -63,7 +63,7 @@ class PSROIPooling(RegionLayer):
         low, high = (index * size + first).floor(), ((index + 1) * size + first).ceil()
         return low.long().clamp(0, extent), high.long().clamp(0, extent)
 
-    def forward(self, x: Tensor, regions: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         regions = regions.detach().reshape(-1, 5)
         record = self.read_indices(regions[:, 0], len(x))[:, None, None, None]
         top, bottom = self._bins(regions[:, 2], regions[:, 4], x.shape[2])

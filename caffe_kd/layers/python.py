@@ -239,10 +239,9 @@ class Python(Layer):
             raise self._told(error, what) from error
 
     def _told(self, error: Exception, what: str) -> NetError:
-        place = user_code.place(error)
-        fact = f"{what} failed{' at ' if place else ''}{place}: {type(error).__name__}: {error}"
-        message = f"layer '{self.name}' ({self.type}): {fact}"
-        return _as_net_error(error, message, self.proto.source_line or None)
+        return user_code.as_net_error(
+            error, f"layer '{self.name}' ({self.type}): {what}", self.proto.source_line or None
+        )
 
 
 def _gradient(blob: ParameterBlob, parameter: Tensor) -> np.ndarray:
@@ -250,25 +249,3 @@ def _gradient(blob: ParameterBlob, parameter: Tensor) -> np.ndarray:
     if parameter.grad is None:
         return np.zeros(blob.shape, blob.data.dtype)
     return as_array(parameter.grad).reshape(blob.shape).copy()
-
-
-class _FailedLayer(NetError):
-    """A NetError that can be of a user's class of errors too, whatever that makes of arguments."""
-
-    __str__ = Exception.__str__
-
-    def __init__(self, message: str, where: str | None) -> None:
-        Exception.__init__(self, f"{where}: {message}" if where else message)
-        self.message = message
-        self.where = where
-
-
-def _as_net_error(error: Exception, message: str, where: str | None) -> NetError:
-    """Return an error of ours that an ``except`` for the user's error catches too."""
-    kind = type(error)
-    try:
-        result: NetError = type(kind.__name__, (_FailedLayer, kind), {})(message, where)
-    except TypeError:  # a class that cannot be derived from so, or that makes its objects otherwise
-        return _FailedLayer(message, where)
-    result.__dict__.update({k: v for k, v in vars(error).items() if k not in ("message", "where")})
-    return result

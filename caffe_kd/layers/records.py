@@ -110,7 +110,7 @@ class RecordLayer(Layer):
         """Tell something with the batch that is being made."""
         self._told.append(line)
 
-    def forward(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self) -> tuple[Tensor, ...]:
         if not self.depth:
             self.last = self.next_indices()
             tops = self.load(self.last)

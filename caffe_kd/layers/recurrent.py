@@ -104,7 +104,7 @@ class RecurrentLayer(Layer):
         outputs = self.param.num_output
         return [(time, streams, outputs)] + [(1, streams, outputs)] * self.exposed
 
-    def forward(self, x: Tensor, cont: Tensor, *others: Tensor) -> Tops:  # type: ignore[override]
+    def forward(self, x: Tensor, cont: Tensor, *others: Tensor) -> Tops:
         sums = F.linear(x.flatten(2), *self.blobs[:2])
         if self.has_static:
             sums = sums + F.linear(others[0].flatten(1), self.blobs[2])

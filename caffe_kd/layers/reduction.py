@@ -46,7 +46,7 @@ class Reduction(Layer):
     def per_record(self) -> bool:
         return self.first_axis > 0
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         axes, operation = tuple(range(self.first_axis, x.dim())), self.param.operation
         if operation == _OPS.MEAN:
             y = x.mean(axes)

@@ -30,5 +30,5 @@ class RelationalAngleLoss(PairLoss):
         The mean is over all N^3 triplets, as in the authors' code.
     """
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return relational_angle(student, teacher)

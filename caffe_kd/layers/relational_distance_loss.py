@@ -29,5 +29,5 @@ class RelationalDistanceLoss(PairLoss):
         The mean over i and j includes i = j, as in the authors' code.
     """
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return relational_distance(student, teacher)

@@ -33,7 +33,7 @@ class ReLU6(Neuron):
                 negative_slope=self.param.negative_slope,
             )
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu6(x)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

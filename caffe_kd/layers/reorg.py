@@ -64,7 +64,7 @@ class Reorg(Layer):
             return [s, s, planes, height, width], [0, 3, 4, 1, 5, 2]
         return [planes, height, s, width, s], [0, 3, 5, 1, 2, 4]
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         read_as, order = self._plan(tuple(x.shape))
         (top,) = self.top_shapes([tuple(x.shape)])
         return x.reshape(x.shape[0], *read_as).permute(order).reshape(top)

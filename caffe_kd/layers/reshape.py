@@ -86,7 +86,7 @@ class Reshape(Layer):
     def per_record(self) -> bool:
         return bool(self.param.axis > 0 or list(self.param.shape.dim[:1]) == [0])
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return x.reshape(self.top_shapes([x.shape])[0])
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

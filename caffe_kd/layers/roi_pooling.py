@@ -110,7 +110,7 @@ class ROIPooling(RegionLayer):
         first = first[:, None]
         return (low + first).clamp(0, extent), (high + first).clamp(0, extent)
 
-    def forward(self, x: Tensor, regions: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         _, channels, height, width = x.shape
         regions = regions.detach().reshape(-1, 5)
         record = self.read_indices(regions[:, 0], len(x))

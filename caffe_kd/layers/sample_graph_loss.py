@@ -48,7 +48,7 @@ class SampleGraphLoss(PairLoss):
                 teacher=teacher,
             )
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return sample_graph(
             student,
             teacher,

@@ -50,7 +50,7 @@ class Scale(Layer):
     def per_record(self) -> bool:
         return len(self.proto.bottom) == 1 and self.start > 0
 
-    def forward(self, x: Tensor, *given: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, *given: Tensor) -> Tensor:
         scale, *bias = [aligned(o, self.start, x.dim()) for o in (*given, *self.blobs)]
         # Two plain operations: the backward of addcmul takes twice as long.
         return x * scale + bias[0] if bias else x * scale

@@ -38,7 +38,7 @@ class ShuffleChannel(ChannelLayer):
                 channels=channels,
             )
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(x.shape[0], self.group, -1, *x.shape[2:])
         return rows.transpose(1, 2).reshape(x.shape)
 

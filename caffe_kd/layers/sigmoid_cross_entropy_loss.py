@@ -51,7 +51,7 @@ class SigmoidCrossEntropyLoss(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
         return sigmoid_cross_entropy(
             scores,
             targets,

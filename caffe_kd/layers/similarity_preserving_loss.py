@@ -27,5 +27,5 @@ class SimilarityPreservingLoss(PairLoss):
         https://arxiv.org/abs/1907.09682.
     """
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return similarity_preserving(student, teacher)

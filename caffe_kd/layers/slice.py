@@ -61,7 +61,7 @@ class Slice(Layer):
     def per_record(self) -> bool:
         return self.slice_axis > 0
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return torch.split(x, self._sizes(x.shape[self.slice_axis]), self.slice_axis)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

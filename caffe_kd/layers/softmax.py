@@ -52,7 +52,7 @@ class Softmax(Layer):
     def per_record(self) -> bool:
         return self.class_axis > 0
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         if self.temperature != 1:
             x = x / self.temperature
         return F.softmax(x, self.class_axis)

@@ -45,7 +45,7 @@ class SoftmaxTemperature(Softmax):
         # F.pad's numbers run from the last axis: one value behind the last class.
         self.appended = (0, 0) * (rank - 1 - self.class_axis) + (0, 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         scores, classes = x * self.param.temperature, x.shape[self.class_axis]
         if self.param.is_append:
             scores = F.pad(scores, self.appended)

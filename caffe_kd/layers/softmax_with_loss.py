@@ -74,7 +74,7 @@ class SoftmaxWithLoss(LabelledLayer):
             lines.append(f"label_smoothing {self.smoothing:g}: the rest of the label to all alike")
         return lines
 
-    def forward(self, scores: Tensor, label: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, scores: Tensor, label: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.temperature != 1:
             scores = scale_gradient(scores / self.temperature, self.temperature)
         loss = softmax_cross_entropy(

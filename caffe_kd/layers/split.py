@@ -28,7 +28,7 @@ class Split(Layer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return (x,) * len(self.proto.top)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

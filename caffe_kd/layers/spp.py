@@ -92,7 +92,7 @@ class SPP(Layer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         pooled: list[Tensor] = [pooling(x) for pooling in self._pyramid(x.shape)]
         return pooled[0] if len(pooled) == 1 else torch.cat([y.flatten(1) for y in pooled], 1)
 

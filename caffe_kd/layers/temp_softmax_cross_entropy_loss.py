@@ -71,7 +71,7 @@ class TempSoftmaxCrossEntropyLoss(Layer):
             f"z_s = {student}, z_t = {teacher}, each less its mean over the record",
         ]
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return temp_softmax_cross_entropy(
             student, teacher, temperature=self.param.temperature, axis=self.class_axis
         )

@@ -42,7 +42,7 @@ class Tile(Layer):
     def _repeats(self, rank: int) -> list[int]:
         return [self.param.tiles if axis == self.tile_axis else 1 for axis in range(rank)]
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         return x.repeat(self._repeats(x.dim()))
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

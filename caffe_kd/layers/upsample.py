@@ -83,7 +83,7 @@ class Upsample(IndexingLayer):
     def per_record(self) -> bool:
         return True
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         (top,) = self.top_shapes([tuple(x.shape), tuple(mask.shape)])
         places = top[2] * top[3]
         place = self.read_indices(mask.detach().flatten(2), places)

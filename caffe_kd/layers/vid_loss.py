@@ -52,5 +52,5 @@ class VIDLoss(PairLoss):
         if not len(student) == len(teacher) == 4:
             self.check_values(student, teacher)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return variational_information(student, teacher, self.blobs[0])

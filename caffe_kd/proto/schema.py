@@ -26,6 +26,7 @@ _SCALARS = {
     name: getattr(_Field, f"TYPE_{name.upper()}")
     for name in ("double", "float", "int64", "uint64", "int32", "bool", "string", "bytes", "uint32")
 }
+SCALAR_NAMES = {number: name for name, number in _SCALARS.items()}
 _LABELS = {
     label: getattr(_Field, f"LABEL_{label.upper()}")
     for label in ("optional", "required", "repeated")

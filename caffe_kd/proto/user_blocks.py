@@ -115,6 +115,11 @@ def field_of(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
     return field
 
 
+def texts() -> dict[str, str]:
+    """Return the text of the messages of each block, by the field's name."""
+    return dict(_texts)
+
+
 def value_of(message: Any, field: FieldDescriptor) -> Any:
     """Return what a message has in a field, as ``getattr`` does in one of the schema's own."""
     return message.Extensions[field] if field.is_extension else getattr(message, field.name)

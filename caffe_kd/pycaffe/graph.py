@@ -204,8 +204,7 @@ class Graph:
         for parameter in layer.parameters_in_order:
             parameter_storage(parameter).pull()
         with torch.set_grad_enabled(place.needs_backward):
-            result = layer(*bottoms)
-        tops = [result] if isinstance(result, Tensor) else list(result)
+            tops = list(layer.run(*bottoms))
         if not place.needs_backward:
             return bottoms, tops, None
         versions = [(p, p._version) for p in layer.parameters_in_order]
@@ -252,7 +251,7 @@ class Graph:
         grads: list[Tensor | None] = [None] * len(sources)
         if pairs and sources:
             values, given = zip(*pairs, strict=True)
-            with self._known_gradients(place, record):
+            with place.layer.naming("backward"), self._known_gradients(place, record):
                 grads = list(
                     torch.autograd.grad(
                         values, sources, given, retain_graph=True, allow_unused=True

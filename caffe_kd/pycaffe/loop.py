@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SolverError
+from ..layers.base import tops_of
 from ..solver import callback, lr_policy
 from ..solver.options import Options
 from ..solver.plan import Plan
@@ -282,7 +283,7 @@ def _watch(
     _bottoms: Any,
     result: Tensor | tuple[Tensor, ...],
 ) -> None:
-    tops = (result,) if isinstance(result, Tensor) else result
+    tops = tops_of(result)
     for number, top in zip(numbers, tops, strict=True):
         if top.requires_grad:
             _on_gradient(top, partial(_keep, diffs, number))

@@ -271,7 +271,7 @@ class Solver:
         if objective is None:
             return 0.0  # a net without loss has nothing to learn, as in Caffe
         if objective.requires_grad:
-            objective.backward(retain_graph=self.retain_graph)
+            self.net.backward(objective, self.retain_graph)
             self.after_backward()
         return float(objective.detach())
 

@@ -36,7 +36,7 @@ class _Lookup(Layer):
         super().__init__(pb.LayerParameter(name="remembered"), pb.TEST, Context())
         self.cache = cache
 
-    def forward(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self) -> tuple[Tensor, ...]:
         source = self.cache.frozen.source.layer
         assert isinstance(source, RecordLayer)
         return self.cache.answers(source.last)
@@ -128,8 +128,7 @@ class TeacherCache:
         rows = slice(chunk * self.chunk, min(self.records, (chunk + 1) * self.chunk))
         blobs = dict(zip(self.frozen.source.tops, self.source.read(rows), strict=True))
         for step in self.frozen.steps:
-            result = step.layer(*(blobs[name] for name in step.bottoms))
-            tops = (result,) if isinstance(result, Tensor) else result
+            tops = step.layer.run(*(blobs[name] for name in step.bottoms))
             blobs.update(zip(step.tops, tops, strict=True))
         values: dict[str, Tensor] = {}
         for name, (_, *rest) in self.frozen.shapes(self.net).items():

@@ -215,7 +215,9 @@ def test_layer_type_of_a_user_that_fails_in_any_way_is_told(tmp_path: Path) -> N
     try:
         net = NET + 'layer { name: "e" type: "Exploding" bottom: "ip" top: "e" }'
         ((severity, what),) = found(write(tmp_path, net=net), "cannot_be_built")
-        assert (severity, what) == ("error", "layer 'e' (Exploding): KeyError: 'no such thing'")
+        assert severity == "error"
+        assert what.startswith("layer 'e' (Exploding): setup of Exploding failed at ")
+        assert what.endswith("(in setup): KeyError: 'no such thing'")
     finally:
         del base._REGISTRY["Exploding"]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...layers.base import tops_of
 from ...net import Net, Step
 from ..callback import Callback
 from ..options import Options
@@ -65,7 +66,7 @@ class DebugInfo(Callback):
         def hook(layer: Any, bottoms: Any, result: Any) -> None:
             if not self.showing:
                 return
-            tops = (result,) if isinstance(result, Tensor) else result
+            tops = tops_of(result)
             place = f"    [Forward] Layer {step.layer.name}"
             for name, top in zip(step.tops, tops, strict=True):
                 self.notify(f"{place}, top blob {name} data: {_size(top)}")

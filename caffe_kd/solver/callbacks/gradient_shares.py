@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...layers.base import tops_of
 from ...net import AUTOMATIC_TOP, Net, Step
 from ..callback import Callback
 from ..options import Options
@@ -65,7 +66,7 @@ class GradientShares(Callback):
         def hook(layer: Any, bottoms: tuple[Tensor, ...], result: Any) -> None:
             if not self.measuring or not torch.is_grad_enabled():
                 return
-            tops = (result,) if isinstance(result, Tensor) else result
+            tops = tops_of(result)
             for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
                 name = step.layer.name if name == AUTOMATIC_TOP else name
                 parts = step.layer.terms(*bottoms) if weight and top is tops[0] else {}

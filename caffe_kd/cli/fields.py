@@ -1,0 +1,32 @@
+"""``fields``: prints the fields of a message of the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import UsageError, did_you_mean
+from . import common
+
+DESCRIPTION = """Prints the fields of a message with type, number in binary files, default and
+comment: of a message by its name (PoolingParameter, SolverParameter, LayerParameter), or of the
+block of a layer (pooling_param)."""
+
+
+@common.guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = common.parser("fields", DESCRIPTION)
+    parser.add_argument("message", metavar="MESSAGE", help="a message or a layer's block")
+    common.layers_flag(parser)
+    arguments = parser.parse_args(argv)
+
+    from ..proto import describe
+
+    message = describe.message_of(arguments.message)
+    if message is None:
+        hint = did_you_mean(arguments.message, describe.names())
+        raise UsageError(f"there is no message '{arguments.message}'.{hint}")
+    print(f"message {message.name}")
+    for line in describe.lines(message):
+        print(f"  {line}")
+    return 0
