@@ -110,8 +110,10 @@ class _Surveyor(Net):
         try:
             with torch.device("meta"):  # parameters of a shape, without values
                 super()._add(proto)
-        except user_code.UserCodeError:  # a user's layer may need values
-            self._forget(proto)
+        except Exception as error:
+            if isinstance(error, CaffeKDError) and not isinstance(error, user_code.UserCodeError):
+                raise
+            self._forget(proto)  # the layer may need values
             super()._add(proto)
 
     def _forget(self, proto: Any) -> None:
