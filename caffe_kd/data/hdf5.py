@@ -91,6 +91,11 @@ class HDF5Rows:
                 top[wanted] = rows[indices[wanted] - self._starts[file]]
         return tops
 
+    def in_memory(self, top: str) -> np.ndarray:
+        """Return the values of the file that is in memory, of none in the beginning."""
+        loaded = self._loaded[1]
+        return loaded[self._tops.index(top)] if loaded else np.empty(0, np.float32)
+
     def _load(self, file: int) -> list[np.ndarray]:
         if self._loaded[0] != file:
             self._loaded = (-1, [])  # lets go of the last file before the next is read

@@ -56,6 +56,7 @@ class Context:
         parameter_bytes: what the parameter blobs made so far take.
         exact_sums: whether the sums of products on the way forward are taken in float64.
         writes_files: whether layers that write files do so; not where a net is only measured.
+        in_memory: gives, for some data layers' blobs, all values that are in memory.
     """
 
     file: Path | None = None
@@ -66,6 +67,7 @@ class Context:
     parameter_bytes: int = 0
     exact_sums: bool = False
     writes_files: bool = True
+    in_memory: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
 
 def tops_of(result: Tops) -> tuple[Tensor, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,8 +35,13 @@ class HDF5Data(OrderedRecordLayer):
             self.fail("HDF5Data does not transform data: leave transform_param out")
         with self.opening():
             self.rows = HDF5Rows(self.find(self.param.source), list(self.proto.top))
+        for top in self.proto.top:
+            self.context.in_memory[top] = partial(self._in_memory, top)
         self.seed()
         self.begin_pass()
+
+    def _in_memory(self, top: str) -> Tensor:
+        return torch.from_numpy(self.rows.in_memory(top))
 
     def new_order(self) -> np.ndarray:
         return self.rows.order(self.generator if self.param.shuffle else None)

@@ -43,6 +43,7 @@ class InfogainLoss(LabelledLayer):
 
     is_loss = True
     constant_bottoms = (1, 2)
+    label_bottom = 1
     matrix: Tensor  # H, where a file holds it
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -48,6 +48,8 @@ class LabelledLayer(IndexingLayer):
     """A layer with class scores along an axis and a label for each position."""
 
     ignore_label: int | None = None
+    label_bottom = -1  # which bottom holds the labels
+    _has_seen_labels = False
 
     def label_smoothing(self) -> float:
         """Return loss_param's label_smoothing, having refused one outside 0..1."""
@@ -76,8 +78,29 @@ class LabelledLayer(IndexingLayer):
             self.fail("there must be one label for each record", data=scores, label=label)
 
     def read_labels(self, label: Tensor, classes: int) -> Tensor:
-        """Return the labels as integers, having refused those that are no class."""
+        """Return the labels as integers, having refused those that are no class.
+
+        As in Caffe what follows the point of a label is cut off. A warning says so, once, if one of
+        the first batch has it, or one of a data layer whose values are in memory.
+        """
+        if not self._has_seen_labels and not label.is_meta:
+            self._has_seen_labels = True
+            self._report_fractions(label)
         return self.read_indices(label, classes, self.ignore_label)
+
+    def _report_fractions(self, label: Tensor) -> None:
+        known = self.context.in_memory.get(self.proto.bottom[self.label_bottom])
+        values = label.detach() if known is None else known()
+        if not values.is_floating_point():
+            return
+        fractions = values[values != values.trunc()]
+        if fractions.numel():
+            first = float(fractions[0])
+            taken = f" as {int(first)}" if math.isfinite(first) else ""
+            self.context.notify(
+                f"Warning: layer '{self.name}' ({self.type}) takes the label {first:g}{taken}: "
+                "labels are whole numbers, and what follows the point is cut off"
+            )
 
     def refuse_index(self, index: int, count: int) -> NoReturn:
         self.fail(
