@@ -15,7 +15,7 @@ teacher's under teacher/<name> and frozen, and the distiller's. With -for caffe,
 BVLC Caffe (built with WITH_PYTHON_LAYER) does the same."""
 
 _HOW_TO = """To train it with BVLC Caffe:
-  - {solver}{lacks};
+  - {solver}{lacks}
   - PYTHONPATH must have the folder of pycaffe, and a folder in which caffe_kd/plugin lies
     (that folder alone is enough: {plugin})"""
 

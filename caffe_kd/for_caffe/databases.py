@@ -29,6 +29,12 @@ def needs_database(layer: Any) -> bool:
     return layer.data_param.backend == pb.DataParameter.IDX or not given.isdisjoint(_CHOICE)
 
 
+def find_for(layer: Any, path: str) -> Path:
+    """Return where a layer's file is: from the working directory, or beside its prototxt."""
+    file, _, line = layer.source_line.rpartition(":")
+    return find(path, file if line.isdecimal() else None)
+
+
 class Databases:
     """Gives data layers LMDBs in a folder, each set of samples one.
 
@@ -66,9 +72,8 @@ class Databases:
             layer.data_param.ClearField(name)
 
     def _made(self, layer: Any, param: Any) -> Path:
-        file, _, line = layer.source_line.rpartition(":")
         try:
-            source = open_source(param, lambda path: find(path, file if line.isdecimal() else None))
+            source = open_source(param, lambda path: find_for(layer, path))
             digest = _checksum(source)
             name = f"{_stem(source.name)}-{digest[:_DIGITS_OF_NAME]}"
             path = self._folder / name

@@ -17,7 +17,7 @@ from ..proto.binary import LayerWeights
 from ..solver.building import prefixed
 from ..solver.plan import Plan
 from . import FIRST_OWN_FIELD
-from .databases import Databases, needs_database
+from .databases import Databases, find_for, needs_database
 from .layers import error, translated
 
 # The greatest number of a LayerParameter's field in BVLC Caffe, and the forks' field that is ours.
@@ -36,6 +36,19 @@ _WITH_BLOBS = (
     "LSTM",
 )
 _LEGACY_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2}
+
+# Fields with a file's name, by their block.
+_FILES = (
+    ("data_param", "source"),
+    ("data_param", "mean_file"),
+    ("transform_param", "mean_file"),
+    ("image_data_param", "source"),
+    ("image_data_param", "mean_file"),
+    ("window_data_param", "source"),
+    ("window_data_param", "mean_file"),
+    ("hdf5_data_param", "source"),
+    ("infogain_loss_param", "source"),
+)
 
 # What to do about what BVLC Caffe lacks, by field or by value.
 _INSTEAD = {
@@ -122,6 +135,7 @@ def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | 
         layer.CopyFrom(given)
         layer.bottom[:] = [bottom for bottom in given.bottom if bottom]  # "" is one there
         _freeze(layer)
+        _locate_files(layer)
         try:
             ours = translated(layer)
         except NetError as problem:
@@ -147,6 +161,15 @@ def _freeze(layer: Any) -> None:
         spec = layer.param[index] if index < len(layer.param) else layer.param.add()
         spec.lr_mult = spec.decay_mult = 0
     layer.ClearField("frozen")
+
+
+def _locate_files(layer: Any) -> None:
+    """Name files that lie beside the prototxt from the working directory, as BVLC Caffe does."""
+    for block, name in _FILES:
+        param = getattr(layer, block)
+        path = getattr(param, name) if param.HasField(name) else ""
+        if path and (found := find_for(layer, path)).exists():
+            setattr(param, name, str(found))
 
 
 def _problems(layer: Any, is_original: bool, has_databases: bool) -> list[str]:

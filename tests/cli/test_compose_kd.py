@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,20 @@ def test_frozen_layers_have_learning_rates_of_0_and_start_from_the_teachers(fold
     _, plain = losses("plain.prototxt", "frozen.caffemodel")
     for blob, value in zip(plain.net.params["conv1"], folder["conv1"], strict=True):
         np.testing.assert_array_equal(blob.data, value)
+
+
+@pytest.mark.parametrize("databases", [[], ["-databases", "dbs"]])
+def test_files_beside_a_net_in_another_folder_are_named_from_here(folder, capsys, databases):
+    nets = Path("nets")
+    nets.mkdir()
+    shutil.move("digits", nets / "digits")
+    for name in ("student", "teacher", "distiller", "solver"):
+        shutil.move(f"{name}.prototxt", nets)
+    shutil.move("teacher.caffemodel", nets)
+    command = ["-solver", "nets/solver.prototxt", "-for", "caffe", *databases]
+    assert compose_kd.main([*command, "-output", "net.prototxt"]) == 0
+    net = text.read("net.prototxt", pb.NetParameter())
+    assert data_layer(net).data_param.source == str(nets / "digits")
 
 
 def test_net_for_caffe_has_no_bottoms_without_a_name(folder):
