@@ -87,10 +87,11 @@ def decode_on_white(data: bytes, where: str, color: bool, size: tuple[int, int])
     except DataError as error:
         raise _unreadable(error, data, where) from error
     if pixels.ndim == 3 and pixels.shape[2] == 4:
-        alpha = pixels[:, :, 3:].astype(np.uint16)
-        mixed = (pixels[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
-        pixels = mixed.astype(np.uint8)
-        pixels = pixels if color else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+        alpha = np.ascontiguousarray(pixels[:, :, 3])
+        for channel in range(3):  # one by one, which takes less memory
+            ink = cv2.multiply(255 - pixels[:, :, channel], alpha, scale=1 / 255)
+            pixels[:, :, channel] = 255 - ink
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR if color else cv2.COLOR_BGRA2GRAY)
     shrinks = size[0] <= pixels.shape[0] and size[1] <= pixels.shape[1]
     return to_planes(_resized(pixels, *size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
@@ -107,9 +108,8 @@ def decode_pixels(data: bytes, color: bool | None) -> np.ndarray:
         DataError: as ``decode_image``.
     """
     cv2 = opencv()
-    if data.startswith(_PNG):
-        data = _png_pixels(data, keep_colors=color is False)
-    read_header(data)
+    data = _without_extras(data, keep_colors=color is False)
+    _header(data)
     flags = {None: cv2.IMREAD_UNCHANGED, True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE}
     try:
         pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags[color])
@@ -128,6 +128,10 @@ def read_header(data: bytes) -> ImageHeader:
     Raises:
         DataError: the format is not known, the header is damaged, or it announces too many pixels.
     """
+    return _header(_without_extras(data, keep_colors=False))
+
+
+def _header(data: bytes) -> ImageHeader:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -221,8 +225,8 @@ def _packed(planes: np.ndarray) -> np.ndarray:
 # ---- damaged files
 
 
-def _png_pixels(data: bytes, keep_colors: bool) -> bytes:
-    """Return a PNG without what its pixels do not depend on.
+def _without_extras(data: bytes, keep_colors: bool) -> bytes:
+    """Return a file, if it is a PNG without what its pixels do not depend on.
 
     libpng writes to stderr what it thinks of a colour profile or a text, without naming the file;
     and an animation's first frame would not be read as the image is.
@@ -230,6 +234,8 @@ def _png_pixels(data: bytes, keep_colors: bool) -> bytes:
     Raises:
         DataError: a checksum is wrong, or the end is missing.
     """
+    if not data.startswith(_PNG):
+        return data
     wanted = _PNG_CHUNKS | _PNG_COLOR_CHUNKS if keep_colors else _PNG_CHUNKS
     kept, at, kind = [data[:8]], 8, b""
     while kind != b"IEND":

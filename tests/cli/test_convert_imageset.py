@@ -173,6 +173,15 @@ def test_encoded_grey_of_grey_files_says_nothing(capsys):
     assert "in colour" not in capsys.readouterr().out
 
 
+def test_encoded_grey_of_a_png_with_a_damaged_remark_goes_on():
+    save("one/a/0.png")
+    content = Path("one/a/0.png").read_bytes()
+    remark = b"\0\0\0\3tEXta\0bWRNG"
+    Path("one/a/0.png").write_bytes(content[:33] + remark + content[33:])
+    assert main(["one", "db", "-encoded", "-gray"]) == 0
+    assert remark in stored("db", 0).data
+
+
 def test_encoded_jpg_as_jpeg_is_encoded_by_opencv():
     save("one/a/0.jpg")
     assert main(["one", "db", "-encoded", "-encode_type=jpeg"]) == 0

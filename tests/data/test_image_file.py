@@ -200,6 +200,12 @@ def test_decode_on_white_turns_what_is_transparent_white() -> None:
     assert (got[:, 1:] == 255).all()
 
 
+def test_decode_on_white_mixes_what_is_half_transparent() -> None:
+    data = file_of(Image.new("RGBA", (4, 4), (0, 100, 255, 51)))  # a fifth
+    got = decode_on_white(data, "p.png", True, (4, 4))
+    assert np.abs(got[:, 0, 0] - np.array([255, 224, 204.0])).max() <= ONE_LEVEL
+
+
 def test_decode_on_white_shrinks_to_the_mean() -> None:
     data = file_of(Image.fromarray(np.array([[0, 40, 80, 120]] * 4, np.uint8)))
     assert decode_on_white(data, "p.png", False, (1, 1)).tolist() == [[[60]]]
@@ -304,6 +310,14 @@ def test_decode_takes_at_most_four_times_the_file_and_64_mb(
     path = tmp_path / "x"
     Image.new("RGB", (2600, 2600), (9, 99, 200)).save(path, form, **options)
     assert check_growth(lambda path: decode_image(path.read_bytes(), "x", True), path) == ""
+
+
+@needs_proc
+def test_decode_on_white_takes_at_most_four_times_the_file_and_64_mb(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    Image.new("RGBA", (2600, 2600), (9, 99, 200, 70)).save(path, "PNG")
+    read = check_growth(lambda p: decode_on_white(p.read_bytes(), "x", True, (8, 8)), path)
+    assert read == ""
 
 
 def test_import_of_the_package_loads_no_opencv() -> None:
