@@ -20,6 +20,7 @@ from .layers import Layer
 from .layers.batch_statistics import BatchStatistics, Totals
 from .net import Net, Step
 
+LAGGING = 0.2  # a ``Change.lag`` from which on a test by kept statistics can be far too low
 _HANDED = ("Python", "Input")  # types whose data somebody else hands them
 
 
@@ -48,6 +49,12 @@ class Change:
         """The median over the channels of the kept variance, divided by that of now."""
         eps = self.layer.eps
         return float(((self.kept[1] + eps) / (self.now[1] + eps)).median())
+
+    @property
+    def lag(self) -> float:
+        """How far it is off: the mean in deviations, or the variance by its ratio less 1."""
+        ratio = self.ratio
+        return max(self.shift, abs(ratio - 1), 1 / ratio - 1 if ratio > 0 else 0.0)
 
     def __str__(self) -> str:
         """Describe it in words."""

@@ -13,8 +13,6 @@ from .reading import Case
 from .view import Node, View
 
 _PARTS = 10  # a training should be so many times as long as what the averages reach back
-_LAGGING = 1.5  # kept variance to that of now, or the other way round
-_SHIFTED = 0.5  # standard deviations
 _BATCHES = 4
 _REFRESH = "caffe_kd refresh_statistics -model NET -weights W -output W2 takes them once more"
 
@@ -66,8 +64,7 @@ def averages_lag(view: View) -> Hits:
     if not view.data or not places or survey.unrun:
         return
     for change in _changes(view, list(places)):
-        off = max(change.ratio, 1 / change.ratio if change.ratio > 0 else 1.0)
-        if off > _LAGGING or change.shift > _SHIFTED:
+        if change.lag > statistics.LAGGING:
             where = places[change.layer.name].place
             yield Hit("warning", where, f"{change}, in {_BATCHES} batches")
 

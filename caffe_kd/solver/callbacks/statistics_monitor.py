@@ -15,7 +15,6 @@ from ..options import Options
 if TYPE_CHECKING:
     from ..solver import Solver
 
-_LAGGING = 1.5  # kept variance to that of the last batch, or the other way round
 _BATCHES = 4
 _POINTS = 0.05  # of accuracy
 _LOSSES = 1.5  # times
@@ -31,8 +30,13 @@ class StatisticsMonitor(Callback):
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
         """Warn for each test net that is much better by batch statistics."""
         norms = statistics.following(solver.net)
-        worst = max(norms, key=_lag)
-        if _lag(worst) < _LAGGING:
+        changes = [
+            statistics.Change(norm, norm.kept(), norm.last_batch)
+            for norm in norms
+            if norm.last_batch is not None
+        ]
+        worst = max(changes, key=lambda change: change.lag, default=None)
+        if worst is None or worst.lag < statistics.LAGGING:
             return
         names = {norm.name for norm in norms}
         for index, net in enumerate(solver.test_nets):
@@ -40,20 +44,12 @@ class StatisticsMonitor(Callback):
             finding = _difference(net, names, batches)
             if finding is not None:
                 solver.log.warning(
-                    f"Test net (#{index}): {finding} in {batches} batches: the statistics kept lag "
-                    f"behind the net (layer '{worst.name}': the variances differ {_lag(worst):.3g} "
-                    f"times). They reach back {worst.window:,.0f} batches: a smaller "
-                    "moving_average_fraction, refresh_statistics: 50 in the solver, or caffe_kd "
-                    "refresh_statistics on the snapshot mends it"
+                    f"Test net (#{index}): {finding} in {batches} batches: the statistics that "
+                    f"are kept lag behind the net. In {worst}. They reach back "
+                    f"{worst.layer.window:,.0f} batches: a smaller moving_average_fraction, "
+                    "refresh_statistics: 50 in the solver, or caffe_kd refresh_statistics on the "
+                    "snapshot mends it"
                 )
-
-
-def _lag(norm: BatchStatistics) -> float:
-    """Return how many times a layer's kept variance differs from that of its last batch."""
-    if norm.last_batch is None:
-        return 1.0
-    ratio = statistics.Change(norm, norm.kept(), norm.last_batch).ratio
-    return max(ratio, 1 / ratio) if ratio > 0 else 1.0
 
 
 def _difference(net: Net, names: set[str], batches: int) -> str | None:
