@@ -1,4 +1,4 @@
-"""``convert_imageset``: turns a folder of pictures into an LMDB, as the original's tool does."""
+"""``convert_imageset``: turns a folder of images into an LMDB, as Caffe's tool does."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from . import common
 if TYPE_CHECKING:
     import numpy as np
 
-DESCRIPTION = """Turns pictures into an LMDB of Datum, uint8, BGR or grey. LISTFILE has lines
+DESCRIPTION = """Turns images into an LMDB of Datum, uint8, BGR or grey. LISTFILE has lines
 "path label", the path below ROOTFOLDER, the label a whole number. Without it ROOTFOLDER has one
 folder per class: labels are the places of the folders' names in order, and the names are written to
-labels.txt beside the database. A picture that cannot be read is told and left out."""
+labels.txt beside the database. An image that cannot be read is reported and left out."""
 EPILOG = """Images are read, resized and encoded by OpenCV, as in Caffe; proportions are not kept.
 The order of -shuffle is the same each time. -encoded keeps a file's own bytes where it is not
 resized and its suffix is the format wanted: with -gray in colour, too."""
@@ -26,7 +26,7 @@ SWITCHES = ("gray", "shuffle", "check_size", "encoded")
 PROGRESS_EVERY = 1000
 
 Line = tuple[str, int]
-"""A picture's path below the root folder, and its label."""
+"""An image's path below the root folder, and its label."""
 
 
 @common.guarded

@@ -24,7 +24,7 @@ MOST_PIXELS = 1 << 26  # 8192 x 8192
 MOST_BYTES = 256 << 20  # of a file
 # Decoding takes up to 9 bytes a pixel. A small file can announce far more pixels than it has
 # reason to: one of a photograph has at least a bit for each.
-_ROOM_PIXELS = 7_000_000
+ROOM_PIXELS = 7_000_000
 _PIXELS_PER_BYTE = 6
 # Not all that OpenCV and Pillow know: some formats start other programs or have no bound.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -122,16 +122,20 @@ def decode_pixels(data: bytes, color: bool | None) -> np.ndarray:
     return pixels
 
 
-def read_header(data: bytes) -> ImageHeader:
+def read_header(data: bytes, room_pixels: int = ROOM_PIXELS) -> ImageHeader:
     """Return what an image file announces, without decoding it.
+
+    Args:
+        data: the file's bytes.
+        room_pixels: how many pixels it may have beside 6 for each of its bytes.
 
     Raises:
         DataError: the format is not known, the header is damaged, or it announces too many pixels.
     """
-    return _header(_without_extras(data, keep_colors=False))
+    return _header(_without_extras(data, keep_colors=False), room_pixels)
 
 
-def _header(data: bytes) -> ImageHeader:
+def _header(data: bytes, room_pixels: int = ROOM_PIXELS) -> ImageHeader:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -143,7 +147,7 @@ def _header(data: bytes) -> ImageHeader:
         raise DataError("not one of " + ", ".join(FORMATS)) from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise DataError(str(error)) from error
-    most = min(MOST_PIXELS, _ROOM_PIXELS + _PIXELS_PER_BYTE * len(data))
+    most = min(MOST_PIXELS, room_pixels + _PIXELS_PER_BYTE * len(data))
     if width * height > most:
         raise DataError(
             f"{width} x {height} pixels, where a file of {len(data)} bytes may have at most {most}"

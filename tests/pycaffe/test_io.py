@@ -8,6 +8,7 @@ from PIL import Image
 
 import caffe_kd as caffe
 from caffe_kd.errors import DataError, NetError, ParseError
+from tests.growth import check_growth, needs_proc
 
 pb = caffe.proto.caffe_pb2
 
@@ -108,6 +109,18 @@ def test_grey_picture_is_tripled_and_alpha_left_out(tmp_path: Path) -> None:
     rgba = np.random.default_rng(0).integers(256, size=(4, 6, 4)).astype(np.uint8)
     path = save(tmp_path / "alpha.png", rgba)
     np.testing.assert_allclose(caffe.io.load_image(path), rgba[:, :, :3] / 255, **FLOAT32)
+
+
+@needs_proc
+@pytest.mark.parametrize(("side", "message"), [(1580, ""), (2600, "2600 x 2600 pixels")])
+@pytest.mark.parametrize(("mode", "color"), [("RGB", True), ("RGB", False), ("L", True)])
+def test_small_file_with_many_pixels_takes_little_memory(
+    tmp_path: Path, side: int, message: str, mode: str, color: bool
+) -> None:
+    path = tmp_path / "x.png"
+    Image.new(mode, (side, side)).save(path)
+    found = check_growth(lambda p: caffe.io.load_image(p, color), path)
+    assert message in found and bool(message) == bool(found)
 
 
 def test_file_that_is_no_picture_is_told(tmp_path: Path) -> None:
