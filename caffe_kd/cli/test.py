@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .. import non_finite
     from ..copying import load_for_use
     from ..log import Log
-    from ..net import load_net
+    from ..net import load_net, read_net
+    from ..proto.filter import idle_stages
     from ..proto.upgrade import Notes
     from ..solver.callbacks.debug_info import DebugInfo
 
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
         for note in notes.lines:
             log.info(note)
+        for sentence in idle_stages(read_net(arguments.model), stages):
+            log.warning(f"{arguments.model}: {sentence}")
         net.context.notify = log.info
         load_for_use(net, common.comma_list(arguments.weights), log)
         net.place(device, channels_last=False)

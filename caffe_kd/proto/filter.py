@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from ..errors import NetError
+from ..errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 from . import foreign
 
@@ -40,6 +41,23 @@ def is_included(layer: Any, state: Any) -> bool:
     if layer.include:
         return any(meets(state, rule) for rule in layer.include)
     return not any(meets(state, rule) for rule in layer.exclude)
+
+
+def idle_stages(net: Any, stages: Iterable[str]) -> list[str]:
+    """Return a sentence for each stage of a state that no rule of the net's layers names.
+
+    Args:
+        net: the NetParameter with the layers of all states.
+        stages: those of a state.
+    """
+    rules = [rule for layer in net.layer for rule in (*layer.include, *layer.exclude)]
+    known = dict.fromkeys(name for rule in rules for name in (*rule.stage, *rule.not_stage))
+    return [
+        f"no layer's include or exclude names the stage '{stage}', so it changes nothing."
+        f"{did_you_mean(stage, known)} The layers name: {', '.join(known) or 'none'}"
+        for stage in dict.fromkeys(stages)
+        if stage not in known
+    ]
 
 
 def filter_net(net: Any, state: Any) -> Any:

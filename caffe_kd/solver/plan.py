@@ -13,7 +13,7 @@ from ..errors import NetError, SolverError, UsageError, did_you_mean
 from ..proto import bundle, foreign, text
 from ..proto import caffe_pb2 as pb
 from ..proto.compose import NO_DISTILLING_LOSS, Teacher, compose, override_distillation
-from ..proto.filter import filter_net
+from ..proto.filter import filter_net, idle_stages
 from ..proto.students import merge
 from ..proto.upgrade import Notes, upgrade_solver
 from .plan_teachers import CountBlobs, Injection, TeacherReader, TeacherWeights
@@ -76,6 +76,7 @@ class Plan:
         student_weights: files to start the student from.
         students: where several students, each of a name, start from.
         notes: what was overridden or decided, for the log.
+        warnings: what can hardly be meant, for the log.
     """
 
     solver: Any
@@ -90,6 +91,7 @@ class Plan:
     student_weights: list[Path]
     students: list[StudentWeights]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def frozen_names(self) -> list[str]:
@@ -124,6 +126,7 @@ class _Planner:
         self.upgrades = upgrades
         self.reader = Reader(solver, file, upgrades)
         self.students: list[StudentWeights] = []
+        self.warnings: list[str] = []
 
     def plan(self) -> Plan:
         self._check_settings()
@@ -146,7 +149,9 @@ class _Planner:
         composed = self._compose(train_net, teachers.nets, distiller)
         self._override_distillation(composed)
         injections = teacher_reader.injections(teachers, composed)
-        train = NetPlan(filter_net(composed, self._train_state(composed)), train_file)
+        state = self._train_state(composed)
+        self._check_stages(composed, state.stage, "train_state")
+        train = NetPlan(filter_net(composed, state), train_file)
         self._check_teachers_are_known(train.param, teachers.nets)
         self._check_teachers_are_used(composed, teachers.nets)
         tests = [
@@ -166,6 +171,7 @@ class _Planner:
             student_weights=student_weights,
             students=self.students,
             notes=[*self.upgrades.lines, *self.reader.notes],
+            warnings=self.warnings,
         )
 
     def _check_settings(self) -> None:
@@ -297,6 +303,12 @@ class _Planner:
         state.stage.extend(self.overrides.stages)
         return state
 
+    def _check_stages(self, net: Any, stages: Sequence[str], field: str) -> None:
+        for sentence in idle_stages(net, stages):
+            warning = f"{self.reader.where(field)}: {sentence}"
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+
     def _test_net(
         self, net: Any, index: int, teachers: list[Teacher], distiller: Any | None
     ) -> Any:
@@ -306,6 +318,7 @@ class _Planner:
         state.MergeFrom(net.state)
         if self.solver.test_state:
             state.MergeFrom(self.solver.test_state[index])
+        self._check_stages(composed, state.stage, "test_state")
         return filter_net(composed, state)
 
     def _check_is_kept(self, teacher: TeacherWeights, parts: Sequence[str]) -> None:

@@ -91,6 +91,8 @@ class Solver:
             self._seed()
         for note in plan.notes:
             log.info(note)
+        for warning in plan.warnings:
+            log.warning(warning)
         exact = options.exact_sums
         build = partial(building.build, log=log, device=self.device, exact_sums=exact)
         self.net = build(plan.train.param, pb.TRAIN, plan.train.file, "training net")
