@@ -124,7 +124,11 @@ def _write_solver(
     solver.test_interval = a_pass * max(1, wanted // 10)
     solver.max_iter = solver.test_interval * max(1, round(wanted * a_pass / solver.test_interval))
     solver.test_iter[:] = [len(_records(digits, TEST)[1]) // _test_batch(digits)]
+    # Not at the very end: Caffe runs one more batch for that display, before the last test, which
+    # moves BatchNorm's averages away from those of the snapshot that is exported.
     solver.display = min(solver.display, solver.test_interval)
+    while solver.display > 1 and solver.max_iter % solver.display == 0:
+        solver.display -= 1
     solver.snapshot_prefix = (folder / stage.name).as_posix()
     for entry in solver.teacher:
         assert teacher is not None

@@ -56,6 +56,15 @@ def test_quickstart_prints_the_table_and_where_things_are(outcome: tuple[Path, s
     assert "All files are in out" in printed
 
 
+def test_table_and_curves_have_one_accuracy_of_a_net(outcome: tuple[Path, str]) -> None:
+    folder, printed = outcome
+    errors = [int(m) for m in re.findall(r" (\d+) of 360 +\d+\.\d+ %", printed)]
+    names = ("teacher", "student_alone", "student")
+    logs = [parse_log(folder / "out" / f"{name}.log") for name in names]
+    for wrong, log in zip(errors, logs, strict=True):
+        assert log.tests[0][-1].outputs["accuracy"] == pytest.approx(1 - wrong / 360, abs=1e-5)
+
+
 def test_quickstart_leaves_everything_in_one_folder(outcome: tuple[Path, str]) -> None:
     out = outcome[0] / "out"
     for name in ("student.onnx", "teacher.onnx", "deploy.prototxt", "training.png", "student.log"):
