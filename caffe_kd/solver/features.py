@@ -16,6 +16,7 @@ from .callbacks import (
     snapshot_best,
     statistics_monitor,
     teacher_outputs,
+    teacher_report,
 )
 from .options import Options
 
@@ -34,6 +35,7 @@ _FEATURES = (
     debug_info,
     gradient_shares,
     teacher_outputs,
+    teacher_report,
 )
 
 
