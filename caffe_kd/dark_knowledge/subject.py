@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,8 @@ def _scores_of(net: Any, where: str) -> str:
     """Return the blob of a classifier's logits.
 
     Raises:
-        NetError: the net has neither a loss nor an Accuracy nor a Softmax that would tell.
+        NetError: the net has neither a loss nor an Accuracy nor a Softmax that would tell, or no
+            layer makes the bottom of the one it has.
     """
     made_by = {top: layer for layer in net.layer for top in layer.top if top not in layer.bottom}
     judges = [x for x in net.layer if x.type in _OWN_SCORES | _COMPARING]
@@ -172,7 +173,19 @@ def _scores_of(net: Any, where: str) -> str:
             "Softmax in TEST",
             where,
         )
-    blob = str(judges[-1].bottom[0])
-    while blob in made_by and made_by[blob].type == "Softmax":
-        blob = str(made_by[blob].bottom[0])
+    layer = judges[-1]
+    blob = _first_bottom(layer, made_by)
+    while (layer := made_by.pop(blob)).type == "Softmax":  # no layer comes twice
+        blob = _first_bottom(layer, made_by)
+    return blob
+
+
+def _first_bottom(layer: Any, made_by: Mapping[str, Any]) -> str:
+    blob = str(layer.bottom[0]) if layer.bottom else ""
+    if blob not in made_by:
+        raise NetError(
+            f"layer '{layer.name}' ({layer.type}): Unknown bottom blob '{blob}': no layer before "
+            f"this one makes it.{did_you_mean(blob, made_by)}",
+            layer.source_line or None,
+        )
     return blob

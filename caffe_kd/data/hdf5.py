@@ -14,6 +14,7 @@ import torch
 from ..errors import DataError, did_you_mean
 from ..files import find, read_bytes, slip_in
 from ..proto.hdf5_sizes import dataset_problem
+from ..proto.wire import HDF5_MAGIC
 
 _MOST_LIST_BYTES = 16 << 20
 _MOST_VALUES = 2**31 - 1  # Caffe counts the values of a blob in an int
@@ -42,7 +43,7 @@ class HDF5Rows:
     def __init__(self, source: Path, tops: Sequence[str]) -> None:
         self.name = str(source)
         self._tops = list(tops)
-        listed = read_bytes(source, _MOST_LIST_BYTES).decode(errors="replace").split()
+        listed = _names_in(source)
         if not listed:
             raise DataError("the list names no HDF5 file", self.name)
         self._files = [find(file, beside=source) for file in listed]
@@ -127,6 +128,18 @@ class HDF5Rows:
                 )
 
 
+def _names_in(source: Path) -> list[str]:
+    """Return the names that a list holds."""
+    if source.is_file():
+        with source.open("rb") as file:
+            if file.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
+                raise DataError(
+                    "is an HDF5 file; source wants a text file that lists such files, one a line",
+                    str(source),
+                )
+    return read_bytes(source, _MOST_LIST_BYTES).decode(errors="replace").split()
+
+
 def _values(dataset: Any) -> np.ndarray:
     """Read a dataset; values of few bytes become float32 only batch by batch."""
     is_kept = dataset.dtype.itemsize <= _MOST_KEPT_ITEM
@@ -175,8 +188,8 @@ class _Opened:
             if link is None:
                 known = [name for name in self._file if isinstance(name, str)]
                 raise DataError(
-                    f"no dataset '{top}'. Received: {', '.join(known) or 'an empty file'}."
-                    + did_you_mean(top, known),
+                    f"no dataset '{top}', as the top is named. The file has "
+                    f"{', '.join(known) or 'none'}." + did_you_mean(top, known),
                     self._path,
                 )
             if not isinstance(link, h5py.HardLink):

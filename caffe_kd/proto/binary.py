@@ -131,9 +131,15 @@ def read_weights(path: str | Path) -> list[LayerWeights]:
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         from . import hdf5  # only then: h5py takes a while to load
 
-        layers = hdf5.read_weights(path)
+        try:
+            layers = hdf5.read_weights(path)
+        except ParseError as error:
+            raise _taken_for(error, _HOLDS_STATE, lambda: hdf5.read_solver_state(path)) from None
         return [LayerWeights(n, "", blobs, [False] * len(blobs), True) for n, blobs in layers]
-    return _parsed(path, "a caffemodel", data, _weights)
+    try:
+        return _parsed(path, "a caffemodel", data, _weights)
+    except ParseError as error:
+        raise _taken_for(error, _HOLDS_STATE, lambda: _solver_state(Walker(data))) from None
 
 
 def read_solver_state(path: str | Path) -> SolverState:
@@ -146,8 +152,35 @@ def read_solver_state(path: str | Path) -> SolverState:
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         from . import hdf5
 
-        return SolverState(*hdf5.read_solver_state(path))
-    return _parsed(path, "a solver state", data, _solver_state)
+        try:
+            return SolverState(*hdf5.read_solver_state(path))
+        except ParseError as error:
+            raise _taken_for(error, _HOLDS_WEIGHTS, lambda: hdf5.read_weights(path)) from None
+    try:
+        return _parsed(path, "a solver state", data, _solver_state)
+    except ParseError as error:
+        raise _taken_for(error, _HOLDS_WEIGHTS, lambda: _weights(Walker(data))) from None
+
+
+_HOLDS_WEIGHTS = (
+    "is not a solver state, it holds weights: -snapshot wants the .solverstate, -weights takes "
+    "the .caffemodel"
+)
+_HOLDS_STATE = (
+    "is not a caffemodel, it holds a solver state: -weights wants the .caffemodel, -snapshot takes "
+    "the .solverstate"
+)
+
+
+def _taken_for(error: ParseError, fact: str, read_other: Callable[[], object]) -> ParseError:
+    """Return the error of a file that is of the other kind of a snapshot, else the one there is."""
+    try:
+        found = read_other()
+    except (ParseError, Damaged):
+        return error
+    if isinstance(found, SolverState) and not found.learned_net and not found.history:
+        return error  # nothing in the file says that it is one
+    return ParseError(fact, error.where)
 
 
 def read_blob(path: str | Path) -> Array:

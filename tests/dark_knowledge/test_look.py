@@ -177,3 +177,21 @@ def test_label_that_is_no_class_is_an_error(folder: Path) -> None:
     write_idx(folder / "labels-idx1-ubyte", LABELS + 7)
     with pytest.raises(CaffeKDError, match="no class"):
         look(of_models(["net.prototxt"], ["teacher.caffemodel"]))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        'layer { name: "e" type: "Softmax" bottom: "nope" top: "p" }',
+        'layer { name: "e" type: "Accuracy" top: "a" }',
+        'layer { name: "e" type: "Softmax" bottom: "p" top: "q" }\n'
+        'layer { name: "f" type: "Softmax" bottom: "q" top: "p" }',
+    ],
+)
+def test_judge_of_a_blob_that_no_layer_makes_is_named_in_one_line(folder: Path, end: str) -> None:
+    content = (folder / "net.prototxt").read_text()
+    (folder / "teacher.prototxt").write_text(content[: content.index('layer { name: "loss"')] + end)
+    with pytest.raises(
+        NetError, match=r"^teacher.prototxt:\d+: layer '[ef]' .*Unknown bottom blob"
+    ):
+        of_models(["teacher.prototxt", "net.prototxt"], ["teacher.caffemodel"] * 2)

@@ -220,3 +220,15 @@ def test_absurd_chunk_is_refused(tmp_path: Path) -> None:
         file.create_dataset("data", (1,), "u1", chunks=(2**31,), maxshape=(None,))
     with pytest.raises(DataError, match="announces an absurd size|may grow to"):
         HDF5Rows(one_file(tmp_path), ["data"])
+
+
+def test_hdf5_file_in_place_of_the_list_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "d.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.zeros((4, 2), np.float32)
+        file["label"] = np.zeros(4, np.float32)
+    with pytest.raises(DataError, match="d.h5: is an HDF5 file; source wants a text file that"):
+        HDF5Rows(path, ["data"])
+    (tmp_path / "list.txt").write_text("d.h5\n")
+    with pytest.raises(DataError, match="no dataset 'labels', .* The file has data, label. Did"):
+        HDF5Rows(tmp_path / "list.txt", ["data", "labels"])

@@ -473,3 +473,23 @@ def test_import_loads_neither_torch_nor_h5py():
     code = "import caffe_kd.proto.binary, sys; print({'torch', 'h5py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["", ".h5"])
+def test_weights_and_state_taken_for_one_another_are_named(tmp_path: Path, suffix: str) -> None:
+    weights, state = tmp_path / f"n.caffemodel{suffix}", tmp_path / f"n.solverstate{suffix}"
+    arrays = [np.ones((2, 3), np.float32), np.ones(2, np.float32)]
+    write = binary.write_weights_hdf5 if suffix else binary.write_weights
+    write(weights, small_net(), {"ip": arrays})
+    binary.write_solver_state(state, binary.SolverState(10, str(weights), arrays, 0))
+    with pytest.raises(ParseError, match=r"n.caffemodel.*: .*it holds weights: -snapshot wants"):
+        binary.read_solver_state(weights)
+    with pytest.raises(ParseError, match=r"n.solverstate.*it holds a solver state: -weights want"):
+        binary.read_weights(state)
+
+
+@pytest.mark.parametrize("content", [b"\x7a\x02ab", b"\x00\x01garbage"])
+def test_file_of_neither_kind_is_not_taken_for_the_other(tmp_path: Path, content: bytes) -> None:
+    path = stored(tmp_path, content)
+    with pytest.raises(ParseError, match="is not a caffemodel"):
+        binary.read_weights(path)
