@@ -89,17 +89,12 @@ class Search:
         return "disk"
 
     def _open(self) -> optuna.Study:
-        from sqlalchemy.engine import URL
+        from .database import open_study
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        url = URL.create("sqlite", database=str(self.folder / "search.db"))
-        study = optuna.create_study(
-            storage=url.render_as_string(),
-            study_name="search",
-            load_if_exists=True,
-            direction="maximize" if self._sign > 0 else "minimize",
-            pruner=optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_TESTS),
-        )
+        pruner = optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_TESTS)
+        path = self.folder / "search.db"
+        study = open_study(path, self._space.ranges, self._sign > 0, pruner=pruner)
         about = {
             **self._subject.digests(self._space.own),
             "ranges": self._space.about(),
@@ -110,7 +105,8 @@ class Search:
         if before is None:
             study.set_user_attr("about", about)
         elif before != about:
-            differing = ", ".join(k for k in about if before.get(k) != about[k])
+            known = before if isinstance(before, dict) else {}
+            differing = ", ".join(k for k in about if known.get(k) != about[k]) or "solver"
             raise CaffeKDError(
                 f"the folder holds a search with another {differing}: give -output a folder of its "
                 "own, or remove this one",
