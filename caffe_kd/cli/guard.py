@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from .. import user_code
-from ..errors import CaffeKDError, Stopped
+from ..errors import CaffeKDError, Stopped, printable
 from . import silent_end
 
 if signal.getsignal(signal.SIGINT) is silent_end:
@@ -104,7 +104,7 @@ def _tell(error: BaseException, received: int | None) -> int:
         raise error
     if isinstance(error, OSError):
         _give_up_stdout()
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     return status
 
 
