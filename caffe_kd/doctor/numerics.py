@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from ..proto import caffe_pb2 as pb
@@ -11,6 +12,9 @@ from .view import Node, View
 
 _FEW_VALUES = 16  # of a channel in a batch: the variance of fewer is off by a third and more
 _MANY_POSITIONS = 100
+_FAST = 0.001  # a base_lr from which steps on values of 0 to 255 are large
+_LARGE_STD = 0.05  # of weights, where ImageNet nets have 0.01 for the first layer
+_FILLED_BY = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}
 
 
 @net_check(
@@ -110,8 +114,50 @@ def raw_pixels(view: View) -> Hits:
         if node.type not in ("Data", "ImageData", "WindowData"):
             continue
         if transform.scale == 1 and not transform.mean_file and not transform.mean_value:
-            if not any(_starts_by_scaling(child) for child in node.children):
+            if any(_starts_by_scaling(child) for child in node.children):
+                continue
+            risky = next((child for child in node.children if _is_too_fast(view, child)), None)
+            if risky is None:
                 yield Hit("note", node.place, f"{node.called}: neither scale nor mean")
+                continue
+            yield Hit(
+                "warning",
+                node.place,
+                f"{node.called}: neither scale nor mean, and {risky.called} has large weights for "
+                f"such values; with base_lr {view.solver.base_lr:g} training is likely to diverge "
+                "or to stay at chance",
+            )
+
+
+def _is_too_fast(view: View, node: Node) -> bool:
+    """Return whether a layer on raw pixels learns in steps that are likely to kill it.
+
+    Weights of xavier and msra keep the size of what comes in, about 100, where a gaussian of small
+    std, as ImageNet nets have it, scales it down; BatchNorm or LRN behind the layer sets it right.
+    """
+    solver = view.solver
+    if solver is None or solver.type not in ("SGD", "Nesterov") or solver.base_lr < _FAST:
+        return False
+    if node.type not in ("Convolution", "InnerProduct"):
+        return False
+    filler = getattr(node.proto, _FILLED_BY[node.type]).weight_filler
+    large = filler.type in ("xavier", "msra") or (
+        filler.type == "gaussian" and filler.std >= _LARGE_STD
+    )
+    learns = not any(param.lr_mult == 0 for param in node.proto.param[:1])
+    return large and learns and not any(_normalises(child) for child in _behind(node))
+
+
+def _normalises(node: Node) -> bool:
+    return node.type in ("BatchNorm", "BN", "MVN", "LRN", "LayerNorm", "Normalize")
+
+
+def _behind(node: Node) -> Iterator[Node]:
+    """Yield what takes a layer's top, through activations and pooling."""
+    for child in node.children:
+        yield child
+        if child.type in ("ReLU", "PReLU", "Pooling", "Dropout"):
+            yield from _behind(child)
 
 
 def _starts_by_scaling(node: Node) -> bool:

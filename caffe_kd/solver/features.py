@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .callback import Callback
 from .callbacks import (
+    chance_monitor,
     debug_info,
     early_stopping,
     gradient_shares,
@@ -36,6 +37,7 @@ _FEATURES = (
     gradient_shares,
     teacher_outputs,
     teacher_report,
+    chance_monitor,
 )
 
 

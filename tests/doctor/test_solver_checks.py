@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,48 @@ def test_check_speaks_of_one_solver_and_is_silent_on_another(
     hits = found(write(tmp_path, bad=bad, net=NET), check)
     assert any(s == severity and words in what for s, what in hits), hits
     assert found(write(tmp_path, good=good, net=NET), check) == []
+
+
+SLOW = re.sub(r"base_lr: [\d.]+", "base_lr: 0.0001", SOLVER)
+RAW = """layer { name: "d" type: "Data" top: "data" top: "label" transform_param { crop_size: 8 }
+  data_param { source: "db" batch_size: 4 backend: LMDB } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 5 kernel_size: 3 weight_filler { FILLER } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+BEHIND
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("filler", "behind", "solver", "severity"),
+    [
+        ('type: "xavier"', "", SOLVER, "warning"),
+        ('type: "msra"', "", SOLVER, "warning"),
+        ('type: "gaussian" std: 0.01', "", SOLVER, "note"),
+        ('type: "xavier"', "", SLOW, "note"),
+        (
+            'type: "xavier"',
+            'layer { name: "n" type: "LRN" bottom: "conv" top: "n" }',
+            SOLVER,
+            "note",
+        ),
+    ],
+)
+def test_raw_pixels_are_warned_of_where_rate_and_fillers_are_for_small_values(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    filler: str,
+    behind: str,
+    solver: str,
+    severity: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = RAW.replace("FILLER", filler).replace("BEHIND", behind)
+    hits = found(write(tmp_path, bad=solver, net=net), "raw_pixels")
+    assert [s for s, _ in hits] == [severity], hits
 
 
 def test_nets_that_learn_nothing_are_errors_of_a_solver(tmp_path: Path) -> None:
