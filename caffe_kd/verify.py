@@ -24,12 +24,13 @@ from .net import Net, Step, read_net
 from .proto import caffe_pb2 as pb
 from .proto.binary import read_weights
 from .proto.filter import filter_net
+from .proto.sources import Source, source_of_layer
 from .proto.upgrade import Notes
 from .recording import Arrays
 
 RTOL, ATOL = 1e-4, 1e-5  # two engines add in different orders
 _LOGITS = "logits"
-_MAKES_OWN_VALUES = {"DummyData", "Parameter", "LearningRate"}
+_FROM_OUTSIDE = (Source.RECORDS, Source.INPUT)
 _SHOWN = 6
 
 Values = list[list[Tensor]]  # of each layer
@@ -143,7 +144,7 @@ def _with_inputs(param: Any, inputs: Mapping[str, np.ndarray], where: str) -> tu
     sources: list[str] = []
     told = []
     for layer in param.layer:
-        if not any(layer.bottom) and layer.type not in _MAKES_OWN_VALUES:
+        if source_of_layer(layer) in _FROM_OUTSIDE:
             for index, top in enumerate(layer.top):
                 sources.append(top)
                 if top in inputs:
@@ -204,7 +205,7 @@ def _sources(model: str | Path) -> list[Any]:
     """Return the layers that bring the values of a net in phase TEST."""
     param = read_net(model, Notes())
     layers = filter_net(param, pb.NetState(phase=pb.TEST, stage=param.state.stage)).layer
-    return [x for x in layers if not any(x.bottom) and x.type not in _MAKES_OWN_VALUES]
+    return [x for x in layers if source_of_layer(x) in _FROM_OUTSIDE]
 
 
 def random_inputs(model: str | Path) -> Arrays:

@@ -8,9 +8,8 @@ from typing import Any
 
 from ..files import find
 from ..layers import layer_types
+from ..proto.sources import DATA, Source, source_of_layer
 
-_MAKES_OWN_VALUES = {"Input", "DummyData"}
-_NO_SOURCES = {"Parameter", "LearningRate"}
 _DATA_PARAMS = {
     "Data": "data_param",
     "ImageData": "image_data_param",
@@ -34,12 +33,12 @@ WEIGHT_FILLERS = {
 
 def is_data(proto: Any) -> bool:
     """Say whether a layer brings records from outside."""
-    return is_source(proto) and proto.type not in _MAKES_OWN_VALUES
+    return is_source(proto) and source_of_layer(proto) is Source.RECORDS
 
 
 def is_source(proto: Any) -> bool:
     """Say whether a layer begins the net: with records, inputs or made-up values."""
-    if any(proto.bottom) or proto.type in _NO_SOURCES:
+    if source_of_layer(proto) not in DATA:
         return False
     kind = layer_types().get(proto.type)  # a ReLU whose bottom was forgotten is none
     return kind is None or kind.bottoms[0] == 0

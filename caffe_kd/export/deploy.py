@@ -18,13 +18,13 @@ from ..layers import Layer, Shape, layer_types
 from ..net import Net
 from ..proto import caffe_pb2 as pb
 from ..proto.filter import filter_net, made_elsewhere
+from ..proto.sources import Source, source_of_layer, source_of_type
 
 TEACHER = "teacher/"  # begins the names of a composed net's teacher layers and blobs
 
 # They look at the net from outside and are not part of its answer.
 _OBSERVERS = {"Accuracy", "HDF5Output", "LearningRate", "Silence"}
-# They make no data, though they have no bottoms.
-_NOT_DATA = {"Input", "LearningRate", "Parameter"}
+_BECOMES_INPUT = (Source.RECORDS, Source.VALUES)
 _TRAINING_FIELDS = (
     *("include", "exclude", "propagate_down", "blobs"),
     *("loss_weight", "loss_weight_schedule", "frozen"),
@@ -134,11 +134,11 @@ def is_left_out(kind: type[Layer]) -> bool:
 
 def becomes_input(kind: type[Layer]) -> bool:
     """Whether layers of a type are data, in whose place the deployed net has inputs."""
-    return kind.bottoms == (0, 0) and kind.type not in _NOT_DATA
+    return kind.bottoms == (0, 0) and source_of_type(kind.type) in _BECOMES_INPUT
 
 
 def _is_data(layer: Any) -> bool:
-    return not any(layer.bottom) and layer.type not in _NOT_DATA
+    return source_of_layer(layer) in _BECOMES_INPUT
 
 
 def _layers_of(param: Any, options: DeployOptions) -> list[Any]:
@@ -218,7 +218,7 @@ def _with_shapes(layer: Any, options: DeployOptions) -> Any:
 
 
 def _is_source(layer: Any) -> bool:
-    return not any(layer.bottom) and layer.type != "Parameter"
+    return source_of_layer(layer) not in (None, Source.PARAMETER)
 
 
 def _without_loss(layer: Any) -> Any:

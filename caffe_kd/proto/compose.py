@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 from .filter import filter_net
+from .sources import DATA, source_of_layer
 
 # What of a layer is left out when it becomes a teacher's.
 _NOT_OF_A_TEACHER = (
@@ -122,8 +123,8 @@ def _with_needed_outputs(layer: Any, needed: set[str]) -> Any:
 
 
 def is_data(layer: Any) -> bool:
-    """Say whether a layer brings the data: it has no bottoms, and does not learn its top."""
-    return not any(layer.bottom) and layer.type != "Parameter"  # which holds what was learnt
+    """Return whether a layer brings the data, also as an input or as values of its own."""
+    return source_of_layer(layer) in DATA
 
 
 def _place_of_top(layers: Sequence[Any], blob: str) -> str | None:
