@@ -204,6 +204,13 @@ class Net(nn.Module):
             )
         if given:
             return given
+        if layer.is_loss and layer.origin == "Caffe" and len(tops) > 1:
+            layer.fail(
+                "loss_weight must be unspecified or specified once per top blob. A loss has one of "
+                "its own, for the first top; with several, write each: loss_weight: 1 "
+                "loss_weight: 0",
+                tops=len(tops),
+            )
         return [1.0 if layer.is_loss and i == 0 else 0.0 for i in range(len(tops))]
 
     def _add_schedules(self, step: Step) -> None:
@@ -451,6 +458,19 @@ class Net(nn.Module):
                 mine.layer.share_blob(index, blobs[index])
         for param in self.params:
             param.blob = param.layer.parameters_in_order[param.index]
+
+
+def check_backward(layer: Layer) -> None:
+    """Refuse a backward pass with force_backward through a layer that has none.
+
+    Raises:
+        NetError: the layer has no backward pass.
+    """
+    if layer.no_backward:
+        layer.fail(
+            "Not Implemented Yet: the type has no backward pass, and force_backward: true asks for "
+            "one. Put the layer in phase TEST alone, or leave force_backward out"
+        )
 
 
 def read_net(path: str | Path, notes: Notes | None = None) -> Any:

@@ -434,3 +434,23 @@ def test_loss_weights_follow_the_iteration_where_they_have_a_schedule():
     assert net.loss_weights == {"x0": 0, "s": 4.5, "t": 5}
     assert float(net({"x0": x})) == 6 * 4.5 + 6 * 5
     assert list(net.schedules) == ["layer 's', loss_weight_schedule"]
+
+
+def test_loss_with_two_tops_and_no_loss_weight_is_refused_as_by_caffe():
+    loss = """layer { name: "l" type: "SoftmaxWithLoss" bottom: "x0" bottom: "y" top: "l" top: "p"
+      %s }"""
+    label = 'layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 2 } } }'
+    message = error_of(X + label + loss % "")
+    assert "loss_weight must be unspecified or specified once per top blob" in message
+    make_net(X + label + loss % "loss_weight: 1 loss_weight: 0")
+
+
+def test_blob_of_another_stage_is_named_with_the_stage(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        X + 'layer { name: "s" type: "ReLU" bottom: "x0" top: "s" include { stage: "a" } }'
+        'layer { name: "r" type: "ReLU" bottom: "s" top: "r" }'
+    )
+    with pytest.raises(NetError, match=r"'s' .*; layer 's' does, only in stage 'a' \(-stage a\)"):
+        load_net(path)
+    assert load_net(path, stages=["a"]).outputs == ["r"]

@@ -306,13 +306,15 @@ def choose_device(
 ) -> tuple[torch.device, str]:
     """Return the device to run on and what to log about it.
 
+    Without a CUDA device it is the CPU, whoever asks for a GPU.
+
     Args:
         gpu: the ``-gpu`` flag: a device number, ``all``, or nothing.
         solver_mode_gpu: whether the solver asks for a GPU; None if it says nothing.
         device_id: which one, where the flag does not say.
 
     Raises:
-        UsageError: ``-gpu`` names a device there is not.
+        UsageError: ``-gpu`` names several devices, or one there is not beside others.
     """
     import torch
 
@@ -329,23 +331,33 @@ def choose_device(
         gpu = str(device_id)
     numbers = gpu_numbers(gpu, count)
     if len(numbers) > 1:
-        raise UsageError(f"-gpu {gpu}: training runs on one GPU; name one of 0 to {count - 1}")
+        raise UsageError(
+            f"-gpu {gpu}: training runs on one GPU, in one process. Name one, as -gpu "
+            f"{numbers[0]}; iter_size: {len(numbers)} in the solver has the gradient of as many "
+            "batches"
+        )
+    if not count:
+        return torch.device("cpu"), no_gpu(gpu)
     return torch.device("cuda", numbers[0]), f"Using GPUs {numbers[0]}"
 
 
 def choose_one_device(gpu: str | None) -> tuple[torch.device, list[str]]:
     """Return the device of a command that runs on one, and what to log about it.
 
-    Of several that ``-gpu`` names it is the first, as in the original.
+    Of several that ``-gpu`` names it is the first, as in the original; without a CUDA device it is
+    the CPU.
 
     Raises:
-        UsageError: ``-gpu`` names a device there is not.
+        UsageError: ``-gpu`` names a device there is not beside others.
     """
     import torch
 
     if not gpu:
         return torch.device("cpu"), ["Use CPU."]
-    first, *others = gpu_numbers(gpu, torch.cuda.device_count())
+    count = torch.cuda.device_count()
+    first, *others = gpu_numbers(gpu, count)
+    if not count:
+        return torch.device("cpu"), [no_gpu(gpu)]
     told = [f"Not using GPU #{number} for single-GPU function" for number in reversed(others)]
     told.append(f"Use GPU with device ID {first}")
     told.append(f"GPU device name: {torch.cuda.get_device_name(first)}")
@@ -356,15 +368,18 @@ def gpu_numbers(gpu: str, count: int) -> Sequence[int]:
     """Return the devices that ``-gpu`` names: numbers separated by commas, or ``all``.
 
     Raises:
-        UsageError: it names none, or one beyond the ``count`` that there are.
+        UsageError: it names none, or one beyond the ``count`` that there are, if there are any.
     """
-    numbers = range(count) if gpu == "all" else [_gpu_number(part) for part in comma_list(gpu)]
-    if not numbers or any(number >= count for number in numbers):
-        raise UsageError(
-            f"-gpu {gpu}: there are {count} CUDA devices here"
-            + ("; leave -gpu out to run on the CPU" if not count else f", 0 to {count - 1}")
-        )
+    everything = range(max(count, 1))
+    numbers = everything if gpu == "all" else [_gpu_number(part) for part in comma_list(gpu)]
+    if not numbers or (count and any(number >= count for number in numbers)):
+        raise UsageError(f"-gpu {gpu}: there are {count} CUDA devices here, 0 to {count - 1}")
     return numbers
+
+
+def no_gpu(flag: str) -> str:
+    """Return the log's line where ``-gpu`` asks for a GPU and there is none."""
+    return f"Use CPU. (-gpu {flag}, but there is no CUDA device)"
 
 
 def _gpu_number(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import UsageError
 from . import common
 
 DESCRIPTION = """Tells what PyTorch knows of the CUDA devices, in the original's lines. Without -gpu
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
             log.info(f"No CUDA device. PyTorch {torch.__version__} is built for {built}.")
             return 0
+        if not count:
+            raise UsageError(f"-gpu {arguments.gpu}: there are 0 CUDA devices here")
         numbers = common.gpu_numbers(arguments.gpu or "all", count)
         log.info(f"Querying GPUs {','.join(map(str, numbers))}")
         for number in numbers:

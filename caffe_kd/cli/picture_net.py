@@ -179,9 +179,5 @@ def _set_mode(gpu: bool) -> None:
         mode.set_mode_cpu()
         print("CPU mode")
         return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UsageError("--gpu: there is no CUDA device here; leave --gpu out to run on the CPU")
     mode.set_mode_gpu()
-    print("GPU mode")
+    print("GPU mode" if mode.device().type == "cuda" else "CPU mode")

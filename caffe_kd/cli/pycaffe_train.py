@@ -61,18 +61,15 @@ def _use_device(gpus: list[int] | None) -> str:
     from ..pycaffe import mode
 
     count = torch.cuda.device_count()
-    if gpus is None and not count:
+    if not count and len(gpus or [0]) == 1:
         mode.set_mode_cpu()
         return "Use CPU. (There is no CUDA device)"
     number, *others = gpus or [0]
     named = f"--gpus {' '.join(map(str, [number, *others]))}"
-    if not 0 <= number < count:
-        raise UsageError(
-            f"{named}: there are {count} CUDA devices here"
-            + (f", 0 to {count - 1}" if count else "; leave --gpus out to run on the CPU")
-        )
     if others:
-        raise UsageError(f"{named}: training runs on one GPU; name one of 0 to {count - 1}")
+        raise UsageError(f"{named}: training runs on one GPU, in one process; name one")
+    if not 0 <= number < count:
+        raise UsageError(f"{named}: there are {count} CUDA devices here, 0 to {count - 1}")
     mode.set_device(number)
     mode.set_mode_gpu()
     return f"Using devices [{number}]"

@@ -14,6 +14,7 @@ from pathlib import Path
 from .. import as_caffe, user_code
 from ..errors import CaffeKDError, UsageError
 from . import common
+from .python2 import advice
 
 DESCRIPTION = """Runs a Python script, or with -m a module, in which `import caffe` gives this
 package; so it does in processes that it starts by multiprocessing. Where the original Caffe is
@@ -110,3 +111,6 @@ def _tell(error: Exception) -> None:
     while trace is not None and trace.tb_frame.f_code.co_filename in _BETWEEN:
         trace = trace.tb_next
     traceback.print_exception(type(error), error, trace)
+    hint = advice(error)
+    if hint is not None:
+        print(hint, file=sys.stderr)

@@ -84,6 +84,7 @@ class StopWatch:
 
         from ..pycaffe.timer import Timer
 
+        graph.visit_all()
         self.graph = graph
         self.forward = [0.0] * len(graph.places)
         self.backward = [0.0] * len(graph.places)

@@ -242,6 +242,11 @@ def same_layer_name(view: View) -> Hits:
 def dropout_ratio(view: View) -> Hits:
     """A Dropout that drops nothing or nearly all."""
     if not view.learns:
+        for node in view.nodes:
+            ratio = node.proto.dropout_param.dropout_ratio
+            if node.type == "Dropout" and not 0 <= ratio < 1:
+                fact = f"{node.called}: dropout_ratio is {ratio:g}; in TEST the layer does nothing"
+                yield Hit("note", node.place, fact)
         return
     for node in view.nodes:
         ratio = node.proto.dropout_param.dropout_ratio

@@ -29,6 +29,7 @@ class Accuracy(LabelledLayer):
     """
 
     constant_bottoms = (0, 1)
+    no_backward = True
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         scores, label = bottom_shapes

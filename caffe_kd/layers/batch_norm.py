@@ -26,10 +26,21 @@ def normalize_batch(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     # At momentum 1 torch leaves the batch's mean and unbiased variance here. Zeros, not empty: it
     # computes 0 * before + 1 * batch, and memory left over may hold NaN.
     mean, var = x.new_zeros(channels), x.new_zeros(channels)
+    if eps == 0:  # torch refuses; a channel of one value becomes NaN, as in Caffe
+        return _normalize_exactly(x)
     if x.numel() == channels:  # torch refuses: the variance is 0, and so is every gradient
         return (x - x) / math.sqrt(eps), x.detach().reshape(channels), var
     y = F.batch_norm(x, mean, var, training=True, momentum=1.0, eps=eps)
     return y, mean, var
+
+
+def _normalize_exactly(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    centred = x - x.mean(axes, keepdim=True)
+    var = centred.square().mean(axes, keepdim=True)
+    values = x.numel() // x.shape[1]
+    unbiased = var.detach().flatten() * (values / max(values - 1, 1))
+    return centred / var.sqrt(), x.detach().mean(axes), unbiased
 
 
 @register("BatchNorm", param="batch_norm_param")
@@ -45,19 +56,21 @@ class BatchNorm(BatchStatistics):
     In TEST, or with ``use_global_stats: true``, they are ``mean / scale`` and ``var / scale``, 0
     while scale is 0.
 
-    Bottom, top: (N, C, any axes...), or (N) for one channel.
+    Bottom, top: (N, C, any axes...).
     Blobs: mean (C), var (C), scale (1), zeros at first. They are not learned: lr_mult is 0 always.
 
     Raises:
-        NetError: a ``param`` gives a blob another lr_mult than 0.
+        NetError: the bottom has no axis of channels, a ``param`` gives a blob another lr_mult than
+            0, or eps is negative.
 
     Source: Ioffe and Szegedy 2015; Caffe's BatchNormLayer.
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         (shape,) = bottom_shapes
-        if not shape:
-            self.fail("the bottom must have at least 1 axis", bottom=shape)
+        if len(shape) < 2:
+            fact = f"axis 1 out of range for {len(shape)}-D Blob: it holds the channels"
+            self.fail(fact, bottom=shape)
         for index, spec in enumerate(self.proto.param):
             if spec.lr_mult != 0:
                 self.fail(
@@ -66,11 +79,11 @@ class BatchNorm(BatchStatistics):
                     lr_mult=spec.lr_mult,
                 )
         param = self.param
-        if not param.eps > 0:
-            self.fail("eps must be above 0", eps=param.eps)
+        if not param.eps >= 0:
+            self.fail("eps must be at least 0", eps=param.eps)
         given = param.HasField("use_global_stats")
         self.stored = param.use_global_stats if given else not self.is_training
-        self.channels = shape[1] if len(shape) > 1 else 1
+        self.channels = shape[1]
         for blob_shape in ((self.channels,), (self.channels,), (1,)):
             self.add_blob(blob_shape)
         for blob in self.parameters_in_order:
@@ -78,7 +91,7 @@ class BatchNorm(BatchStatistics):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,) = bottom_shapes
-        if len(shape) > 1 and shape[1] != self.channels:
+        if shape[1] != self.channels:
             self.fail("the bottom's channels may not change", bottom=shape, channels=self.channels)
         return bottom_shapes
 
@@ -87,8 +100,6 @@ class BatchNorm(BatchStatistics):
         return self.stored
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 1:
-            return self.forward(x.unsqueeze(1)).squeeze(1)
         eps = self.param.eps
         if self.stored:
             mean, var = self.kept()
@@ -127,7 +138,7 @@ class BatchNorm(BatchStatistics):
         blobs[2].add_(1)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
-        if len(graph.shape(bottoms[0])) == 1 or not self.stored:
+        if not self.stored:
             return super().onnx(graph, bottoms, tops)
         mean, var = (s.detach().cpu().numpy() for s in self.kept())
         constants = {"scale": 1 + 0 * mean, "bias": 0 * mean, "mean": mean, "var": var}

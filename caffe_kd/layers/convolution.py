@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Layer, Shape, register
+from .many_axes import convolve_first_axis
 
 if TYPE_CHECKING:
     from ..export.graph import Graph
 
-_MOST_SPATIAL_AXES = 3  # what torch has kernels for
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -26,6 +27,16 @@ class Window:
     stride: tuple[int, ...]
     pad: tuple[int, ...]
     dilation: tuple[int, ...]
+
+    @property
+    def inner(self) -> Window:
+        """The window over the axes behind the first."""
+        return Window(self.kernel[1:], self.stride[1:], self.pad[1:], self.dilation[1:])
+
+    @property
+    def first(self) -> tuple[int, int, int]:
+        """Stride, pad and dilation of the first axis."""
+        return self.stride[0], self.pad[0], self.dilation[0]
 
     def places(self, extents: Shape) -> Shape:
         """Return how many places the window takes: ``(H + 2 p - (d (k - 1) + 1)) // s + 1``."""
@@ -107,19 +118,13 @@ class BaseConvolution(Layer):
         raise NotImplementedError
 
     def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
-        """Return the top of x (N, C, 1 to 3 spatial axes...)."""
+        """Return the top of x (N, C, spatial axes...)."""
         raise NotImplementedError
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         shape, param = bottom_shapes[0], self.param
         self.channel_axis = self.axis(param.axis, len(shape))
         self.spatial_axes = len(shape) - self.channel_axis - 1
-        if self.spatial_axes > _MOST_SPATIAL_AXES:
-            self.fail(
-                f"at most {_MOST_SPATIAL_AXES} spatial axes are supported",
-                bottom=shape,
-                axis=param.axis,
-            )
         self.window = window(self, self.spatial_axes)
         self.channels = shape[self.channel_axis]
         self.check_num_output()
@@ -187,7 +192,7 @@ class BaseConvolution(Layer):
         return self.slide(x, weight, bias, _ONE_PLACE).squeeze(-1)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
-        if self.channel_axis != 1 or not self.spatial_axes:
+        if self.channel_axis != 1 or self.spatial_axes not in _CONVOLVE:
             return super().onnx(graph, bottoms, tops)
         blobs = [graph.blob(self, index) for index in range(len(self.blobs))]
         for bottom, top in zip(bottoms, tops, strict=True):
@@ -220,7 +225,7 @@ class Convolution(BaseConvolution):
             num_output are no multiple of group, the bottoms differ in shape, or the kernel is
             larger than the padded bottom.
 
-    Source: Caffe's ConvolutionLayer. Other than there, more than 3 spatial axes are refused.
+    Source: Caffe's ConvolutionLayer.
     """
 
     no_top = "the kernel is larger than the padded bottom"
@@ -233,5 +238,8 @@ class Convolution(BaseConvolution):
         return self.window.places(extents)
 
     def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
-        w, convolve = window, _CONVOLVE[len(window.kernel)]
+        w, convolve = window, _CONVOLVE.get(len(window.kernel))
+        if convolve is None:
+            inner = partial(self.slide, bias=None, window=w.inner)
+            return convolve_first_axis(x, weight, bias, w.first, inner)
         return convolve(x, weight, bias, w.stride, w.pad, w.dilation, self.param.group)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Shape, register
 from .convolution import BaseConvolution, Window
+from .many_axes import deconvolve_first_axis
 
 _DECONVOLVE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -29,7 +32,7 @@ class Deconvolution(BaseConvolution):
     Raises:
         NetError: as with Convolution, or the padding takes the whole top away.
 
-    Source: Caffe's DeconvolutionLayer. Other than there, more than 3 spatial axes are refused.
+    Source: Caffe's DeconvolutionLayer.
     """
 
     no_top = "the padding takes the whole top away"
@@ -42,5 +45,8 @@ class Deconvolution(BaseConvolution):
         return self.window.span(extents)
 
     def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
-        w, deconvolve = window, _DECONVOLVE[len(window.kernel)]
+        w, deconvolve = window, _DECONVOLVE.get(len(window.kernel))
+        if deconvolve is None:
+            inner = partial(self.slide, bias=None, window=w.inner)
+            return deconvolve_first_axis(x, weight, bias, w.first, inner)
         return deconvolve(x, weight, bias, w.stride, w.pad, 0, self.param.group, w.dilation)

@@ -22,14 +22,14 @@ class Dropout(Layer):
     Bottom, top: any shape.
 
     Raises:
-        NetError: dropout_ratio is outside [0, 1).
+        NetError: dropout_ratio is outside [0, 1), in TRAIN.
 
     Source: Srivastava et al. 2014; Caffe's DropoutLayer.
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         self.ratio = self.param.dropout_ratio
-        if not 0 <= self.ratio < 1:
+        if self.is_training and not 0 <= self.ratio < 1:
             self.fail("dropout_ratio must be at least 0 and below 1", dropout_ratio=self.ratio)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:

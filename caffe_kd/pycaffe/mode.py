@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -11,7 +12,13 @@ from ..layers import layer_types
 
 _CPU = torch.device("cpu")
 _FIRST_SEED = torch.default_generator.initial_seed()
-_state: dict[str, Any] = {"gpu": False, "device": 0, "exact_sums": None, "seeded": False}
+_state: dict[str, Any] = {
+    "gpu": False,
+    "device": 0,
+    "exact_sums": None,
+    "seeded": False,
+    "fell_back": False,  # to the CPU, where a GPU was asked for
+}
 
 
 def set_mode_cpu() -> None:
@@ -22,24 +29,31 @@ def set_mode_cpu() -> None:
 def set_mode_gpu() -> None:
     """Compute nets built from now on by the CUDA device that ``set_device`` chose, the first one.
 
-    Raises:
-        UsageError: there is no CUDA device.
+    Without a CUDA device they are computed by the CPU, as with ``solver_mode: GPU``; the first time
+    a line on stderr says so.
     """
     if not torch.cuda.is_available():
-        raise UsageError(
-            "Cannot use GPU: there is no CUDA device here, or torch is built without CUDA. "
-            "set_mode_cpu() computes without"
-        )
+        _fall_back("set_mode_gpu()")
+        return
     _state["gpu"] = True
 
 
+def _fall_back(call: str) -> None:
+    if not _state["fell_back"]:
+        print(f"Use CPU. ({call}, but there is no CUDA device)", file=sys.stderr)
+    _state["fell_back"] = True
+
+
 def set_device(number: int) -> None:
-    """Choose the CUDA device for ``set_mode_gpu``.
+    """Choose the CUDA device for ``set_mode_gpu``; without one a line on stderr says so.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there are others, but no such device.
     """
     count = torch.cuda.device_count()
+    if not count:
+        _fall_back(f"set_device({number})")
+        return
     if not 0 <= number < count:
         raise UsageError(f"there are {count} CUDA devices here. Received: set_device({number})")
     _state["device"] = number

@@ -54,6 +54,19 @@ def _parameters(graph: Graph, place: Place) -> BlobVec:
     return BlobVec(graph.parameter_blobs(place))
 
 
+_UNTIL_2014 = {
+    "set_phase_test": "an argument: caffe.Net(FILE, WEIGHTS, caffe.TEST)",
+    "set_phase_train": "an argument: caffe.Net(FILE, WEIGHTS, caffe.TRAIN)",
+    "set_mode_cpu": "caffe.set_mode_cpu()",
+    "set_mode_gpu": "caffe.set_mode_gpu()",
+    "set_device": "caffe.set_device(NUMBER)",
+    **{
+        f"set_{name}": f"that of caffe.io.Transformer: transformer.set_{name}(INPUT, VALUE)"
+        for name in ("mean", "raw_scale", "input_scale", "channel_swap")
+    },
+}
+
+
 class Net:
     """A net of a prototxt, in one phase, that runs layer by layer.
 
@@ -83,14 +96,19 @@ class Net:
         self,
         network_file: Path,
         phase: int | Path | None = None,
-        level: int = 0,
+        level: int | None = None,
         stages: Sequence[str] | None = None,
         weights: Path | None = None,
     ) -> None:
         if isinstance(phase, (str, PathLike)):  # the older order: file, weights, phase
             if weights is not None:
                 raise UsageError(f"Net takes weights once. Received: {phase}, {weights}")
-            weights, phase, level = phase, level, 0
+            weights, phase, level = phase, level, None
+        if phase is None:
+            raise UsageError(
+                "Net wants a phase: caffe.Net(FILE, caffe.TEST), or with weights "
+                "caffe.Net(FILE, WEIGHTS, caffe.TEST)"
+            )
         if type(phase) is not int or phase not in (pb.TRAIN, pb.TEST):
             raise UsageError(
                 f"phase must be caffe.TRAIN ({pb.TRAIN}) or caffe.TEST ({pb.TEST}). "
@@ -99,7 +117,7 @@ class Net:
         if isinstance(stages, str):
             raise UsageError(f"stages must be a list of names, as ['{stages}']")
         mode.seed_once()
-        core = load_net(fspath(network_file), phase, level, list(stages or ()))
+        core = load_net(fspath(network_file), phase, level or 0, list(stages or ()))
         core.place(mode.device(), channels_last=any(p.blob.dim() == 4 for p in core.params))
         core.context.exact_sums = mode.exact_sums()
         if core.param.force_backward:
@@ -107,6 +125,14 @@ class Net:
         self._begin(core)
         if weights is not None:
             self.copy_from(weights)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what became of what nets had until 2014."""
+        now = _UNTIL_2014.get(name)
+        message = f"'{type(self).__name__}' object has no attribute '{name}'"
+        if now is not None:
+            message += f", since 2014. Now it is {now}"
+        raise AttributeError(message, name=name, obj=self)
 
     @classmethod
     def over(cls, core: CoreNet) -> Net:

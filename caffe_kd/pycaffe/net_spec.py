@@ -153,10 +153,7 @@ class Function:
         self.type_name = type_name
         for index, top in enumerate(inputs):
             if not isinstance(top, Top):
-                raise TypeError(
-                    f"L.{type_name}: input {index} is not a Top, which calls of L give and "
-                    f"NetSpec keeps (type is {type(top).__name__})"
-                )
+                raise TypeError(f"{type_name} input {index} is not a Top (type is {type(top)})")
         self.inputs = inputs
         self.params = params
         self.ntop: int = params.pop("ntop", 1)

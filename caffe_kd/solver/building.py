@@ -13,7 +13,8 @@ import torch
 from ..copying import shown
 from ..errors import WeightsError
 from ..log import Log
-from ..net import Net
+from ..net import Net, check_backward
+from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 from .plan import Plan
 from .plan_teachers import Injection
@@ -31,6 +32,9 @@ def build(
     """Build a net on a device, and log its layers, shapes and size."""
     log.info(f"Creating {what} from {file}")
     net = Net(param, phase, file)
+    if param.force_backward and phase == pb.TRAIN:
+        for step in net.steps:
+            check_backward(step.layer)
     net.context.notify = log.info
     net.context.exact_sums = exact_sums
     for step in net.steps:

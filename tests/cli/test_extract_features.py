@@ -125,11 +125,17 @@ def test_wrong_usage_is_told(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 @pytest.mark.parametrize(
-    "words", [["GPU"], ["GPU", "1"], ["GPU", "DEVICE_ID=1"], ["-gpu", "1"], ["GPU", "first"]]
+    ("words", "number"),
+    [(["GPU"], 0), (["GPU", "1"], 1), (["GPU", "DEVICE_ID=1"], 1), (["-gpu", "1"], 1)],
 )
-def test_gpu_that_is_not_there_is_told(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+def test_gpu_that_is_not_there_is_the_cpu(
+    words: list[str], number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    number = "first" if words[-1] == "first" else "0" if words == ["GPU"] else "1"
-    error = fails(capsys, *COMMAND, "ip", "db", "1", "lmdb", *words, status=2)
-    assert (f"-gpu {number}: there are 0 CUDA devices" in error) or "Received: first" in error
+    assert main([*COMMAND, "ip", "db", "1", "lmdb", *words]) == 0
+    expected = f"Use CPU. (-gpu {number}, but there is no CUDA device)"
+    assert expected in capsys.readouterr().err
+
+
+def test_gpu_that_is_no_number_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, *COMMAND, "ip", "db", "1", "lmdb", "GPU", "first", status=2)
+    assert "Received: first" in error

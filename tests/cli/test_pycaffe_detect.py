@@ -167,8 +167,12 @@ def test_mistakes_are_told(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_gpu_that_is_not_here_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["in.csv", "out.csv", *FLAGS, "--gpu"]) == 2
-    assert capsys.readouterr().err == (
-        "error: --gpu: there is no CUDA device here; leave --gpu out to run on the CPU\n"
-    )
+def test_gpu_that_is_not_here_is_the_cpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from caffe_kd.pycaffe import mode
+
+    monkeypatch.setitem(mode._state, "fell_back", False)
+    assert main(["in.csv", "out.csv", *FLAGS, "--gpu"]) == 0
+    captured = capsys.readouterr()
+    assert "CPU mode" in captured.out and "but there is no CUDA device" in captured.err

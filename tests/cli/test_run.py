@@ -153,3 +153,29 @@ def test_wrong_usage_is_told(tmp_path: Path) -> None:
         done = run(tmp_path, "-m", module)
         assert done.returncode == 1  # as with python -m
         assert done.stderr.startswith(f"error: No module named {module}. Looked from")
+
+
+@pytest.mark.parametrize(
+    ("script", "now"),
+    [
+        ("print 'loading'", "print is a function"),
+        ("for i in xrange(2): pass", "range"),
+        ("try:\n  pass\nexcept ValueError, e:\n  pass", "except NAME as error"),
+        ("{}.iteritems()", "items"),
+        ("import cPickle", "pickle"),
+        ("raise ValueError, 'x'", "raise NAME"),
+    ],
+)
+def test_python_2_is_named_with_what_to_change(tmp_path: Path, script: str, now: str) -> None:
+    (tmp_path / "old.py").write_text(script + "\n")
+    done = run(tmp_path, "old.py")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("This is Python 2") and now in last
+
+
+@pytest.mark.parametrize("script", ["1 +", "gone", "[].gone", "import gone_module"])
+def test_other_mistakes_are_python_s_alone(tmp_path: Path, script: str) -> None:
+    (tmp_path / "new.py").write_text(script + "\n")
+    done = run(tmp_path, "new.py")
+    assert done.returncode == 1 and "Python 2" not in done.stderr

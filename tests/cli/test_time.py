@@ -12,6 +12,10 @@ import torch
 
 from caffe_kd.cli import device_query
 from caffe_kd.cli.main import main
+from caffe_kd.cli.time import StopWatch
+from caffe_kd.net import Net, load_net
+from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.pycaffe.graph import Graph
 
 NET = """
 name: "small"
@@ -152,3 +156,20 @@ def test_device_query_tells_of_each_device(capsys: pytest.CaptureFixture[str]) -
     log = lines(capsys.readouterr().err)
     assert f"Name:                          {torch.cuda.get_device_name(0)}" in log
     assert "Device id:                     0" in log
+
+
+def test_net_without_a_loss_computes_the_gradients_of_its_parameters() -> None:
+    net = load_net("net.prototxt", pb.TRAIN)
+    without = pb.NetParameter()
+    without.CopyFrom(net.param)
+    del without.layer[:]
+    without.layer.extend(x for x in net.param.layer if "Loss" not in x.type)
+    graph = Graph(Net(without, pb.TRAIN))
+    watch = StopWatch(graph)
+    computed: list[str] = []
+    run = graph._backward
+    graph._backward = lambda place: (computed.append(place.name), run(place))  # type: ignore
+    watch.run_forward()
+    watch.run_backward()
+    with_blobs = [p.name for p in reversed(graph.places) if p.params]
+    assert with_blobs and computed == with_blobs

@@ -21,7 +21,7 @@ def test_batch_norm_equals_the_original(name):
     golden_case(name)
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 3), (4, 3, 2, 2, 2), (6,)])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 3), (4, 3, 2, 2, 2)])
 def test_shape_gradient_and_statistics_in_train(shape):
     layer = make_layer(BODY, shape)
     x = torch.randn(shape) * 3 + 1
@@ -113,10 +113,29 @@ def test_lr_mult_is_refused():
     assert "lr_mult of param 1 must be 0. Received: lr_mult=1.0" in str(error.value)
 
 
-@pytest.mark.parametrize("eps", ["-1", "0", "nan"])
-def test_eps_that_is_not_above_zero_is_refused(eps):
-    with pytest.raises(NetError, match="eps must be above 0"):
+@pytest.mark.parametrize("eps", ["-1", "nan"])
+def test_negative_eps_is_refused(eps):
+    with pytest.raises(NetError, match="eps must be at least 0"):
         make_layer(f"{BODY} batch_norm_param {{ eps: {eps} }}", (4, 3))
+
+
+def test_eps_zero_is_that_of_the_formula():
+    layer = make_layer(f"{BODY} batch_norm_param {{ eps: 0 }}", (4, 3, 2))
+    x = torch.randn(4, 3, 2)
+    mean, var = x.mean((0, 2), keepdim=True), x.var((0, 2), correction=0, keepdim=True)
+    torch.testing.assert_close(layer(x), (x - mean) / var.sqrt())
+    torch.testing.assert_close(layer.blobs[1], x.var((0, 2)))
+    gradcheck(layer, x)
+    stored = make_layer(f"{BODY} batch_norm_param {{ eps: 0 }}", (4, 3, 2), phase=pb.TEST)
+    for ours, theirs in zip(stored.blobs, layer.blobs, strict=True):
+        ours.copy_(theirs)
+    mean, var = stored.kept()
+    torch.testing.assert_close(stored(x), (x - mean.reshape(-1, 1)) / var.reshape(-1, 1).sqrt())
+
+
+def test_bottom_without_channels_is_refused_as_by_caffe():
+    with pytest.raises(NetError, match="axis 1 out of range for 1-D Blob"):
+        make_layer(BODY, (5,))
 
 
 def test_other_channels_later_are_refused():

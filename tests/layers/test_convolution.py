@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -151,9 +153,39 @@ def test_kernel_h_needs_two_spatial_axes():
         conv("num_output: 4 kernel_h: 3 kernel_w: 3", (2, 3, 8, 8, 8))
 
 
-def test_four_spatial_axes_are_refused():
-    with pytest.raises(NetError, match="at most 3 spatial axes"):
-        conv("num_output: 1 kernel_size: 1", (1, 1, 2, 2, 2, 2))
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+def test_four_spatial_axes_equal_three_where_the_first_is_one(kind):
+    three = "num_output: 4 group: 2 " + "".join(
+        f"{name}: {a} {name}: {b} {name}: {c} "
+        for name, a, b, c in (
+            *(("kernel_size", 3, 2, 3), ("stride", 2, 1, 2)),
+            *(("pad", 1, 0, 2), ("dilation", 2, 1, 1)),
+        )
+    )
+    one = {"kernel_size": 1, "stride": 1, "pad": 0, "dilation": 1}
+    filler = 'weight_filler { type: "gaussian" } bias_filler { type: "gaussian" }'
+    x = torch.randn(2, 2, 7, 5, 6)
+    torch.manual_seed(1)
+    (wanted,) = run(
+        make_layer(f'type: "{kind}" convolution_param {{ {three} {filler} }}', x.shape), x
+    )
+    for place in range(4):  # the axis of extent 1 among the four
+        four = "num_output: 4 group: 2 "
+        for name, first in one.items():
+            numbers = [int(v) for v in re.findall(rf"{name}: (\d+)", three)]
+            numbers.insert(place, first)
+            four += "".join(f"{name}: {n} " for n in numbers)
+        wide = x.unsqueeze(2 + place)
+        torch.manual_seed(1)
+        layer = make_layer(f'type: "{kind}" convolution_param {{ {four} {filler} }}', wide.shape)
+        torch.testing.assert_close(run(layer, wide)[0].squeeze(2 + place), wanted)
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+def test_gradient_over_four_spatial_axes(kind):
+    body = f'type: "{kind}" convolution_param {{ num_output: 1 kernel_size: 2 pad: 1 stride: 2 }}'
+    layer = make_layer(body, (1, 1, 2, 3, 2, 2))
+    gradcheck(layer, torch.randn(1, 1, 2, 3, 2, 2))
 
 
 def test_bottoms_of_different_shapes_are_refused():

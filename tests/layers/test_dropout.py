@@ -53,6 +53,14 @@ def test_ratio_outside_its_range_is_refused(ratio):
         make_layer(f'type: "Dropout" dropout_param {{ dropout_ratio: {ratio} }}', (2,))
 
 
+@pytest.mark.parametrize("ratio", ["1", "1.5"])
+def test_ratio_is_no_matter_in_test(ratio):
+    layer = make_layer(
+        f'type: "Dropout" dropout_param {{ dropout_ratio: {ratio} }}', (2,), phase=pb.TEST
+    )
+    assert torch.equal(layer(torch.ones(2)), torch.ones(2))
+
+
 def test_onnx_leaves_it_out():
     check_onnx(
         make_net(

@@ -150,7 +150,9 @@ def test_one_process_trains_alone_and_says_so() -> None:
             call()
 
 
-def test_mode_decides_where_nets_are_computed() -> None:
+def test_mode_decides_where_nets_are_computed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from caffe_kd.pycaffe import mode
 
     caffe.set_mode_cpu()
@@ -160,11 +162,15 @@ def test_mode_decides_where_nets_are_computed() -> None:
         caffe.set_mode_gpu()
         assert mode.device() == torch.device("cuda", 0)
         caffe.set_mode_cpu()
-    else:
-        with pytest.raises(UsageError, match="Cannot use GPU"):
-            caffe.set_mode_gpu()
-    with pytest.raises(UsageError, match=r"set_device\(99\)"):
-        caffe.set_device(99)
+        with pytest.raises(UsageError, match=r"set_device\(99\)"):
+            caffe.set_device(99)
+        return
+    monkeypatch.setitem(mode._state, "fell_back", False)
+    for _ in range(2):  # as solver_mode: GPU; said once
+        caffe.set_device(0)
+        caffe.set_mode_gpu()
+    assert mode.device().type == "cpu"
+    assert capsys.readouterr().err == "Use CPU. (set_device(0), but there is no CUDA device)\n"
 
 
 def test_timer_measures_milliseconds() -> None:

@@ -280,7 +280,7 @@ def test_mistaken_constructor_says_what_would_be_right(tmp_path: Path) -> None:
     with pytest.raises(ParseError, match=r"missing\.caffemodel"):
         caffe.Net(file, str(tmp_path / "missing.caffemodel"), caffe.TEST)
     for phase in (2, None, True, 1.0):
-        with pytest.raises(UsageError, match="phase must be caffe.TRAIN"):
+        with pytest.raises(UsageError, match="phase must be caffe.TRAIN|Net wants a phase"):
             caffe.Net(file, phase)
     with pytest.raises(UsageError, match=r"stages must be a list of names, as \['val'\]"):
         caffe.Net(file, caffe.TEST, stages="val")
@@ -391,3 +391,31 @@ def test_set_random_seed_makes_fillers_repeat(tmp_path: Path) -> None:
         caffe.set_random_seed(42)
         weights.append(caffe.Net(file, caffe.TRAIN).params["conv"][0].data)
     np.testing.assert_array_equal(*weights)
+
+
+def test_what_nets_had_until_2014_says_what_it_is_now(tmp_path: Path) -> None:
+    net = caffe.Net(write(tmp_path, BRANCHES), caffe.TEST)
+    with pytest.raises(AttributeError, match=r"set_phase_test.*\(FILE, WEIGHTS, caffe.TEST"):
+        net.set_phase_test()
+    with pytest.raises(AttributeError, match=r"Now it is caffe\.set_mode_gpu\(\)"):
+        net.set_mode_gpu()
+    with pytest.raises(AttributeError, match="no attribute 'gone'$"):
+        net.gone  # noqa: B018
+    path = str(tmp_path / "w.caffemodel")
+    net.save(path)
+    with pytest.raises(UsageError, match=r"Net wants a phase: caffe\.Net\(FILE, caffe\.TEST\)"):
+        caffe.Net(write(tmp_path, BRANCHES), path)
+
+
+def test_force_backward_through_accuracy_is_refused_as_by_caffe(tmp_path: Path) -> None:
+    text = """
+    force_backward: true
+    layer { name: "x" type: "Input" top: "x" top: "y"
+      input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "x" bottom: "y" top: "loss" }
+    layer { name: "acc" type: "Accuracy" bottom: "x" bottom: "y" top: "acc" }
+    """
+    net = caffe.Net(write(tmp_path, text), caffe.TRAIN)
+    net.forward()
+    with pytest.raises(CaffeKDError, match=r"'acc' \(Accuracy\): Not Implemented Yet"):
+        net.backward()

@@ -95,7 +95,9 @@ def test_layer_without_tops_is_kept(tmp_path: Path) -> None:
 
 
 def test_input_that_is_no_top_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match=r"L.Convolution: input 0 is not a Top.*type is str"):
+    with pytest.raises(
+        TypeError, match=r"^Convolution input 0 is not a Top \(type is <class 'str'>\)$"
+    ):
         L.Convolution("data", kernel_size=5)
     n = caffe.NetSpec()
     n.pair = L.DummyData(shape={"dim": 3}, ntop=2)

@@ -63,7 +63,7 @@ class Embed(nn.Embedding):
 def _convolution(step: Step, bottoms: list[str]) -> Code:
     layer = layer_of(step)
     window, axes = layer.window, layer.spatial_axes
-    if layer.channel_axis != 1 or not axes:
+    if layer.channel_axis != 1 or not 1 <= axes <= 3:
         raise NoCodeError(
             "channels must lie along axis 1, with 1 to 3 axes behind them. A Reshape before it, "
             "or an InnerProduct in its place, gives a net that can be written"
@@ -149,8 +149,6 @@ def _normalized(step: Step, x: str, eps: float, momentum: float | None, affine: 
         affine=(affine, True),
         track_running_stats=(momentum is not None, True),
     )
-    if rank == 1:
-        return Code(f"{{self}}({x}[:, None])[:, 0]", module)
     if rank > 5:
         return Code(f"{{self}}({x}.flatten(2)).reshape({x}.shape)", module)
     return Code(f"{{self}}({x})", module)
