@@ -36,31 +36,34 @@ _MODULES = {
 }
 # A statement that Python 3 cannot read, and what it is now.
 _STATEMENTS = (
-    (r"\bprint\b(?!\s*\()", "print is a function: print(...)"),
-    (r"\bexec\b(?!\s*\()", "exec is a function: exec(...)"),
-    (r"\bexcept\b.*,", "except NAME as error:"),
-    (r"\braise\b.*,", "raise NAME(message)"),
-    (r"<>", "!="),
-    (r"`", "repr(...)"),
+    (r"\bprint\b(?!\s*\()", "print is a function, print(...)"),
+    (r"\bexec\b(?!\s*\()", "exec is a function, exec(...)"),
+    (r"\bexcept\b.*,", "an exception is caught by except NAME as error:"),
+    (r"\braise\b.*,", "an exception is raised by raise NAME(message)"),
+    (r"<>", "<> is != now"),
+    (r"`", "backquotes are repr(...) now"),
     (r"\b0[0-7]+\b", "octal numbers begin with 0o"),
 )
-_ADVICE = "This is Python 2, and Python 3 runs here. Now it is written: {now}. " + (
-    "`futurize` of the package future changes a whole script"
+_ADVICE = (
+    "This is Python 2, and Python 3 runs here: {now}. `futurize`, of the package future, changes a "
+    "whole script"
 )
 
 
 def advice(error: Exception) -> str | None:
     """Return what to write instead, if an error comes from Python 2's form; else None."""
     now = None
+    name = getattr(error, "name", None) or ""
     if isinstance(error, SyntaxError):
         line = error.text or ""
         now = next((new for old, new in _STATEMENTS if re.search(old, line)), None)
         if isinstance(error, TabError):
-            now = "tabs or spaces, not both"
-    elif isinstance(error, ModuleNotFoundError):
-        now = _MODULES.get(error.name or "")
-    elif isinstance(error, NameError):
-        now = _NAMES.get(error.name or "")
-    elif isinstance(error, AttributeError):
-        now = _METHODS.get(error.name or "")
+            now = "a block is indented by tabs or by spaces, not by both"
+    for kind, names in (
+        (ModuleNotFoundError, _MODULES),
+        (NameError, _NAMES),
+        (AttributeError, _METHODS),
+    ):
+        if isinstance(error, kind) and name in names:
+            now = f"{name} is {names[name]} now"
     return None if now is None else _ADVICE.format(now=now)

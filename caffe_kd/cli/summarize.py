@@ -150,7 +150,7 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     phase = pb.Phase.Value(arguments.phase)
     stages = [*net.state.stage, *common.comma_list(arguments.stage)]
     state = pb.NetState(phase=phase, level=arguments.level, stage=stages)
-    found = survey(filter_net(net, state), phase, Path(arguments.net), given)
+    found = survey(filter_net(net, state), phase, Path(arguments.net), given, net)
     for absent in found.absent:
         what = absent.reason or "give its records' shape, as -input_shape data=1,3,28,28"
         print(f"note: {absent.error}: {what}", file=sys.stderr)

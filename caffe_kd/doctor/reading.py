@@ -163,7 +163,7 @@ def _views(net: Any, file: Path, loaded: Weights, wishes: Wishes) -> Iterable[Vi
     }
     fed = [p for p, param in params.items() if any(map(is_source, param.layer))]
     for phase in fed or params:
-        found = survey(params[phase], phase, file, wishes.shapes)
+        found = survey(params[phase], phase, file, wishes.shapes, net)
         yield View(params[phase], phase, file, found, loaded, is_meant=tells_phases)
 
 

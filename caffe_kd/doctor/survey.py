@@ -58,7 +58,11 @@ class Survey:
 
 
 def survey(
-    param: Any, phase: int, file: Path | None, given: Mapping[str, Shape] | None = None
+    param: Any,
+    phase: int,
+    file: Path | None,
+    given: Mapping[str, Shape] | None = None,
+    unfiltered: Any = None,
 ) -> Survey:
     """Build a net layer by layer; what cannot be built is noted, and what hangs on it left out.
 
@@ -68,10 +72,11 @@ def survey(
         file: where it was read, for relative paths.
         given: shapes by the name of the blob, as ``-input_shape`` gives them; under "" for the
             first top of any data layer.
+        unfiltered: the net with the layers of all states, for messages.
     """
     found = Survey()
     try:
-        found.net = _Surveyor(found, given or {}, param, phase, file)
+        found.net = _Surveyor(found, given or {}, param, phase, file, unfiltered)
     except CaffeKDError as error:
         found.problems.append((param, error))
     return found
@@ -81,12 +86,18 @@ class _Surveyor(Net):
     """A net that goes on where a layer fails."""
 
     def __init__(
-        self, found: Survey, given: Mapping[str, Shape], param: Any, phase: int, file: Path | None
+        self,
+        found: Survey,
+        given: Mapping[str, Shape],
+        param: Any,
+        phase: int,
+        file: Path | None,
+        unfiltered: Any,
     ) -> None:
         self._found = found  # the parent's constructor adds the layers
         self._given = given
         self._unknown: set[str] = set()  # blobs of layers that could not be built
-        super().__init__(param, phase, file)
+        super().__init__(param, phase, file, unfiltered)
 
     def _add(self, proto: Any) -> None:
         if any(b in self._unknown and b not in self.shapes for b in proto.bottom):

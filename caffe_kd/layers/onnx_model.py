@@ -39,6 +39,8 @@ class ONNXModel(Layer):
     """Run an ONNX model in ONNX Runtime, on the CPU, without a gradient: a teacher from elsewhere.
 
     ``tops = model(bottoms)``. ``teacher { net: "teacher.onnx" }`` in a solver makes such a layer.
+    PyTorch writes the file, without the package onnxscript that its newer exporter needs, by
+    ``torch.onnx.export(net.eval(), (images,), "teacher.onnx", dynamo=False)``.
 
     Fields of ``onnx_model_param``:
         model: the file; from the working directory, or beside the prototxt. Weights that lie in

@@ -192,6 +192,12 @@ def test_crop_larger_than_the_image_is_an_error(tmp_path: Path) -> None:
     assert "crop_size is larger than the image. Received: crop_size: 9" in what
 
 
+def test_blob_of_another_stage_is_named_with_the_stage(tmp_path: Path) -> None:
+    staged = NET.replace('name: "ip"', 'name: "ip" include { stage: "a" }')
+    ((severity, what), *_) = found(write(tmp_path, net=staged), "cannot_be_built")
+    assert severity == "error" and "layer 'ip' does, only in stage 'a' (-stage a)" in what
+
+
 def test_stages_choose_layers(tmp_path: Path) -> None:
     staged = NET.replace('name: "loss"', 'name: "loss" include { stage: "a" }')
     path = write(tmp_path, net=staged)
