@@ -155,7 +155,6 @@ CASES: dict[str, tuple[str, Shapes, int]] = {
     "power_0": ('type: "Power" power_param { power: 2 scale: 0 shift: 3 }', [FLAT], 1),
     "exp": ('type: "Exp" exp_param { base: 2 scale: 0.5 shift: 1 }', [FLAT], 1),
     "log": ('type: "Log" log_param { base: 10 scale: 0.1 shift: 9 }', [FLAT], 1),
-    "batch_norm_one_axis": ('type: "BatchNorm"', [(5,)], 1),
     "batch_norm_many_axes": ('type: "BatchNorm"', [(2, 3, 1, 2, 2, 3)], 1),
     "batch_norm_of_the_batch": (
         'type: "BatchNorm" batch_norm_param { use_global_stats: false }',

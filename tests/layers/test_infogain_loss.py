@@ -97,7 +97,7 @@ def test_hopeless_probability_is_cut_off_in_the_value_alone():
 
 
 def test_second_top_is_the_probabilities_without_gradient():
-    net = net_of(tops=("loss", "prob"))
+    net = net_of("loss_weight: 1 loss_weight: 0", tops=("loss", "prob"))
     x = torch.randn(5, 4, requires_grad=True)
     net({"x": x})
     assert net.shapes["prob"] == (5, 4)

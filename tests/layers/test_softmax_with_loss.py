@@ -11,6 +11,8 @@ from tests.layers.loss_nets import input_net, layer_of
 
 def loss_net(settings="", scores=(4, 3), label=(4,), tops=("loss",)):
     top = " ".join(f'top: "{t}"' for t in tops)
+    if len(tops) > 1 and "loss_weight" not in settings:
+        settings += " loss_weight: 1 loss_weight: 0"
     return input_net(
         {"x": scores, "label": label},
         'layer { name: "L" type: "SoftmaxWithLoss" bottom: "x" bottom: "label" '
