@@ -63,8 +63,8 @@ def of_solver(path: str | Path, weights: str | None = None, teacher: str | None 
         raise UsageError(f"{path} is a net: give it as -model, with -weights")
     if case.plan is None:
         raise case.unplanned or NetError("cannot be read", str(path))
-    plan, nets = case.plan, dict(case.teachers)
-    known = {t.name: t for t in plan.teachers if t.name in nets}  # an ONNX model has no net
+    plan = case.plan
+    known = {t.name: t for t in plan.teachers}
     if not known:
         raise UsageError(f"{path} names no teacher with weights: give -model and -weights of a net")
     if teacher is not None and teacher not in known:
@@ -81,9 +81,10 @@ def of_solver(path: str | Path, weights: str | None = None, teacher: str | None 
     state = pb.NetState(phase=pb.TEST)
     for given in case.solver.test_state[:1]:
         state.MergeFrom(given)
-    chosen = Teacher(trained.name, nets[trained.name], None)
+    chosen = plan.teacher_nets[trained.name]
     subject = _compose(case.student, chosen, blobs, state, plan.train.file)
-    _give(subject, prefixed(trained.name, trained.layers), str(trained.path))
+    if trained.layers:  # an ONNX model holds its weights itself
+        _give(subject, prefixed(trained.name, trained.layers), str(trained.path))
     for file in plan.student_weights:
         _give(subject, read_weights(file), str(file))
     subject.temperature = temperature
@@ -167,6 +168,8 @@ def _scores_of(net: Any, where: str) -> str:
     made_by = {top: layer for layer in net.layer for top in layer.top if top not in layer.bottom}
     judges = [x for x in net.layer if x.type in _OWN_SCORES | _COMPARING]
     judges = judges or [x for x in net.layer if x.type == "Softmax"]
+    if not judges and net.layer and net.layer[-1].type == "ONNXModel":
+        return str(net.layer[-1].top[0])
     if not judges:
         raise NetError(
             "no layer tells which blob has the logits: it takes a SoftmaxWithLoss, Accuracy or "

@@ -71,6 +71,7 @@ class Plan:
         train: the net for training, filtered.
         tests: the test nets, filtered.
         teachers: the teachers' weights.
+        teacher_nets: the teachers as they are composed with the student, by name.
         means: the ``ema`` of the teachers that follow the student, by name.
         injections: the layers that start from a teacher's.
         student_weights: files to start the student from.
@@ -92,6 +93,7 @@ class Plan:
     students: list[StudentWeights]
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    teacher_nets: dict[str, Teacher] = field(default_factory=dict)
 
     @property
     def frozen_names(self) -> list[str]:
@@ -172,6 +174,7 @@ class _Planner:
             students=self.students,
             notes=[*self.upgrades.lines, *self.reader.notes],
             warnings=self.warnings,
+            teacher_nets={teacher.name: teacher for teacher in teachers.nets},
         )
 
     def _check_settings(self) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_kd.cli.export_onnx import main as export_onnx
 from caffe_kd.dark_knowledge.look import Viewer, alike, look
 from caffe_kd.dark_knowledge.subject import Subject, of_models, of_solver
 from caffe_kd.data.idx import write_idx
@@ -107,6 +108,25 @@ def test_solver_names_both_nets_blobs_and_temperature(folder: Path) -> None:
     assert (subject.teacher, subject.student, subject.temperature) == ("big/ip", "ip", 7)
     found = look(subject)
     assert found.temperature == 7 and found.right == [4, 3]
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_teacher_may_be_an_onnx_model(folder: Path, compared: bool) -> None:
+    export = ["-model", "net.prototxt", "-weights", "teacher.caffemodel", "-outputs", "ip"]
+    assert export_onnx([*export, "-output", "teacher.onnx"]) == 0
+    kd = """layer { name: "kd" type: "DistillingLoss" bottom: "ip" bottom: "teacher/ip"
+      include { phase: TRAIN } distilling_loss_param { temperature: 7 } }"""
+    hint = """layer { name: "kd" type: "EuclideanLoss" bottom: "ip" bottom: "teacher/ip"
+      include { phase: TRAIN } }"""
+    (folder / "distiller.prototxt").write_text(kd if compared else hint)
+    (folder / "solver.prototxt").write_text(
+        'net: "net.prototxt" distiller_net: "distiller.prototxt" max_iter: 1 base_lr: 1 '
+        'lr_policy: "fixed" teacher { net: "teacher.onnx" }'
+    )
+    subject = of_solver("solver.prototxt", "student.caffemodel")
+    assert (subject.teacher, subject.student) == ("teacher/ip", "ip")
+    found = look(subject)
+    assert found.temperature == (7 if compared else 4) and found.right == [4, 3]
 
 
 def test_teacher_of_several_is_chosen_by_name(folder: Path) -> None:
