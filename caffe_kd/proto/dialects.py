@@ -254,7 +254,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
 _ENGINE = Rule("a fork", "an engine computes the same formula in another way", AnyValue)
 
 # Words of a known field, by message and field.
-_WORDS: dict[tuple[str, str], dict[str, Rule]] = {
+WORDS: dict[tuple[str, str], dict[str, Rule]] = {
     ("LossParameter", "normalization"): _rules(INTEL, "PRE_FIXED", "it divides by a given number"),
     # The value of a field that takes one may be a list, or there may be none.
     ("SolverParameter", "device_id"): {"[": Rule(YJXIONG, "training runs on one device")},
@@ -310,4 +310,4 @@ def rule_for_word(message: str, field: str, word: str) -> Rule | None:
         return _ENGINE
     if (message, field) == ("V1LayerParameter", "type") and word in V1_TYPES:
         return _V1_TYPE
-    return _WORDS.get((message, field), {}).get(word)
+    return WORDS.get((message, field), {}).get(word)

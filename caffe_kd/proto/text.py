@@ -18,7 +18,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from ..errors import ParseError, did_you_mean
 from ..files import read_bytes, reading, write_atomically
-from .dialects import rule_for, rule_for_word
+from .dialects import WORDS, rule_for, rule_for_word
 from .scalars import Scalars
 from .schema import FOREIGN
 from .user_blocks import field_of, plain_names, value_of
@@ -263,6 +263,8 @@ class _Parser(Scalars):
 
     def _is_foreign(self, descriptor: Descriptor, field: FieldDescriptor) -> bool:
         """Return whether only a fork gives a field of Caffe the value that comes next."""
+        if field.enum_type is None and (descriptor.name, field.name) not in WORDS:
+            return False  # which spares most fields the rest
         value = self.peek_behind(":")
         if field.enum_type is not None and value in field.enum_type.values_by_name:
             return False
