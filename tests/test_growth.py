@@ -15,9 +15,13 @@ import pytest
 
 from caffe_kd.data.hdf5 import HDF5Rows
 from caffe_kd.data.idx import open_idx
+from caffe_kd.data.image_list import read_list
+from caffe_kd.data.windows import read_windows
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
+from caffe_kd.proto.onnx_file import read_ports
+from caffe_kd.proto.wire import header
 from caffe_kd.recording import read_recording, write_recording
 
 from .growth import check_growth, needs_proc
@@ -142,3 +146,32 @@ def test_hdf5_that_unpacks_to_much_is_refused(
     assert path.stat().st_size < MB
     message = check_growth(read, path)
     assert "may grow to" in message or "unpacks to more than its" in message
+
+
+def test_image_list_of_countless_lines_stays_small(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_bytes(b"a 1\n" * 1_500_000)
+    check_growth(read_list, path)
+    assert read_list(path).paths[1_499_999] == "a"
+
+
+@pytest.mark.parametrize("content", [b"1 1 1 1 1 1\n" * 500_000, b"1 0.5 1 1 1 1\n" * 400_000])
+def test_windows_of_one_image_stay_small(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "windows"
+    path.write_bytes(b"# 0\na.jpg\n3\n5\n5\n%d\n" % content.count(b"\n") + content)
+    check_growth(lambda p: read_windows(p, 0.5, 0.5), path)
+
+
+@pytest.mark.parametrize("part", [b"\xa2\x06\x00", b"\x3a\x02\x08\x00"])
+def test_caffemodel_of_countless_fields_is_refused(tmp_path: Path, part: bytes) -> None:
+    path = tmp_path / "a.caffemodel"
+    content = part * 400_000
+    path.write_bytes(content if part[0] == 0xA2 else header(100, len(content)) + content)
+    assert "more than 200000 fields" in check_growth(read_weights, path)
+
+
+def test_onnx_model_of_countless_nodes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    nodes = header(1, 0) * 500_000
+    path.write_bytes(header(7, len(nodes)) + nodes)
+    assert "fields" in check_growth(read_ports, path)

@@ -46,7 +46,7 @@ def decode_datum(datum: Any, where: str, force_color: bool | None = None) -> tup
     values = (
         np.frombuffer(datum.data, np.uint8)
         if datum.data or not datum.float_data
-        else np.array(datum.float_data, np.float32)
+        else np.fromiter(datum.float_data, np.float32, len(datum.float_data))
     )
     if min(shape) < 1 or values.size != shape[0] * shape[1] * shape[2]:
         raise DataError(

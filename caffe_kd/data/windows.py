@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +15,14 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import read_bytes
+from ..memory import growth_problem
 from .image_file import resize_image
-from .image_list import ImageList
+from .image_list import ImageList, Paths
 
 _MOST_BYTES = 2 << 30
+_AT_ONCE = 10_000  # windows
+_PART_BYTES = 700  # what the windows that are read at once cost beside themselves
+_LINE_BYTES = 25  # and a path and its number
 _FIELDS = 6  # class, overlap, x1, y1, x2, y2
 
 
@@ -51,28 +57,35 @@ def read_windows(path: Path, fg_threshold: float, bg_threshold: float) -> Window
 
     Source: Caffe's WindowDataLayer.
     """
-    reader = _Reader(io.BytesIO(read_bytes(path, _MOST_BYTES)), str(path))
-    paths: list[str] = []
-    numbers: list[int] = []
+    content = read_bytes(path, _MOST_BYTES)
+    reader = _Reader(io.BytesIO(content), str(path))
+    paths, numbers = Paths(content), array("i")
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     while reader.next_image(len(paths)):
-        paths.append(reader.line())
+        line = reader.line()
+        paths.add(reader.start, len(line.encode("utf-8", "surrogateescape")))
         numbers.append(reader.number)
         channels, _, _, count = (reader.whole_number() for _ in range(4))
         if channels != 3:
             reader.fail(f"images are read in colour, with 3 channels. Received: {channels}")
-        rows = reader.windows(count)
-        overlap = rows[:, 1].astype(np.float32)  # as the thresholds are
-        is_object, is_background = overlap >= fg_threshold, overlap < bg_threshold
-        if (rows[is_object, 0] <= 0).any():
-            reader.fail("the class of a foreground window must be greater than 0")
-        used = is_object | is_background
-        labels = np.where(is_object, rows[:, 0], 0)[used].astype(np.int32)
-        image = np.full(len(labels), len(paths) - 1, np.int32)
-        parts.append((image, labels, rows[used, 2:].astype(np.int32)))
+        for rows in reader.windows(count):
+            overlap = rows[:, 1].astype(np.float32)  # as the thresholds are
+            is_object, is_background = overlap >= fg_threshold, overlap < bg_threshold
+            if (rows[is_object, 0] <= 0).any():
+                reader.fail("the class of a foreground window must be greater than 0")
+            used = is_object | is_background
+            labels = np.where(is_object, rows[:, 0], 0)[used].astype(np.int32)
+            image = np.full(len(labels), len(paths) - 1, np.int32)
+            parts.append((image, labels, rows[used, 2:].astype(np.int32)))
+        taken = len(content) + _PART_BYTES * len(parts) + _LINE_BYTES * len(paths)
+        if problem := growth_problem(taken, len(content)):
+            raise DataError(f"it lists countless images: {problem}", str(path))
     if not paths:
         raise DataError("Window file is empty", str(path))
-    images = ImageList(paths, np.zeros(len(paths), np.int64), np.array(numbers))
+    images = ImageList(paths, np.zeros(len(paths), np.int32), np.frombuffer(numbers, np.int32))
+    if not parts:
+        none = np.empty(0, np.int32)
+        return Windows(images, none, none, none.reshape(0, 4))
     image, label, box = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Windows(images, image, label, box)
 
@@ -84,6 +97,7 @@ class _Reader:
         self._file = file
         self._name = name
         self.number = 0  # of the line read last
+        self.start = 0  # where its words begin
 
     def fail(self, message: str) -> None:
         raise DataError(message, f"{self._name}:{self.number}")
@@ -103,7 +117,9 @@ class _Reader:
         return False
 
     def line(self) -> str:
+        at = self._file.tell()
         line = self._file.readline()
+        self.start = at + len(line) - len(line.lstrip())
         self.number += 1
         if not line.strip():
             self.fail("the file ends, or a line is empty, amid an image")
@@ -115,13 +131,17 @@ class _Reader:
             self.fail(f'a whole number is expected. Received: "{word[:80]}"')
         return int(word)
 
-    def windows(self, count: int) -> np.ndarray:
-        """Return the next windows as float64 [count, 6]."""
+    def windows(self, count: int) -> Iterator[np.ndarray]:
+        """Yield the next windows, some at a time, as float64 [N, 6]."""
+        for first in range(0, count, _AT_ONCE):
+            yield self._some_windows(min(_AT_ONCE, count - first), first, count)
+
+    def _some_windows(self, count: int, before: int, announced: int) -> np.ndarray:
         lines: list[bytes] = []
         for _ in range(count):  # as many as there are, whatever number is announced
             line = self._file.readline()
             if not line:
-                self.fail(f"the file ends after {len(lines)} of {count} windows")
+                self.fail(f"the file ends after {before + len(lines)} of {announced} windows")
             lines.append(line)
         rows = _numbers(b"".join(lines))
         if rows is None or rows.size != _FIELDS * count:

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import CaffeKDError, ParseError
 from ..files import read_bytes
 from ..memory import machine_bytes
+from .wire import LEN, MAX_FIELDS, Damaged, Walker
 
 MAX_BYTES = 2**31 - 1  # of a protobuf message
 _ENDLESS = ("Loop",)  # operators that may run without end
@@ -49,6 +50,7 @@ def read_ports(path: str | Path) -> Ports:
     from google.protobuf.message import DecodeError
 
     content = read_bytes(path, MAX_BYTES)
+    _check_count(content, path)
     try:
         model = onnx.ModelProto.FromString(content)
     except DecodeError as error:
@@ -60,6 +62,26 @@ def read_ports(path: str | Path) -> Ports:
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [_port(value) for value in model.graph.input if value.name not in weights]
     return Ports(inputs, [_port(value) for value in model.graph.output], files)
+
+
+# Fields of ModelProto, GraphProto and NodeProto that hold messages; a message of no bytes takes a
+# hundred or two once it is read.
+_GRAPH, _NODE, _ATTRIBUTE = 7, 1, 5
+_BYTES_PER_FIELD = 100
+
+
+def _check_count(content: bytes, path: str | Path) -> None:
+    """Refuse a model of countless small parts, before they fill the memory."""
+    most = MAX_FIELDS + len(content) // _BYTES_PER_FIELD
+    walker = Walker(content, most)
+    try:
+        for graph in walker.fields(0, len(content), {_GRAPH: (LEN,)}):
+            for node in walker.fields(graph.start, graph.end, {_NODE: (LEN,)}):
+                for attribute in walker.fields(node.start, node.end, {_ATTRIBUTE: (LEN,)}):
+                    for _ in walker.fields(attribute.start, attribute.end):
+                        pass
+    except Damaged as damage:
+        raise ParseError(f"is not an ONNX model, or is damaged: {damage}", str(path)) from None
 
 
 def _port(value: Any) -> Port:

@@ -20,7 +20,7 @@ _KINDS = {VARINT: "a number", I64: "a double", LEN: "text or a block", I32: "a f
 
 # A net of a thousand layers has some ten thousand fields outside its blobs' numbers. Far more would
 # only serve to take memory and time.
-MAX_FIELDS = 1_000_000
+MAX_FIELDS = 200_000
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _LFS_POINTER = b"version https://git-lfs"
@@ -51,9 +51,9 @@ class Field(NamedTuple):
 class Walker:
     """Steps through the fields of messages inside ``data``."""
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
+    def __init__(self, data: bytes | mmap.mmap, most_fields: int = MAX_FIELDS) -> None:
         self.data = data
-        self._fields_left = MAX_FIELDS
+        self._most_fields = self._fields_left = most_fields
 
     def fields(
         self, start: int, end: int, kinds: Mapping[int, tuple[int, ...]] | None = None
@@ -89,7 +89,7 @@ class Walker:
                     raise self._too_long(number, begin, size, end)
             self._fields_left -= 1
             if self._fields_left < 0:
-                raise Damaged(f"it has more than {MAX_FIELDS} fields besides its blobs' values")
+                raise Damaged(f"it has more than {self._most_fields} fields besides its values")
             if kinds is None:
                 yield Field(number, kind, value, payload, at, begin)
                 continue
@@ -137,7 +137,7 @@ class Walker:
         while at < field.end:
             self._fields_left -= 1
             if self._fields_left < 0:
-                raise Damaged(f"it has more than {MAX_FIELDS} fields besides its blobs' values")
+                raise Damaged(f"it has more than {self._most_fields} fields besides its values")
             value, at = self._varint(at, field.end)
             yield value
 
