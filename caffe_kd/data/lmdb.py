@@ -14,6 +14,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,8 @@ class _Tree:
         offsets = struct.unpack_from(f"<{(lower - _PAGE.size) // 2}H", self._bytes, _PAGE.size)
         if offsets and (min(offsets) < upper or max(offsets) > self._page_bytes - _NODE.size):
             raise self._damaged(f"a node of page {page} lies outside it")
+        if any(b - a < _NODE.size for a, b in pairwise(sorted(offsets))):
+            raise self._damaged(f"nodes of page {page} overlap")  # or a few would be countless
         return flags, (at + offset for offset in offsets)
 
     def _child(self, node: int) -> int:

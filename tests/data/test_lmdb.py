@@ -309,3 +309,18 @@ def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, siz
     )
     assert done.returncode == 0, done
     assert done.stdout.startswith("db/data.mdb: is cut short while it is in use")
+
+
+def test_pointers_to_one_record_are_refused(tmp_path: Path) -> None:
+    """Else a small file could announce countless records."""
+    write_lmdb(tmp_path / "db", [(b"a", datum(1)), (b"b", datum(2))])
+    file = tmp_path / "db" / "data.mdb"
+    content = bytearray(file.read_bytes())
+    pages = range(2 * 4096, len(content), 4096)
+    (leaf,) = (
+        at for at in pages if content[at + 10] & 2 and content[at + 12 : at + 14] == b"\x14\0"
+    )
+    content[leaf + 18 : leaf + 20] = content[leaf + 16 : leaf + 18]
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"nodes of page \d+ overlap"):
+        LmdbRecords(tmp_path / "db")
