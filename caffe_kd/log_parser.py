@@ -28,7 +28,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import DataError
+from .memory import growth_problem
 
+_ROW_BYTES = 300  # of an iteration, as it is kept
+_LINES_BETWEEN_CHECKS = 10_000
 MAX_LINE = 4096  # characters; no line that is read here comes near
 BLOCK = 1 << 16
 HALF_A_YEAR = timedelta(days=183)
@@ -47,7 +50,7 @@ OUTPUT = re.compile(
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """What the log says of one iteration.
 
@@ -58,7 +61,7 @@ class Row:
     seconds: float | None
 
 
-@dataclass
+@dataclass(slots=True)
 class OutputRow(Row):
     """The outputs of a test; ``loss`` is the sum of those with a loss weight, weighted.
 
@@ -70,7 +73,7 @@ class OutputRow(Row):
     told: float | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class TrainRow(Row):
     """The displayed loss, which the solver smooths over ``average_loss``, and the net's outputs.
 
@@ -82,14 +85,14 @@ class TrainRow(Row):
     told: float | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class LearningRateRow(Row):
     """The rate that an iteration was trained with."""
 
     lr: float
 
 
-@dataclass
+@dataclass(slots=True)
 class ShareRow(Row):
     """Each loss term's share in the student's gradient, and the norm of its own gradient."""
 
@@ -97,7 +100,7 @@ class ShareRow(Row):
     norms: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(slots=True)
 class TrainingLog:
     """A run as its log tells it; all rows in order of their iterations.
 
@@ -133,8 +136,14 @@ def parse_log(path: str | Path) -> TrainingLog:
         year = datetime.fromtimestamp(path.stat().st_mtime).year
         reader = _Reader(year)
         with open(path, encoding=_encoding(path), errors="replace", newline="") as file:
-            for line in _lines(file):
+            for number, line in enumerate(_lines(file)):
                 reader.read(line)
+                if number % _LINES_BETWEEN_CHECKS == 0:
+                    problem = growth_problem(_ROW_BYTES * reader.row_count, path.stat().st_size)
+                    if problem:
+                        raise DataError(
+                            f"its lines are too short for so many: {problem}", str(path)
+                        )
     except FileNotFoundError:
         raise DataError(f"no such file. Looked from {Path.cwd()}", str(path)) from None
     except OSError as error:
@@ -205,6 +214,12 @@ class _Reader:
             self._read_shares(int(shares[1]))
         elif share := SHARE.match(line):
             self._read_share(share)
+
+    @property
+    def row_count(self) -> int:
+        """How many rows are kept."""
+        tables: list[dict[int, Any]] = [self._train, self._learning_rates, self._shares]
+        return sum(len(rows) for rows in tables + list(self._tests.values()))
 
     def log(self) -> TrainingLog:
         # The rows are in order already: going back drops what is ahead.

@@ -17,6 +17,7 @@ from caffe_kd.data.hdf5 import HDF5Rows
 from caffe_kd.data.idx import open_idx
 from caffe_kd.data.image_list import read_list
 from caffe_kd.data.windows import read_windows
+from caffe_kd.log_parser import parse_log
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
@@ -175,3 +176,9 @@ def test_onnx_model_of_countless_nodes_is_refused(tmp_path: Path) -> None:
     nodes = header(1, 0) * 500_000
     path.write_bytes(header(7, len(nodes)) + nodes)
     assert "fields" in check_growth(read_ports, path)
+
+
+def test_log_of_countless_short_lines_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"Iteration {i}, loss = 1\n" for i in range(500_000)))
+    assert "may grow to" in check_growth(parse_log, path)
