@@ -6,7 +6,6 @@ state holds what training needs to go on; a ``.binaryproto`` is one blob, mostly
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +31,9 @@ from .wire import (
     block,
     header,
     looks_like,
-    map_file,
     number_field,
     signed,
+    whole_file,
 )
 
 Result = TypeVar("Result")
@@ -127,7 +126,7 @@ def read_weights(path: str | Path) -> list[LayerWeights]:
     Source: ``Blob::FromProto``: num, channels, height, width go before shape, double_data before
     data.
     """
-    data = map_file(path)
+    data = whole_file(path)
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         from . import hdf5  # only then: h5py takes a while to load
 
@@ -148,7 +147,7 @@ def read_solver_state(path: str | Path) -> SolverState:
     Raises:
         ParseError: the file is missing, damaged, cut short, or holds something else.
     """
-    data = map_file(path)
+    data = whole_file(path)
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         from . import hdf5
 
@@ -193,11 +192,11 @@ def read_blob(path: str | Path) -> Array:
     def parse(walker: Walker) -> Array:
         return read_blob_message(walker, 0, len(walker.data), "the blob")[0]
 
-    return _parsed(path, "a blob (.binaryproto)", map_file(path), parse)
+    return _parsed(path, "a blob (.binaryproto)", whole_file(path), parse)
 
 
 def _parsed(
-    path: str | Path, what: str, data: mmap.mmap, parse: Callable[[Walker], Result]
+    path: str | Path, what: str, data: bytearray, parse: Callable[[Walker], Result]
 ) -> Result:
     try:
         return parse(Walker(data))

@@ -66,7 +66,7 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
             in_pieces = True
             break
     if in_pieces:
-        values, dims, legacy = _blob_in_pieces(walker.data[start:end])
+        values, dims, legacy = _blob_in_pieces(bytes(walker.data[start:end]))
     else:
         legacy = bool(extents)
         dims = [extents.get(number, 0) for number in _LEGACY_EXTENTS] if legacy else dims

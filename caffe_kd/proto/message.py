@@ -17,7 +17,7 @@ from .binary import LayerWeights, read_weights
 from .blob import blob_parts
 from .renumber import renumber
 from .text import clear_source_lines
-from .wire import HDF5_MAGIC, Damaged, map_file
+from .wire import HDF5_MAGIC, Damaged, whole_file
 
 
 def read_net(path: str | Path) -> Any:
@@ -29,7 +29,7 @@ def read_net(path: str | Path) -> Any:
     Raises:
         ParseError: the file is missing, damaged, cut short, or holds something else.
     """
-    data = map_file(path)
+    data = whole_file(path)
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         raise ParseError("is an HDF5 file, which holds weights but no net", str(path))
     # Tells what is wrong with the file, and bounds how many messages it can make.

@@ -9,7 +9,6 @@ Source: the public schemas of the forks.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -66,7 +65,7 @@ _INTEL_POOLING = {2: 4, 3: 2, 4: 3, 5: 9, 6: 10, 7: 5, 8: 6, 9: 7, 10: 8}
 _INTEL_POOLING_NAMES = {13: "avg_include_pad", 14: "axis"}
 
 
-def renumber(data: bytes | mmap.mmap) -> bytes | memoryview:
+def renumber(data: bytes | bytearray) -> bytes | memoryview:
     """Return a binary NetParameter with the fields of forks where caffe.proto has them.
 
     Args:

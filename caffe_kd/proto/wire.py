@@ -7,7 +7,6 @@ touches only the few bytes between the blobs; the numbers stay where they are.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +50,7 @@ class Field(NamedTuple):
 class Walker:
     """Steps through the fields of messages inside ``data``."""
 
-    def __init__(self, data: bytes | mmap.mmap, most_fields: int = MAX_FIELDS) -> None:
+    def __init__(self, data: bytes | bytearray, most_fields: int = MAX_FIELDS) -> None:
         self.data = data
         self._most_fields = self._fields_left = most_fields
 
@@ -143,7 +142,7 @@ class Walker:
 
     def bytes(self, field: Field) -> bytes:
         """Return a copy of a field's payload."""
-        return self.data[field.start : field.end]
+        return bytes(self.data[field.start : field.end])
 
 
 def signed(value: int, bits: int) -> int:
@@ -178,10 +177,11 @@ def block(number: int, parts: Sequence[bytes | memoryview]) -> Iterator[bytes | 
     yield from parts
 
 
-def map_file(path: str | Path) -> mmap.mmap:
-    """Map a file into memory: its pages are read when they are touched.
+def whole_file(path: str | Path) -> bytearray:
+    """Read a file into memory, where arrays upon it may be written to.
 
-    The map is private: writing to it, or to an array upon it, leaves the file as it is.
+    A map would only read what is looked at, but ends the process with a bus error where the file is
+    cut short meanwhile, as by a copy of a snapshot that is still under way.
 
     Raises:
         ParseError: the file is missing, empty, a folder or device, or cannot be read.
@@ -189,16 +189,16 @@ def map_file(path: str | Path) -> mmap.mmap:
     with reading(path) as size:
         if size == 0:
             raise ParseError("is empty", str(path))
+        content = bytearray(size)
         with open(path, "rb") as file:
-            try:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            except ValueError as error:  # the file was emptied in between
-                raise ParseError(f"cannot be read: {error}", str(path)) from None
+            if file.readinto(content) != size:
+                raise ParseError("was cut short while it was being read", str(path))
+        return content
 
 
-def looks_like(data: bytes | mmap.mmap) -> str | None:
+def looks_like(data: bytes | bytearray) -> str | None:
     """Say what a file is that is no protobuf message, or None if its beginning does not tell."""
-    head = data[:1024]
+    head = bytes(data[:1024])
     if head.startswith(_LFS_POINTER):
         return "a git-lfs pointer: the file itself was not fetched. 'git lfs pull' fetches it"
     for magic, name in _MAGICS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 import pytest
 
@@ -67,15 +68,28 @@ def test_fields_are_bounded_in_number():
         walk(data, {})
 
 
-def test_map_file_leaves_the_file_alone_when_written_to(tmp_path):
+def test_file_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypatch):
     path = tmp_path / "f"
     path.write_bytes(b"abc")
-    mapped = wire.map_file(path)
+
+    @contextmanager
+    def reading_before_the_cut(_path):
+        yield 5
+
+    monkeypatch.setattr(wire, "reading", reading_before_the_cut)
+    with pytest.raises(ParseError, match="was cut short while it was being read"):
+        wire.whole_file(path)
+
+
+def test_file_read_whole_stays_as_it_is_when_its_bytes_are_changed(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"abc")
+    mapped = wire.whole_file(path)
     mapped[0] = ord("X")
     assert path.read_bytes() == b"abc"
 
 
-def test_map_file_refuses_what_is_no_file(tmp_path):
+def test_whole_file_refuses_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
     for name, message in [
@@ -85,7 +99,7 @@ def test_map_file_refuses_what_is_no_file(tmp_path):
         ("empty", "is empty"),
     ]:
         with pytest.raises(ParseError, match=message):
-            wire.map_file(tmp_path / name)
+            wire.whole_file(tmp_path / name)
 
 
 @pytest.mark.parametrize(
