@@ -32,6 +32,7 @@ _ESCAPES = (
     ("\b", r"\b", "a backspace"),
     ("\f", r"\f", "a form feed"),
     ("\v", r"\v", "a vertical tab"),
+    ("\0", r"\0", "a NUL character"),
 )
 _LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_UNFINISHED))
 _tidied: set[Path] = set()  # the folders that were looked through

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from ..errors import ParseError, has_control_characters
+from ..files import slip_in
 
 MOST_CHARACTERS = 4096
 _FREE = ("param_str", "text")  # what a Python layer reads, and a fork's own field
@@ -21,13 +22,16 @@ def check_strings(message: Any, file: str) -> None:
         ParseError: a string has control characters, such as a terminal obeys, or is endless.
     """
     for where, name, value in _strings(message, file):
-        if has_control_characters(value):
-            problem = "control characters, as none can be meant to have"
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            problem = "is not UTF-8"
+        elif has_control_characters(value):
+            problem = "has control characters, as none can be meant to have"
         elif len(value) > MOST_CHARACTERS:
-            problem = f"{len(value)} characters, where {MOST_CHARACTERS} are the most"
+            problem = f"has {len(value)} characters, where {MOST_CHARACTERS} are the most"
         else:
             continue
-        raise ParseError(f"'{name}' has {problem}. Received: \"{value[:60]}\"", where)
+        hint = slip_in(value)
+        raise ParseError(f"'{name}' {problem}. Received: \"{value[:60]}\"{hint}", where)
 
 
 def _strings(message: Any, where: str) -> Iterator[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 
 from caffe_kd.cli.train import main
 from caffe_kd.layers import base
@@ -215,9 +216,11 @@ def test_usage_errors_have_status_2(folder: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.skipif(os.environ.get("CUDA_VISIBLE_DEVICES", "") != "", reason="has a GPU")
 def test_gpu_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for gpu in ("97", "all", "x"):
-        message = fails(capsys, "-solver", "student_solver.prototxt", "-gpu", gpu, status=2)
-        assert "-gpu" in message
+    message = fails(capsys, "-solver", "student_solver.prototxt", "-gpu", "x", status=2)
+    assert "-gpu takes a device number" in message
+    if not torch.cuda.is_available():
+        assert main(["-no_progress", "-solver", "student_solver.prototxt", "-gpu", "97"]) == 0
+        assert "Use CPU. (-gpu 97, but there is no CUDA device)" in capsys.readouterr().err
 
 
 MISTAKES = [
@@ -243,7 +246,7 @@ MISTAKES = [
     (SOLVER, "max_iter: 12", "", "max_iter is not given"),
     (SOLVER, "max_iter: 12", "max_iter: -12", "max_iter must be at least 0. Received: -12"),
     (SOLVER, "test_iter: 2", "test_iter: -2", "test_iter must be at least 0. Received: -2"),
-    (SOLVER, 'prefix: "', r'prefix: "a\000b', "zero byte"),
+    (SOLVER, 'prefix: "', r'prefix: "a\000b', "holds a NUL character"),
     (SOLVER, 'net: "', f'net: "{"x" * 300}', "no such file"),
     (SOLVER, '\nnet: "', '\ntrain_net: "" #', "no such file"),
     (SOLVER, "student_train_test", "studend_train_test", "no such file"),

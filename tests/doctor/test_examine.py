@@ -161,8 +161,9 @@ def test_absent_list_and_absent_image_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["", "backend: LMDB", "backend: LEVELDB", "backend: IDX"])
 def test_windows_path_of_absent_data_says_that_it_holds_a_tab(tmp_path: Path, backend: str) -> None:
     net = DATA.replace("TRANSFORM", "crop_size: 9").replace('"gone"', rf'"D:\train" {backend}')
-    (hit,) = found(write(tmp_path, net=net + IP + LOSS), "data_absent")
-    assert r'holds a tab: in a prototxt "\t" stands for it' in hit[1]
+    hits = [f.hit for f in report_of(write(tmp_path, net=net + IP + LOSS)).findings]
+    assert [hit.severity for hit in hits] == ["error"]
+    assert r'holds a tab: in a prototxt "\t" stands for it' in hits[0].what
 
 
 def test_shape_of_records_can_be_told(tmp_path: Path) -> None:
