@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.errors import CaffeKDError
-from caffe_kd.memory import MOST_GROWTH, ROOM_BYTES
+from caffe_kd.core.errors import CaffeKDError
+from caffe_kd.core.memory import MOST_GROWTH, ROOM_BYTES
 
 needs_proc = pytest.mark.skipif(
     not (sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK)),

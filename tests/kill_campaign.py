@@ -41,8 +41,8 @@ def train(folder: Path, slow: bool) -> tuple[int, int]:
         os.close(writes)
         return process, reads
     try:
-        from caffe_kd import files
         from caffe_kd.cli import train as command
+        from caffe_kd.core import files
 
         files._tidied.clear()  # a process looks through a folder once, and this is another one
         os.close(reads)

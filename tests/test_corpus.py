@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from caffe_kd.errors import CaffeKDError
+from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.net import Net, load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

@@ -80,7 +80,7 @@ def test_hdf5_that_does_not_fit_does_not_end_the_process(tmp_path: Path, short: 
     code = f"""
 import resource, signal
 import numpy as np
-from caffe_kd.errors import CaffeKDError
+from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.proto import hdf5
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

@@ -17,13 +17,13 @@ from caffe_kd.data.hdf5 import HDF5Rows
 from caffe_kd.data.idx import open_idx
 from caffe_kd.data.image_list import read_list
 from caffe_kd.data.windows import read_windows
-from caffe_kd.log_parser import parse_log
+from caffe_kd.logs.log_parser import parse_log
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
 from caffe_kd.proto.onnx_file import read_ports
 from caffe_kd.proto.wire import header
-from caffe_kd.recording import read_recording, write_recording
+from caffe_kd.verify.recording import read_recording, write_recording
 
 from .growth import check_growth, needs_proc
 

@@ -1,5 +1,5 @@
 """What ``import caffe`` finds in the processes that a script of ``caffe_kd run`` starts."""
 
-from caffe_kd import user_code
+from caffe_kd.python_layers import user_code
 
 user_code.be_caffe()

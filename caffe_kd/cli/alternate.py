@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import SolverError
-from . import common, rounds
+from ..core.errors import SolverError
+from ..recipes import rounds
+from . import common
 
 DESCRIPTION = """Trains a teacher and a student in turns. In each round the teacher is trained by
 its solver; then the student by its own, from its start, with the teacher's new weights, on data

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import CaffeKDError, UsageError, did_you_mean
-from ..files import write_atomically
+from ..core.errors import CaffeKDError, UsageError, did_you_mean
+from ..core.files import write_atomically
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 from . import common

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.idx import write_idx
-from ..log import Log
+from ..logs.log import Log
 from ..net import load_net
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import write_weights

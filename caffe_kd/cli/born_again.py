@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import SolverError
-from . import common, rounds
+from ..core.errors import SolverError
+from ..recipes import rounds
+from . import common
 
 DESCRIPTION = """Born-again networks: generation 1 is trained as the solver says, and generation k+1
 is trained anew, with the same net as its student and generation k as its teacher. The solver has a

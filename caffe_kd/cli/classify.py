@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, UsageError
+from ..core.errors import DataError, UsageError
 from . import common
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     if arguments.top < 1:
         raise UsageError(f"-top must be at least 1. Received: {arguments.top}")
+    from ..core.files import read_bytes
     from ..data.image_file import MOST_BYTES, decode_on_white
     from ..export.classifier import Classifier
-    from ..files import read_bytes
 
     model = Classifier(arguments.model, arguments.scale, _numbers(arguments.mean))
     names = class_names(arguments.labels, model.classes)
@@ -76,7 +76,7 @@ def _is_on_paper(pixels: np.ndarray) -> bool:
 
 def class_names(path: str | None, classes: int) -> list[str]:
     """Return the classes' names from a file of one per line, else their numbers."""
-    from ..files import read_bytes
+    from ..core.files import read_bytes
 
     if path is None:
         return [str(index) for index in range(classes)]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import user_code
-from ..errors import NetError, UsageError
+from ..core.errors import NetError, UsageError
+from ..python_layers import user_code
 from .guard import guarded as guarded
 
 if TYPE_CHECKING:

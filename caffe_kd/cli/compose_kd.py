@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import CaffeKDError, UsageError
+from ..core.errors import CaffeKDError, UsageError
 from . import common
 
 DESCRIPTION = """Prints, as prototxt, the net a solver would train: the student's layers, the
@@ -98,7 +98,7 @@ def _check(arguments: Any) -> None:
 
 def _count_blobs(net: Any, missing: CaffeKDError) -> Mapping[str, int]:
     """Warn that a teacher's weights are missing, which only its parameters' number asks for."""
-    from ..doctor.reading import blob_counts
+    from ..analysis.reading import blob_counts
 
     print(f"compose_kd: warning: {missing}", file=sys.stderr)
     return blob_counts(net)

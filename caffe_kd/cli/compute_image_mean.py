@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..core.errors import DataError
 from . import common
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def channel_means(mean: np.ndarray) -> list[float]:
 
 
 def _write(path: Path, mean: np.ndarray) -> None:
-    from ..files import write_atomically
+    from ..core.files import write_atomically
     from ..proto import caffe_pb2 as pb
 
     channels, height, width = mean.shape

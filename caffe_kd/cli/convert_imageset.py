@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CaffeKDError, DataError, UsageError
+from ..core.errors import CaffeKDError, DataError, UsageError
 from . import common
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def read_folders(root: Path) -> tuple[list[Line], list[str]]:
 
 def _write_labels(path: Path, classes: list[str], root: Path) -> None:
     """Write the classes' names, unless they are there; a training and a test set share them."""
-    from ..files import read_bytes, write_atomically
+    from ..core.files import read_bytes, write_atomically
 
     content = "".join(f"{name}\n" for name in classes).encode("utf-8", "surrogateescape")
     if path.exists() and read_bytes(path, max_bytes=1 << 24) != content:
@@ -156,8 +156,8 @@ def _records(
 
 def _datum(path: str, label: int, options: argparse.Namespace) -> tuple[Any, tuple[int, ...]]:
     """Return an image as a Datum, and its shape [C, H, W]."""
+    from ..core.files import read_bytes
     from ..data.image_file import MOST_BYTES, decode_image
-    from ..files import read_bytes
     from ..proto import caffe_pb2
 
     data = read_bytes(path, MOST_BYTES)

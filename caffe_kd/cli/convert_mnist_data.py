@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError
+from ..core.errors import DataError
 from . import common
 
 if TYPE_CHECKING:

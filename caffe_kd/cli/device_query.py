@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 DESCRIPTION = """Tells what PyTorch knows of the CUDA devices, in the original's lines. Without -gpu
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     import torch
 
-    from ..log import Log
+    from ..logs.log import Log
 
     count = torch.cuda.device_count()
     with Log() as log:

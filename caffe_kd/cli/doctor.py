@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     given = common.input_shapes(arguments.input_shape)
 
+    from ..analysis.reading import Wishes
     from ..doctor.examine import examine
-    from ..doctor.reading import Wishes
     from ..doctor.report import as_dict, as_text
 
     stages = common.comma_list(arguments.stage)

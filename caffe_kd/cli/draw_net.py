@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CaffeKDError, UsageError
+from ..core.errors import CaffeKDError, UsageError
 from . import common
 
 if TYPE_CHECKING:
-    from ..doctor.reading import Case
+    from ..analysis.reading import Case
 
 DESCRIPTION = """Draws a net's prototxt as PNG, SVG, PDF or dot: layers as boxes, blobs as arrows
 with their shapes. Of a solver the nets that it trains are drawn: each teacher, what student and
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"OUTPUT must end with .{', .'.join(_FORMATS)}. Received: {arguments.output}"
         )
     given = common.input_shapes(arguments.input_shape)
-    from ..doctor.reading import Wishes, read_case
+    from ..analysis.reading import Wishes, read_case
     from ..proto.filter import is_included
     from ..pycaffe.draw import Drawing, shapes_of
 

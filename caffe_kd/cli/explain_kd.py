@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 DESCRIPTION = """Prints the objective that a solver really optimises: every term with its place, its
@@ -24,10 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need a solver to explain: -solver SOLVER.prototxt")
 
     given = common.input_shapes(arguments.input_shape)
-    from ..doctor.reading import Wishes, read_case
+    from ..analysis.reading import Wishes, read_case
+    from ..doctor.explain import as_text, findings
     from ..doctor.report import findings_as_text
-    from ..explain import as_text, findings
-    from ..train_flags import override, remembering
+    from ..doctor.train_flags import override, remembering
 
     stages = common.comma_list(arguments.stage)
     case = read_case(arguments.solver, Wishes(None, given, arguments.level, stages))

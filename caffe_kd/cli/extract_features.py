@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NetError, UsageError, did_you_mean
+from ..core.errors import NetError, UsageError, did_you_mean
 from . import common
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..log import Log
+    from ..logs.log import Log
     from ..net import Net
 
 DESCRIPTION = """Runs batches of the data of a net's prototxt through the net, in phase TEST, and
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = common.comma_list(arguments.blobs)
     paths = [Path(path) for path in common.comma_list(arguments.databases)]
     _check(arguments, names, paths)
-    from ..copying import load_for_use
-    from ..log import Log
+    from ..logs.log import Log
     from ..net import load_net
+    from ..net.weights import load_for_use
     from ..proto.upgrade import Notes
 
     device, told = common.choose_device(_gpu(arguments), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import UsageError, did_you_mean
+from ..core.errors import UsageError, did_you_mean
 from . import common
 
 DESCRIPTION = """Prints the fields of a message with type, number in binary files, default and

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from .. import user_code
-from ..errors import CaffeKDError, Stopped, printable
+from ..core.errors import CaffeKDError, Stopped, printable
+from ..python_layers import user_code
 from . import silent_end
 
 if signal.getsignal(signal.SIGINT) is silent_end:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UsageError
-from ..experiments.hinton_mnist import PARTS, HintonMnist, table
-from ..experiments.run_files import digits_in, results_folder
+from ..core.errors import UsageError
+from ..recipes.hinton_mnist import PARTS, HintonMnist, table
+from ..recipes.run_files import digits_in, results_folder
 from . import common
 
 DESCRIPTION = """Reproduces the MNIST experiments of Hinton, Vinyals and Dean, "Distilling the

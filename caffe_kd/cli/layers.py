@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, did_you_mean
+from ..core.errors import UsageError, did_you_mean
 from . import common
 
 if TYPE_CHECKING:

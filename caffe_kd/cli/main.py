@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ..errors import did_you_mean
+from ..core.errors import did_you_mean
 from ..version import VERSION
 from .common import GLOG_SWITCHES, guarded
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UsageError, did_you_mean
+from ..core.errors import UsageError, did_you_mean
 from . import common
 
 DESCRIPTION = """Trains one student by each method of prototxt/distillation that is for the common
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.iterations is not None and arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     from ..data.mnist import get_mnist
-    from ..experiments.methods import Comparison, methods, table
-    from ..experiments.run_files import digits_in, results_folder
+    from ..recipes.methods import Comparison, methods, table
+    from ..recipes.run_files import digits_in, results_folder
 
     names = common.comma_list(arguments.only) or list(methods())
     for name in names:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 if TYPE_CHECKING:
-    from ..log_parser import OutputRow, TrainingLog, TrainRow
+    from ..logs.log_parser import OutputRow, TrainingLog, TrainRow
 
 DESCRIPTION = """Writes the outputs of training and test net in a log as LOG.train and LOG.test in
 OUTPUT_DIR, with the original parse_log.py's columns: NumIters, Seconds, LearningRate and the
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if len(arguments.delimiter) != 1 or arguments.delimiter in '"\r\n':
         raise UsageError(f"-delimiter must be one character. Received: {arguments.delimiter!r}")
-    from ..files import write_atomically
-    from ..log_parser import parse_log
+    from ..core.files import write_atomically
+    from ..logs.log_parser import parse_log
 
     stem = Path(arguments.output_dir) / Path(arguments.log).name
     for ending, table in tables(parse_log(arguments.log)).items():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import DataError, NetError, UsageError
+from ..core.errors import DataError, NetError, UsageError
 from . import common
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def read_array(path: str | Path) -> Array:
     """
     import numpy as np
 
-    from ..files import reading
+    from ..core.files import reading
 
     try:
         with reading(path):

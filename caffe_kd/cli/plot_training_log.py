@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError, UsageError
+from ..core.errors import DataError, UsageError
 from . import common
 
 
@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plot(paths: Sequence[Path], output: Path, title: str) -> None:
-    from ..log_parser import parse_log
-    from ..plot import plot
+    from ..logs.log_parser import parse_log
+    from ..logs.plot import plot
 
     if output.suffix.lower() != ".png":
         raise UsageError(f"-output: the picture is a PNG. Received: {output}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, UsageError
+from ..core.errors import DataError, UsageError
 from . import common, picture_net
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     import numpy as np
 
-    from ..files import replacing
+    from ..core.files import replacing
     from ..pycaffe.classifier import Classifier
 
     classifier = picture_net.build(Classifier, arguments, lambda mean: mean, image_dims=size)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, UsageError
+from ..core.errors import DataError, UsageError
 from . import common, picture_net
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _windows(path: str, mode: str) -> dict[str, list[Window]]:
         raise UsageError(f"Unknown input file type: not in txt or csv. Received: {path}")
     if kind == "txt" and mode == "list":
         raise UsageError(f"--crop_mode list takes windows from a .csv. Received: {path}")
-    from ..files import read_bytes
+    from ..core.files import read_bytes
 
     text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig", "surrogateescape")
     if kind == "txt":
@@ -162,7 +162,7 @@ def _search(detector: Detector, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _write(found: list[dict[str, Any]], path: str, as_csv: bool) -> None:
-    from ..files import replacing, write_atomically
+    from ..core.files import replacing, write_atomically
 
     if as_csv:
         write_atomically(path, _csv(found).encode("utf-8", "surrogateescape"))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 DESCRIPTION = """Gets the handwritten digits, trains a teacher, trains a small student alone,
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.passes is not None and arguments.passes < 1:
         raise UsageError(f"-passes must be at least 1. Received: {arguments.passes}")
     from ..data.mnist import get_mnist
-    from ..quickstart import run, table, verdict
+    from ..recipes.quickstart import run, table, verdict
 
     started = time.perf_counter()
     digits = get_mnist(

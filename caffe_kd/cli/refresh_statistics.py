@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 DESCRIPTION = """Runs batches of the net's TRAIN data through it with fixed weights and keeps the
@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "-iterations must be at least 1 and -test_iterations 0. Received: "
             f"{arguments.iterations} and {arguments.test_iterations}"
         )
-    from ..copying import load_for_use
-    from ..log import Log
+    from ..logs.log import Log
     from ..net import load_net
+    from ..net.statistics import refresh
+    from ..net.weights import load_for_use
     from ..proto import caffe_pb2 as pb
     from ..proto.binary import write_weights, write_weights_hdf5
-    from ..statistics import refresh
     from .test import score
 
     device, lines = common.choose_one_device(arguments.gpu)

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from .. import as_caffe, user_code
-from ..errors import CaffeKDError, UsageError
+from .. import as_caffe
+from ..core.errors import CaffeKDError, UsageError
+from ..python_layers import user_code
 from . import common
 from .python2 import advice
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 DESCRIPTION = """Looks for the settings with which a solver's student comes out best: temperature
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "the search needs Optuna: pip install optuna, or -e '.[search]' of a checkout"
         ) from None
     from ..proto import caffe_pb2 as pb
-    from ..search import report, space
-    from ..search.study import Search
-    from ..search.subject import Subject, write
+    from ..recipes.search import report, space
+    from ..recipes.search.study import Search
+    from ..recipes.search.subject import Subject, write
 
     asked = space.parse(arguments.search or "")
     path = Path(arguments.solver)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from ..search.space import SETTINGS
+    from ..recipes.search.space import SETTINGS
 
     settings = "\n".join(f"  {name:13} {what}" for name, what in SETTINGS.items())
     parser = common.parser(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 if TYPE_CHECKING:
@@ -141,9 +141,9 @@ def aligned(table: list[list[str]], max_width: int) -> Iterator[str]:
 
 def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple[int, ...]]) -> int:
     """Print shapes, parameters and multiply-adds in the phase; return the exit status."""
-    from ..doctor.cost import cost_of
+    from ..analysis.cost import cost_of
+    from ..analysis.survey import survey
     from ..doctor.report import cost_as_text
-    from ..doctor.survey import survey
     from ..proto import caffe_pb2 as pb
     from ..proto.filter import filter_net
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(arguments)
     import torch
 
-    from ..errors import DataError
-    from ..log import Log
+    from ..core.errors import DataError
+    from ..logs.log import Log
     from ..synthesis import database, generator, noise
     from ..synthesis.teacher import PixelTeacher
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import NetError, UsageError, WeightsError
+from ..core.errors import NetError, UsageError, WeightsError
 from . import common
 
 if TYPE_CHECKING:
-    from ..log import Log
+    from ..logs.log import Log
     from ..net import Net
 
 DESCRIPTION = """Runs batches of test data through a net and reports the mean of its outputs."""
@@ -35,10 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need model weights to score: -weights FILE.caffemodel")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
-    from .. import non_finite
-    from ..copying import load_for_use
-    from ..log import Log
-    from ..net import load_net, read_net
+    from ..logs.log import Log
+    from ..net import load_net, non_finite, read_net
+    from ..net.weights import load_for_use
     from ..proto.filter import idle_stages
     from ..proto.upgrade import Notes
     from ..solver.callbacks.debug_info import DebugInfo
@@ -74,7 +73,7 @@ def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:
     """
     import torch
 
-    from ..non_finite import OutputGuard, first_in
+    from ..net.non_finite import OutputGuard, first_in
 
     guard, where = OutputGuard(net), None
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 if TYPE_CHECKING:
-    from ..log import Log
+    from ..logs.log import Log
     from ..pycaffe.graph import Graph
 
 DESCRIPTION = """Runs a net forward and backward, layer by layer, and logs how long each layer takes
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need a model definition to time: -model NET.prototxt")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
-    from ..copying import load_for_use
-    from ..log import Log
+    from ..logs.log import Log
     from ..net import load_net
+    from ..net.weights import load_for_use
     from ..proto import caffe_pb2 as pb
     from ..pycaffe.graph import Graph
 
@@ -157,7 +157,7 @@ def profile(watch: StopWatch, iterations: int, path: Path, log: Log) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from ..files import replacing
+    from ..core.files import replacing
 
     activities = [ProfilerActivity.CPU]
     if watch.graph.device.type == "cuda":

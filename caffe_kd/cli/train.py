@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CaffeKDError, Stopped, UsageError
+from ..core.errors import CaffeKDError, Stopped, UsageError
 from . import common
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def into_folder(plan: Plan, folder: Path) -> None:
 
 def new_log(plan: Plan) -> Path:
     """Make the run's log beside its snapshots, with the time of its start; of no two runs one."""
-    from ..files import new_file
+    from ..core.files import new_file
 
     start = time.strftime("%Y%m%d-%H%M%S")
     return new_file(Path(f"{plan.solver.snapshot_prefix}_{start}.log"))
@@ -199,7 +199,7 @@ def train(
     Raises:
         Stopped: a signal has ended the training; the log says how it goes on.
     """
-    from ..log import Log
+    from ..logs.log import Log
     from ..proto import caffe_pb2 as pb
     from ..solver.callback import Action
     from ..solver.options import Options

@@ -42,7 +42,7 @@ def run(name: str, description: str, argv: Sequence[str] | None, kind: Callable[
     parser.add_argument("input", metavar="IN", help="the file to upgrade")
     parser.add_argument("output", metavar="OUT", help="the file to write; may be the same")
     arguments = parser.parse_args(argv)
-    from ..log import Log
+    from ..logs.log import Log
     from ..proto.upgrade import Notes
 
     file = kind()

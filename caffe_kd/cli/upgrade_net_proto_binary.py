@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ParseError
+from ..core.errors import ParseError
 from . import common, upgrade
 
 DESCRIPTION = """Reads a .caffemodel of any year and writes it in the current format. Training and

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import common
 
 if TYPE_CHECKING:
-    from ..verify import Comparison
+    from ..verify.compare import Comparison
 
 DESCRIPTION = """Runs a net in phase TEST on recorded inputs, compares every recorded blob with what
 the net computes, in the order of the layers, and names the first layer that differs. A recording is
@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(arguments)
     if arguments.record:
         return _record(arguments)
-    from ..recording import read_recording
-    from ..verify import build, compare
-    from ..verify_hints import hints
+    from ..verify.compare import build, compare
+    from ..verify.hints import hints
+    from ..verify.recording import read_recording
 
     recording = read_recording(arguments.expected)
     inputs = _inputs(arguments, recording)
@@ -64,8 +64,8 @@ def _choices(arguments: argparse.Namespace, inputs: Any) -> tuple[Any, ...]:
 
 def _inputs(arguments: argparse.Namespace, recording: Any) -> Any:
     """Return the values of the net's inputs, from -inputs or from the recording."""
-    from ..recording import read_recording
-    from ..verify import input_names, inputs_of
+    from ..verify.compare import input_names, inputs_of
+    from ..verify.recording import read_recording
 
     given = read_recording(arguments.inputs) if arguments.inputs else recording
     return inputs_of(given, input_names(arguments.model))
@@ -73,8 +73,8 @@ def _inputs(arguments: argparse.Namespace, recording: Any) -> Any:
 
 def _record(arguments: argparse.Namespace) -> int:
     """Record the net, on given inputs or on random ones of the shapes it names."""
-    from ..recording import write_recording
-    from ..verify import build, random_inputs, record
+    from ..verify.compare import build, random_inputs, record
+    from ..verify.recording import write_recording
 
     if arguments.inputs:
         inputs = _inputs(arguments, None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ..files import replacing
+from ..core.files import replacing
 from ..losses.soft_targets import softmax_with_temperature
 from .look import Knowledge, Record
 

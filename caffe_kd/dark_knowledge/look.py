@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CaffeKDError, NetError
-from ..layers.records import ImageLayer
+from ..core.errors import CaffeKDError, NetError
+from ..layers.shared.records import ImageLayer
 from ..losses.soft_targets import softmax_with_temperature
 from ..net import Net, Step
 from .subject import Subject

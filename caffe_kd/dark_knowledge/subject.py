@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..copying import lacking
-from ..doctor.reading import Wishes, read_case
-from ..errors import NetError, UsageError, did_you_mean
+from ..analysis.reading import Wishes, read_case
+from ..core.errors import NetError, UsageError, did_you_mean
 from ..net import Net, read_net
+from ..net.weights import lacking
 from ..proto import bundle
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights, read_weights

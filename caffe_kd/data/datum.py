@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ..errors import DataError
+from ..core.errors import DataError
 from ..proto import caffe_pb2
 from .image_file import FORMATS, decode_pixels, to_planes
 from .source import RecordSource

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DataError, did_you_mean
-from ..files import find, read_bytes, slip_in
+from ..core.errors import DataError, did_you_mean
+from ..core.files import find, read_bytes, slip_in
 from ..proto.hdf5_sizes import dataset_problem
 from ..proto.wire import HDF5_MAGIC
 

@@ -19,9 +19,9 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import slip_in, write_atomically
-from ..memory import growth_problem
+from ..core.errors import DataError
+from ..core.files import slip_in, write_atomically
+from ..core.memory import growth_problem
 from .source import FolderLookup, MemoryRecords
 from .stand_in import is_stand_in
 

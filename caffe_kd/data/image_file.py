@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
+from ..core.errors import DataError
 
 if TYPE_CHECKING:
     import types

@@ -12,9 +12,9 @@ from typing import overload
 
 import numpy as np
 
-from ..errors import CaffeKDError, DataError, MissingFile
-from ..files import find, read_bytes
-from ..memory import growth_problem
+from ..core.errors import CaffeKDError, DataError, MissingFile
+from ..core.files import find, read_bytes
+from ..core.memory import growth_problem
 from .image_file import MOST_BYTES, check_size, decode_image
 from .source import RecordSource
 

@@ -21,9 +21,9 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import google_crc32c
 import numpy as np
 
-from ..errors import DataError
-from ..files import read_bytes, slip_in
-from ..memory import growth_problem
+from ..core.errors import DataError
+from ..core.files import read_bytes, slip_in
+from ..core.memory import growth_problem
 from .datum import DatumRecords
 from .snappy import decompress, decompressed_size, varint
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import OpenFile, put_in_place, slip_in, unfinished
+from ..core.errors import DataError
+from ..core.files import OpenFile, put_in_place, slip_in, unfinished
 from .datum import DatumRecords
 
 # The layout on disk (64-bit, little-endian), after the page header of 16 bytes:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import CaffeKDError, DataError
-from ..files import replacing
+from ..core.errors import CaffeKDError, DataError
+from ..core.files import replacing
 from .idx import IMAGES, LABELS, locate, read_idx, write_idx
 from .stand_in import MARKER, WHAT, is_stand_in, mark
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import slip_in
-from ..memory import machine_bytes
+from ..core.errors import DataError
+from ..core.files import slip_in
+from ..core.memory import machine_bytes
 from ..proto import caffe_pb2
 
 KEPT_BYTES = 2 << 30  # the most that a set of records takes of the memory, or a quarter of it

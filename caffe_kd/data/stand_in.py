@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import write_atomically
+from ..core.files import write_atomically
 
 MARKER = "NOT_MNIST.txt"
 WHAT = "the 1797 small digits that ship with scikit-learn, not MNIST"

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from google.protobuf.message import DecodeError
 
-from ..errors import DataError
-from ..files import read_bytes
+from ..core.errors import DataError
+from ..core.files import read_bytes
 from ..proto import caffe_pb2
 
 _MOST_MEAN_BYTES = 256 << 20  # a mean of 8000 x 8000 x 3 numbers still fits

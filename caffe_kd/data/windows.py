@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import read_bytes
-from ..memory import growth_problem
+from ..core.errors import DataError
+from ..core.files import read_bytes
+from ..core.memory import growth_problem
 from .image_file import resize_image
 from .image_list import ImageList, Paths
 

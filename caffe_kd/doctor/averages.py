@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import statistics
-from ..errors import CaffeKDError
-from ..layers.batch_statistics import BatchStatistics
-from ..net import Net
+from ..analysis.reading import Case
+from ..analysis.view import Node, View
+from ..core.errors import CaffeKDError
+from ..layers.shared.batch_statistics import BatchStatistics
+from ..net import Net, statistics
 from .findings import Hit, Hits, case_check, net_check
-from .reading import Case
-from .view import Node, View
 
 _PARTS = 10  # a training should be so many times as long as what the averages reach back
 _BATCHES = 4

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..analysis.gradient import receivers
+from ..analysis.reading import Case
+from ..analysis.view import Node, View
 from ..layers import layer_types
+from ..net.queries import is_data, shown
 from ..proto import caffe_pb2 as pb
 from .findings import Hit, Hits, case_check, net_check
-from .gradient import receivers
-from .protos import is_data, shown
-from .reading import Case
-from .view import Node, View
 
 _LOSSES = {"DistillingLoss", "KnowledgeDistillation"}
 _HARD = {"SoftmaxWithLoss", "SoftmaxLoss"}

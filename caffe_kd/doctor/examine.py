@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CaffeKDError
+from ..analysis.cost import Cost, cost_of
+from ..analysis.reading import Case, Wishes, read_case
+from ..core.errors import CaffeKDError
 from . import (  # noqa: F401
     averages,
     distilling,
@@ -20,9 +22,7 @@ from . import (  # noqa: F401
     solving,
     structure,
 )
-from .cost import Cost, cost_of
 from .findings import CASE_CHECKS, NET_CHECKS, SEVERITIES, Check, Finding, Hit
-from .reading import Case, Wishes, read_case
 
 _UNREADABLE = Check(
     "cannot_be_read",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ExportError
+from ..analysis.view import View
+from ..core.errors import ExportError
 from ..export.deploy import deploy
 from ..export.graph import Graph
 from ..layers import Layer
 from ..net import Step
 from .findings import Hit, Hits, net_check
-from .view import View
 
 
 class _Sketch(Graph):

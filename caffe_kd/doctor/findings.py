@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .reading import Case
-    from .view import View
+    from ..analysis.reading import Case
+    from ..analysis.view import View
 
 SEVERITIES = ("error", "warning", "note")
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..copying import shown
-from ..errors import WeightsError
+from ..analysis.view import Node, View
+from ..core.errors import WeightsError
+from ..net.weights import shown
 from ..proto.binary import LayerWeights
 from .findings import Hit, Hits, net_check
-from .view import Node, View
 
 
 def _pairs(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:

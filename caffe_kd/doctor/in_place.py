@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..analysis.view import Node, View
 from .distilling import learns
 from .findings import Hit, Hits, net_check
-from .view import Node, View
 
 # Whose gradient Caffe computes from the layer's own top, as its memory is by then.
 _FROM_TOP = {"TanH", "Sigmoid", "ELU", "Swish", "Exp", "Softmax", "LRN", "MVN"}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ..analysis.reading import Case
+from ..analysis.view import Node, View
+from ..net.queries import filler, has_bias
 from ..proto import text
 from .findings import Hit, Hits, case_check, net_check
-from .protos import filler, has_bias
-from .reading import Case
-from .view import Node, View
 
 _MATRICES = {"Convolution", "Deconvolution", "InnerProduct"}
 

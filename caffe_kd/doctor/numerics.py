@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..analysis.view import Node, View
 from ..proto import caffe_pb2 as pb
 from .findings import Hit, Hits, net_check
-from .view import Node, View
 
 _FEW_VALUES = 16  # of a channel in a batch: the variance of fewer is off by a third and more
 _MANY_POSITIONS = 100

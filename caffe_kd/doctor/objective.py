@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from .. import schedule
+from ..analysis.gradient import receivers
+from ..analysis.reading import Case
+from ..analysis.view import Node, View
+from ..net.queries import is_data
 from ..proto import caffe_pb2 as pb
+from ..proto import schedule
 from .distilling import distilling_losses, learns
 from .findings import Hit, Hits, case_check, net_check
-from .gradient import receivers
-from .protos import is_data
-from .reading import Case
-from .view import Node, View
 
 
 @net_check(

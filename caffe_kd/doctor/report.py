@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from ..analysis.cost import Cost
 from ..layers import Shape
-from .cost import Cost
 from .examine import Report
 from .findings import SEVERITIES, Finding
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import SolverError
+from ..analysis.reading import Case
+from ..analysis.view import View
+from ..core.errors import SolverError
+from ..net.queries import batch_size
 from ..proto import text
 from ..solver import lr_policy
 from ..solver.updates import rule_of
 from .findings import Hit, Hits, case_check
-from .protos import batch_size
-from .reading import Case
-from .view import View
 
 _NO_RATE = 1e-9  # of base_lr: below float32's precision of what it would change
 _HIGH_RATE = 1.0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ..analysis.reading import Case
+from ..analysis.view import Node, View
+from ..net.queries import called, share_records, shown, source
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 from ..proto.filter import asked_for, is_included
 from .findings import Hit, Hits, case_check, net_check
-from .protos import called, share_records, shown, source
-from .reading import Case
-from .view import Node, View
 
 _NOTICEABLE_DROPOUT = 0.9
 _SCORED = {

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import torch
 
-from ..errors import ExportError
-from ..layers.indices import IndexingLayer
-from ..layers.input import Input
+from ..core.errors import ExportError
+from ..layers.data.input import Input
+from ..layers.shared.indices import IndexingLayer
 from ..net import Net
 from .check_layers import LayersDifferError, compare_layers
 from .onnx import has_batch, output_names

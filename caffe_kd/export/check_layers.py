@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 
-from ..layers.input import Input
+from ..layers.data.input import Input
 from ..net import Net
 from .onnx import output_names, value_names
 from .preprocess import Preprocess

@@ -10,9 +10,9 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
+from ..core.errors import DataError, ExportError, ParseError
+from ..core.files import read_bytes
 from ..data.image_file import check_size
-from ..errors import DataError, ExportError, ParseError
-from ..files import read_bytes
 
 _MOST_BYTES = 2**31 - 1  # of a protobuf message
 _PIXELS, _FLOATS = "tensor(uint8)", "tensor(float)"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..doctor.record_shapes import guessed_shape, with_batch
-from ..errors import CaffeKDError, ExportError, UsageError, did_you_mean
+from ..core.errors import CaffeKDError, ExportError, UsageError, did_you_mean
 from ..layers import Layer, Shape, layer_types
 from ..net import Net
+from ..net.record_shapes import guessed_shape, with_batch
 from ..proto import caffe_pb2 as pb
 from ..proto.filter import filter_net, made_elsewhere
 from ..proto.sources import Source, source_of_layer, source_of_type

@@ -17,7 +17,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from ..errors import ExportError
+from ..core.errors import ExportError
 
 if TYPE_CHECKING:
     from ..layers import Layer, Shape

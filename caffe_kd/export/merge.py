@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..copying import shown
-from ..errors import WeightsError
+from ..core.errors import WeightsError
+from ..net.weights import shown
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 

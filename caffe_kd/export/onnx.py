@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import helper, version_converter
 
-from ..errors import CaffeKDError, ExportError
-from ..files import write_atomically
+from ..core.errors import CaffeKDError, ExportError
+from ..core.files import write_atomically
 from ..layers import Shape
-from ..layers.input import Input
+from ..layers.data.input import Input
 from ..net import Net, Step
 from ..proto import caffe_pb2 as pb
 from ..version import VERSION

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ..core.errors import DataError, ExportError, WeightsError, did_you_mean
+from ..core.files import find, replacing
 from ..data.idx import IMAGES, read_idx
-from ..errors import DataError, ExportError, WeightsError, did_you_mean
-from ..files import find, replacing
 from ..layers import Shape
 from ..net import Net, read_net
 from ..proto import caffe_pb2 as pb

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ExportError
+from ..core.errors import ExportError
 from ..layers import Shape
 from ..proto.binary import read_blob
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..errors import ExportError
-from ..files import write_atomically
+from ..core.errors import ExportError
+from ..core.files import write_atomically
 from ..layers import Shape
 from ..net import Net, Step
 from .deploy import DeployOptions

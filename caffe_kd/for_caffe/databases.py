@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import DataError
+from ..core.files import find
 from ..data.lmdb import LmdbRecords, write_lmdb
 from ..data.source import RecordSource, open_source
-from ..errors import DataError
-from ..files import find
 from ..proto import caffe_pb2 as pb
 
 # What of a data_param only this package knows.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NetError
+from ..core.errors import NetError
 from ..losses.normalization import normalization_mode
 from ..proto import caffe_pb2 as pb
 from ..proto.fields import put

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..doctor.protos import blob_count
-from ..errors import NetError, WeightsError
+from ..core.errors import NetError, WeightsError
 from ..layers import layer_types
+from ..net.queries import blob_count
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 from ..solver.building import prefixed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import SolverError
+from ..core.errors import SolverError
 from ..proto import caffe_pb2 as pb
 from ..solver.plan import Plan
 from . import FIRST_OWN_FIELD

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CaffeKDError, printable
-from ..memory import MOST_GROWTH, ROOM_BYTES
+from ..core.errors import CaffeKDError, printable
+from ..core.memory import MOST_GROWTH, ROOM_BYTES
 from .kinds import Kind
 from .mutations import damaged
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import examples
-from ..errors import printable
+from ..core import examples
+from ..core.errors import printable
 
 if TYPE_CHECKING:
     from ..data.source import RecordSource
@@ -197,7 +197,7 @@ def _rows(folder: Path) -> Iterable[Path]:
 
 
 def _recordings(folder: Path) -> Iterable[Path]:
-    from ..recording import write_recording
+    from ..verify.recording import write_recording
 
     draw = np.random.default_rng(0)
     values = {"in/data": draw.standard_normal((2, 1, 6, 6)), "out/prob": np.zeros((2, 3))}
@@ -408,7 +408,7 @@ def _read_rows(path: Path) -> None:
 
 
 def _read_recording(path: Path) -> None:
-    from ..recording import read_recording
+    from ..verify.recording import read_recording
 
     for value in read_recording(path).values():
         value.sum()

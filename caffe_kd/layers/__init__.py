@@ -1,4 +1,4 @@
-"""The layer types: importing this folder imports every file in it, and so registers them all.
+"""The layer types: importing this folder imports every file below it, and so registers them all.
 
 Types of installed packages follow, by their entry points of the group ``caffe_kd.layers``: each
 names a module that registers types.
@@ -12,15 +12,15 @@ from __future__ import annotations
 import warnings
 from importlib import import_module
 from importlib.metadata import entry_points
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Any
 
 from .base import Context, Layer, Shape, Tops, create, layer_types, register
 
 __all__ = ["Context", "Layer", "Shape", "Tops", "create", "layer_types", "register"]
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)
 
 for _entry in entry_points(group="caffe_kd.layers"):
     try:

@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import user_code
-from ..errors import CaffeKDError, ExportError, NetError, did_you_mean
-from ..files import find
-from ..fillers import fill
-from ..memory import machine_bytes
+from ..core.errors import CaffeKDError, ExportError, NetError, did_you_mean
+from ..core.files import find
+from ..core.memory import machine_bytes
 from ..proto import caffe_pb2 as pb
 from ..proto import foreign, user_blocks
+from ..python_layers import user_code
 from . import formula
+from .fillers import fill
 
 if TYPE_CHECKING:
     from ..export.graph import Graph

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
-from ..errors import ParseError, WeightsError
-from ..files import replacing
+from ..core.errors import ParseError, WeightsError
+from ..core.files import replacing
 from . import schema
 from .blob import Array, blob_parts, read_blob_message
 from .text import clear_source_lines

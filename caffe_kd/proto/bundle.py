@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import NetError, ParseError, did_you_mean
+from ..core.errors import NetError, ParseError, did_you_mean
 from . import caffe_pb2 as pb
 from . import text
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import NetError, did_you_mean
+from ..core.errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 from .filter import filter_net
 from .sources import DATA, source_of_layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import NetError, did_you_mean
+from ..core.errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 from . import foreign
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from ..errors import CaffeKDError, misspelt
+from ..core.errors import CaffeKDError, misspelt
 from . import text
 from .dialects import NO_SUCH_LAYER, V1_TYPES, Rule, rule_for, rule_for_word
 from .user_blocks import field_of

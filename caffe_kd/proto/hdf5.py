@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ParseError, WeightsError
-from ..files import replacing
+from ..core.errors import ParseError, WeightsError
+from ..core.files import replacing
 from .hdf5_sizes import dataset_problem
 
 Array = NDArray[np.float32]

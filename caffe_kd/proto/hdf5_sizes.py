@@ -10,7 +10,7 @@ import math
 import zlib
 from typing import Any
 
-from ..memory import growth_problem
+from ..core.memory import growth_problem
 
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000  # filters by their numbers in HDF5
 _MOST_EXPANSION = {_DEFLATE: 1032, _LZF: 88}  # of one byte

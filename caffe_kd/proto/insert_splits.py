@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..errors import NetError, did_you_mean
+from ..core.errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 
 Source = tuple[int, int]  # which layer makes a blob, and as which of its tops

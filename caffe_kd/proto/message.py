@@ -10,8 +10,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from ..errors import ParseError
-from ..files import write_atomically
+from ..core.errors import ParseError
+from ..core.files import write_atomically
 from . import caffe_pb2 as pb
 from .binary import LayerWeights, read_weights
 from .blob import blob_parts

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CaffeKDError, ParseError
-from ..files import read_bytes
-from ..memory import machine_bytes
+from ..core.errors import CaffeKDError, ParseError
+from ..core.files import read_bytes
+from ..core.memory import machine_bytes
 from .wire import LEN, MAX_FIELDS, Damaged, Walker
 
 MAX_BYTES = 2**31 - 1  # of a protobuf message

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from ..errors import did_you_mean
+from ..core.errors import did_you_mean
 from .tokens import Tokens
 
 MAX_STRING = 4 << 20  # characters; an escape takes a multiple of itself while it is read

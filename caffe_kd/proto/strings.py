@@ -7,8 +7,8 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from ..errors import ParseError, has_control_characters
-from ..files import slip_in
+from ..core.errors import ParseError, has_control_characters
+from ..core.files import slip_in
 
 MOST_CHARACTERS = 4096
 _FREE = ("param_str", "text")  # what a Python layer reads, and a fork's own field

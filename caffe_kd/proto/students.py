@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import NetError
+from ..core.errors import NetError
 from . import bundle
 from . import caffe_pb2 as pb
 from .compose import is_data

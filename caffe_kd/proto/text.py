@@ -16,8 +16,8 @@ from typing import Any, NoReturn, TypeVar
 from google.protobuf import text_encoding, text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from ..errors import ParseError, did_you_mean
-from ..files import read_bytes, reading, write_atomically
+from ..core.errors import ParseError, did_you_mean
+from ..core.files import read_bytes, reading, write_atomically
 from .dialects import WORDS, rule_for, rule_for_word
 from .scalars import Scalars
 from .schema import FOREIGN

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NoReturn
 
-from ..errors import ParseError
+from ..core.errors import ParseError
 
 Token = tuple[str, str, int]  # what it is, how it is written, and its line
 

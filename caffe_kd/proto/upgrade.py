@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import NetError, SolverError
+from ..core.errors import NetError, SolverError
 from . import caffe_pb2 as pb
 from . import foreign, text, upgrade_v0, upgrade_v1
 from .strings import check_strings

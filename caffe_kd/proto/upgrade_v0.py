@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..errors import NetError, did_you_mean
+from ..core.errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 from .fields import put, unknown_numbers
 

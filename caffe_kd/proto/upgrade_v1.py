@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import NetError
+from ..core.errors import NetError
 from . import caffe_pb2 as pb
 from .fields import put, unknown_numbers
 from .foreign import name_v1_type

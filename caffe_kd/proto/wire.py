@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ParseError
-from ..files import reading
+from ..core.errors import ParseError
+from ..core.files import reading
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5
 _KINDS = {VARINT: "a number", I64: "a double", LEN: "text or a block", I32: "a float"}

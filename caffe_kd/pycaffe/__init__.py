@@ -6,14 +6,11 @@ The names below are loaded when they are first used, so that the import itself c
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import Any
-
-from .. import log
 
 # Each public name, and the module of this folder that has it.
 NAMES = {
-    "Layer": ".user_layer",
+    "Layer": ".python_layers.user_layer",
     "Net": "net",
     "get_solver": "solver",
     "SGDSolver": "solver",
@@ -24,6 +21,7 @@ NAMES = {
     "AdamSolver": "solver",
     "Timer": "timer",
     "init_log": "glog",
+    "log": "glog",
     "set_mode_cpu": "mode",
     "set_mode_gpu": "mode",
     "set_device": "mode",
@@ -50,20 +48,7 @@ MODULES |= {name: f"caffe_kd.{name}" for name in ("layers", "proto", "pycaffe")}
 
 TRAIN, TEST = 0, 1  # the phases, as in caffe.proto
 
-__all__ = ["TEST", "TRAIN", "log", *sorted({*NAMES, *MODULES} - {"_caffe"})]
-
-
-class _CallableLog(ModuleType):
-    """The module ``caffe_kd.log``, which scripts also call: ``caffe.log("text")``."""
-
-    def __call__(self, text: str) -> None:
-        from .glog import LOG
-
-        LOG.info(text)
-
-
-# At once, since anybody's ``import caffe_kd.log`` makes the module an attribute of the package.
-log.__class__ = _CallableLog
+__all__ = ["TEST", "TRAIN", *sorted({*NAMES, *MODULES} - {"_caffe"})]
 
 
 def __getattr__(name: str) -> Any:

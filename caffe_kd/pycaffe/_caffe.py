@@ -5,7 +5,7 @@ Scripts that merge BatchNorm into convolutions ask so what they find in ``net.pa
 
 from __future__ import annotations
 
-from ..user_layer import Layer
+from ..python_layers.user_layer import Layer
 from .blob import Blob, BlobVec
 from .mode import NCCL
 from .net import Net

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import NetError
+from ..core.errors import NetError
 from ..layers.base import MAX_COUNT
-from ..user_layer import LegacyExtents
+from ..python_layers.user_layer import LegacyExtents
 from .storage import Shape, Storage
 
 

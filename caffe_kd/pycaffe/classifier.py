@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import NetError
+from ..core.errors import NetError
 from ..proto import caffe_pb2 as pb
 from . import io
 from .net import Net, Path

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NetError
+from ..core.errors import NetError
 from .net_spec import Function, Top, layer_function
 
 CoordMap = tuple[int | None, Any, Any]

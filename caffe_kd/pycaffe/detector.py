@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import NetError, UsageError
+from ..core.errors import NetError, UsageError
 from . import io
 from .classifier import PictureNet
 from .net import Path

@@ -15,9 +15,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..doctor.survey import survey
-from ..errors import NetError, UsageError
-from ..files import write_atomically
+from ..analysis.survey import survey
+from ..core.errors import NetError, UsageError
+from ..core.files import write_atomically
 from ..layers import Shape, layer_types
 from ..proto import caffe_pb2
 from ..proto.filter import filter_net

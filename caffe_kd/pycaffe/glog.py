@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from types import FrameType
 
-from ..log import Log
+from ..logs.log import Log
 
 _LEVELS = {"I": 0, "W": 1, "E": 2}
 
@@ -37,3 +37,8 @@ LOG = LevelLog()
 def init_log(level: int = 0, stderr: bool = True) -> None:
     """Show log lines from ``level`` on: 0 info, 1 warnings, 2 errors; ``stderr=False``: none."""
     LOG.level = level if stderr else len(_LEVELS)
+
+
+def log(text: str) -> None:
+    """Write a line to the log, as ``caffe.log`` does."""
+    LOG.info(text)

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..errors import NetError, did_you_mean
+from ..core.errors import NetError, did_you_mean
 from ..layers.base import Shape
-from ..layers.dummy_data import DummyData
-from ..layers.input import Input
-from ..layers.python import Python
+from ..layers.data.dummy_data import DummyData
+from ..layers.data.input import Input
+from ..layers.utility.python import Python
 from ..net import AUTOMATIC_TOP, check_backward
 from ..net import Net as CoreNet
 from .blob import Blob, ParameterBlob, parameter_storage

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..core.errors import DataError, NetError, did_you_mean
+from ..core.files import read_bytes
 from ..data.datum import decode_datum
 from ..data.image_file import FORMATS, MOST_BYTES, read_header
-from ..errors import DataError, NetError, did_you_mean
-from ..files import read_bytes
 from ..proto import caffe_pb2
 
 Array = NDArray[Any]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SolverError
+from ..core.errors import SolverError
 from ..layers.base import tops_of
 from ..solver import callback, lr_policy
 from ..solver.options import Options

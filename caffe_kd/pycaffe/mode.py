@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..layers import layer_types
 
 _CPU = torch.device("cpu")

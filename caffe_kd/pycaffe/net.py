@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..copying import lacking
-from ..errors import NetError, UsageError, did_you_mean
-from ..layers.memory_data import MemoryData
-from ..layers.python import Python
+from ..core.errors import NetError, UsageError, did_you_mean
+from ..layers.data.memory_data import MemoryData
+from ..layers.utility.python import Python
 from ..net import Net as CoreNet
 from ..net import load_net
+from ..net.weights import lacking
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import write_weights, write_weights_hdf5
 from . import mode

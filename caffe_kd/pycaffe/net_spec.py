@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from ..errors import NetError, did_you_mean
+from ..core.errors import NetError, did_you_mean
 from ..proto import caffe_pb2
 from ..proto.user_blocks import field_of, value_of
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import schedule
 from ..layers import Layer, Shape
 from ..net import Net as CoreNet
 from ..net import Step
+from ..proto import schedule
 from ..proto.insert_splits import insert_splits
 
 # Layers whose tops are the bottom under other names or shapes: values lie in one memory.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 
 Shape = tuple[int, ...]
 

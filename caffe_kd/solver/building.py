@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from ..copying import shown
-from ..errors import WeightsError
-from ..log import Log
+from ..core.errors import WeightsError
+from ..logs.log import Log
 from ..net import Net, check_backward
+from ..net.weights import shown
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 from .plan import Plan

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CaffeKDError
-from ..files import OpenFile, lock, take_space, write_atomically
+from ..core.errors import CaffeKDError
+from ..core.files import OpenFile, lock, take_space, write_atomically
 
 Shapes = Mapping[str, tuple[int, ...]]
 Rows = slice | np.ndarray

@@ -10,9 +10,9 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..layers import Shape
-from ..layers.records import RecordLayer
+from ..layers.shared.records import RecordLayer
 from ..net import Net, Step
 
 AUTO_LIMIT = 2 << 30  # bytes of memory that `auto` may take

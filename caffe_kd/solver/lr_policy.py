@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import SolverError, did_you_mean
+from ..core.errors import SolverError, did_you_mean
 
 # What base_lr is multiplied by in an iteration, given how many steps the policy has taken.
 Policy = Callable[[Any, int, int], float]

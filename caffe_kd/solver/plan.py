@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import NetError, SolverError, UsageError, did_you_mean
+from ..core.errors import NetError, SolverError, UsageError, did_you_mean
 from ..proto import bundle, foreign, text
 from ..proto import caffe_pb2 as pb
 from ..proto.compose import NO_DISTILLING_LOSS, Teacher, compose, override_distillation

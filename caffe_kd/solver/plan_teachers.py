@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import SolverError, UsageError, did_you_mean
+from ..core.errors import SolverError, UsageError, did_you_mean
 from ..proto import bundle
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights, read_weights

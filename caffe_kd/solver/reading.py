@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import SolverError
-from ..files import find, slip_in
+from ..core.errors import SolverError
+from ..core.files import find, slip_in
 from ..proto import bundle, text
 from ..proto.upgrade import Notes, upgrade_net
 

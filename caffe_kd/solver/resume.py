@@ -20,8 +20,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
-from ..errors import ParseError, SolverError
-from ..files import read_bytes, reading, write_atomically
+from ..core.errors import ParseError, SolverError
+from ..core.files import read_bytes, reading, write_atomically
 from ..layers import Layer
 from ..net import Net
 

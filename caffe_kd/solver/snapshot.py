@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import SolverError
-from ..files import find
+from ..core.errors import SolverError
+from ..core.files import find
 from ..layers import Layer
 from ..net import Net, Param
 from ..proto import caffe_pb2 as pb

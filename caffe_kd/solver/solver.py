@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import non_finite, schedule
-from ..errors import CaffeKDError, NonFinite, NonFiniteLoss, NonFiniteWeights
-from ..log import Log
+from ..core.errors import CaffeKDError, NonFinite, NonFiniteLoss, NonFiniteWeights
+from ..logs.log import Log
+from ..net import non_finite
 from ..proto import caffe_pb2 as pb
+from ..proto import schedule
 from ..proto.binary import read_weights
 from . import building, features, lr_policy, resume, snapshot
 from .callback import Action, Callback, overriding

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..core.errors import DataError
 from ..layers import Context, Layer
-from ..layers.records import Indices, RecordLayer
+from ..layers.shared.records import Indices, RecordLayer
 from ..net import Net, Step
 from ..proto import caffe_pb2 as pb
 from ..proto import text

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SolverError, did_you_mean
+from ..core.errors import SolverError, did_you_mean
 
 Tensors = list[Tensor]
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetError, UsageError, WeightsError, did_you_mean
+from ..core.errors import NetError, UsageError, WeightsError, did_you_mean
+from ..core.files import find
 from ..export.deploy import deploy, images_of
 from ..export.preprocess import Preprocess, preprocess_of
-from ..files import find
-from ..layers.batch_norm import BatchNorm
+from ..layers.normalization.batch_norm import BatchNorm
 from ..net import Net, read_net
 from ..proto import caffe_pb2 as pb
 

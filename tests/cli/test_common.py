@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from caffe_kd.cli.common import choose_device, choose_one_device, guarded
-from caffe_kd.errors import Stopped, UsageError
-from caffe_kd.files import replacing
+from caffe_kd.core.errors import Stopped, UsageError
+from caffe_kd.core.files import replacing
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd import user_code
 from caffe_kd.cli import export_onnx, make_deploy, test, train
-from caffe_kd.errors import UsageError
+from caffe_kd.core.errors import UsageError
 from caffe_kd.net import load_net
+from caffe_kd.python_layers import user_code
 from tests.layers.python_nets import (
     body,
     user_layers_found,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd import examples
 from caffe_kd.cli.synthesize import main
 from caffe_kd.cli.train import main as train
+from caffe_kd.core import examples
 from caffe_kd.data.lmdb import LmdbRecords
 from caffe_kd.data.mnist import get_mnist
 from caffe_kd.net import load_net

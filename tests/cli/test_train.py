@@ -16,7 +16,7 @@ import torch
 
 from caffe_kd.cli.train import main
 from caffe_kd.layers import base
-from caffe_kd.log_parser import parse_log
+from caffe_kd.logs.log_parser import parse_log
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

@@ -10,9 +10,9 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
+from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.dark_knowledge.draw import OTHER, TRUE, WRONG, draw, percent
 from caffe_kd.dark_knowledge.look import Knowledge, Record
-from caffe_kd.errors import CaffeKDError
 
 
 @pytest.fixture(autouse=True)

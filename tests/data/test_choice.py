@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from caffe_kd.core.errors import DataError
 from caffe_kd.data import datum
 from caffe_kd.data.choice import ChosenRecords
 from caffe_kd.data.idx import write_idx
 from caffe_kd.data.lmdb import write_lmdb
 from caffe_kd.data.source import MemoryRecords, RecordSource, into_memory, open_source
-from caffe_kd.errors import DataError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 

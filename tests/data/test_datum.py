@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from caffe_kd.core.errors import DataError
 from caffe_kd.data.datum import decode_datum, parse_datum
-from caffe_kd.errors import DataError
 from caffe_kd.proto import caffe_pb2
 
 JPEG_ERROR = 3  # levels by which a flat colour may change in a JPEG

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_kd.core.errors import CaffeKDError, DataError
 from caffe_kd.data.hdf5 import HDF5Rows
-from caffe_kd.errors import CaffeKDError, DataError
 
 TOPS = ["data", "label"]
 COUNTS = [5, 1, 4]

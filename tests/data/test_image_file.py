@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from caffe_kd.core.errors import DataError
 from caffe_kd.data.image_file import (
     FORMATS,
     SUFFIXES,
@@ -19,7 +20,6 @@ from caffe_kd.data.image_file import (
     encode_image,
     resize_image,
 )
-from caffe_kd.errors import DataError
 from tests.growth import check_growth, needs_proc
 
 # That images equal those that Caffe read is held against recordings: test_convert_imageset.py.
@@ -246,7 +246,7 @@ def test_opencv_writes_nothing_of_its_own(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from caffe_kd.data.image_file import decode_image
-from caffe_kd.errors import DataError
+from caffe_kd.core.errors import DataError
 for name in sys.argv[1:]:
     try:
         decode_image(Path(name).read_bytes(), name, True)

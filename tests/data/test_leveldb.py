@@ -8,9 +8,9 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from caffe_kd.core.errors import CaffeKDError, DataError
 from caffe_kd.data.leveldb import LevelDbRecords
 from caffe_kd.data.lmdb import LmdbRecords
-from caffe_kd.errors import CaffeKDError, DataError
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"

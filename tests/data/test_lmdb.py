@@ -12,8 +12,8 @@ import lmdb
 import numpy as np
 import pytest
 
+from caffe_kd.core.errors import DataError
 from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
-from caffe_kd.errors import DataError
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
@@ -295,7 +295,7 @@ def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, siz
     write_lmdb(tmp_path / "db", [(b"%04d" % i, datum(i, size)) for i in range(500)])
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom caffe_kd.data.lmdb import LmdbRecords\n"
-        "from caffe_kd.errors import CaffeKDError\n"
+        "from caffe_kd.core.errors import CaffeKDError\n"
         "records = LmdbRecords(Path('db'))\nos.truncate('db/data.mdb', 8192)\n"
         "try:\n    for index in range(500):\n        records.read(index)\n"
         "except CaffeKDError as error:\n    print(error)\n"

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from caffe_kd.cli.train import main as train
+from caffe_kd.core.errors import CaffeKDError, DataError
 from caffe_kd.data.idx import IMAGES, LABELS, open_idx, read_idx, read_pair, write_idx
 from caffe_kd.data.mnist import FILES, Digits, get_mnist
 from caffe_kd.data.stand_in import MARKER, is_stand_in
-from caffe_kd.errors import CaffeKDError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 needs_mnist = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/mnist is absent")

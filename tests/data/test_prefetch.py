@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from caffe_kd.core.errors import DataError
 from caffe_kd.data.prefetch import Prefetch
-from caffe_kd.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 10.0  # seconds until a thread that should end counts as stuck

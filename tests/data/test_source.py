@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_kd.core.errors import DataError
 from caffe_kd.data.leveldb import LevelDbRecords
 from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
 from caffe_kd.data.source import MemoryRecords, RecordSource, into_memory, open_source
-from caffe_kd.errors import DataError
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from google.protobuf import text_format
 
+from caffe_kd.core.errors import CaffeKDError, DataError
 from caffe_kd.data.source import open_source
 from caffe_kd.data.transformer import Transformer
-from caffe_kd.errors import CaffeKDError, DataError
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"

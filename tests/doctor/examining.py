@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caffe_kd import user_code
+from caffe_kd.analysis.reading import Wishes
 from caffe_kd.doctor.examine import Report, examine
-from caffe_kd.doctor.reading import Wishes
+from caffe_kd.python_layers import user_code
 
 INPUT = """layer { name: "in" type: "Input" top: "data" top: "label"
   input_param { shape { dim: 4 dim: 3 dim: 9 dim: 9 } shape { dim: 4 } } }

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_kd.analysis.survey import survey
 from caffe_kd.data.image_file import encode_image
 from caffe_kd.doctor.examine import examine
 from caffe_kd.doctor.findings import CASE_CHECKS, NET_CHECKS
 from caffe_kd.doctor.report import as_dict, as_text, short
-from caffe_kd.doctor.survey import survey
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import write_blob
@@ -51,7 +51,7 @@ def test_files_of_many_authors_are_survived(folder: Path) -> None:
     files = sorted((SHARED / folder).rglob("*.prototxt"))
     if not files:
         pytest.skip(f"../shared/{folder}, prototxts from public repositories, is absent")
-    from caffe_kd import user_code
+    from caffe_kd.python_layers import user_code
 
     with user_code.forbidden():
         for path in [p for p in files if p.name.count(".") == 1][::3]:

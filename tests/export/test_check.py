@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from caffe_kd.errors import ExportError
+from caffe_kd.core.errors import ExportError
 from caffe_kd.export.check import BATCHES, check
 from caffe_kd.export.onnx import to_onnx
 from caffe_kd.export.preprocess import Preprocess

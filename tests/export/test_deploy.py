@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_kd.errors import ExportError, UsageError
+from caffe_kd.core.errors import ExportError, UsageError
 from caffe_kd.export.deploy import DeployOptions, deploy, images_of, stages_asked_for
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from caffe_kd.errors import ExportError
+from caffe_kd.core.errors import ExportError
 from caffe_kd.export.graph import OPSET, Graph
 from caffe_kd.layers import Context, Layer
 from caffe_kd.proto import caffe_pb2 as pb

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caffe_kd.cli.merge_layers import main
-from caffe_kd.errors import WeightsError
+from caffe_kd.core.errors import WeightsError
 from caffe_kd.export.merge import merge
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb

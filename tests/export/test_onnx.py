@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 
+from caffe_kd.core.errors import CaffeKDError, ExportError
 from caffe_kd.data.transformer import Transformer
-from caffe_kd.errors import CaffeKDError, ExportError
 from caffe_kd.export.check import check
 from caffe_kd.export.onnx import to_onnx
 from caffe_kd.export.preprocess import preprocess_of

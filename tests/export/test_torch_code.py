@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_kd.cli.to_torch import main
-from caffe_kd.errors import ExportError
+from caffe_kd.core.errors import ExportError
 from caffe_kd.export.deploy import deploy
 from caffe_kd.export.pipeline import load_all_weights
 from caffe_kd.export.torch_code import to_torch

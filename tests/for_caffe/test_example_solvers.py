@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.doctor.reading import blob_counts
-from caffe_kd.errors import CaffeKDError
+from caffe_kd.analysis.reading import blob_counts
+from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.for_caffe.databases import Databases
 from caffe_kd.for_caffe.net import net_for_caffe
 from caffe_kd.proto import caffe_pb2 as pb

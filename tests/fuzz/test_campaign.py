@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from caffe_kd.cli.main import main
-from caffe_kd.errors import DataError
+from caffe_kd.core.errors import DataError
 from caffe_kd.fuzz import campaign
 from caffe_kd.fuzz.campaign import FAULTS, Campaign
 from caffe_kd.fuzz.kinds import Kind, kinds

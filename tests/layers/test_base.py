@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from caffe_kd.layers import Layer, layer_types, register
 from caffe_kd.layers.base import MAX_COUNT, Shape
 from tests.helpers import gradcheck, inputs_text, make_layer, make_net, run
 
 
 def test_every_layer_type_has_a_test():
-    tests = "".join(p.read_text() for p in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(p.read_text() for p in Path(__file__).parent.rglob("test_*.py"))
     own = {t: cls for t, cls in layer_types().items() if cls.__module__.startswith("caffe_kd.")}
     assert len(own) > 20
     assert [t for t in own if f'"{t}"' not in tests and f"'{t}'" not in tests] == []

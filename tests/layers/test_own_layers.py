@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from caffe_kd.cli.main import main
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from caffe_kd.layers import Layer, base, register
 from caffe_kd.net import Net, read_net
 from caffe_kd.proto import caffe_pb2 as pb
@@ -187,7 +187,7 @@ def test_two_names_with_one_number_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
 FAULTY = """import torch
 from caffe_kd.layers import Layer, register
-from caffe_kd.layers.loss import axis_of_same_logits
+from caffe_kd.layers.loss.loss import axis_of_same_logits
 
 class Explode(torch.autograd.Function):
     @staticmethod
@@ -262,7 +262,7 @@ def test_error_in_a_layer_of_ours_is_left_as_it_is(monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("caffe_kd.layers.neurons.ReLU.setup", fail)
+    monkeypatch.setattr("caffe_kd.layers.activation.neurons.ReLU.setup", fail)
     with pytest.raises(KeyError) as error:
         net_of('layer { name: "r" type: "ReLU" bottom: "x" top: "y" }')
     assert not isinstance(error.value, NetError)

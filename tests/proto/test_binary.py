@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.errors import CaffeKDError, ParseError, WeightsError
+from caffe_kd.core.errors import CaffeKDError, ParseError, WeightsError
 from caffe_kd.proto import binary, caffe_pb2, wire
 
 PROJECT = Path(__file__).parents[2]
@@ -385,7 +385,7 @@ def test_write_weights_on_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, 
     code = f"""
 import resource, signal
 import numpy as np
-from caffe_kd.errors import CaffeKDError
+from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.proto import binary, caffe_pb2
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 net = caffe_pb2.NetParameter()

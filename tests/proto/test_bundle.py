@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.errors import NetError, ParseError
+from caffe_kd.core.errors import NetError, ParseError
 from caffe_kd.proto import bundle, text
 from caffe_kd.proto import caffe_pb2 as pb
 

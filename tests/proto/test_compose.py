@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

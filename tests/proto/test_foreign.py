@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from caffe_kd.errors import CaffeKDError, NetError, ParseError, SolverError
+from caffe_kd.core.errors import CaffeKDError, NetError, ParseError, SolverError
 from caffe_kd.net import Net, load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import dialects, foreign, text

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from caffe_kd.errors import ParseError, WeightsError
+from caffe_kd.core.errors import ParseError, WeightsError
 from caffe_kd.proto import binary, caffe_pb2, text
 
 SOLVERS = Path(__file__).parents[1] / "golden" / "solvers"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caffe_kd.cli import upgrade_net_proto_binary
-from caffe_kd.errors import CaffeKDError
+from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import renumber, text

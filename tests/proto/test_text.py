@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from caffe_kd.errors import ParseError
+from caffe_kd.core.errors import ParseError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caffe_kd.cli.main import main
-from caffe_kd.errors import CaffeKDError, NetError, SolverError
+from caffe_kd.core.errors import CaffeKDError, NetError, SolverError
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

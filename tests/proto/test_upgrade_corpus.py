@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.errors import CaffeKDError
+from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.upgrade import Notes, upgrade_net

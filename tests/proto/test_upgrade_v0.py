@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.upgrade import Notes, upgrade_net

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from caffe_kd.errors import ParseError
+from caffe_kd.core.errors import ParseError
 from caffe_kd.proto import wire
 from caffe_kd.proto.wire import LEN, VARINT, Damaged, Walker
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import caffe_kd as caffe
-from caffe_kd.errors import NetError, UsageError
+from caffe_kd.core.errors import NetError, UsageError
 from caffe_kd.pycaffe.blob import Blob, BlobVec
-from caffe_kd.user_layer import ArrayBlob
+from caffe_kd.python_layers.user_layer import ArrayBlob
 from tests.pycaffe.nets import BRANCHES, SMALL, write
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import caffe_kd as caffe
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from tests.pycaffe.nets import CLOSE, write
 
 DEPLOY = """

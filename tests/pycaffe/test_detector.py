@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import caffe_kd as caffe
-from caffe_kd.errors import NetError, UsageError
+from caffe_kd.core.errors import NetError, UsageError
 from tests.pycaffe.nets import CLOSE
 from tests.pycaffe.test_classifier import by_hand, files
 

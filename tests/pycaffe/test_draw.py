@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import caffe_kd as caffe
-from caffe_kd.errors import NetError, UsageError
+from caffe_kd.core.errors import NetError, UsageError
 from caffe_kd.net import read_net
 from caffe_kd.proto import text
 

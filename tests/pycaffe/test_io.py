@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import caffe_kd as caffe
-from caffe_kd.errors import DataError, NetError, ParseError
+from caffe_kd.core.errors import DataError, NetError, ParseError
 from tests.growth import check_growth, needs_proc
 
 pb = caffe.proto.caffe_pb2

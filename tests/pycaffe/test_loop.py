@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import caffe_kd as caffe
-from caffe_kd.errors import NonFiniteLoss, SolverError
+from caffe_kd.core.errors import NonFiniteLoss, SolverError
 from caffe_kd.pycaffe.glog import LOG
 from tests.pycaffe.nets import BRANCHES, fill, write
 from tests.pycaffe.test_solver import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import caffe_kd as caffe
-from caffe_kd.errors import CaffeKDError, NetError, ParseError, UsageError, WeightsError
+from caffe_kd.core.errors import CaffeKDError, NetError, ParseError, UsageError, WeightsError
 from tests.pycaffe.nets import BRANCHES, CLOSE, SMALL, fill, write
 
 # ---- what the original's own tests hold

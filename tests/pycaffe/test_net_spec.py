@@ -12,7 +12,7 @@ from google.protobuf import text_format
 import caffe_kd as caffe
 from caffe_kd import layers as L
 from caffe_kd import params as P
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from caffe_kd.net import Net
 from caffe_kd.pycaffe import net_spec
 from tests.pycaffe.nets import write

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import caffe_kd as caffe
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from caffe_kd.net import load_net
 from tests.pycaffe.nets import BRANCHES, CLOSE, fill, write
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import caffe_kd as caffe
-from caffe_kd.errors import NonFiniteLoss, SolverError
+from caffe_kd.core.errors import NonFiniteLoss, SolverError
 from tests.pycaffe.nets import BRANCHES, SMALL, SOLVER, fill, write
 from tests.solver.training import DATA, write_rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.errors import SolverError
+from caffe_kd.core.errors import SolverError
 from caffe_kd.proto.binary import read_weights
 from caffe_kd.solver.callbacks.metric_monitor import MetricMonitor
 from caffe_kd.solver.solver import Solver

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from caffe_kd.cli.test import main
-from caffe_kd.log_parser import parse_log
+from caffe_kd.logs.log_parser import parse_log
 from caffe_kd.solver.callbacks.debug_info import DebugInfo
 from tests.helpers import inputs_text, make_net
 from tests.solver.training import (

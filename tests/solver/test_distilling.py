@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.errors import NetError, WeightsError
+from caffe_kd.core.errors import NetError, WeightsError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import read_weights, write_weights
 from caffe_kd.solver.solver import Solver

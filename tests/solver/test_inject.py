@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.errors import SolverError, WeightsError
+from caffe_kd.core.errors import SolverError, WeightsError
 from caffe_kd.proto.binary import read_weights
 from tests.solver.training import DISTIL, STUDENT, assert_same_weights, make_solver, weights_of
 

@@ -9,7 +9,7 @@ import h5py
 import pytest
 import torch
 
-from caffe_kd.log_parser import parse_log
+from caffe_kd.logs.log_parser import parse_log
 from tests.solver.training import (
     DISTIL,
     DISTILLER,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from caffe_kd.errors import SolverError
+from caffe_kd.core.errors import SolverError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.solver.lr_policy import check, learning_rate, next_step

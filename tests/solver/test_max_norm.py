@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_kd.errors import SolverError
+from caffe_kd.core.errors import SolverError
 from tests.solver.training import SETTINGS, STUDENT, make_solver, write_rows
 
 # Scaling in float32: one rounding of each weight, so the norm is right to some units in the last

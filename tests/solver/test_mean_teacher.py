@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.errors import CaffeKDError, SolverError
+from caffe_kd.core.errors import CaffeKDError, SolverError
 from caffe_kd.export.deploy import deploy
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caffe_kd.cli.test import main as run_test
-from caffe_kd.errors import NonFiniteLoss, NonFiniteWeights
+from caffe_kd.core.errors import NonFiniteLoss, NonFiniteWeights
 from caffe_kd.proto.binary import write_weights
 from tests.solver.training import (
     ROWS,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.errors import CaffeKDError, NetError, ParseError, SolverError, UsageError
+from caffe_kd.core.errors import CaffeKDError, NetError, ParseError, SolverError, UsageError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.solver.plan import Overrides, Plan, read_plan
 from tests.solver.training import DISTIL, DISTILLER, SETTINGS, STUDENT

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from caffe_kd.core.errors import CaffeKDError, ParseError, SolverError
 from caffe_kd.data.idx import write_idx
-from caffe_kd.errors import CaffeKDError, ParseError, SolverError
-from caffe_kd.log import Log
+from caffe_kd.logs.log import Log
 from caffe_kd.solver import resume
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.resume import sealed

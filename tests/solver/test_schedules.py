@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.errors import NetError
+from caffe_kd.core.errors import NetError
 from tests.solver.training import (
     DISTIL,
     SETTINGS,

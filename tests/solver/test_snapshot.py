@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.errors import CaffeKDError, ParseError, SolverError, WeightsError
+from caffe_kd.core.errors import CaffeKDError, ParseError, SolverError, WeightsError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import read_solver_state, read_weights
 from caffe_kd.proto.hdf5 import read_weights as read_groups

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_kd.errors import NonFiniteLoss
+from caffe_kd.core.errors import NonFiniteLoss
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import read_weights, write_weights
 from caffe_kd.solver.signals import SignalActions

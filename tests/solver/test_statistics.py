@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.errors import SolverError
-from caffe_kd.log import Log
+from caffe_kd.core.errors import SolverError
+from caffe_kd.logs.log import Log
 from caffe_kd.net import Net
 from caffe_kd.proto.binary import read_weights
 from caffe_kd.solver.plan import read_plan

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_kd.errors import CaffeKDError, NetError, SolverError
+from caffe_kd.core.errors import CaffeKDError, NetError, SolverError
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import read_weights

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from caffe_kd.data.idx import write_idx
-from caffe_kd.layers.data import Data
+from caffe_kd.layers.data.data import Data
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import write_weights

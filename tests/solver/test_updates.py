@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_kd.errors import SolverError
+from caffe_kd.core.errors import SolverError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.solver.updates import RULES, Updater

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from caffe_kd.log import Log
+from caffe_kd.logs.log import Log
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ...layers.scheduled import current
+from ...layers.shared.scheduled import current
 from ...net import Step
 from ...proto import caffe_pb2 as pb
 from .base import Code, emits, layer_of, listed, number

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...layers.bn import _SEGNET_EPS as SEGNET_EPS
+from ...layers.normalization.bn import _SEGNET_EPS as SEGNET_EPS
 from ...net import Step
 from .base import (
     Code,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import SolverError
+from ...core.errors import SolverError
 from ..callback import Callback
 from ..options import Options
 from .metric_monitor import MetricMonitor, check_lower_is_better, check_test_nets

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...errors import SolverError
+from ...core.errors import SolverError
 from ...net import Param
 from ..callback import Callback
 from ..options import Options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...errors import SolverError
+from ...core.errors import SolverError
 from ...layers import Layer
 from ...net import Net
 from .. import snapshot

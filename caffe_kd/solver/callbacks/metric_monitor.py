@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import SolverError, did_you_mean
+from ...core.errors import SolverError, did_you_mean
 from ...net import Net
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ... import statistics
-from ...errors import SolverError
+from ...core.errors import SolverError
+from ...net import statistics
 from ..callback import Callback
 from ..options import Options
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ... import statistics
-from ...errors import CaffeKDError
-from ...layers.batch_statistics import BatchStatistics
-from ...net import Net
+from ...core.errors import CaffeKDError
+from ...layers.shared.batch_statistics import BatchStatistics
+from ...net import Net, statistics
 from ..callback import Callback
 from ..options import Options
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...errors import CaffeKDError
-from ...layers.records import RecordLayer
+from ...core.errors import CaffeKDError
+from ...layers.shared.records import RecordLayer
 from ...net import Net, Step
 from ..callback import Callback
 from ..options import Options

@@ -1,0 +1,300 @@
+"""What the doctor examines: a net's or a solver's file, and the nets that come of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import CaffeKDError, ParseError
+from ..core.files import find
+from ..layers import Shape
+from ..net.queries import blob_count, is_source
+from ..proto import bundle, text
+from ..proto import caffe_pb2 as pb
+from ..proto.binary import LayerWeights, read_weights
+from ..proto.compose import Teacher, compose
+from ..proto.filter import filter_net
+from ..proto.upgrade import Notes, upgrade_net, upgrade_solver
+from ..solver.plan import Overrides, Plan, read_plan
+from .survey import survey
+from .view import View
+
+Weights = list[tuple[str, list[LayerWeights]]]
+
+
+@dataclass
+class Case:
+    """A file and what could be read of it.
+
+    Attributes:
+        file: the file.
+        solver: its SolverParameter, if it is a solver's.
+        plan: what the solver is about to do; None if that failed.
+        views: the nets, each in each phase that it has data or inputs for.
+        layers: the layers of all phases, before any is left out.
+        teachers: the solver's teachers, as their own files have them.
+        unplanned: why there is no plan.
+        missing: weights that the solver names and that are not there, in words.
+        upgrades: what of the files is in an old format.
+        parts: the names of nets that have no data of their own.
+        student: the net that a solver trains, as its file has it.
+    """
+
+    file: Path
+    solver: Any = None
+    plan: Plan | None = None
+    views: list[View] = field(default_factory=list)
+    layers: list[Any] = field(default_factory=list)
+    teachers: list[tuple[str, Any]] = field(default_factory=list)
+    unplanned: CaffeKDError | None = None
+    missing: list[str] = field(default_factory=list)
+    upgrades: Notes = field(default_factory=Notes)
+    student: Any = None
+    parts: list[str] = field(default_factory=list)
+
+    def where(self, name: str) -> str:
+        """Return ``file:line`` of a field of the solver."""
+        return text.locate(self.file, name)
+
+    def training(self) -> View | None:
+        """Return the net that the solver trains."""
+        return next((v for v in self.views if v.is_training), None)
+
+
+@dataclass
+class Wishes:
+    """What the doctor is told beside the file.
+
+    Attributes:
+        weights: a file of weights to start from.
+        shapes: shapes of records where data is absent; see ``survey``.
+        level: the net's level.
+        stages: the net's stages.
+    """
+
+    weights: str | None = None
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    level: int = 0
+    stages: Sequence[str] = ()
+
+
+def read_case(path: str | Path, wishes: Wishes | None = None) -> Case:
+    """Read a net's or solver's prototxt of any year, and look at its nets.
+
+    Args:
+        path: the file; told to be a net or a solver by its fields.
+        wishes: what is known beside it.
+
+    Raises:
+        ParseError: the file is neither.
+        NetError: a net's layers are of mixed formats or have include and exclude rules.
+    """
+    case, wishes = Case(Path(path)), wishes or Wishes()
+    nets, solver = _parsed(path)
+    loaded = [(wishes.weights, read_weights(wishes.weights))] if wishes.weights else []
+    if solver is None:
+        for net in nets:
+            current = upgrade_net(net, str(path), case.upgrades)
+            case.layers += current.layer
+            if _is_part(current, len(nets)):
+                case.parts.append(current.name)
+            else:
+                case.views += _views(current, case.file, loaded, wishes)
+        return case
+    case.solver = upgrade_solver(solver, str(path), case.upgrades)
+    _read_solver(case, loaded, wishes)
+    return case
+
+
+def _is_part(net: Any, nets: int) -> bool:
+    """Say whether a net has no data of its own, since others in a run have it.
+
+    Such are one of several nets in a file, one that compares student and teacher, and one that is
+    losses alone.
+    """
+    has_source = any(map(is_source, net.layer))
+    made = {top for layer in net.layer for top in layer.top}
+    others = {bottom for layer in net.layer for bottom in layer.bottom} - made
+    distils = any("/" in bottom for bottom in others) or any(
+        layer.type == "DistillingLoss" for layer in net.layer
+    )
+    judges = all(layer.type.endswith("Loss") for layer in net.layer)
+    return not has_source and (distils or judges or nets > 1)
+
+
+def _parsed(path: str | Path) -> tuple[list[Any], Any]:
+    """Return a file's nets, or its solver; of two errors the one further down is the right one."""
+    errors = []
+    try:
+        nets = list(bundle.read(path).nets.values())
+        if any(net.layer or net.layers or net.input for net in nets):
+            return nets, None
+    except ParseError as error:
+        errors.append(error)
+    try:
+        solver = text.read(path, pb.SolverParameter())
+        if errors or solver.ListFields():
+            return [], solver
+    except ParseError as error:
+        errors.append(error)
+    if not errors:
+        raise ParseError("holds neither a net nor a solver", str(path))
+    raise max(errors, key=_line)
+
+
+def _line(error: ParseError) -> int:
+    line = (error.where or "").rpartition(":")[2]
+    return int(line) if line.isdecimal() else 0
+
+
+def _views(net: Any, file: Path, loaded: Weights, wishes: Wishes) -> Iterable[View]:
+    """Look at a net in each phase that it has a source of data for."""
+    tells_phases = any(
+        rule.HasField("phase") for layer in net.layer for rule in (*layer.include, *layer.exclude)
+    )
+    stages = [*net.state.stage, *wishes.stages]
+    level = wishes.level or net.state.level
+    params = {
+        phase: filter_net(net, pb.NetState(phase=phase, level=level, stage=stages))
+        for phase in (pb.TRAIN, pb.TEST)
+    }
+    fed = [p for p, param in params.items() if any(map(is_source, param.layer))]
+    for phase in fed or params:
+        found = survey(params[phase], phase, file, wishes.shapes, net)
+        yield View(params[phase], phase, file, found, loaded, is_meant=tells_phases)
+
+
+def _read_solver(case: Case, loaded: Weights, wishes: Wishes) -> None:
+    overrides = Overrides(
+        weights=[wishes.weights] if wishes.weights else [],
+        level=wishes.level,
+        stages=wishes.stages,
+    )
+    try:
+        case.plan = read_plan(case.file, overrides)
+    except CaffeKDError as error:
+        case.unplanned = error
+        _look_without_plan(case, loaded, wishes)
+        return
+    plan = case.plan
+    case.upgrades.lines += [x for x in plan.notes if x.startswith("Attempting to upgrade")]
+    case.layers = list(plan.composed.layer)
+    case.student = plan.student
+    case.teachers = _teachers(case, Notes())
+    start: Weights = []
+    for path in plan.student_weights:
+        if path.exists():
+            start.append((str(path), read_weights(path)))
+        else:
+            case.missing.append(f"the weights '{path}'")
+    for teacher in plan.teachers:
+        prefix = f"{teacher.name}/"
+        renamed = [replace(w, name=prefix + w.name) for w in teacher.layers]
+        start.append((str(teacher.path), renamed))
+    names = plan.frozen_names
+    for phase, nets in ((pb.TRAIN, [plan.train]), (pb.TEST, plan.tests)):
+        for net in nets:
+            found = survey(net.param, phase, net.file, wishes.shapes)
+            view = View(net.param, phase, net.file, found, start, plan.solver, names)
+            case.views.append(view)
+
+
+def _look_without_plan(case: Case, loaded: Weights, wishes: Wishes) -> None:
+    """Look at what there is of a solver's nets, though it could not be planned.
+
+    A teacher whose weights are not there yet is put in by its net alone.
+    """
+    solver = case.solver
+    path = solver.net or solver.train_net
+    for entry in solver.teacher:
+        if entry.weights and not os.path.exists(find(entry.weights, case.file)):
+            case.missing.append(f"the teacher's weights '{entry.weights}'")
+    models = [entry.net for entry in solver.teacher if entry.net.endswith(".onnx")]
+    lost = [model for model in models if not os.path.exists(find(model, case.file))]
+    case.missing += [f"the teacher's weights '{model}'" for model in lost]
+    if lost or (not path and not solver.HasField("net_param")):
+        return
+    try:
+        net = case.student = _student(case, path)
+        case.teachers = _teachers(case, case.upgrades)
+        teachers = [Teacher(name, own, blob_counts(own)) for name, own in case.teachers]
+        parts = [net, *_distiller(case)]
+        if teachers:
+            parts, _ = bundle.name_soft_targets(parts, teachers[0].name)
+        composed = compose(parts[0], teachers, *parts[1:])
+    except CaffeKDError as error:
+        # What keeps the plan from being made is told; what the weights kept hidden is told too.
+        if not case.missing and str(error) != str(case.unplanned):
+            case.unplanned = case.unplanned or error
+        elif case.missing:
+            case.unplanned = error
+        return
+    case.layers = list(composed.layer)
+    names = [name for name, _ in case.teachers]
+    for phase, own in ((pb.TRAIN, [solver.train_state]), (pb.TEST, _test_states(solver))):
+        for rules in own:
+            state = pb.NetState(phase=phase)
+            state.MergeFrom(net.state)
+            state.MergeFrom(rules)
+            param = filter_net(composed, state)
+            file = _near(case, path) if path else case.file
+            found = survey(param, phase, file, wishes.shapes)
+            case.views.append(View(param, phase, file, found, loaded, solver, names))
+
+
+def _test_states(solver: Any) -> Sequence[Any]:
+    """Return the states of the tests of the train net's own file."""
+    if solver.train_net or not solver.test_iter:
+        return []
+    return list(solver.test_state)[:1] or [pb.NetState(phase=pb.TEST)]
+
+
+def _near(case: Case, path: str) -> Path:
+    """Return where a net is; also one that was moved beside the solver, away from its folder."""
+    file = find(path, case.file)
+    beside = case.file.parent / Path(path).name
+    return beside if not file.exists() and beside.is_file() else file
+
+
+def _student(case: Case, path: str) -> Any:
+    if not path:
+        return case.solver.net_param
+    file = _near(case, path)
+    net, _ = bundle.read(file).student(case.solver.layer)
+    return upgrade_net(net, str(file), case.upgrades)
+
+
+def _teachers(case: Case, notes: Notes) -> list[tuple[str, Any]]:
+    """Return the teachers' nets as their files have them, by name."""
+    solver = case.solver
+    path = solver.net or solver.train_net
+    entries = [(e.name or bundle.TEACHER, e.net or path) for e in solver.teacher]
+    if not entries and path and bundle.read(_near(case, path)).has_teacher(bundle.TEACHER):
+        entries = [(bundle.TEACHER, path)]
+    found = []
+    for name, own in entries:
+        if own.endswith(".onnx"):
+            continue
+        file = find(own, case.file)
+        net = bundle.read(file).net(name, bundle.TEACHER)
+        found.append((name, upgrade_net(net, str(file), notes)))
+    return found
+
+
+def _distiller(case: Case) -> list[Any]:
+    if not case.solver.distiller_net:
+        return []
+    file = find(case.solver.distiller_net, case.file)
+    return [upgrade_net(bundle.read(file).net("distiller"), str(file), case.upgrades)]
+
+
+def blob_counts(net: Any) -> dict[str, int]:
+    """Return how many parameters each layer of a net has, as far as it can be built."""
+    param = filter_net(net, pb.NetState(phase=pb.TEST))
+    found = survey(param, pb.TEST, None)
+    steps = found.net.steps if found.net is not None else []
+    known = {step.layer.name: len(step.layer.blob_shapes) for step in steps}
+    return {x.name: known.get(x.name, blob_count(x)) for x in reversed(param.layer)}

@@ -1,0 +1,343 @@
+"""The objective that a solver really optimises: its terms, their formulas, and whom they teach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..analysis.gradient import receivers
+from ..analysis.reading import Case
+from ..analysis.view import Node, View
+from ..layers import formula, layer_types
+from ..proto import caffe_pb2 as pb
+from ..proto import schedule, text
+from .examine import findings_of
+from .findings import Finding
+
+# Besides all of distillation and all errors: what makes a distillation another than it seems.
+_OTHER_CHECKS = {
+    "zero_loss_weight",
+    "softmax_twice",
+    "frozen_but_training",
+    "weights_missing",
+    "data_absent",
+    "python_layer",
+}
+_MOST_NAMES = 12
+
+
+@dataclass
+class Term:
+    """A summand of the objective.
+
+    Attributes:
+        node: the layer.
+        top: its top that counts.
+        weight: what it is multiplied by; with a schedule the weight that the schedule multiplies.
+        formula: lines with the layer's numbers.
+        temperature: in words; empty where the type has none.
+        reduction: in words; empty where the layer could not be built.
+        schedules: a line for each stage of what changes with the iteration.
+        taught: the layers whose parameters it teaches, by whose they are; none of a teacher that
+            it only listens to.
+        untaught: the student's layers that learn, but not from this term.
+    """
+
+    node: Node
+    top: str
+    weight: float
+    formula: list[str]
+    temperature: str
+    reduction: str
+    schedules: list[str]
+    taught: dict[str, list[str]]
+    untaught: list[str]
+
+
+@dataclass
+class Objective:
+    """What a net's loss is, in one phase and its stages.
+
+    Attributes:
+        view: the net.
+        terms: the summands.
+        left_out: losses of other phases or stages: layer, place, and the rule.
+        decays: the layers that weight decay acts on, by whose they are.
+    """
+
+    view: View
+    terms: list[Term]
+    left_out: list[str] = field(default_factory=list)
+    decays: dict[str, list[str]] = field(default_factory=dict)
+
+
+def objectives(case: Case) -> list[Objective]:
+    """Return the objective of each net of a case; the one that is trained comes first."""
+    return [_objective(case, view) for view in case.views]
+
+
+def findings(case: Case) -> list[Finding]:
+    """Return what the doctor finds that concerns the objective; errors first."""
+    return [
+        finding
+        for finding in findings_of(case)
+        if finding.check.theme == "distillation"
+        or finding.hit.severity == "error"
+        or finding.check.name in _OTHER_CHECKS
+    ]
+
+
+def _objective(case: Case, view: View) -> Objective:
+    terms = [
+        _term(case, view, node, index, weight)
+        for node in view.judges
+        for index, weight in enumerate(view.loss_weights(node))
+        if weight
+    ]
+    decaying = [n for n in view.nodes if view.learns and _decays(n)]
+    names = {(n.proto.name, n.place) for n in view.nodes}
+    left_out = [
+        _left_out(layer)
+        for layer in case.layers
+        if (layer.name, layer.source_line) not in names and _is_loss(layer)
+    ]
+    return Objective(view, terms, left_out, _by_owner(case, view, decaying))
+
+
+def _is_loss(layer: Any) -> bool:
+    kind = layer_types().get(layer.type)
+    return any(layer.loss_weight) or bool(kind and kind.is_loss and not layer.loss_weight)
+
+
+def _left_out(layer: Any) -> str:
+    rules = pb.LayerParameter(include=layer.include, exclude=layer.exclude)
+    rule = " ".join(text.to_text(rules).split())
+    return f"'{layer.name}' ({layer.type}), {layer.source_line}: {rule or 'no rule'}"
+
+
+def _decays(node: Node) -> bool:
+    decays = [spec.decay_mult for spec in node.proto.param]
+    decays += [1.0] * (len(node.lr_mults) - len(decays))
+    return node.has_blobs and any(a and b for a, b in zip(node.lr_mults, decays, strict=False))
+
+
+def _term(case: Case, view: View, node: Node, index: int, weight: float) -> Term:
+    tops = list(node.proto.top) or [node.proto.name]  # its own is automatic, and has no name
+    taught = receivers(view, node) if view.learns else []
+    learning = [n for n in view.nodes if n.has_blobs and any(n.lr_mults)]
+    untaught = [
+        n.proto.name
+        for n in learning
+        if n not in taught and _owner(case, view, n) == "student" and view.learns
+    ]
+    lines, reduction = _formula(node)
+    return Term(
+        node=node,
+        top=tops[index],
+        weight=weight,
+        formula=lines,
+        temperature=_temperature(node),
+        reduction=reduction,
+        schedules=_schedules(node),
+        taught=_by_owner(case, view, taught) | _heard(case, view, node, taught),
+        untaught=untaught,
+    )
+
+
+def _heard(case: Case, view: View, node: Node, taught: Sequence[Node]) -> dict[str, list[str]]:
+    """Return the teachers that a term takes values from and gives no gradient."""
+    owners = {_owner(case, view, n) for n in node.ancestors() if view.of_teacher(n)}
+    return {owner: [] for owner in sorted(owners - {_owner(case, view, n) for n in taught})}
+
+
+def _formula(node: Node) -> tuple[list[str], str]:
+    if node.step is not None:
+        layer, shapes = node.step.layer, node.step.bottom_shapes
+        with layer.naming("explain"):
+            return layer.explain(shapes), formula.reduction(layer, shapes)
+    kind = layer_types().get(node.type)
+    if node.type == "Python" or kind is None:
+        return ["unknown: its code is not run here"], ""
+    return [*formula.of_docstring(kind.__doc__), "(its numbers are not known: see below)"], ""
+
+
+def _param(node: Node) -> Any:
+    if node.step is not None:
+        return node.step.layer.settings
+    kind = layer_types().get(node.type)
+    return kind.settings_in(node.proto) if kind is not None else None
+
+
+def _temperature(node: Node) -> str:
+    param = _param(node)
+    names = param.DESCRIPTOR.fields_by_name if param is not None else ()
+    if "temperature" not in names or node.type == "SoftmaxWithLoss":
+        return ""
+    if "temperature_schedule" in names and param.HasField("temperature_schedule"):
+        return "by temperature_schedule"
+    given = "" if param.HasField("temperature") else " (the default)"
+    return f"{param.temperature:g}{given}"
+
+
+def _schedules(node: Node) -> list[str]:
+    lines = []
+    for message in (node.proto, _param(node)):
+        for known, value in message.ListFields() if message is not None else ():
+            if known.message_type is pb.ScheduleParameter.DESCRIPTOR:
+                if schedule.fault(value) is None:
+                    starts = sorted({0, *(p.iter for p in value.point)})
+                    lines += [
+                        f"{known.name}, iteration {i}: {schedule.outlook(value, i)}" for i in starts
+                    ]
+    return lines
+
+
+def _owner(case: Case, view: View, node: Node) -> str:
+    """Return whose a layer is: a teacher's, the student's, or the distiller's."""
+    name = node.proto.name
+    teacher = next((t for t in view.teachers if name.startswith(f"{t}/")), None)
+    if teacher is not None:
+        return f"teacher '{teacher}'"
+    own = case.student if case.student is not None else view.param
+    return "student" if any(layer.name == name for layer in own.layer) else "distiller"
+
+
+def _by_owner(case: Case, view: View, nodes: Sequence[Node]) -> dict[str, list[str]]:
+    owners: dict[str, list[str]] = {}
+    for node in nodes:
+        owners.setdefault(_owner(case, view, node), []).append(node.proto.name)
+    return owners
+
+
+# ---- in words
+
+
+def as_text(case: Case, told: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the lines that explain a solver's or a net's objective.
+
+    Args:
+        case: the solver or net.
+        told: what else is known of the run, to stand beside its teachers.
+    """
+    yield f"{case.file}"
+    yield from _teachers_in_words(case)
+    yield from told
+    seen: list[list[str]] = []
+    for objective in objectives(case):
+        lines = list(_in_words(case, objective))
+        if lines not in seen:
+            yield ""
+            yield from lines
+        seen.append(lines)
+
+
+def _teachers_in_words(case: Case) -> Iterator[str]:
+    view = case.training()
+    for name in view.teachers if view is not None else ():
+        nodes = [n for n in view.nodes if n.proto.name.startswith(f"{name}/")]  # type: ignore[union-attr]
+        learning = [n.proto.name for n in nodes if n.has_blobs and any(n.lr_mults)]
+        gets = "no gradient" if not learning else f"LEARNS: {', '.join(learning)}"
+        path = (
+            next((t.path for t in case.plan.teachers if t.name == name), None)
+            if case.plan
+            else None
+        )
+        weights = f"weights {path}, " if path else ""
+        yield f"teacher '{name}': {weights}{len(nodes)} layers in phase TEST, {gets}"
+
+
+def _in_words(case: Case, objective: Objective) -> Iterator[str]:
+    view = objective.view
+    stages = ", ".join(view.param.state.stage) or _stages(case, view)
+    phase = view.phase_name + (f", stage {stages}" if stages else "")
+    does = "what is minimised" if view.learns else "computed, and nothing learns"
+    sums = [f"{_weight(t)} * {t.top}" for t in objective.terms] or ["no loss"]
+    yield f"{phase}: {does}"
+    yield f"  objective = {' + '.join(sums)}"
+    if view.learns:
+        yield from _decay_in_words(case, objective)
+        for term in objective.terms:
+            yield ""
+            yield from _term_in_words(term)
+    for line in objective.left_out:
+        yield f"  left out in {view.phase_name}: {line}"
+
+
+def _stages(case: Case, view: View) -> str:
+    """Return the stages that the solver gives a net."""
+    if case.solver is None:
+        return ""
+    state = (
+        case.solver.train_state if view.is_training else next(iter(case.solver.test_state), None)
+    )
+    return ", ".join(state.stage) if state is not None else ""
+
+
+def _weight(term: Term) -> str:
+    scheduled = term.node.proto.HasField("loss_weight_schedule")
+    return f"{term.weight:g}" + (" * loss_weight_schedule" if scheduled else "")
+
+
+def _decay_in_words(case: Case, objective: Objective) -> Iterator[str]:
+    solver = case.solver
+    if solver is None or not solver.weight_decay or not objective.decays:
+        return
+    size = "|w|" if solver.regularization_type == "L1" else "w^2 / 2"
+    yield f"    + {solver.weight_decay:g} * sum of decay_mult * {size} (weight_decay) over"
+    for owner, names in objective.decays.items():
+        yield f"        {owner}: {_listed(names)}"
+
+
+def _term_in_words(term: Term) -> Iterator[str]:
+    node = term.node
+    yield f"  {term.top}: {node.called}, {node.place}"
+    rows = [("formula", line) for line in term.formula]
+    rows += [("bottoms", _bottoms(node))]
+    rows += [("averages", line) for line in _averages(node)]
+    rows += [("weight", _weight(term) + ("" if node.proto.loss_weight else " (the default)"))]
+    rows += [("schedule", line) for line in term.schedules]
+    rows += [("temperature", term.temperature), ("reduction", term.reduction)]
+    is_known = node.step is not None
+    if not is_known:
+        rows.append(("gradient to", "not known: see below"))
+    elif not any(term.taught.values()):
+        rows.append(("gradient to", "nobody"))
+    for owner, names in term.taught.items() if is_known else ():
+        rows.append(("gradient to", f"{owner}: {_listed(names) or 'none'}"))
+        if owner == "student" and term.untaught:
+            rows.append(("gradient to", f"    not {_listed(term.untaught)}"))
+    before = None
+    for name, value in rows:
+        if value:
+            yield f"    {name if name != before else '':12s} {value}"
+            before = name
+
+
+def _averages(node: Node) -> Iterator[str]:
+    """Yield what each ensemble of teachers among the bottoms averages, in words."""
+    for parent in node.parents:
+        if parent is None or parent.type != "TeacherEnsemble":
+            continue
+        param, names = parent.proto.teacher_ensemble_param, list(parent.proto.bottom)
+        weights = list(param.weight) or [1.0] * len(names)
+        shares = ", ".join(
+            f"{weight / (sum(weights) or 1):.3g} of {name}"
+            for weight, name in zip(weights, names, strict=False)
+        )
+        what = "the logits (a geometric mean of the probabilities, at any temperature)"
+        if param.mean == pb.TeacherEnsembleParameter.PROBABILITIES:
+            what = f"the probabilities softened at temperature {_temperature(parent)}"
+        yield f"'{parent.proto.name}' (TeacherEnsemble) averages {what}: {shares}"
+
+
+def _bottoms(node: Node) -> str:
+    shapes = node.step.bottom_shapes if node.step is not None else [()] * len(node.proto.bottom)
+    sizes = [" x ".join(map(str, shape)) for shape in shapes]
+    pairs = zip((b for b in node.proto.bottom if b), sizes, strict=False)
+    return ", ".join(f"{name} ({size})" if size else name for name, size in pairs)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES])
+    return shown + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")

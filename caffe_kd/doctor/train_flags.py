@@ -1,0 +1,103 @@
+"""What flags of the train command would make of a solver whose nets are looked at, not trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..analysis.reading import Case
+from ..analysis.survey import survey
+from ..analysis.view import View
+from ..core.errors import CaffeKDError, UsageError
+from ..layers import Shape
+from ..net import Net
+from ..proto import bundle
+from ..proto.compose import NO_DISTILLING_LOSS, override_distillation
+from ..solver.frozen import Frozen, choose
+
+
+def override(
+    case: Case, temperature: float | None, alpha: float | None, shapes: Mapping[str, Shape]
+) -> list[str]:
+    """Set temperature and alpha of every DistillingLoss in a case's nets, and look at them again.
+
+    Args:
+        case: the solver.
+        temperature: as the flag; None: not given.
+        alpha: likewise.
+        shapes: shapes of records where data is absent; see ``survey``.
+
+    Returns:
+        What was changed, in words.
+
+    Raises:
+        UsageError: there is nothing to change, or a value is out of its range: without data no
+            layer is built that would tell.
+    """
+    if temperature is None and alpha is None:
+        return []
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise UsageError(f"-temperature must be above 0. Received: {temperature:g}")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise UsageError(f"-alpha must be in 0..1. Received: {alpha:g}")
+    changes: dict[str, None] = {}
+    for index, view in enumerate(case.views):
+        changes |= dict.fromkeys(override_distillation(view.param, temperature, alpha))
+        found = survey(view.param, view.phase, view.file, shapes)
+        case.views[index] = replace(view, survey=found)
+    if case.views and not changes:
+        raise UsageError(NO_DISTILLING_LOSS)
+    return list(changes)
+
+
+@dataclass
+class Remembering:
+    """Whether training would remember what a teacher answers, in words; ``refused``: it fails."""
+
+    told: str
+    refused: bool = False
+
+
+def remembering(case: Case, mode: str) -> Remembering | None:
+    """Return what ``-teacher_cache`` would do; None where the net has nothing to remember.
+
+    The train net is built for it, without weights.
+
+    Args:
+        case: the solver.
+        mode: auto, off, memory or disk.
+    """
+    view = case.training()
+    if view is None or not (_has_frozen(view) or mode in ("memory", "disk")):
+        return None
+    if mode == "off":
+        return Remembering("teacher_cache off: what is frozen runs on each batch")
+    unknown = [absent.error for absent in view.survey.absent]
+    unknown += [error for _, error in view.survey.problems]
+    if unknown or view.survey.unrun:
+        why = str(unknown[0]) if unknown else "a Python layer is not run here"
+        return Remembering(f"teacher_cache {mode}: not known: {why}")
+    try:
+        net = Net(view.param, view.phase, view.file)
+        frozen = choose(net, mode, case.solver.max_iter * case.solver.iter_size, _moving(case, net))
+    except UsageError as error:
+        return Remembering(f"training refuses {error.message}", refused=True)
+    except CaffeKDError as error:
+        return Remembering(f"teacher_cache {mode}: not known: {error}")
+    if isinstance(frozen, Frozen):
+        place = "on disk" if mode == "disk" else "in memory"
+        return Remembering(f"teacher_cache {mode}: remembers {frozen.told(net)} {place}")
+    return Remembering(f"teacher_cache {mode}: remembers nothing: {frozen}") if frozen else None
+
+
+def _has_frozen(view: View) -> bool:
+    frozen = (n for n in view.nodes if n.has_blobs and n.type != "BatchNorm")
+    return bool(view.teachers) or any(not all(n.lr_mults) for n in frozen)
+
+
+def _moving(case: Case, net: Net) -> list[str]:
+    """Return the layers of the teachers that follow the student."""
+    means = {t.name or bundle.TEACHER for t in case.solver.teacher if t.HasField("ema")}
+    names = [step.layer.name for step in net.steps if "/" in step.layer.name]
+    return [name for name in names if name.partition("/")[0] in means]

@@ -1,1 +1,0 @@
-"""Experiments of papers, reproduced through prototxt and solver."""

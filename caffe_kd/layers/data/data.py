@@ -1,0 +1,74 @@
+"""Data: records of an LMDB, a LevelDB or IDX files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ...data.source import MemoryRecords, into_memory, open_source
+from ...data.stand_in import WHAT, is_stand_in
+from ..base import Shape, register
+from ..shared.records import ImageLayer, Indices
+
+# Values in a batch from which on a thread to crop, mirror and subtract pays: about 2 ms of work.
+THREAD_PAYS = 1 << 21
+
+
+@register("Data", param="data_param", bottoms=0, tops=(1, 3))
+class Data(ImageLayer):
+    """Give the records of a database in their order, starting over after the last.
+
+    Tops: data (batch_size, C, H, W), transformed as ``transform_param`` says; label (batch_size),
+    whole numbers from 0; the records' numbers (batch_size), from 0, for layers that remember each
+    record. Images of several sizes take a crop_size, or a batch_size of 1, which then makes blobs
+    of several sizes. ``first``, ``count`` and ``leave_out`` choose a part of the records; the layer
+    then knows no others, and numbers these.
+
+    Raises:
+        NetError: batch_size is 0, the transformation does not suit the records, or there are too
+            many of them to be numbered.
+        DataError: the database is missing or damaged, or has not the records that are chosen.
+
+    Source: Caffe's DataLayer, which has no third top. ``rand_skip`` is ignored there and here.
+    ``force_encoded_color``, which its last version ignores, means force_color, as before. Records
+    that fit are kept in memory as bytes, encoded ones decoded. Batches are made ahead in a thread,
+    ``prefetch`` of them, unless raw records are in memory and the transformation is so quick that
+    it would not pay.
+    """
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        param = self.param
+        if param.batch_size < 1:
+            self.fail("batch_size must be at least 1", batch_size=param.batch_size)
+        with self.opening():
+            self.records = into_memory(open_source(param, self.find, self._colour()))
+            self.transform_as(first=0)
+        self.seed()
+        if is_stand_in(Path(self.records.name)):
+            self.tell(f"layer '{self.name}': {self.records.name} is of {WHAT}")
+        if self._colour() is not None and not self.records.encoded:
+            self.tell(f"layer '{self.name}': force_color and force_gray only for encoded datum")
+
+    def _colour(self) -> bool | None:
+        """Return whether encoded images become BGR (True) or grey (False)."""
+        transform = self.proto.transform_param
+        force_color = transform.force_color or self.param.force_encoded_color
+        if force_color and transform.force_gray:
+            self.fail("cannot set both force_color and force_gray")
+        return True if force_color else False if transform.force_gray else None
+
+    @property
+    def depth(self) -> int:
+        values = self.param.batch_size * math.prod(self.record_shape)
+        quick = self.transformer.only_scales or values < THREAD_PAYS
+        return 0 if quick and isinstance(self.records, MemoryRecords) else self.param.prefetch
+
+    def next_indices(self) -> Indices:
+        start, total = self.position, len(self.records)
+        end = start + self.param.batch_size
+        if end >= total:
+            self.tell("Restarting data prefetching from start.")
+        self.position = end % total
+        return slice(start, end) if end <= total else np.arange(start, end) % total

@@ -1,0 +1,83 @@
+"""ImageData: image files from a list."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ...data.image_list import ImageRecords, read_list
+from ...data.source import into_memory
+from ..base import Shape, register
+from ..shared.records import ImageLayer, Indices, OrderedRecordLayer
+
+
+@register("ImageData", param="image_data_param", bottoms=0, tops=(1, 3))
+class ImageData(ImageLayer, OrderedRecordLayer):
+    """Give the images that ``source`` lists, one "path label" a line, starting over at the end.
+
+    With ``shuffle`` each pass has another order. ``new_height`` and ``new_width`` resize the images
+    as cv::resize does.
+
+    Tops: data (batch_size, C, H, W), C being 3 (blue, green, red) or without ``is_color`` 1,
+    transformed as ``transform_param`` says; label (batch_size), whole numbers; the images' places
+    in the list (batch_size), from 0, for layers that remember each record. Images of several sizes
+    take a crop_size, or a batch_size of 1, which then makes blobs of several sizes.
+
+    Raises:
+        NetError: batch_size is 0, one of new_height and new_width is missing, or there are not
+            enough images to skip.
+        DataError: the list or an image is missing or damaged; the message names the list's line.
+
+    Source: Caffe's ImageDataLayer, which has no third top. Paths are looked up beside the list,
+    too. ``random_seed`` rules the order and what ``rand_skip`` draws. Decoded images are kept in
+    memory as bytes, up to 2 GB or a quarter of what there is, so that later passes over a set that
+    fits decode nothing. Batches are made ahead in a thread, ``data_param { prefetch }`` of them.
+    """
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        param = self.param
+        if param.batch_size < 1:
+            self.fail("Positive batch size required", batch_size=param.batch_size)
+        if not param.source:
+            self.fail("image_data_param needs a source, the list of images")
+        size = (param.new_height, param.new_width)
+        if (size[0] > 0) != (size[1] > 0):
+            self.fail(
+                "Current implementation requires new_height and new_width to be set at the same "
+                "time",
+                new_height=size[0],
+                new_width=size[1],
+            )
+        self.seed()
+        with self.opening():
+            source = self.find(param.source)
+            new_size = size if any(size) else None
+            self.records = into_memory(
+                ImageRecords(read_list(source), source, param.root_folder, param.is_color, new_size)
+            )
+            self.begin_pass()
+            self._skip()
+            self.transform_as(first=int(self.order[self.position]))
+
+    def _skip(self) -> None:
+        if not self.param.rand_skip:
+            return
+        skip = int(torch.randint(self.param.rand_skip, (), generator=self.generator))
+        self.tell(f"Skipping first {skip} data points.")
+        if skip >= len(self.records):
+            self.fail("Not enough points to skip", skip=skip, images=len(self.records))
+        self.position = skip
+
+    @property
+    def depth(self) -> int:
+        return self.proto.data_param.prefetch
+
+    def new_order(self) -> np.ndarray:
+        if not self.param.shuffle:
+            return np.arange(len(self.records))
+        return torch.randperm(len(self.records), generator=self.generator).numpy()
+
+    def next_indices(self) -> Indices:
+        if self.position + self.param.batch_size >= len(self.order):
+            self.tell("Restarting data prefetching from start.")
+        return super().next_indices()

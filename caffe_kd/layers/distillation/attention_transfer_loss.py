@@ -1,0 +1,35 @@
+"""AttentionTransferLoss: a student looks where its teacher looks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...losses.features import attention_transfer
+from ..base import Shape, register
+from .pair_loss import PairLoss
+
+
+@register("AttentionTransferLoss", bottoms=2, origin="caffe_kd")
+class AttentionTransferLoss(PairLoss):
+    """Punish a student for looking at other places than its teacher.
+
+    ``a(f) = n(mean over channels of f^2)`` with ``n`` for length 1 over the positions of a record;
+    ``loss = mean over records and positions of (a(f_s) - a(f_t))^2``. One layer for each pair of
+    maps, of similar depth. Usual loss_weight: 1000.
+
+    Bottoms: the student's maps (N, C, H, W), the teacher's (N, D, K, L), with any numbers of
+    channels; the larger are average-pooled to the smaller. Top: the loss, a scalar in
+    0..2 / (H * W). No gradient goes to the teacher unless ``propagate_down`` asks for it.
+
+    Raises:
+        NetError: the bottoms are no maps, or differ in records.
+
+    Source: Zagoruyko, Komodakis 2017, Paying More Attention to Attention,
+        https://arxiv.org/abs/1612.03928.
+    """
+
+    def check(self, student: Shape, teacher: Shape) -> None:
+        self.check_maps(student, teacher)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return attention_transfer(student, teacher)

@@ -1,0 +1,37 @@
+"""CorrelationCongruenceLoss: a student errs on no two records in the same way."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...losses.relations import correlation_congruence
+from ..base import Shape, register
+from .pair_loss import PairLoss
+
+
+@register("CorrelationCongruenceLoss", bottoms=2, origin="caffe_kd")
+class CorrelationCongruenceLoss(PairLoss):
+    """Punish differences to the teacher that records share with those that follow them.
+
+    ``d_i = e_s - e_t`` for record i; ``loss = mean over i of the sum over features of
+    |d_i| |d_(i+1)|``. The embeddings are as a rule linear, an InnerProduct of 128 outputs in the
+    distiller for each net. Usual loss_weight: 0.02.
+
+    Bottoms: the student's embeddings (N, K), the teacher's, of the same shape; a batch of one gives
+    0. Top: the loss, a scalar, 0 or more, in squared units of the embeddings. No gradient goes to
+    the teacher's unless ``propagate_down`` asks for it; if it does, nothing keeps both embeddings
+    from shrinking to one point.
+
+    Raises:
+        NetError: the bottoms differ in records or values per record.
+
+    Source: Peng et al. 2019, Correlation Congruence for Knowledge Distillation,
+        https://arxiv.org/abs/1904.01802. The paper compares matrices of kernel values; this form
+        is that of a common implementation, which trains both embeddings.
+    """
+
+    def check(self, student: Shape, teacher: Shape) -> None:
+        self.check_values(student, teacher)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return correlation_congruence(student, teacher)

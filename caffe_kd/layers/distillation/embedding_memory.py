@@ -1,0 +1,193 @@
+"""What a contrastive loss remembers: the embeddings of the last records, or of every record."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...losses.features import unit
+
+SIDES = ("student", "teacher")
+State = dict[str, np.ndarray]
+
+
+class Memory(abc.ABC):
+    """Embeddings of records seen before, of length 1, by both nets.
+
+    Args:
+        rows: how many records are remembered at most.
+        width: how many values an embedding has.
+
+    """
+
+    _sides: list[Tensor]  # the student's embeddings and the teacher's, with room for more
+    _classes: Tensor
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.rows, self.width = rows, width
+        self.forget()
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    @property
+    def embeddings(self) -> list[Tensor]:
+        """The student's embeddings (M, width) and the teacher's."""
+        return [side[: len(self)] for side in self._sides]
+
+    def forget(self) -> None:
+        """Begin with nothing remembered."""
+        self._sides = [torch.zeros(0, self.width) for _ in SIDES]
+        self._classes = torch.zeros(0)
+
+    def move(self, like: Tensor) -> None:
+        """Put what is remembered where a tensor is, in its type."""
+        self._sides = [side.to(like) for side in self._sides]
+        self._classes = self._classes.to(like)
+
+    @abc.abstractmethod
+    def negatives(
+        self, label: Tensor | None, numbers: Sequence[int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return which rows each record of a batch is told from.
+
+        Args:
+            label: the records' labels (N); None: all of one record's others are its negatives.
+            numbers: the records' numbers, where the memory goes by them.
+
+        Returns:
+            The rows that are looked at, int64 (N, D), None: all; and which of them count, None:
+            all.
+        """
+
+    @abc.abstractmethod
+    def keep(self, sides: Sequence[Tensor], label: Tensor, numbers: Sequence[int]) -> None:
+        """Remember a batch: student's and teacher's embeddings (N, width), labels, numbers."""
+
+    def state(self) -> State:
+        """Return all that is remembered."""
+        parts = dict(zip(SIDES, self.embeddings, strict=True))
+        parts["classes"] = self._classes[: len(self)]
+        return {name: part.cpu().numpy().copy() for name, part in parts.items()}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        """Remember what ``state`` returned.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        count, shapes = len(state["classes"]), [state[side].shape for side in SIDES]
+        if shapes != [(count, self.width)] * 2 or count > self.rows:
+            raise ValueError(
+                f"it remembers {self.rows} embeddings of {self.width} values, and its state has "
+                f"the shapes {shapes}"
+            )
+        self._sides = [torch.from_numpy(state[side].copy()).to(device) for side in SIDES]
+        self._classes = torch.from_numpy(state["classes"].copy()).to(device)
+
+
+class Queue(Memory):
+    """The last records' embeddings, the newest last."""
+
+    def negatives(
+        self, label: Tensor | None, numbers: Sequence[int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        return None, None if label is None else label.unsqueeze(1) != self._classes
+
+    def keep(self, sides: Sequence[Tensor], label: Tensor, numbers: Sequence[int]) -> None:
+        self._sides = [
+            torch.cat([old, new])[-self.rows :] for old, new in zip(self._sides, sides, strict=True)
+        ]
+        self._classes = torch.cat([self._classes, label])[-self.rows :]
+
+
+class Bank(Memory):
+    """A moving mean of each record's embeddings, from which negatives are drawn at random.
+
+    ``row = n(momentum * row + (1 - momentum) * new)`` with ``n`` for length 1; the first embedding
+    of a record is taken as it is. Rows come in the order in which records are first seen.
+
+    Args:
+        rows: how many records there are; their numbers are below.
+        width: how many values an embedding has.
+        draws: how many rows are drawn for each record, with replacement.
+        momentum: the share of what was remembered, in 0..1.
+        generator: draws.
+    """
+
+    def __init__(
+        self, rows: int, width: int, draws: int, momentum: float, generator: torch.Generator
+    ) -> None:
+        super().__init__(rows, width)
+        self.draws, self.momentum, self.generator = draws, momentum, generator
+
+    def __len__(self) -> int:
+        self._take_in()
+        return len(self._places)
+
+    def forget(self) -> None:
+        super().forget()
+        self._places: dict[int, int] = {}  # the row of each record seen
+        self._kept: tuple[Sequence[Tensor], Tensor, Sequence[int]] | None = None
+
+    def negatives(
+        self, label: Tensor | None, numbers: Sequence[int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        device = self._classes.device
+        shape = (len(numbers), self.draws)
+        drawn = torch.randint(len(self), shape, generator=self.generator).to(device)
+        own = torch.tensor([self._places.get(number, -1) for number in numbers], device=device)
+        counted = drawn != own.unsqueeze(1)
+        if label is not None:
+            counted &= self._classes[drawn] != label.unsqueeze(1)
+        return drawn, counted
+
+    def keep(self, sides: Sequence[Tensor], label: Tensor, numbers: Sequence[int]) -> None:
+        # The rows must stay as they are until the gradient has been taken, which needs them.
+        self._take_in()
+        self._kept = (sides, label, numbers)
+
+    def _take_in(self) -> None:
+        """Change the rows by what was kept last."""
+        if self._kept is None:
+            return
+        (sides, label, numbers), self._kept = self._kept, None
+        latest = {number: at for at, number in enumerate(numbers)}
+        known = [(n, at) for n, at in latest.items() if n in self._places]
+        fresh = [(n, at) for n, at in latest.items() if n not in self._places]
+        self._grow(len(self._places) + len(fresh))
+        for number, _ in fresh:
+            self._places[number] = len(self._places)
+        for pairs, share in ((fresh, 0.0), (known, self.momentum)):
+            rows, at = [self._places[n] for n, _ in pairs], [i for _, i in pairs]
+            for old, new in zip(self._sides, sides, strict=True):
+                old[rows] = unit(share * old[rows] + (1 - share) * new[at])
+            self._classes[rows] = label[at]
+
+    def _grow(self, count: int) -> None:
+        """Make room for ``count`` rows; as a rule for more, so that it is rarely needed."""
+        room = len(self._classes)
+        if count > room:
+            more = min(self.rows, max(count, 2 * room)) - room
+            self._sides = [torch.cat([x, x.new_zeros(more, self.width)]) for x in self._sides]
+            self._classes = torch.cat([self._classes, self._classes.new_zeros(more)])
+
+    def state(self) -> State:
+        numbers = np.fromiter(self._places, np.int64, len(self))
+        generator = self.generator.get_state().numpy()
+        return {**super().state(), "numbers": numbers, "generator": generator}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        numbers = [int(number) for number in state["numbers"]]
+        if len(numbers) != len(state["classes"]) or len(set(numbers)) < len(numbers):
+            raise ValueError("its state has not one number for each record")
+        if numbers and not 0 <= min(numbers) <= max(numbers) < self.rows:
+            raise ValueError(f"its state has records beyond the {self.rows} that there are")
+        super().restore(state, device)
+        self.generator.set_state(torch.from_numpy(state["generator"].copy()))
+        self._places = {number: row for row, number in enumerate(numbers)}
+        self._kept = None

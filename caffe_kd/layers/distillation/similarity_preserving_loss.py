@@ -1,0 +1,31 @@
+"""SimilarityPreservingLoss: a student finds those records alike that its teacher does."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...losses.relations import similarity_preserving
+from ..base import register
+from .pair_loss import PairLoss
+
+
+@register("SimilarityPreservingLoss", bottoms=2, origin="caffe_kd")
+class SimilarityPreservingLoss(PairLoss):
+    """Punish a student for finding other records alike than its teacher.
+
+    ``loss = |n(F_s F_s^T) - n(F_t F_t^T)|^2 / N^2``, where F has a row for each record of the batch
+    and ``n`` brings rows to length 1. Usual loss_weight: 3000.
+
+    Bottoms: the student's features (N, ...), the teacher's (N, ...), of any numbers; N is best 32
+    or more. Top: the loss, a scalar in 0..4 / N. No gradient goes to the teacher unless
+    ``propagate_down`` asks for it.
+
+    Raises:
+        NetError: the bottoms differ in records.
+
+    Source: Tung, Mori 2019, Similarity-Preserving Knowledge Distillation,
+        https://arxiv.org/abs/1907.09682.
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return similarity_preserving(student, teacher)

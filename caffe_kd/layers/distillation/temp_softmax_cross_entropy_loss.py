@@ -1,0 +1,77 @@
+"""TempSoftmaxCrossEntropyLoss: distillation in its limit of high temperatures."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ...losses.fork_distillation import temp_softmax_cross_entropy
+from .. import formula
+from ..base import Layer, Shape, register
+from ..loss.loss import check_same_records
+
+
+@register(
+    "TempSoftmaxCrossEntropyLoss", param="tempsoftmax_param", bottoms=2, origin="BVLC pull request"
+)
+class TempSoftmaxCrossEntropyLoss(Layer):
+    """Punish a student for answering otherwise than its teacher, by matching their logits.
+
+    With z the logits less the mean of all of their record's, and ``p = softmax(z / T)`` along
+    ``axis`` (softmax_param, default 1)::
+
+        loss = sum of -p_t * log(max(p_s, FLT_MIN)) / N
+        gradient to the student = (z_s - z_t) / (C T^2) / N          C: the extent of axis 1
+
+    The gradient is not that of the value but what it tends to where T is far above the logits. It
+    shrinks with T, since no T^2 makes up for it; DistillingLoss does better in both respects.
+
+    Bottoms: the student's logits (N, C, ...); the teacher's, as many. Top: the loss, a scalar in
+    nats. No gradient goes to the teacher.
+
+    Raises:
+        NetError: the logits differ in records or in the number of values, or the temperature is not
+            above 1.
+
+    Source: a pull request to BVLC that was not merged; https://arxiv.org/abs/1503.02531,
+        section 2.1.
+    """
+
+    is_loss = True
+    constant_bottoms = (1,)
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        student, teacher = bottom_shapes
+        check_same_records(self, student, teacher)
+        if math.prod(student) != math.prod(teacher):
+            self.fail(
+                "TEMP_SOFTMAX_CROSS_ENTROPY_LOSS layer inputs must have the same count",
+                student=student,
+                teacher=teacher,
+            )
+        if len(student) < 2:
+            self.fail("the logits must have at least 2 axes", student=student)
+        self.class_axis = self.axis(self.proto.softmax_param.axis, len(student))
+        if not 1 < self.param.temperature < math.inf:
+            self.fail(
+                "Gradient assumes a (high) softmax temperature of greater than 1",
+                temperature=self.param.temperature,
+            )
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        return [()]
+
+    def explain(self, bottom_shapes: list[Shape]) -> list[str]:
+        (records, classes, *_), t = bottom_shapes[0], formula.number(self, "temperature")
+        student, teacher = formula.names(self)
+        return [
+            f"loss = sum of -p_t * log p_s / {records}, p = softmax(z / {t})",
+            f"gradient to z_s = (z_s - z_t) / ({classes} * {t}^2) / {records}",
+            f"z_s = {student}, z_t = {teacher}, each less its mean over the record",
+        ]
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return temp_softmax_cross_entropy(
+            student, teacher, temperature=self.param.temperature, axis=self.class_axis
+        )

@@ -1,0 +1,124 @@
+"""What losses and Accuracy have in common: bottoms of matching size, labels that are classes."""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+from torch import Tensor
+
+from ...losses.normalization import extents
+from ..base import Layer, Shape
+from ..shared.indices import IndexingLayer
+
+
+def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
+    """Fail unless both bottoms of a loss have the same first extent."""
+    if data[:1] != label[:1]:
+        layer.fail(
+            "The data and label should have the same first dimension", data=data, label=label
+        )
+
+
+def axis_of_same_logits(layer: Layer, student: Shape, teacher: Shape) -> int:
+    """Return the class axis, having refused what are no logits of a student and its teacher.
+
+    Both must have the same extents around the classes.
+    """
+    axis: int = layer.param.axis
+    if any(not -len(shape) <= axis < len(shape) for shape in (student, teacher)):
+        layer.fail(
+            "axis is out of range: bottoms are the student's logits, the teacher's, then the label "
+            f"if it takes one, and the first two must have the classes along axis {axis}",
+            student=student,
+            teacher=teacher,
+        )
+    axis %= len(student)
+    if len(teacher) <= axis or student[axis] != teacher[axis]:
+        fact = "student and teacher must have the same number of classes"
+        hint = ". Where their classes differ, put a ClassMap between"
+    elif extents(student, axis) != extents(teacher, axis):
+        fact, hint = "student and teacher must have logits of the same shape", ""
+    else:
+        return axis
+    layer.fail(f"{fact} (axis {axis}){hint}", student=student, teacher=teacher)
+
+
+class LabelledLayer(IndexingLayer):
+    """A layer with class scores along an axis and a label for each position."""
+
+    ignore_label: int | None = None
+    label_bottom = -1  # which bottom holds the labels
+    _has_seen_labels = False
+
+    def label_smoothing(self) -> float:
+        """Return loss_param's label_smoothing, having refused one outside 0..1."""
+        share: float = self.proto.loss_param.label_smoothing
+        if not 0 <= share <= 1:
+            self.fail("label_smoothing must be in 0..1", label_smoothing=share)
+        return share
+
+    def check_label_shape(self, scores: Shape, label: Shape, axis: int) -> None:
+        """Fail unless there is one label for each position of the scores."""
+        predictions = math.prod(scores[:axis]) * math.prod(scores[axis + 1 :])
+        if math.prod(label) != predictions:
+            self.fail(
+                "Number of labels must match number of predictions; e.g., if axis == 1 and "
+                "prediction shape is (N, C, H, W), label count (number of labels) must be N*H*W, "
+                "with integer values in {0, 1, ..., C-1}",
+                predictions=scores,
+                labels=label,
+                axis=axis,
+            )
+
+    def check_label_per_record(self, scores: Shape, label: Shape) -> None:
+        """Fail unless there is one label for each record of the scores."""
+        check_same_records(self, scores, label)
+        if scores[:1] != (math.prod(label),):
+            self.fail("there must be one label for each record", data=scores, label=label)
+
+    def read_labels(self, label: Tensor, classes: int) -> Tensor:
+        """Return the labels as integers, having refused those that are no class.
+
+        As in Caffe what follows the point of a label is cut off. A warning says so, once, if one of
+        the first batch has it, or one of a data layer whose values are in memory.
+        """
+        if not self._has_seen_labels and not label.is_meta:
+            self._has_seen_labels = True
+            self._report_fractions(label)
+        return self.read_indices(label, classes, self.ignore_label)
+
+    def _report_fractions(self, label: Tensor) -> None:
+        known = self.context.in_memory.get(self.proto.bottom[self.label_bottom])
+        values = label.detach() if known is None else known()
+        if not values.is_floating_point():
+            return
+        fractions = values[values != values.trunc()]
+        if fractions.numel():
+            first = float(fractions[0])
+            taken = f" as {int(first)}" if math.isfinite(first) else ""
+            self.context.notify(
+                f"Warning: layer '{self.name}' ({self.type}) takes the label {first:g}{taken}: "
+                "labels are whole numbers, and what follows the point is cut off"
+            )
+
+    def refuse_index(self, index: int, count: int) -> NoReturn:
+        self.fail(
+            f"a label is no class: labels must be integers in 0..{count - 1}. Raise num_output "
+            "of the layer that makes the scores, or name the label in ignore_label",
+            label=index,
+            classes=count,
+        )
+
+
+class RecordLoss(LabelledLayer):
+    """The base of losses of a record's scores, whatever their axes, and its one label."""
+
+    is_loss = True
+    constant_bottoms = (1,)
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        self.check_label_per_record(*bottom_shapes)
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        return [()]

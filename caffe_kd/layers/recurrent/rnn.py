@@ -1,0 +1,69 @@
+"""RNN: the simple recurrent layer over sequences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..base import Shape, register
+from .lstm_unit import OnnxNode
+from .recurrent import RecurrentLayer, onnx_linear
+
+if TYPE_CHECKING:
+    from ...export.graph import Graph
+
+
+@register("RNN", param="recurrent_param", bottoms=(2, 4), tops=(1, 2))
+class RNN(RecurrentLayer):
+    """Squash what comes in and what was there before, and give a squashed view of it.
+
+    At each timestep, with ``cont`` 0 where a sequence begins and 1 where it goes on::
+
+        h = tanh(W_xh x + W_xh_static static + b_h + W_hh (cont h_prev));  o = tanh(W_ho h + b_o)
+
+    Bottoms: x (T, N, any axes...), cont (T, N), optionally static (N, any axes...); with
+    ``expose_hidden`` also h before the first timestep, (1, N, D).
+    Tops: o at all timesteps (T, N, D), in -1..1; with ``expose_hidden`` also h after the last
+    timestep, (1, N, D).
+    Blobs: W_xh (D, x's size), b_h (D), with a static bottom W_xh_static (D, its size), W_hh (D, D),
+    W_ho (D, D), b_o (D).
+
+    How the state goes on from one forward pass to the next: see ``RecurrentLayer``.
+
+    Raises:
+        NetError: num_output is 0 or the bottoms do not fit each other.
+
+    Source: Elman 1990; Caffe's RNNLayer.
+    """
+
+    hidden = ("h",)
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        super().setup(bottom_shapes)
+        outputs = self.param.num_output
+        self.add_blob((outputs, outputs), self.param.weight_filler)
+        self.add_blob((outputs,), self.param.bias_filler)
+
+    def unroll(
+        self, sums: Tensor, cont: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        weight, *output = self.blobs[-3:]
+        (h,) = state
+        steps = []
+        for own, go_on in zip(sums.unbind(), cont.unbind(), strict=True):
+            h = torch.tanh(torch.addmm(own, go_on * h, weight.t()))
+            steps.append(h)
+        return torch.tanh(F.linear(torch.stack(steps), *output)), [h]
+
+    def onnx_step(
+        self, graph: Graph, sums: str, cont: str, before: list[str], after: list[str]
+    ) -> list[OnnxNode]:
+        return [("Tanh", [sums], after, {})]
+
+    def onnx_output(self, graph: Graph, steps: str, top: str) -> None:
+        first, sums = len(self.blobs) - 2, graph.temporary("output_sums")
+        onnx_linear(graph, steps, graph.blob(self, first), graph.blob(self, first + 1), sums)
+        graph.node("Tanh", [sums], [top])

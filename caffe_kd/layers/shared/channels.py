@@ -1,0 +1,30 @@
+"""What layers that go by the channels of their bottom share: Normalize, PReLU, ShuffleChannel."""
+
+from __future__ import annotations
+
+from ...proto import caffe_pb2 as pb
+from ..activation.neurons import Neuron
+from ..base import Shape
+
+
+class ChannelLayer(Neuron):
+    """The base of layers that map (N, C, any axes...) to the same shape, and know the channels."""
+
+    def channels_of(self, bottom: Shape) -> int:
+        """Return C, having refused a bottom without channels."""
+        if len(bottom) < 2:
+            self.fail("Number of axes of bottom blob must be >=2", bottom=bottom)
+        return bottom[1]
+
+    def add_channel_blob(self, bottom: Shape, filler: str, value: float) -> None:
+        """Add a blob with a value for each channel, or with ``channel_shared`` one for all.
+
+        Args:
+            bottom: the bottom's shape.
+            filler: the name of the field with the blob's filler.
+            value: what the blob is filled with where there is no such field.
+        """
+        channels = self.channels_of(bottom)
+        constant = pb.FillerParameter(type="constant", value=value)
+        given = getattr(self.param, filler) if self.param.HasField(filler) else constant
+        self.add_blob(() if self.param.channel_shared else (channels,), given)

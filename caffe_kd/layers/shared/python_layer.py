@@ -1,0 +1,37 @@
+"""The parameter blobs of a user's own layer: arrays that show tensors."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...python_layers.user_layer import ArrayBlob
+
+
+class ParameterBlob(ArrayBlob):
+    """A parameter blob of a user's layer; its shape is the one that ``add_blob`` gave it."""
+
+    def reshape(self, *dims: int) -> NoReturn:
+        """Refuse: what learns keeps its shape."""
+        raise RuntimeError(
+            f"a parameter blob keeps the shape that add_blob gave it: {self.shape}. Received: "
+            f"shape={dims}"
+        )
+
+    def borrow(self, tensor: Tensor) -> None:
+        """Show a parameter's values; where they lie in plain order on the CPU, itself."""
+        self.bind(as_array(tensor))
+
+    def give_back(self, tensor: Tensor) -> None:
+        """Write the values to the parameter they were borrowed from, unless they are its own."""
+        if not (tensor.is_cpu and tensor.is_contiguous()):
+            tensor.data.copy_(torch.from_numpy(self.data))
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a tensor's values in plain order; on the CPU the tensor's own where they lie so."""
+    array: np.ndarray = tensor.detach().cpu().contiguous().numpy()
+    return array

@@ -1,0 +1,27 @@
+"""LearningRate: the solver's current rate as a blob."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..base import Layer, Shape, register
+
+
+@register("LearningRate", param="lr_param", bottoms=0, origin="caffe_kd")
+class LearningRate(Layer):
+    """Show the solver's current learning rate among the net's outputs.
+
+    The rate is what the solver's ``base_lr`` and ``lr_policy`` make it in this iteration, 0 where
+    no solver runs; ``lr_param`` (policy, decay_mult) changes nothing.
+
+    Top: a scalar, 0 or more; no gradient.
+
+    Source: original Caffe has no such layer; it logs the rate in its solver.
+    """
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        return [()]
+
+    def forward(self) -> Tensor:
+        return torch.full((), self.context.rate, device=self.context.device)

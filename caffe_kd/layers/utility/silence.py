@@ -1,0 +1,23 @@
+"""Silence: takes blobs that nothing else needs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..base import Layer, Shape, register
+
+
+@register("Silence", bottoms=(1, None), tops=0)
+class Silence(Layer):
+    """Take the bottoms, so that they are no outputs of the net; their gradient is 0.
+
+    Bottoms: any shapes. Tops: none.
+
+    Source: Caffe's SilenceLayer.
+    """
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        return []
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        return ()

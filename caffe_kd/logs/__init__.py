@@ -1,0 +1,1 @@
+"""Writing logs, and reading and drawing them again."""

@@ -1,0 +1,15 @@
+"""The net: a NetParameter as a torch graph, and the copying of weights into it."""
+
+from __future__ import annotations
+
+from .net import AUTOMATIC_TOP, Net, Param, Step, check_backward, load_net, read_net
+
+__all__ = [
+    "AUTOMATIC_TOP",
+    "Net",
+    "Param",
+    "Step",
+    "check_backward",
+    "load_net",
+    "read_net",
+]

@@ -1,0 +1,264 @@
+"""The methods of ``prototxt/distillation`` on one teacher and one student, side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from ..core import examples
+from ..core.files import replacing, write_atomically
+from ..logs.plot import COLOURS, DPI, house_style
+from ..proto import caffe_pb2 as pb
+from ..proto import schedule, text
+from .run_files import Digits, Run, RunFiles, batch_for
+from .workshop import Result, Workshop
+
+FOLDER = "distillation"
+ALONE = "alone"
+TEACHERS = {"teacher": "teacher_solver", "second_teacher": "second_teacher_solver"}
+_STUDENT, _TEACHER = "student_train_test.prototxt", "teacher_train_test.prototxt"
+
+
+@cache
+def methods() -> dict[str, str]:
+    """Return the methods that are trained on the common pair, and by what losses.
+
+    These are the solvers that train ``student_train_test.prototxt`` with a distiller: from the
+    teachers in TEACHERS, from several of them, from a mean of the student, or from no teacher.
+    """
+    found = {}
+    for path in sorted(examples.folder(FOLDER).glob("*_solver.prototxt")):
+        solver = text.read(path, pb.SolverParameter())
+        weights = {f"output/{FOLDER}/{name}_iter_{solver.max_iter}.caffemodel" for name in TEACHERS}
+        of_pair = all(
+            entry.HasField("ema") or (entry.net == _TEACHER and entry.weights in weights)
+            for entry in solver.teacher
+        )
+        if solver.net == _STUDENT and solver.distiller_net and of_pair:
+            net = text.read(path.parent / solver.distiller_net, pb.NetParameter())
+            losses = dict.fromkeys(x.type for x in net.layer if x.type.endswith("Loss"))
+            found[path.stem.removesuffix("_solver")] = ", ".join(losses)
+    return found
+
+
+class MethodFiles(RunFiles):
+    """Makes the files of methods' runs; a run's ``net`` is teacher, student, or the method.
+
+    Args:
+        digits: what the runs are trained and tested on.
+        runs: the runs by name.
+        iterations: how many each training gets; None: the examples'.
+    """
+
+    examples = FOLDER
+    answer = "ip2"
+
+    def __init__(self, digits: Digits, runs: dict[str, Run], iterations: int | None) -> None:
+        super().__init__(digits, runs)
+        self._iterations = iterations
+
+    def messages(self, run: Run) -> dict[str, Any]:
+        """Return a run's files by name, as messages."""
+        is_teacher = run.name in TEACHERS
+        solver = self._solver_of(run)
+        kind = "teacher" if is_teacher else "student"
+        messages = {"net.prototxt": self.net(replace(run, net=kind)), "solver.prototxt": solver}
+        if solver.HasField("distiller_net"):
+            messages["distiller.prototxt"] = text.read(
+                examples.folder(FOLDER) / solver.distiller_net, pb.NetParameter()
+            )
+            solver.distiller_net = "distiller.prototxt"
+        own = solver.max_iter
+        solver.max_iter = self._iterations or own
+        solver.test_interval = solver.max_iter
+        for layer in messages.get("distiller.prototxt", pb.NetParameter()).layer:
+            schedule.stretch(layer, solver.max_iter / own)
+        return messages
+
+    def cost(self, run: Run) -> float:
+        """Return what a run costs: about the same each."""
+        return 1.0
+
+    def _solver_of(self, run: Run) -> Any:
+        name = TEACHERS.get(run.name) or f"{'teacher' if run.net == ALONE else run.net}_solver"
+        solver = text.read(examples.folder(FOLDER) / f"{name}.prototxt", pb.SolverParameter())
+        solver.net = "net.prototxt"
+        solver.ClearField("snapshot_prefix")  # the solver's own place then
+        solver.test_iter[:] = [self.digits.tested // batch_for(self.digits.tested)]
+        if run.name not in TEACHERS:
+            solver.random_seed = run.seed
+        for entry in solver.teacher:
+            if entry.HasField("ema"):
+                entry.net = "net.prototxt"
+                continue
+            teacher = Path(entry.weights).name.partition("_iter_")[0]
+            entry.net = f"../{teacher}/net.prototxt"
+            entry.weights = f"../{teacher}/{self.weights_name(self.runs[teacher])}"
+        return solver
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out of a method.
+
+    Attributes:
+        method: its name.
+        losses: the types of its losses.
+        results: one for each seed.
+    """
+
+    method: str
+    losses: str
+    results: Sequence[Result]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The share of right answers for each seed, in percent."""
+        return [100 * (1 - r.errors / sum(r.tested)) for r in self.results]
+
+
+class Comparison:
+    """Trains a student by each method, with several seeds, and alone.
+
+    Args:
+        folder: where everything goes.
+        digits: what they are trained and tested on.
+        names: the methods.
+        seeds: how many.
+        iterations: of each training; None: as in the examples.
+        count: how many training digits the students see, the first ones; None: all, as the
+            teachers do.
+        say: is given each sentence about what happens.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        digits: Digits,
+        names: Sequence[str],
+        seeds: int,
+        iterations: int | None,
+        count: int | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.folder = folder
+        self._names = [ALONE, *names]
+        self._seeds = range(1, seeds + 1)
+        runs = {name: Run(name, "teacher", passes=1) for name in TEACHERS}
+        for seed in self._seeds:  # seed by seed: all methods are there early
+            for name in self._names:
+                run = Run(f"{name}_{seed}", name, passes=1, seed=seed, count=count)
+                runs[run.name] = replace(run, teachers=_teachers(name))
+        self.runs = runs
+        files = MethodFiles(digits, runs, iterations)
+        self._workshop = Workshop(folder, digits, runs, say, files)
+
+    def train(self) -> None:
+        """Train what is not done yet.
+
+        Raises:
+            Stopped: by Ctrl-C; what was done is kept.
+        """
+        self._workshop.train_all([name for name in self.runs if name not in TEACHERS])
+
+    def rows(self) -> list[Row]:
+        """Return what has been trained: the teachers, then the students, the best first."""
+        losses = {ALONE: "the labels"} | methods()
+        done = {n: r for n, r in self.runs.items() if self._workshop.is_done(r)}
+        rows = [
+            Row(name, "the labels", [self._workshop.score(done[name])])
+            for name in TEACHERS
+            if name in done
+        ]
+        students = []
+        for name in self._names:
+            runs = [done[f"{name}_{s}"] for s in self._seeds if f"{name}_{s}" in done]
+            if runs:
+                results = [self._workshop.score(run) for run in runs]
+                students.append(Row(name, losses[name], results))
+        students.sort(key=lambda row: -mean(row.accuracies))
+        return rows + students
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write ``results.csv``, ``table.txt`` and ``methods.png``."""
+        write_atomically(self.folder / "results.csv", as_csv(rows).encode())
+        write_atomically(self.folder / "table.txt", (table(rows) + "\n").encode())
+        _draw(self.folder / "methods.png", [r for r in rows if r.method not in TEACHERS])
+
+
+@cache
+def _teachers(method: str) -> tuple[str, ...]:
+    """Return the teachers that a method learns from."""
+    if method == ALONE:
+        return ()
+    path = examples.folder(FOLDER) / f"{method}_solver.prototxt"
+    entries = text.read(path, pb.SolverParameter()).teacher
+    names = [Path(e.weights).name.partition("_iter_")[0] for e in entries if e.weights]
+    return tuple(names)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as lines of text."""
+    alone = next((mean(row.accuracies) for row in rows if row.method == ALONE), None)
+    cells = [("method", "accuracy %", "to alone", "seeds", "seconds", "losses")]
+    for row in rows:
+        told = f"{mean(row.accuracies):.2f}"
+        if len(row.results) > 1:
+            told += f" ± {stdev(row.accuracies):.2f}"
+        gain = ""
+        if alone is not None and row.method not in (ALONE, *TEACHERS):
+            gain = f"{mean(row.accuracies) - alone:+.2f}"
+        seconds = [r.seconds for r in row.results if r.seconds is not None]
+        spent = f"{mean(seconds):.0f}" if seconds else ""
+        cells.append((row.method, told, gain, str(len(row.results)), spent, row.losses))
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in (0, 5) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return one line for each training."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["method", "losses", "seed", "errors", "tested", "accuracy", "seconds"])
+    for row in rows:
+        for seed, (r, accuracy) in enumerate(zip(row.results, row.accuracies, strict=True), 1):
+            seconds = "" if r.seconds is None else f"{r.seconds:.1f}"
+            writer.writerow(
+                [row.method, row.losses, seed, r.errors, sum(r.tested), f"{accuracy:.4f}", seconds]
+            )
+    return lines.getvalue()
+
+
+def _draw(path: Path, rows: Sequence[Row]) -> None:
+    """Draw each training as a point and each method's mean as a line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 1.5 + 0.3 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        colour = COLOURS[1] if row.method == ALONE else COLOURS[0]
+        axes.plot(row.accuracies, [place] * len(row.results), "o", color=colour, alpha=0.4)
+        axes.plot(mean(row.accuracies), place, "|", color=colour, markersize=14, markeredgewidth=2)
+        if row.method == ALONE:
+            axes.axvline(mean(row.accuracies), color=colour, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlabel("accuracy on the test digits, %; each seed, and their mean")
+    axes.set_title("Distillation methods, and the student alone")
+    house_style(axes, "x")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)

@@ -1,0 +1,290 @@
+"""The quick start: a teacher, a student alone, and the same student distilled.
+
+Everything lies in one folder: the nets and solvers that were run, snapshots, logs, ONNX models,
+``deploy.prototxt`` and ``training.png``. A stage whose inputs have not changed is not run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..core import examples
+from ..core.files import write_atomically
+from ..data.idx import read_pair
+from ..data.mnist import Digits
+from ..proto import caffe_pb2 as pb
+from ..proto import text
+
+TRAIN, TEST = "train", "t10k"
+IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
+LATENCY_RUNS = 300
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of the quick start.
+
+    Attributes:
+        name: of its snapshots, log and ONNX model.
+        title: what the table calls it.
+        solver: the solver's file among the examples.
+        passes: how often it sees the training digits: of MNIST, of the small digits.
+    """
+
+    name: str
+    title: str
+    solver: str
+    passes: tuple[int, int]
+
+
+STAGES = (
+    Stage("teacher", "teacher", "teacher_solver.prototxt", (3, 30)),
+    Stage("student_alone", "student alone", "student_solver.prototxt", (20, 60)),
+    Stage("student", "student distilled", "kd_solver.prototxt", (20, 60)),
+)
+NETS = ("teacher_train_test.prototxt", "student_train_test.prototxt", "distiller.prototxt")
+
+
+@dataclass
+class Result:
+    """What came out of a stage; errors on the test digits, latency in milliseconds."""
+
+    title: str
+    parameters: int
+    file_bytes: int
+    errors: int
+    tested: int
+    latency_ms: float
+    seconds: float
+    reused: bool = False
+
+
+def run(
+    folder: Path, digits: Digits, passes: int | None, say: Callable[[str], None]
+) -> list[Result]:
+    """Run all stages in ``folder`` and write the picture; return the table's rows.
+
+    Args:
+        folder: where everything goes.
+        digits: the digits to train on.
+        passes: how often each stage sees the training digits; None: as each stage says.
+        say: is given each sentence about what happens.
+    """
+    _write_nets(folder, digits)
+    results = []
+    weights: dict[str, Path] = {}
+    for stage in STAGES:
+        solver = _write_solver(folder, digits, stage, passes, weights.get("teacher"))
+        weights[stage.name] = Path(f"{folder / stage.name}_iter_{_max_iter(solver)}.caffemodel")
+        results.append(_run_stage(folder, digits, stage, solver, weights, say))
+    _plot(folder)
+    return results
+
+
+def _write_nets(folder: Path, digits: Digits) -> None:
+    """Copy the nets, with the digits that were found as their data."""
+    for name in NETS:
+        net = text.read(examples.folder("mnist") / name, pb.NetParameter())
+        for layer in net.layer:
+            if layer.type == "Data":
+                images = Path(layer.data_param.source).name
+                layer.data_param.source = (digits.folder / images).as_posix()
+                if images == IMAGES.format(TEST):
+                    layer.data_param.batch_size = _test_batch(digits)
+        _write_if_new(folder / name, text.to_text(net))
+
+
+def _records(digits: Digits, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images [N, 28, 28] and labels [N] of the training or test digits."""
+    return read_pair(digits.folder / IMAGES.format(part), digits.folder / LABELS.format(part))
+
+
+def _test_batch(digits: Digits) -> int:
+    """Return a batch size that divides the number of test digits, so that each counts once."""
+    total = len(_records(digits, TEST)[1])
+    return max(size for size in range(1, 101) if total % size == 0)
+
+
+def _write_solver(
+    folder: Path, digits: Digits, stage: Stage, passes: int | None, teacher: Path | None
+) -> Path:
+    """Write the stage's solver, made for these digits and this folder; return its path."""
+    solver = text.read(examples.folder("mnist") / stage.solver, pb.SolverParameter())
+    own, small = stage.passes
+    wanted = passes or (own if digits.kind == "MNIST" else small)
+    a_pass = max(1, len(_records(digits, TRAIN)[1]) // 64)
+    # About ten tests, and the last one right at the end, of the weights that are exported.
+    solver.test_interval = a_pass * max(1, wanted // 10)
+    solver.max_iter = solver.test_interval * max(1, round(wanted * a_pass / solver.test_interval))
+    solver.test_iter[:] = [len(_records(digits, TEST)[1]) // _test_batch(digits)]
+    # Not at the very end: Caffe runs one more batch for that display, before the last test, which
+    # moves BatchNorm's averages away from those of the snapshot that is exported.
+    solver.display = min(solver.display, solver.test_interval)
+    while solver.display > 1 and solver.max_iter % solver.display == 0:
+        solver.display -= 1
+    solver.snapshot_prefix = (folder / stage.name).as_posix()
+    for entry in solver.teacher:
+        assert teacher is not None
+        entry.weights = teacher.name
+    path = folder / stage.solver
+    _write_if_new(path, text.to_text(solver))
+    return path
+
+
+def _write_if_new(path: Path, content: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != content:
+        write_atomically(path, content.encode())
+
+
+def _max_iter(solver: Path) -> int:
+    count: int = text.read(solver, pb.SolverParameter()).max_iter
+    return count
+
+
+def _run_stage(
+    folder: Path,
+    digits: Digits,
+    stage: Stage,
+    solver: Path,
+    weights: dict[str, Path],
+    say: Callable[[str], None],
+) -> Result:
+    """Train, export and measure, unless that was done with the same inputs."""
+    inputs = [solver, *(folder / name for name in NETS)]
+    if stage.name == "student":
+        inputs.append(weights["teacher"])
+    fingerprint = _fingerprint(inputs, digits)
+    record = folder / f"{stage.name}.json"
+    made = [weights[stage.name], folder / f"{stage.name}.onnx", folder / f"{stage.name}.log"]
+    before = _read_record(record, fingerprint)
+    if before is not None and all(path.is_file() for path in made):
+        say(f"{stage.title}: reused from {folder} (its nets, solver and digits are the same)")
+        before.reused = True
+        return before
+    say(f"{stage.title}: training, {_max_iter(solver)} iterations; log in {made[2]}")
+    record.unlink(missing_ok=True)
+    result = _train_and_measure(folder, digits, stage, solver)
+    write_atomically(
+        record, json.dumps({"fingerprint": fingerprint, **asdict(result)}, indent=1).encode()
+    )
+    return result
+
+
+def _fingerprint(inputs: Sequence[Path], digits: Digits) -> str:
+    digest = hashlib.sha256(digits.kind.encode())
+    for path in inputs:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read_record(path: Path, fingerprint: str) -> Result | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.pop("fingerprint") != fingerprint:
+            return None
+        return Result(**record)
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged: made anew
+        return None
+
+
+def _train_and_measure(folder: Path, digits: Digits, stage: Stage, solver: Path) -> Result:
+    from ..cli.train import export, train
+    from ..solver.plan import read_plan
+
+    plan = read_plan(solver)
+    log = folder / f"{stage.name}.log"
+    log.unlink(missing_ok=True)
+    started = time.perf_counter()
+    again = "Stopped; run the quick start again to go on with this stage"
+    trained = train(plan, log=log, to_go_on=again)
+    seconds = time.perf_counter() - started
+    path = folder / f"{stage.name}.onnx"
+    exported = export(plan, trained, path)
+    images, labels = _records(digits, TEST)
+    errors, latency = measure(path, images, labels)
+    return Result(
+        title=stage.title,
+        parameters=sum(p.blob.numel() for p in exported.net.params),
+        file_bytes=path.stat().st_size,
+        errors=errors,
+        tested=len(labels),
+        latency_ms=latency,
+        seconds=seconds,
+    )
+
+
+def measure(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
+    """Return the errors of an ONNX model on digits and its latency for one, in milliseconds.
+
+    The latency is the median of many runs on one image with one thread.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    pixels = images[:, None].astype(np.float32) / np.float32(256)
+    errors = 0
+    for start in range(0, len(pixels), 500):
+        (logits,) = session.run(None, {name: pixels[start : start + 500]})[:1]
+        errors += int((logits.argmax(1) != labels[start : start + 500]).sum())
+    times = []
+    for index in range(LATENCY_RUNS):
+        one = pixels[index % len(pixels)][None]
+        started = time.perf_counter()
+        session.run(None, {name: one})
+        times.append(time.perf_counter() - started)
+    return errors, float(np.median(times)) * 1000
+
+
+def _plot(folder: Path) -> None:
+    from ..logs.log_parser import parse_log
+    from ..logs.plot import plot
+
+    logs = {stage.title: parse_log(folder / f"{stage.name}.log") for stage in STAGES}
+    plot(logs, folder / "training.png", "Quick start: handwritten digits")
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as lines of text."""
+    rows = [
+        ("", "parameters", "ONNX file", "test errors", "accuracy", "latency/image", "trained in")
+    ]
+    for r in results:
+        accuracy = f"{100 * (1 - r.errors / r.tested):.2f} %"
+        spent = f"{r.seconds:.0f} s" + (" (reused)" if r.reused else "")
+        rows.append(
+            (
+                r.title,
+                f"{r.parameters:,}",
+                f"{r.file_bytes / 1024:,.0f} KiB",
+                f"{r.errors} of {r.tested}",
+                accuracy,
+                f"{r.latency_ms:.3f} ms",
+                spent,
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(cells))
+        for cells in ([*zip(row, widths, strict=True)] for row in rows)
+    )
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """Return the results in a sentence."""
+    teacher, alone, distilled = results
+    fewer = alone.errors - distilled.errors
+    return (
+        f"The student is {teacher.parameters / distilled.parameters:.0f} times smaller than the "
+        f"teacher; distilled it makes {abs(fewer)} errors {'fewer' if fewer >= 0 else 'more'} than "
+        "alone.\nLatency: one image at a time, one thread, ONNX Runtime."
+    )

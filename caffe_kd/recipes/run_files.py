@@ -1,0 +1,220 @@
+"""The runs of Hinton's experiment as prototxt: each one's net, solver and distiller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import examples
+from ..data.idx import LABELS, locate, read_idx, read_pair
+from ..proto import caffe_pb2 as pb
+from ..proto import text
+
+ANSWER = "ip3"  # the blob of the logits in all nets of the experiment
+_PER_DIGIT = 50_000  # what the rest of an iteration costs, in weights
+_TESTS = 14  # how often a run is tested on its way, about
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The digits of the experiments, and how large the nets are that see them.
+
+    Attributes:
+        folder: of the four IDX files.
+        train: how many training digits are used, the first ones.
+        validation: how many of these, the last ones, a run leaves out that is tuned on them.
+        tested: how many test digits there are.
+        divisor: what the hidden layers' numbers of units are divided by.
+    """
+
+    folder: Path
+    train: int
+    validation: int
+    tested: int
+    divisor: int = 1
+
+    def labels(self, part: str = "train") -> np.ndarray:
+        """Return the labels of the training digits or of the test digits, ``t10k``."""
+        return read_idx(locate(str(self.folder / f"{part}-labels-idx1-ubyte")), LABELS)
+
+
+def results_folder(experiment: str, kind: str, quick: bool) -> str:
+    """Return where an experiment's results go by default.
+
+    A quick run, or one on digits that are not MNIST's, never takes the place of a long one.
+    """
+    ending = ("_quick" if quick else "") + ("" if kind == "MNIST" else "_digits")
+    return f"output/experiments/{experiment}{ending}"
+
+
+def digits_in(folder: Path, most: int | None = None, divisor: int = 1) -> Digits:
+    """Return the digits of a folder, at most so many for training and for testing."""
+    counts = []
+    for part in ("train", "t10k"):
+        names = [folder / f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+        counts.append(len(read_pair(names[0], names[1])[1]))
+    train, tested = (min(count, most or count) for count in counts)
+    return Digits(folder, train, train // 12, tested, divisor)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: its folder.
+        net: teacher, student or small, of ``prototxt/hinton``.
+        passes: how often it sees its digits.
+        rate: base_lr; None: as the example's solver has it.
+        seed: random_seed.
+        teachers: the runs whose nets it learns from; with several, from the mean of their
+            probabilities.
+        temperature: of the distillation.
+        alpha: the share of the teacher's answers in the objective, the rest being the labels'.
+        count: how many training digits it sees; None: all.
+        leave_out: the classes it never sees.
+        is_tuned: whether it leaves out the validation digits.
+        solver: another of that folder's solvers than teacher, student or kd.
+    """
+
+    name: str
+    net: str
+    passes: int
+    rate: float | None = None
+    seed: int = 1
+    teachers: tuple[str, ...] = ()
+    temperature: float = 20.0
+    alpha: float = 0.9
+    count: int | None = None
+    leave_out: tuple[int, ...] = ()
+    is_tuned: bool = False
+    solver: str = ""
+
+
+class RunFiles:
+    """Makes the files of runs, for some digits.
+
+    Args:
+        digits: what the runs are trained and tested on.
+        runs: the runs by name, all of which others learn from among them.
+
+    Attributes:
+        examples: the folder of ``prototxt/`` that the nets come from.
+        answer: the blob of their logits.
+    """
+
+    examples = "hinton"
+    answer = ANSWER
+
+    def __init__(self, digits: Digits, runs: dict[str, Run]) -> None:
+        self.digits = digits
+        self.runs = runs
+
+    def messages(self, run: Run) -> dict[str, Any]:
+        """Return a run's files by name, as messages."""
+        net = self.net(run)
+        batch = next(x for x in net.layer if x.type == "Data").data_param.batch_size
+        messages = {"net.prototxt": net, "solver.prototxt": self._solver(run, batch)}
+        if run.teachers:
+            messages["distiller.prototxt"] = _distiller(run)
+        return messages
+
+    def weights_name(self, run: Run) -> str:
+        """Return the name of the weights that a run ends with."""
+        return f"solver_iter_{self.messages(run)['solver.prototxt'].max_iter}.caffemodel"
+
+    def cost(self, run: Run) -> float:
+        """Return what a run costs, in an arbitrary unit: weights times digits seen."""
+        messages = self.messages(run)
+        units = [
+            x.inner_product_param.num_output
+            for x in messages["net.prototxt"].layer
+            if x.type == "InnerProduct"
+        ]
+        weights = sum(a * b for a, b in zip([784, *units], units, strict=False))
+        return float((weights + _PER_DIGIT) * messages["solver.prototxt"].max_iter)
+
+    def net(self, run: Run) -> Any:
+        """Return a run's net on these digits, with its layers of all phases."""
+        digits = self.digits
+        net = text.read(
+            examples.folder(self.examples) / f"{run.net}_train_test.prototxt", pb.NetParameter()
+        )
+        for layer in net.layer:
+            if layer.type == "InnerProduct" and layer.name != self.answer:
+                units = layer.inner_product_param.num_output // digits.divisor
+                layer.inner_product_param.num_output = max(10, units)
+            if layer.type != "Data":
+                continue
+            param = layer.data_param
+            param.source = (digits.folder / Path(param.source).name).resolve().as_posix()
+            if layer.include[0].phase == pb.TRAIN:
+                self._choose_training(run, param)
+            elif layer.include[0].stage:
+                param.first, param.count = digits.train - digits.validation, digits.validation
+                param.batch_size = batch_for(digits.validation)
+            else:
+                param.batch_size = batch_for(digits.tested)
+                if digits.tested < len(digits.labels("t10k")):
+                    param.count = digits.tested
+        return net
+
+    def _choose_training(self, run: Run, param: Any) -> None:
+        count = self._training_range(run)
+        if count < len(self.digits.labels()):
+            param.count = count
+        param.leave_out.extend(run.leave_out)
+
+    def _training_range(self, run: Run) -> int:
+        if run.count is not None:
+            return run.count
+        return self.digits.train - (self.digits.validation if run.is_tuned else 0)
+
+    def _solver(self, run: Run, batch: int) -> Any:
+        kind = "teacher" if run.net == "teacher" else "kd" if run.teachers else "student"
+        file = examples.folder("hinton") / f"{run.solver or kind}_solver.prototxt"
+        solver = text.read(file, pb.SolverParameter())
+        labels = self.digits.labels()[: self._training_range(run)]
+        a_pass = max(1, int((~np.isin(labels, run.leave_out)).sum()) // batch)
+        solver.net = "net.prototxt"
+        solver.ClearField("snapshot_prefix")  # the solver's own place then
+        solver.test_iter[:] = [self.digits.tested // batch_for(self.digits.tested)]
+        solver.test_interval = a_pass * max(1, run.passes // _TESTS)
+        if solver.snapshot:
+            solver.snapshot = solver.test_interval
+        solver.display = solver.average_loss = a_pass
+        solver.max_iter = a_pass * run.passes
+        solver.random_seed = run.seed
+        if run.rate is not None:
+            solver.base_lr = run.rate
+        if run.teachers:
+            del solver.teacher[:]
+            for name in run.teachers:
+                entry = solver.teacher.add(net=f"../{name}/net.prototxt")
+                entry.name = "teacher" if len(run.teachers) == 1 else name
+                entry.weights = f"../{name}/{self.weights_name(self.runs[name])}"
+        return solver
+
+
+def _distiller(run: Run) -> Any:
+    """Return the distiller of a run: from one teacher, or from the mean of several."""
+    net = text.read(examples.folder("hinton") / "distiller.prototxt", pb.NetParameter())
+    (loss,) = net.layer
+    loss.distilling_loss_param.temperature = run.temperature
+    loss.distilling_loss_param.alpha = run.alpha
+    if len(run.teachers) == 1:
+        return net
+    loss.bottom[1] = "ensemble"
+    ensemble = pb.LayerParameter(name="ensemble", type="TeacherEnsemble", top=["ensemble"])
+    ensemble.bottom.extend(f"{teacher}/{ANSWER}" for teacher in run.teachers)
+    ensemble.include.add(phase=pb.TRAIN)
+    ensemble.teacher_ensemble_param.temperature = run.temperature
+    return pb.NetParameter(name=net.name, layer=[ensemble, loss])
+
+
+def batch_for(total: int) -> int:
+    """Return the largest batch size up to 100 with which a test sees each digit once."""
+    return max(size for size in range(1, 101) if total % size == 0)

@@ -1,0 +1,1 @@
+"""Searching a solver's best settings on validation records."""

@@ -1,1 +1,0 @@
-"""The search for a solver's settings on validation records."""

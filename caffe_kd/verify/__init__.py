@@ -1,0 +1,1 @@
+"""Comparing a net's blobs with a recording."""

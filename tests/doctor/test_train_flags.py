@@ -1,0 +1,178 @@
+"""What is told of the train command's flags, held against what training does with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_kd.analysis.reading import Case, read_case
+from caffe_kd.core.errors import UsageError
+from caffe_kd.data.idx import write_idx
+from caffe_kd.doctor.explain import objectives
+from caffe_kd.doctor.train_flags import Remembering, override, remembering
+from caffe_kd.solver import frozen
+from caffe_kd.solver.options import Options
+from caffe_kd.solver.plan import Overrides, read_plan
+from caffe_kd.solver.solver import Solver
+from tests.solver.training import (
+    DATA,
+    DISTIL,
+    DISTILLER,
+    ROWS,
+    SETTINGS,
+    STUDENT,
+    MemoryLog,
+    write_rows,
+    write_teacher,
+)
+
+LABELLED = DISTILLER.replace('bottom: "teacher/ip"', 'bottom: "teacher/ip" bottom: "label"')
+IMAGES = """
+layer { name: "data" type: "Data" top: "data" top: "label" transform_param { TRANSFORM }
+  data_param { source: "images-idx3-ubyte" backend: IDX batch_size: 4 } }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path)
+    write_teacher(tmp_path)
+    (tmp_path / "net.prototxt").write_text(STUDENT)
+    (tmp_path / "distiller.prototxt").write_text(LABELLED)
+    (tmp_path / "solver.prototxt").write_text(DISTIL + "max_iter: 4")
+    return tmp_path
+
+
+def use_images(transform: str) -> None:
+    """Let the student's and the teacher's records be images of 2 x 2 pixels."""
+    draw = np.random.default_rng(0)
+    write_idx(Path("images-idx3-ubyte"), draw.integers(0, 256, (ROWS, 2, 2), np.uint8))
+    write_idx(Path("labels-idx1-ubyte"), draw.integers(0, 3, ROWS).astype(np.uint8))
+    images = IMAGES.replace("TRANSFORM", transform)
+    for name in ("net", "teacher"):
+        path = Path(f"{name}.prototxt")
+        path.write_text(path.read_text().replace(DATA, images))
+
+
+def solver_case() -> Case:
+    return read_case("solver.prototxt")
+
+
+def logged(mode: str) -> list[str]:
+    """What a training that has begun says of the cache."""
+    log = MemoryLog()
+    Solver(read_plan("solver.prototxt"), log, options=Options(teacher_cache=mode)).step(1)
+    return log.matching("^Remembering|^No teacher cache")
+
+
+@pytest.mark.parametrize(
+    "flags", [{"temperature": 8.0}, {"alpha": 0.25}, {"temperature": 2.0, "alpha": 1.0}]
+)
+def test_overridden_loss_is_the_one_that_is_trained(folder: Path, flags: dict[str, float]) -> None:
+    case = solver_case()
+    told = override(case, flags.get("temperature"), flags.get("alpha"), {})
+    plan = read_plan("solver.prototxt", Overrides(**flags))
+    assert told and set(told) <= set(plan.notes)
+    step = Solver(plan, MemoryLog()).net.step_of("kd")
+    (term,) = [t for t in objectives(case)[0].terms if t.top == "kd"]
+    assert step is not None and term.formula == step.layer.explain(step.bottom_shapes)
+
+
+def test_overriding_counts_where_the_teacher_is_not_trained_yet(folder: Path) -> None:
+    (folder / "teacher.caffemodel").unlink()
+    case = solver_case()
+    override(case, 8.0, None, {})
+    (term,) = [t for t in objectives(case)[0].terms if t.top == "kd"]
+    assert term.temperature == "8" and "softmax(z / 8)" in term.formula[1]
+
+
+def test_overriding_nothing_is_refused_as_in_training(folder: Path) -> None:
+    content = LABELLED.replace("DistillingLoss", "EuclideanLoss").replace(' bottom: "label"', "")
+    (folder / "distiller.prototxt").write_text(content)
+    with pytest.raises(UsageError) as refused:
+        read_plan("solver.prototxt", Overrides(temperature=8.0))
+    with pytest.raises(UsageError, match="need a DistillingLoss layer") as told:
+        override(solver_case(), 8.0, None, {})
+    assert str(told.value) == str(refused.value)
+    assert override(solver_case(), None, None, {}) == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "memory", "disk"])
+def test_what_is_remembered_is_what_training_remembers(folder: Path, mode: str) -> None:
+    found = remembering(solver_case(), mode)
+    (line,) = logged(mode)
+    assert found is not None and not found.refused
+    what = line.removeprefix("Remembering ").split(" MB")[0]
+    assert found.told.startswith(f"teacher_cache {mode}: remembers {what} MB")
+    assert found.told.endswith("on disk" if mode == "disk" else "in memory")
+
+
+@pytest.mark.parametrize("transform", ["mirror: true", "crop_size: 2", "jitter: 1"])
+def test_cache_before_which_something_random_stands_is_none(folder: Path, transform: str) -> None:
+    use_images(transform)
+    found = remembering(solver_case(), "auto")
+    (line,) = logged("auto")
+    reason = line.removeprefix("No teacher cache: ")
+    assert "another face each time" in reason
+    assert found == Remembering(f"teacher_cache auto: remembers nothing: {reason}")
+    for mode in ("memory", "disk"):
+        with pytest.raises(UsageError) as refused:
+            logged(mode)
+        assert remembering(solver_case(), mode) == Remembering(
+            f"training refuses {refused.value}", refused=True
+        )
+
+
+def test_cache_that_does_not_pay_or_fit_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "solver.prototxt").write_text(DISTIL + "max_iter: 2")
+    found = remembering(solver_case(), "auto")
+    assert logged("auto") == ["No teacher cache: the training sees each record once at most"]
+    assert found is not None and found.told.endswith("sees each record once at most")
+    (folder / "solver.prototxt").write_text(DISTIL + "max_iter: 2 iter_size: 2")
+    found = remembering(solver_case(), "auto")
+    assert found is not None and "remembers 5 frozen layers" in found.told
+    monkeypatch.setattr(frozen, "AUTO_LIMIT", 1)
+    found = remembering(solver_case(), "auto")
+    assert found is not None and "-teacher_cache disk keeps it on disk" in found.told
+
+
+def test_teacher_that_follows_the_student_is_not_remembered(folder: Path) -> None:
+    settings = SETTINGS + 'teacher { ema: 0.9 } distiller_net: "distiller.prototxt" max_iter: 4'
+    (folder / "solver.prototxt").write_text(settings)
+    found = remembering(solver_case(), "auto")
+    assert logged("auto") == ["No teacher cache: no layer with parameters is frozen"]
+    assert found is not None and found.told.endswith("no layer with parameters is frozen")
+
+
+def test_off_is_told_and_a_net_without_anything_frozen_has_nothing_to_tell(folder: Path) -> None:
+    assert remembering(solver_case(), "off") == Remembering(
+        "teacher_cache off: what is frozen runs on each batch"
+    )
+    (folder / "solver.prototxt").write_text(SETTINGS + "max_iter: 4")
+    assert remembering(solver_case(), "auto") is None and logged("auto") == []
+    found = remembering(solver_case(), "memory")
+    assert found is not None and found.refused
+
+
+def test_frozen_trunk_is_told_without_a_teacher(folder: Path) -> None:
+    trunk = STUDENT.replace("lr_mult: 1", "lr_mult: 0").replace("lr_mult: 2", "lr_mult: 0")
+    head = """layer { name: "fc" type: "InnerProduct" bottom: "ip" top: "fc"
+      inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }"""
+    (folder / "net.prototxt").write_text(trunk.split('layer { name: "accuracy"')[0] + head)
+    (folder / "solver.prototxt").write_text(SETTINGS + "max_iter: 4")
+    found = remembering(solver_case(), "auto")
+    assert found is not None and "remembers 1 frozen layers: ip of 10 records" in found.told
+    assert len(logged("auto")) == 1
+
+
+def test_cache_is_not_known_without_the_data(folder: Path) -> None:
+    (folder / "rows.txt").unlink()
+    found = remembering(solver_case(), "auto")
+    assert found is not None and found.told.startswith("teacher_cache auto: not known: ")
+    assert "rows.txt" in found.told

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from caffe_kd.core.errors import NetError
+from tests.helpers import make_layer
+from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.losses.reference_values import REFERENCE, reference_tensors
+
+BODY = 'type: "SimilarityPreservingLoss"'
+
+
+def test_similarity_preserving_loss_has_the_reference_value():
+    values = reference_tensors()
+    assert float(loss_of(BODY, values.fs, values.ft)) == pytest.approx(0.00381151, rel=REFERENCE)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((5, 3), (5, 4)), ((4, 2, 2, 2), (4, 3, 1, 1))])
+def test_similarity_preserving_loss_holds_what_all_do(student, teacher):
+    hold_pair_loss(BODY, student, teacher)
+
+
+def test_similarity_preserving_loss_of_other_records_is_told():
+    with pytest.raises(NetError, match=r"same number of records. Received: student=\(5, 3\)"):
+        make_layer(BODY, (5, 3), (4, 3))
