@@ -33,6 +33,7 @@ def test_top_shapes_are_those_of_tensors_without_storage(kind):
     bottoms, tops = TYPES[kind]
     text = " ".join(f'bottom: "{b}"' for b in bottoms.split())
     text += "".join(f' top: "y{i}"' for i in range(tops)) + SETTINGS.get(kind, "")
+    text += " loss_weight: 1 loss_weight: 0" if tops == 2 else ""
     net = input_net(SHAPES, f'layer {{ name: "L" type: "{kind}" {text} }}')
     step = net.step_of("L")
     written = step.layer.top_shapes(step.bottom_shapes)
