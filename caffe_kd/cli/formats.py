@@ -40,13 +40,13 @@ FORMATS = (
            "raw and encoded pictures, float_data"),
     Format("LevelDB of Datum", "folder", "data.leveldb:LevelDbRecords", "",
            "without further packages"),
-    Format("rows in HDF5", ".h5", "data.hdf5:HDF5Rows", "layers.hdf5_output:HDF5Output",
+    Format("rows in HDF5", ".h5", "data.hdf5:HDF5Rows", "layers.data.hdf5_output:HDF5Output",
            "HDF5Data reads, HDF5Output writes"),
     Format("MNIST's IDX", "-ubyte, .gz", "data.idx:read_idx", "data.idx:write_idx",
            "`backend: IDX`"),
     Format("images", ".png, .jpg, …", "data.image_file:decode_image", "",
            "by list (ImageData) or folder"),
-    Format("ONNX", ".onnx", "layers.onnx_model:ONNXModel", "export.onnx:to_onnx",
+    Format("ONNX", ".onnx", "layers.utility.onnx_model:ONNXModel", "export.onnx:to_onnx",
            "read as a teacher; written for inference"),
 )  # fmt: skip
 

@@ -318,7 +318,7 @@ def searching(*folders: str) -> str:
 @pytest.mark.parametrize("copied", [False, True], ids=["installed", "the folder alone"])
 def test_plugin_runs_with_numpy_and_the_originals_base_class_alone(tmp_path, copied):
     (tmp_path / "caffe.py").write_text("class Layer:\n    pass\n")
-    folder = FOLDER.parents[2]
+    folder = FOLDER.parents[1]
     if copied:
         folder = tmp_path
         shutil.copytree(FOLDER, tmp_path / "caffe_kd" / "plugin")
@@ -374,7 +374,7 @@ for name in ("DistillingLoss", "SoftmaxWithTemperature", "KnowledgeDistillation"
 
 @pytest.mark.parametrize("copied", [False, True], ids=["the package", "the folder alone"])
 def test_plugin_is_imported_where_there_is_numpy_alone(tmp_path, copied):
-    folder = FOLDER.parents[2]
+    folder = FOLDER.parents[1]
     if copied:
         folder = tmp_path
         shutil.copytree(FOLDER, tmp_path / "caffe_kd" / "plugin")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import caffe_kd as caffe
-from caffe_kd.core.errors import NonFiniteLoss, SolverError
+from caffe_kd.core.errors import NonFiniteLoss, ParseError, SolverError
 from tests.pycaffe.nets import BRANCHES, SMALL, SOLVER, fill, write
 from tests.solver.training import DATA, write_rows
 
@@ -380,7 +380,7 @@ def test_unknown_type_and_missing_file_are_named(tmp_path: Path) -> None:
     write(tmp_path, f'net: "net.prototxt" {ROWS_SOLVER} type: "Adm"', "solver.prototxt")
     with pytest.raises(SolverError, match="Unknown solver type: 'Adm'.*Did you mean 'Adam'"):
         caffe.get_solver("solver.prototxt")
-    with pytest.raises(caffe.errors.ParseError, match=r"nowhere\.prototxt"):
+    with pytest.raises(ParseError, match=r"nowhere\.prototxt"):
         caffe.get_solver("nowhere.prototxt")
 
 
