@@ -37,7 +37,6 @@ CASES = {
     "BatchNorm": [
         ("", IMAGE),
         ("batch_norm_param { eps: 0.1 }", {"x": (2, 6)}),
-        ("", {"x": (2,)}),
     ],
     "BN": [
         ("bn_param { eps: 0.1 }", IMAGE),
