@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from caffe_kd.layers import Layer, base, register
 from tests.doctor.examining import (
     FREEZE,
     INPUT,
@@ -379,13 +380,6 @@ CASES = [
     ),
     (
         "without_onnx_form",
-        "note",
-        "goes through torch.onnx",
-        with_layer(of("Pooling", 'top: "mask" pooling_param { kernel_size: 3 }')),
-        pooling("kernel_size: 3"),
-    ),
-    (
-        "without_onnx_form",
         "warning",
         "a window lies outside the plane",
         pooling("pool: AVE kernel_size: 1 stride: 2").replace("dim: 9 dim: 9", "dim: 2 dim: 2"),
@@ -408,6 +402,24 @@ def test_state_that_overrides_the_phase(tmp_path: Path) -> None:
         ("warning", "the net's own state has phase: TEST")
     ]
     assert found(write(tmp_path, solver=SOLVER, net=NET), "state_overrides_phase") == []
+
+
+def test_layer_type_of_a_user_without_onnx_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+
+    @register("Doubled")
+    class Doubled(Layer):
+        def forward(self, x):
+            return 2 * x
+
+    path = write(tmp_path, net=with_layer(of("Doubled", "")))
+    ((severity, what),) = found(path, "without_onnx_form")
+    assert severity == "note"
+    assert "goes through torch.onnx" in what
+    path = write(tmp_path, net=with_layer(of("Pooling", "pooling_param { kernel_size: 3 }")))
+    assert found(path, "without_onnx_form") == []
 
 
 def test_old_format_is_told_with_its_year_and_problems(tmp_path: Path) -> None:

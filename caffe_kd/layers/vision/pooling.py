@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ...export.graph import Graph
 
 Pair = tuple[int, int]
+
+_FLOAT = 1  # as ONNX numbers it
 
 NO_STOCHASTIC = (
     "pool: STOCHASTIC is not implemented; in the original, too, it is NOT_IMPLEMENTED on the CPU. "
@@ -224,37 +227,66 @@ class Pooling(Layer):
         return y, torch.where(inside, row * width + column, -1).to(x.dtype)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
-        if self.with_mask:
-            return super().onnx(graph, bottoms, tops)
-        if self.kernel is None:
+        if self.kernel is None and not self.with_mask:
             graph.node("GlobalMaxPool" if self.is_max else "GlobalAveragePool", bottoms, tops)
-            return None
+            return
         plan = self._plan(graph.shape(bottoms[0]))
-        op = "MaxPool" if self.is_max else "AveragePool"
-        options = {"kernel_shape": plan.kernel, "strides": plan.stride}
-        if plan.is_plain and not plan.clipped:
-            counted = {} if self.is_max else {"count_include_pad": 1}
-            graph.node(
-                op, bottoms, tops, pads=plan.pad * 2, ceil_mode=int(plan.ceil), **options, **counted
-            )
-            return None
         counted_places = plan.sizes(0)[:, None] * plan.sizes(1)
-        if not self.is_max and counted_places.min() < 1:
+        if (self.with_mask or not self.is_max) and counted_places.min() < 1:
             raise ExportError(
-                f"layer '{self.name}' (Pooling): a window lies outside the plane, where a mean is "
-                "undefined. Use a smaller stride or round_mode: FLOOR",
+                f"layer '{self.name}' (Pooling): a window lies outside the plane, where a mean "
+                "or a place is undefined. Use a smaller stride or round_mode: FLOOR",
                 self.proto.source_line or None,
             )
-        left, right, above, below = plan.border
-        pads = graph.constant([0, 0, above, left, 0, 0, below, right], "pads")
-        fill = graph.constant(float(np.finfo(np.float32).min) if self.is_max else 0.0, "fill")
-        padded = graph.temporary("padded")
-        graph.node("Pad", [bottoms[0], pads, fill], [padded])
-        if self.is_max:
-            graph.node(op, [padded], tops, **options)
-            return None
-        mean = graph.temporary("mean")
-        graph.node(op, [padded], [mean], **options)
-        factor = plan.kernel[0] * plan.kernel[1] / counted_places.float()
-        graph.node("Mul", [mean, graph.constant(factor.numpy(), "factor")], tops)
-        return None
+        if self.with_mask:
+            self._onnx_mask(graph, bottoms, tops, plan)
+        elif self.is_max:
+            self._onnx_max(graph, bottoms, tops, plan)
+        else:
+            self._onnx_ave(graph, bottoms, tops, plan, counted_places)
+
+    @staticmethod
+    def _onnx_mask(graph: Graph, bottoms: list[str], tops: list[str], plan: Plan) -> None:
+        # ONNX counts the place from the first value of the batch, Caffe from that of the plane.
+        left, right, above, below = (max(side, 0) for side in plan.border)
+        index, place = graph.temporary("index"), graph.temporary("place")
+        pads = (above, left, below, right)
+        options = {"kernel_shape": plan.kernel, "strides": plan.stride}
+        graph.node("MaxPool", bottoms, [tops[0], index], pads=pads, **options)
+        graph.node("Mod", [index, graph.constant(math.prod(plan.extent), "plane")], [place])
+        graph.node("Cast", [place], [tops[1]], to=_FLOAT)
+
+    @staticmethod
+    def _onnx_max(graph: Graph, bottoms: list[str], tops: list[str], plan: Plan) -> None:
+        options = {"kernel_shape": plan.kernel, "strides": plan.stride}
+        if plan.is_plain and not plan.clipped:
+            ceil = int(plan.ceil)
+            graph.node("MaxPool", bottoms, tops, pads=plan.pad * 2, ceil_mode=ceil, **options)
+            return
+        padded = _onnx_pad(graph, bottoms[0], plan, float(np.finfo(np.float32).min))
+        graph.node("MaxPool", [padded], tops, **options)
+
+    @staticmethod
+    def _onnx_ave(
+        graph: Graph, bottoms: list[str], tops: list[str], plan: Plan, counted: Tensor
+    ) -> None:
+        options = {"kernel_shape": plan.kernel, "strides": plan.stride}
+        size = math.prod(plan.kernel)
+        # ceil_mode is left out: ONNX Runtime up to 1.23 counts what a window hangs over.
+        if plan.is_plain and not plan.clipped and counted.min() == size:
+            pads = plan.pad * 2
+            graph.node("AveragePool", bottoms, tops, pads=pads, count_include_pad=1, **options)
+            return
+        padded, mean = _onnx_pad(graph, bottoms[0], plan, 0.0), graph.temporary("mean")
+        graph.node("AveragePool", [padded], [mean], **options)
+        factor = graph.constant((size / counted.float()).numpy(), "factor")
+        graph.node("Mul", [mean, factor], tops)
+
+
+def _onnx_pad(graph: Graph, bottom: str, plan: Plan, value: float) -> str:
+    """Add the border that the windows cover to a plane, and return the result's name."""
+    left, right, above, below = plan.border
+    pads = graph.constant([0, 0, above, left, 0, 0, below, right], "pads")
+    padded = graph.temporary("padded")
+    graph.node("Pad", [bottom, pads, graph.constant(value, "fill")], [padded])
+    return padded

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from caffe_kd.core.errors import ExportError, NetError
+from caffe_kd.export.onnx import to_onnx
 from caffe_kd.proto import caffe_pb2 as pb
 from tests.helpers import check_onnx, golden_case, gradcheck, layer_net, make_layer, run
 
@@ -211,11 +212,30 @@ def test_onnx_of_windows_outside_the_plane():
     beside = "kernel_size: 1 stride: 2"  # the last window begins at 8 of 8
     body = f'type: "Pooling" pooling_param {{ {beside} }}'
     check_onnx(layer_net(body, (2, 3, 8, 7), phase=pb.TEST))
-    body = f'type: "Pooling" pooling_param {{ pool: AVE {beside} }}'
-    with pytest.raises(ExportError, match="a window lies outside the plane"):
-        check_onnx(layer_net(body, (2, 3, 8, 7), phase=pb.TEST))
+    for options, tops in (("pool: AVE", 1), ("", 2)):
+        body = f'type: "Pooling" pooling_param {{ {options} {beside} }}'
+        with pytest.raises(ExportError, match="a window lies outside the plane"):
+            check_onnx(layer_net(body, (2, 3, 8, 7), tops=tops, phase=pb.TEST))
 
 
-def test_onnx_of_a_mask_equals_forward():
-    body = 'type: "Pooling" pooling_param { kernel_size: 3 stride: 2 pad: 2 }'
+@pytest.mark.parametrize(
+    "param",
+    [
+        "kernel_size: 3 stride: 2",
+        "kernel_size: 3 stride: 2 pad: 1",
+        "kernel_size: 3 stride: 2 pad: 2",
+        "kernel_size: 2 stride: 5 pad: 1",
+        "global_pooling: true",
+    ],
+)
+def test_onnx_of_a_mask_equals_forward(param):
+    body = f'type: "Pooling" pooling_param {{ {param} }}'
     check_onnx(layer_net(body, (2, 3, 8, 7), tops=2, phase=pb.TEST))
+
+
+def test_onnx_of_a_mean_leaves_no_rounding_up_to_the_runtime(tmp_path):
+    """ONNX Runtime up to 1.23 counts what a window hangs over the plane."""
+    body = 'type: "Pooling" pooling_param { pool: AVE kernel_size: 3 stride: 2 }'
+    model = to_onnx(layer_net(body, (2, 3, 8, 8), phase=pb.TEST), tmp_path / "net.onnx")
+    (node,) = [node for node in model.graph.node if node.op_type == "AveragePool"]
+    assert "ceil_mode" not in [attribute.name for attribute in node.attribute]
