@@ -83,7 +83,8 @@ def test_users_layer_types_are_known_with_layers(
 
     module = tmp_path / "mine.py"
     module.write_text(
-        "from caffe_kd.layers import register\nfrom caffe_kd.layers.activation.neurons import Neuron\n"
+        "from caffe_kd.layers import register\n"
+        "from caffe_kd.layers.activation.neurons import Neuron\n"
         '@register("DoctorsOwn")\nclass DoctorsOwn(Neuron):\n    pass\n'
     )
     path = write(tmp_path, net=NET + 'layer { name: "o" type: "DoctorsOwn" bottom: "ip" top: "o" }')
