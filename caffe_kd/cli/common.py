@@ -6,14 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import NetError, UsageError
 from ..python_layers import user_code
 from .guard import guarded as guarded
-
-if TYPE_CHECKING:
-    import torch
 
 
 def parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
@@ -299,90 +296,3 @@ def say(sentence: str) -> None:
 def comma_list(text: str | None) -> list[str]:
     """Split ``a,b`` into its parts."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def choose_device(
-    gpu: str | None, solver_mode_gpu: bool | None, device_id: int = 0
-) -> tuple[torch.device, str]:
-    """Return the device to run on and what to log about it.
-
-    Without a CUDA device it is the CPU, whoever asks for a GPU.
-
-    Args:
-        gpu: the ``-gpu`` flag: a device number, ``all``, or nothing.
-        solver_mode_gpu: whether the solver asks for a GPU; None if it says nothing.
-        device_id: which one, where the flag does not say.
-
-    Raises:
-        UsageError: ``-gpu`` names several devices, or one there is not beside others.
-    """
-    import torch
-
-    count = torch.cuda.device_count()
-    if not gpu:
-        if not solver_mode_gpu:
-            return torch.device("cpu"), "Use CPU."
-        if not count:
-            return torch.device("cpu"), "Use CPU. (solver_mode is GPU, but there is no CUDA device)"
-        if device_id >= count:
-            raise UsageError(
-                f"device_id: {device_id} in the solver, but there are {count} CUDA devices here"
-            )
-        gpu = str(device_id)
-    numbers = gpu_numbers(gpu, count)
-    if len(numbers) > 1:
-        raise UsageError(
-            f"-gpu {gpu}: training runs on one GPU, in one process. Name one, as -gpu "
-            f"{numbers[0]}; iter_size: {len(numbers)} in the solver has the gradient of as many "
-            "batches"
-        )
-    if not count:
-        return torch.device("cpu"), no_gpu(gpu)
-    return torch.device("cuda", numbers[0]), f"Using GPUs {numbers[0]}"
-
-
-def choose_one_device(gpu: str | None) -> tuple[torch.device, list[str]]:
-    """Return the device of a command that runs on one, and what to log about it.
-
-    Of several that ``-gpu`` names it is the first, as in the original; without a CUDA device it is
-    the CPU.
-
-    Raises:
-        UsageError: ``-gpu`` names a device there is not beside others.
-    """
-    import torch
-
-    if not gpu:
-        return torch.device("cpu"), ["Use CPU."]
-    count = torch.cuda.device_count()
-    first, *others = gpu_numbers(gpu, count)
-    if not count:
-        return torch.device("cpu"), [no_gpu(gpu)]
-    told = [f"Not using GPU #{number} for single-GPU function" for number in reversed(others)]
-    told.append(f"Use GPU with device ID {first}")
-    told.append(f"GPU device name: {torch.cuda.get_device_name(first)}")
-    return torch.device("cuda", first), told
-
-
-def gpu_numbers(gpu: str, count: int) -> Sequence[int]:
-    """Return the devices that ``-gpu`` names: numbers separated by commas, or ``all``.
-
-    Raises:
-        UsageError: it names none, or one beyond the ``count`` that there are, if there are any.
-    """
-    everything = range(max(count, 1))
-    numbers = everything if gpu == "all" else [_gpu_number(part) for part in comma_list(gpu)]
-    if not numbers or (count and any(number >= count for number in numbers)):
-        raise UsageError(f"-gpu {gpu}: there are {count} CUDA devices here, 0 to {count - 1}")
-    return numbers
-
-
-def no_gpu(flag: str) -> str:
-    """Return the log's line where ``-gpu`` asks for a GPU and there is none."""
-    return f"Use CPU. (-gpu {flag}, but there is no CUDA device)"
-
-
-def _gpu_number(text: str) -> int:
-    if not text.isdigit():
-        raise UsageError(f"-gpu takes a device number, as '-gpu 0'. Received: {text}")
-    return int(text)

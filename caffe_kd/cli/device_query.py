@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from ..logs.log import Log
+    from ..solver.device import gpu_numbers
 
     count = torch.cuda.device_count()
     with Log() as log:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if not count:
             raise UsageError(f"-gpu {arguments.gpu}: there are 0 CUDA devices here")
-        numbers = common.gpu_numbers(arguments.gpu or "all", count)
+        numbers = gpu_numbers(arguments.gpu or "all", count)
         log.info(f"Querying GPUs {','.join(map(str, numbers))}")
         for number in numbers:
             for line in lines(number, torch.cuda.get_device_properties(number)):

@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..net import load_net
     from ..net.weights import load_for_use
     from ..proto.upgrade import Notes
+    from ..solver.device import choose_device
 
-    device, told = common.choose_device(_gpu(arguments), None)
+    device, told = choose_device(_gpu(arguments), None)
     with Log() as log:
         log.info(told)
         notes = Notes()

@@ -97,7 +97,7 @@ def _tell(error: BaseException, received: int | None) -> int:
     status = 1 if received is None else 128 + received
     if isinstance(error, CaffeKDError) and (received is None or isinstance(error, Stopped)):
         status = error.exit_status
-        if error.told:
+        if error.logged:
             return status
     message = _message(error, received)
     if message is None:

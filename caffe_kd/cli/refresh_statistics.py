@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..net.weights import load_for_use
     from ..proto import caffe_pb2 as pb
     from ..proto.binary import write_weights, write_weights_hdf5
+    from ..solver.device import choose_one_device
     from .test import score
 
-    device, lines = common.choose_one_device(arguments.gpu)
+    device, lines = choose_one_device(arguments.gpu)
     stages = common.comma_list(arguments.stage)
     with Log() as log:
         log.info("\n".join(lines))

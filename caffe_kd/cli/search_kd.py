@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..recipes.search import report, space
     from ..recipes.search.study import Search
     from ..recipes.search.subject import Subject, write
+    from ..solver.device import choose_device
 
     asked = space.parse(arguments.search or "")
     path = Path(arguments.solver)
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     searched = space.Space(subject.own, asked)
     search = Search(folder, subject, searched, arguments.seed, arguments.measure, common.say)
     wants_gpu = subject.plan.solver.solver_mode == pb.SolverParameter.GPU
-    device, _ = common.choose_device(arguments.gpu, wants_gpu)
+    device, _ = choose_device(arguments.gpu, wants_gpu)
     try:
         search.run(arguments.trials, device)
     finally:

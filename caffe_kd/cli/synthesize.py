@@ -44,13 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..core.errors import DataError
     from ..logs.log import Log
+    from ..solver.device import choose_device
     from ..synthesis import database, generator, noise
     from ..synthesis.teacher import PixelTeacher
 
     out = Path(arguments.output)
     if out.exists() and not arguments.overwrite:
         raise DataError("exists already; give -overwrite to replace it", str(out))
-    device, told = common.choose_device(arguments.gpu, None)
+    device, told = choose_device(arguments.gpu, None)
     given = {k: getattr(arguments, k) for k in _NUMBERS if getattr(arguments, k) is not None}
     with Log() as log:
         log.info(told)

@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..proto.filter import idle_stages
     from ..proto.upgrade import Notes
     from ..solver.callbacks.debug_info import DebugInfo
+    from ..solver.device import choose_one_device
 
-    device, told = common.choose_one_device(arguments.gpu)
+    device, told = choose_one_device(arguments.gpu)
     with Log() as log:
         log.info("\n".join(told))
         stages = common.comma_list(arguments.stage)

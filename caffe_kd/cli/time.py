@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..net.weights import load_for_use
     from ..proto import caffe_pb2 as pb
     from ..pycaffe.graph import Graph
+    from ..solver.device import choose_one_device
 
-    device, told = common.choose_one_device(arguments.gpu)
+    device, told = choose_one_device(arguments.gpu)
     with Log() as log:
         log.info("\n".join(told))
         phase = pb.Phase.Value(arguments.phase)

@@ -7,17 +7,15 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import CaffeKDError, Stopped, UsageError
+from ..core.errors import UsageError
 from . import common
 
 if TYPE_CHECKING:
-    from ..export.pipeline import Exported
     from ..solver.plan import Plan
-    from ..solver.solver import Solver
 
 DESCRIPTION = """Trains the net of a solver prototxt. If the solver names a teacher and a
 distiller_net, the student is trained with what the teacher knows. Flags may be written -name value
@@ -53,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_net:
         common.print_prototxt(plan.composed)
         return 0
+    from ..solver.options import Options
+    from ..solver.run import RunOptions, export, train
+
     if arguments.export_onnx and plan.students:
         raise UsageError(
             "-export_onnx: the solver has several students. Export each when it is trained: "
@@ -62,17 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         into_folder(plan, Path(arguments.output))
     solver = train(
         plan,
-        gpu=arguments.gpu,
-        snapshot=arguments.snapshot or None,
-        progress=arguments.progress,
-        log=_log_asked_for(arguments.log, arguments.log_dir),
-        teacher_cache=arguments.teacher_cache,
-        effects=(arguments.sigint_effect, arguments.sighup_effect, arguments.sigterm_effect),
-        exact_sums=arguments.exact_sums,
-        gradient_shares=arguments.gradient_shares,
+        RunOptions(
+            gpu=arguments.gpu,
+            snapshot=arguments.snapshot or None,
+            progress=arguments.progress,
+            log=_log_asked_for(arguments.log, arguments.log_dir),
+            effects=(arguments.sigint_effect, arguments.sighup_effect, arguments.sigterm_effect),
+            options=Options(
+                arguments.teacher_cache, arguments.exact_sums, arguments.gradient_shares
+            ),
+        ),
     )
     if arguments.export_onnx:
-        export(plan, solver, Path(arguments.export_onnx))
+        _, lines = export(plan, solver, Path(arguments.export_onnx))
+        print("\n".join(lines))
     return 0
 
 
@@ -152,14 +156,6 @@ def into_folder(plan: Plan, folder: Path) -> None:
     plan.solver.snapshot_prefix = str(folder / Path(plan.solver.snapshot_prefix).name)
 
 
-def new_log(plan: Plan) -> Path:
-    """Make the run's log beside its snapshots, with the time of its start; of no two runs one."""
-    from ..core.files import new_file
-
-    start = time.strftime("%Y%m%d-%H%M%S")
-    return new_file(Path(f"{plan.solver.snapshot_prefix}_{start}.log"))
-
-
 def _log_asked_for(file: str | None, folder: str | None) -> Path | None:
     """Return the log file of ``-log``, or else of ``-log_dir``: there ``caffe.INFO`` leads to it.
 
@@ -175,77 +171,3 @@ def _log_asked_for(file: str | None, folder: str | None) -> Path | None:
         newest.unlink(missing_ok=True)
         newest.symlink_to(path.name)
     return path
-
-
-def train(
-    plan: Plan,
-    gpu: str | None = None,
-    snapshot: str | None = None,
-    progress: bool | None = None,
-    log: Path | None = None,
-    teacher_cache: str = "auto",
-    effects: tuple[str, str, str] = ("stop", "snapshot", "stop"),
-    exact_sums: bool = False,
-    gradient_shares: int = 0,
-    then: Callable[[Solver], None] | None = None,
-    to_go_on: str = "",
-) -> Solver:
-    """Train as planned, with a log on stderr and in a file.
-
-    ``effects`` is what SIGINT, SIGHUP and SIGTERM do: snapshot, stop (which snapshots too) or none.
-    ``then`` is called at the end, while the log is still open. ``to_go_on`` is logged after a stop
-    where a user does not go on by -snapshot.
-
-    Raises:
-        Stopped: a signal has ended the training; the log says how it goes on.
-    """
-    from ..logs.log import Log
-    from ..proto import caffe_pb2 as pb
-    from ..solver.callback import Action
-    from ..solver.options import Options
-    from ..solver.signals import SignalActions
-    from ..solver.solver import Solver
-
-    wants_gpu = None
-    if plan.solver.HasField("solver_mode"):
-        wants_gpu = plan.solver.solver_mode == pb.SolverParameter.GPU
-    device, told = common.choose_device(gpu, wants_gpu, plan.solver.device_id)
-    path = log or new_log(plan)
-    with Log(path, progress=progress) as lines, SignalActions(*map(Action, effects)) as signals:
-        lines.info(f"Log file: {path}")
-        lines.info(told)
-        try:
-            options = Options(teacher_cache, exact_sums, gradient_shares)
-            solver = Solver(plan, lines, device, options, [signals])
-            lines.info("Starting Optimization")
-            solver.solve(snapshot)
-            if solver.stopped:
-                raise Stopped(to_go_on or _to_go_on(solver), signals.stopped_by)
-            if then is not None:
-                then(solver)
-        except CaffeKDError as error:
-            (lines.info if isinstance(error, Stopped) else lines.error)(str(error))
-            error.told = True
-            raise
-        lines.info("Optimization Done.")
-    return solver
-
-
-def _to_go_on(solver: Solver) -> str:
-    if solver.snapshots is None:
-        return "Stopped without a snapshot"
-    return f"To go on: -snapshot {solver.snapshots[1]}"
-
-
-def export(plan: Plan, solver: Solver, path: Path) -> Exported:
-    """Write the trained student as ONNX, and beside it a ``deploy.prototxt`` for its weights."""
-    from ..export.pipeline import export_net
-    from ..proto import text
-
-    weights, _ = solver.newest_snapshot()
-    exported = export_net(plan.student, plan.train.file, weights, path)
-    deploy = path.with_name("deploy.prototxt")
-    text.write(deploy, exported.net.param)
-    print(f"{path}: the student; greatest difference to the net {exported.report.difference:.1e}")
-    print(f"{deploy}: the student's net, for {weights}")
-    return exported

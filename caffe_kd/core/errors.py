@@ -54,7 +54,7 @@ class CaffeKDError(Exception):
     """Root of the tree; ``where`` is ``file:line`` or a file, and begins the message."""
 
     exit_status = 1
-    told = False  # whether a log has shown it to the user already
+    logged = False  # whether a log has shown it to the user already
 
     def __init__(self, message: str, where: str | None = None) -> None:
         message = printable(message)

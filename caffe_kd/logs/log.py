@@ -33,6 +33,7 @@ class Log:
         path: the log file; missing folders are made, an existing file is continued.
         stream: where people look; stderr unless given.
         progress: whether ``progress`` shows a status line; None: if the stream is a terminal.
+        quiet: whether the lines go to the file only; the status line is still on the stream.
 
     Raises:
         CaffeKDError: the file cannot be opened for writing.
@@ -43,11 +44,13 @@ class Log:
         path: Path | None = None,
         stream: TextIO | None = None,
         progress: bool | None = None,
+        quiet: bool = False,
     ) -> None:
         self._stream: TextIO | None = sys.stderr if stream is None else stream
         if progress is None:
             progress = self._stream is not None and self._stream.isatty()
         self._progress = progress
+        self._quiet = quiet
         self._bar: Any = None
         self._next_update = 0.0
         self._path = path
@@ -121,7 +124,7 @@ class Log:
             self.warning(f"{self._path}: the log file ends here: {error.strerror}")
 
     def _write_stream(self, lines: str) -> None:
-        if self._stream is None:
+        if self._stream is None or self._quiet:
             return
         try:
             if self._bar is not None:

@@ -195,18 +195,19 @@ def _read_record(path: Path, fingerprint: str) -> Result | None:
 
 
 def _train_and_measure(folder: Path, digits: Digits, stage: Stage, solver: Path) -> Result:
-    from ..cli.train import export, train
     from ..solver.plan import read_plan
+    from ..solver.run import RunOptions, export, train
 
     plan = read_plan(solver)
     log = folder / f"{stage.name}.log"
     log.unlink(missing_ok=True)
     started = time.perf_counter()
-    again = "Stopped; run the quick start again to go on with this stage"
-    trained = train(plan, log=log, to_go_on=again)
+    hint = "Stopped; run the quick start again to go on with this stage"
+    trained = train(plan, RunOptions(log=log, resume_hint=hint))
     seconds = time.perf_counter() - started
     path = folder / f"{stage.name}.onnx"
-    exported = export(plan, trained, path)
+    exported, lines = export(plan, trained, path)
+    print("\n".join(lines))
     images, labels = _records(digits, TEST)
     errors, latency = measure(path, images, labels)
     return Result(

@@ -124,9 +124,9 @@ def train_as(solver: Any, gpu: str | None, progress: bool | None) -> Done:
         Stopped: a signal has ended it; run again, it goes on.
         CaffeKDError: the training cannot be done, or has nothing to learn from.
     """
-    from ..cli.train import train
     from ..proto import text
     from ..solver.plan import read_plan
+    from ..solver.run import RunOptions, train
 
     path = Path(f"{solver.snapshot_prefix}_solver.prototxt")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,11 +144,13 @@ def train_as(solver: Any, gpu: str | None, progress: bool | None) -> Done:
 
     trained = train(
         read_plan(path),
-        gpu=gpu,
-        snapshot=_newest(solver),
-        progress=progress,
-        then=test,
-        to_go_on="Stopped; the same command goes on from here",
+        RunOptions(
+            gpu=gpu,
+            snapshot=_newest(solver),
+            progress=progress,
+            at_end=test,
+            resume_hint="Stopped; the same command goes on from here",
+        ),
     )
     return Done(trained.iter, trained.newest_snapshot()[0], results)
 

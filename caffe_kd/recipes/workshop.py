@@ -154,8 +154,8 @@ class Workshop:
         write_atomically(folder / "run.json", json.dumps(identity, indent=1).encode())
 
     def _train(self, run: Run) -> None:
-        from ..cli.train import train
         from ..solver.plan import read_plan
+        from ..solver.run import RunOptions, train
 
         self._prepare(run)
         folder, last = self.folder / run.name, self.weights(run)
@@ -164,9 +164,11 @@ class Workshop:
         try:
             train(
                 read_plan(folder / "solver.prototxt"),
-                snapshot=str(state) if state else None,
-                log=folder / "train.log",
-                to_go_on="Stopped; the same command goes on from here",
+                RunOptions(
+                    snapshot=state,
+                    log=folder / "train.log",
+                    resume_hint="Stopped; the same command goes on from here",
+                ),
             )
         finally:
             spent = (_read_json(folder / "spent.json") or {}).get("seconds", 0.0)

@@ -190,7 +190,7 @@ class Search:
         plan = self._plan(folder, values)
         log = folder / "train.log"
         log.unlink(missing_ok=True)  # of a trial that was stopped
-        with _FileLog(log) as lines, SignalActions() as signals:
+        with Log(log, quiet=True) as lines, SignalActions() as signals:
             try:
                 tests = _Tests(trial, self.output)
                 options = Options(self._cache)
@@ -209,13 +209,6 @@ class Search:
             trial.set_user_attr("fault", f"given up: {self.output} is {tests.value}")
             return None
         return tests.value
-
-
-class _FileLog(Log):
-    """A log whose lines go to the file alone; the progress line goes to the terminal."""
-
-    def _write_stream(self, lines: str) -> None:
-        pass
 
 
 class _Tests(Callback):
