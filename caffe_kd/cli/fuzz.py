@@ -30,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("fuzz measures processes by /proc and so runs on Linux only")
     from ..fuzz.campaign import FAULTS, Campaign
     from ..fuzz.kinds import kinds
+    from .main import main as run_command
 
-    known = kinds(Path(arguments.golden).resolve())
+    known = kinds(Path(arguments.golden).resolve(), run_command)
     names = common.comma_list(arguments.only) or [kind.name for kind in known]
     if unknown := set(names) - {kind.name for kind in known}:
         raise UsageError(f"-only takes of {', '.join(k.name for k in known)}. Received: {unknown}")

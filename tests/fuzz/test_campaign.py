@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are measured by /proc")
 
 
-@pytest.mark.parametrize("kind", kinds(GOLDEN), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", kinds(GOLDEN, main), ids=lambda kind: kind.name)
 def test_damaged_files_of_each_kind_are_read_or_refused(kind: Kind, tmp_path: Path) -> None:
     run = Campaign([kind], 0, tmp_path)
     for verdict in run.run(kind, range(12)):
@@ -107,7 +107,7 @@ def test_command_counts_and_exits_with_1_where_a_fault_is_found(
     assert main(["fuzz", *flags, "-only", "idx"]) == 0
     assert "all 4" in capsys.readouterr().out
     kind = planted(lambda path: 1 / 0)
-    monkeypatch.setattr("caffe_kd.fuzz.kinds.kinds", lambda golden: [kind])
+    monkeypatch.setattr("caffe_kd.fuzz.kinds.kinds", lambda golden, run: [kind])
     assert main(["fuzz", *flags]) == 1
     out = capsys.readouterr().out
     assert "TRACEBACK planted 0: ZeroDivisionError" in out
