@@ -2,4 +2,4 @@
 
 from caffe_kd.python_layers import user_code
 
-user_code.be_caffe()
+user_code.alias_as_caffe()

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..pycaffe.classifier import PictureNet
+    from ..pycaffe.classifier import ImageInputNet
 
     Array = NDArray[Any]
-    Built = TypeVar("Built", bound=PictureNet)
+    Built = TypeVar("Built", bound=ImageInputNet)
 
 _REFERENCE = "models/bvlc_reference_caffenet"
 # What the original takes where a flag is not given, from the root of its folders.
@@ -116,7 +116,7 @@ def integers(text: str, name: str) -> list[int]:
         ) from None
 
 
-def check_channels(net: PictureNet, known: tuple[int, ...]) -> int:
+def check_channels(net: ImageInputNet, known: tuple[int, ...]) -> int:
     """Return how many channels the net's input has.
 
     Raises:

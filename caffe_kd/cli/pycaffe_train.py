@@ -88,11 +88,11 @@ class StopWatch:
         self._forward: dict[int, float] = {}
         self._back: list[tuple[float, int]] = []  # when, and which layer begins
         self._back_ended = 0.0
-        self._places = solver.net._graph.places
-        for index, place in enumerate(self._places):
-            if place.layer is not None:
-                place.layer.register_forward_pre_hook(partial(self._enter, index))
-                place.layer.register_forward_hook(partial(self._leave, index))
+        self._nodes = solver.net._graph.nodes
+        for index, node in enumerate(self._nodes):
+            if node.layer is not None:
+                node.layer.register_forward_pre_hook(partial(self._enter, index))
+                node.layer.register_forward_hook(partial(self._leave, index))
         for param in solver.net._graph.net.params:
             if param.blob.requires_grad:
                 param.blob.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
@@ -122,7 +122,7 @@ class StopWatch:
         LOG.info(f"solver total: {1000 * total:.2f}")
 
     def _line(self, way: str, index: int, seconds: float) -> str:
-        return f"{way} {index:3d} {self._places[index].name:>8s} : {1000 * seconds:.2f}"
+        return f"{way} {index:3d} {self._nodes[index].name:>8s} : {1000 * seconds:.2f}"
 
     def _now(self) -> float:
         import torch

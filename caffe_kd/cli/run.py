@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     user_code.allow()
     folder = Path(script).resolve().parent if script else Path.cwd()
     words = [script or module, *words[len(own) :]]
-    with user_code.surroundings([]), _as_started(words, folder):
+    with user_code.user_import_path([]), _as_started(words, folder):
         if module and not _is_there(module):
             raise CaffeKDError(f"No module named {module}. Looked from {Path.cwd()}")
         return _run(script, module)

@@ -87,13 +87,13 @@ class StopWatch:
 
         graph.visit_all()
         self.graph = graph
-        self.forward = [0.0] * len(graph.places)
-        self.backward = [0.0] * len(graph.places)
+        self.forward = [0.0] * len(graph.nodes)
+        self.backward = [0.0] * len(graph.nodes)
         self._timer = Timer()
         self._mark: Any = None
 
         def before(direction: str, index: int) -> None:
-            self._mark = record_function(f"{graph.places[index].name} {direction}")
+            self._mark = record_function(f"{graph.nodes[index].name} {direction}")
             self._mark.__enter__()
             self._timer.start()
 
@@ -108,12 +108,12 @@ class StopWatch:
 
     def run_forward(self) -> float:
         """Run all layers; return the loss."""
-        return self.graph.forward(0, len(self.graph.places) - 1)
+        return self.graph.forward(0, len(self.graph.nodes) - 1)
 
     def run_backward(self) -> None:
         """Run back through all layers."""
         self.graph.clear_param_diffs()
-        self.graph.backward(len(self.graph.places) - 1, 0)
+        self.graph.backward(len(self.graph.nodes) - 1, 0)
 
 
 def measure(watch: StopWatch, iterations: int, log: Log) -> None:
@@ -143,9 +143,9 @@ def measure(watch: StopWatch, iterations: int, log: Log) -> None:
         log.info(f"Iteration: {iteration} forward-backward time: {there.ms + back.ms:g} ms.")
     elapsed = total.ms
     log.info("Average time per layer: ")
-    for index, place in enumerate(watch.graph.places):
-        log.info(f"{place.name:>10s}\tforward: {watch.forward[index] / iterations:g} ms.")
-        log.info(f"{place.name:>10s}\tbackward: {watch.backward[index] / iterations:g} ms.")
+    for index, node in enumerate(watch.graph.nodes):
+        log.info(f"{node.name:>10s}\tforward: {watch.forward[index] / iterations:g} ms.")
+        log.info(f"{node.name:>10s}\tbackward: {watch.backward[index] / iterations:g} ms.")
     log.info(f"Average Forward pass: {forward / iterations:g} ms.")
     log.info(f"Average Backward pass: {backward / iterations:g} ms.")
     log.info(f"Average Forward-Backward: {elapsed / iterations:g} ms.")

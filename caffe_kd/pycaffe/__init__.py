@@ -1,6 +1,6 @@
-"""The face that scripts written for pycaffe know: ``import caffe_kd as caffe``.
+"""The pycaffe interface: ``import caffe_kd as caffe`` for scripts written for Caffe.
 
-The names below are loaded when they are first used, so that the import itself costs nothing.
+The names below are loaded when they are first used, so that the import itself is cheap.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-# Each public name, and the module of this folder that has it.
+# Each public name, and the module in this folder that defines it.
 NAMES = {
     "Layer": ".python_layers.user_layer",
     "Net": "net",

@@ -1,6 +1,6 @@
-"""The classes by the names that the original's compiled module has: ``caffe._caffe.BlobVec``.
+"""The classes under the names of pycaffe's compiled module: ``caffe._caffe.BlobVec``.
 
-Scripts that merge BatchNorm into convolutions ask so what they find in ``net.params``.
+Scripts that merge BatchNorm into convolutions use them to check the types in ``net.params``.
 """
 
 from __future__ import annotations

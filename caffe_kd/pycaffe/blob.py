@@ -17,8 +17,9 @@ from .storage import Shape, Storage
 class Blob(LegacyExtents):
     """Values and their gradients, writable as float32 arrays in C order.
 
-    What is written to ``data`` or ``diff`` counts in the next pass that reads it. The arrays stay
-    valid when the net is gone, and show each later pass until the blob is reshaped.
+    What is written to ``data`` or ``diff`` takes effect in the next pass that reads it. The arrays
+    stay valid after the net is deleted, and show the results of later passes until the blob is
+    reshaped.
 
     Source: pycaffe's Blob.
     """
@@ -46,15 +47,15 @@ class Blob(LegacyExtents):
 
     @property
     def shape(self) -> Shape:
-        """The extents."""
+        """The shape, one size per axis."""
         return self._shape
 
     @property
     def _gpu_data_ptr(self) -> int:
-        """The address of the values on the GPU, in C order, for reading.
+        """The read-only address of the values on the GPU, in C order.
 
         Raises:
-            UsageError: the net is computed by the CPU.
+            UsageError: the net runs on the CPU.
         """
         return self._data.gpu_address(self._shape)
 
@@ -64,24 +65,24 @@ class Blob(LegacyExtents):
         return self._diff.gpu_address(self._shape)
 
     def reshape(self, *dims: int) -> None:
-        """Change the shape; values stay if their number does.
+        """Change the shape; the values are kept if their number does not change.
 
-        Layers behind it follow with ``Net.reshape`` or the next forward pass.
+        Later layers are reshaped by ``Net.reshape`` or the next forward pass.
 
         Raises:
-            NetError: an extent is negative, there are more than 2^31 - 1 values, or the blob is a
+            NetError: a dim is negative, there are more than 2^31 - 1 values, or the blob is a
                 parameter and their number would change.
         """
         shape = tuple(int(d) for d in dims)
         if any(d < 0 for d in shape) or math.prod(shape) > MAX_COUNT:
             raise NetError(
-                f"a blob's extents must be 0 or more, and blob size must not exceed INT_MAX "
+                f"a blob's dims must be 0 or more, and blob size must not exceed INT_MAX "
                 f"({MAX_COUNT} values). Received: {dims}"
             )
         self.take_shape(shape)
 
     def take_shape(self, shape: Shape) -> None:
-        """Change the shape to one that is known to be possible."""
+        """Change the shape to one that has been checked."""
         if shape != self._shape:
             self._data.resize(shape)
             self._diff.resize(shape)
@@ -100,7 +101,7 @@ class BlobVec(list[Blob]):
 
 
 class ParameterBlob(Blob):
-    """A layer's parameter; its data is where the layer has it."""
+    """A layer's parameter; its data is the layer's own memory."""
 
     def take_shape(self, shape: Shape) -> None:
         """Change the shape, but not the number of values."""
@@ -113,8 +114,8 @@ class ParameterBlob(Blob):
 
 
 def parameter_storage(parameter: Any) -> Storage:
-    """Return the one storage of a parameter, whichever nets share it."""
-    storage: Storage | None = getattr(parameter, "face", None)
+    """Return the storage of a parameter, the same one for all nets that share it."""
+    storage: Storage | None = getattr(parameter, "pycaffe_storage", None)
     if storage is None:
-        storage = parameter.face = Storage.of(parameter)
+        storage = parameter.pycaffe_storage = Storage.of(parameter)
     return storage

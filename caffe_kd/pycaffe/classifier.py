@@ -1,4 +1,4 @@
-"""Classifier: a net for pictures, with what brings them to its input."""
+"""Classifier: a net for images, with the preprocessing of its input."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .net import Net, Path
 Array = NDArray[Any]
 
 
-class PictureNet(Net):
-    """A net in phase TEST whose first input takes pictures [height, width, channel].
+class ImageInputNet(Net):
+    """A net in phase TEST whose first input takes images [height, width, channel].
 
     Args:
         model_file: the deploy prototxt.
         pretrained_file: its weights.
-        mean: subtracted from a picture; see ``io.Transformer`` for this and the next three.
-        input_scale: multiplied with after that.
-        raw_scale: multiplied with before, 255 for nets that were trained on bytes.
+        mean: subtracted from an image; see ``io.Transformer`` for this and the next three.
+        input_scale: multiplied by after that.
+        raw_scale: multiplied by before that; 255 for nets that were trained on bytes.
         channel_swap: the order of channels, (2, 1, 0) for RGB to BGR.
 
     Raises:
@@ -44,7 +44,7 @@ class PictureNet(Net):
         shape = self.blobs[self.inputs[0]].shape if self.inputs else ()
         if len(shape) != 4:
             raise NetError(
-                "a net for pictures begins with an input [N, K, H, W]; make_deploy writes one. "
+                "a net for images begins with an input [N, K, H, W]; make_deploy writes one. "
                 f"Received: {f'an input of shape {shape}' if self.inputs else 'no input'}",
                 str(model_file),
             )
@@ -59,22 +59,23 @@ class PictureNet(Net):
         if channel_swap is not None:
             self.transformer.set_channel_swap(self.inputs[0], channel_swap)
 
-    def _predict(self, pictures: Iterable[Array]) -> Array:
-        """Return the first output for pictures, which are preprocessed for it."""
+    def _predict(self, images: Iterable[Array]) -> Array:
+        """Return the first output for images, which are preprocessed for it."""
         name = self.inputs[0]
-        inputs = np.stack([self.transformer.preprocess(name, picture) for picture in pictures])
+        inputs = np.stack([self.transformer.preprocess(name, image) for image in images])
         return self.forward_all(**{name: inputs})[self.outputs[0]]
 
 
-class Classifier(PictureNet):
-    """A net that tells the classes of pictures.
+class Classifier(ImageInputNet):
+    """A net that classifies images.
 
     Args:
         model_file: the deploy prototxt.
         pretrained_file: its weights.
-        image_dims: height and width that a picture is brought to before it is cropped to the
-            input's; the input's own if not given.
-        **transform: ``mean``, ``input_scale``, ``raw_scale``, ``channel_swap``; see ``PictureNet``.
+        image_dims: height and width that an image is resized to before it is cropped to the
+            input's; the input's size if not given.
+        **transform: ``mean``, ``input_scale``, ``raw_scale``, ``channel_swap``, as in
+            ``ImageInputNet``.
 
     Source: pycaffe's Classifier.
     """
@@ -99,17 +100,17 @@ class Classifier(PictureNet):
             )
 
     def predict(self, inputs: Sequence[Array], oversample: bool = True) -> Array:
-        """Return the probabilities of the classes for each picture, float32 [N, classes].
+        """Return the probabilities of the classes for each image, float32 [N, classes].
 
         Args:
-            inputs: pictures [H, W, K] of any size, as ``io.load_image`` gives them.
-            oversample: whether to average over ten crops; else the centre alone is looked at.
+            inputs: images [H, W, K] of any size, as ``io.load_image`` gives them.
+            oversample: whether to average over ten crops; otherwise only the centre crop is used.
         """
-        pictures = [io.resize_image(picture, self.image_dims) for picture in inputs]
-        if not pictures:
-            raise NetError("there is no picture to classify")
+        images = [io.resize_image(image, self.image_dims) for image in inputs]
+        if not images:
+            raise NetError("there is no image to classify")
         if oversample:
-            predictions = self._predict(io.oversample(pictures, self.crop_dims))
-            return predictions.reshape(len(pictures), 10, -1).mean(1)
+            predictions = self._predict(io.oversample(images, self.crop_dims))
+            return predictions.reshape(len(images), 10, -1).mean(1)
         (y, x), (height, width) = (self.image_dims - self.crop_dims) // 2, self.crop_dims
-        return self._predict([picture[y : y + height, x : x + width] for picture in pictures])
+        return self._predict([image[y : y + height, x : x + width] for image in images])

@@ -1,6 +1,6 @@
 """Maps between the coordinates of a NetSpec's tops, to crop one to fit another.
 
-A map ``(axis, scale, offset)`` says that place ``x`` of a top lies at ``scale * x + offset`` of a
+A map ``(axis, scale, offset)`` says that position ``x`` of a top is at ``scale * x + offset`` of a
 bottom, from axis ``axis + 1`` on; scale and offset are numbers or arrays of one per axis. An axis
 of None, with scale 1 and offset 0, fits any axis.
 
@@ -44,10 +44,10 @@ class UnconnectedError(NetError, RuntimeError):
 
 
 def conv_params(fn: Function) -> tuple[int, Any, Any, Any]:
-    """Return axis, stride, extent of the kernel with its dilation, and pad of a layer.
+    """Return axis, stride, dilated kernel size and pad of a layer.
 
     Raises:
-        CropError: the layer has sizes by ``_h`` and ``_w``.
+        CropError: the layer gives sizes as ``_h`` and ``_w``.
     """
     params: Mapping[str, Any] = fn.params.get("convolution_param", fn.params)
     legacy = [name for name in params if name.endswith(("_h", "_w"))]
@@ -89,7 +89,7 @@ def coord_map(fn: Function) -> CoordMap:
 
 
 def compose(base_map: CoordMap, next_map: CoordMap) -> CoordMap:
-    """Return the map that leads through ``base_map`` and then ``next_map``.
+    """Return the composition of ``base_map`` and then ``next_map``.
 
     Raises:
         AxisMismatchException: they are about different axes.
@@ -98,20 +98,20 @@ def compose(base_map: CoordMap, next_map: CoordMap) -> CoordMap:
     next_axis, next_scale, next_offset = next_map
     if None not in (base_axis, next_axis) and base_axis != next_axis:
         raise AxisMismatchException(
-            f"maps of different axes cannot follow one another. Received: {base_axis}, {next_axis}"
+            f"maps of different axes cannot be composed. Received: {base_axis}, {next_axis}"
         )
     axis = next_axis if base_axis is None else base_axis
     return axis, base_scale * next_scale, base_scale * next_offset + base_offset
 
 
 def inverse(coord_map: CoordMap) -> CoordMap:
-    """Return the map that leads back."""
+    """Return the inverse map."""
     axis, scale, offset = coord_map
     return axis, 1 / scale, -offset / scale
 
 
 def coord_map_from_to(top_from: Top, top_to: Top) -> CoordMap:
-    """Return the map from one top's coordinates to another's, over a blob that both come from.
+    """Return the map from one top's coordinates to another's, through a common ancestor.
 
     Raises:
         UnconnectedError: the layers between them have no maps.
@@ -129,7 +129,7 @@ def coord_map_from_to(top_from: Top, top_to: Top) -> CoordMap:
 def _maps_to_ancestors(top: Top) -> Iterator[tuple[Top, CoordMap]]:
     """Yield a top and what it is computed from, nearest first, each with the map from it to there.
 
-    A Crop's second bottom only lends its extents.
+    A Crop's second bottom only gives its size.
     """
     maps = {top: IDENTITY}
     waiting = [top]
@@ -148,10 +148,10 @@ def _maps_to_ancestors(top: Top) -> Iterator[tuple[Top, CoordMap]]:
 
 
 def crop(top_from: Top, top_to: Top) -> Top:
-    """Return a Crop layer's top: ``top_from``, cut to the place and extents of ``top_to``.
+    """Return a Crop layer's top: ``top_from``, cut to the position and size of ``top_to``.
 
     Raises:
-        CropError: the two differ in scale, or the offset is negative or no whole number.
+        CropError: the two differ in scale, or the offset is negative or not a whole number.
         UnconnectedError: the layers between them have no maps.
     """
     axis, scale, offset = coord_map_from_to(top_from, top_to)
@@ -163,6 +163,6 @@ def crop(top_from: Top, top_to: Top) -> Top:
     if not (np.round(offset) == offset).all():
         raise CropError(f"cannot crop noninteger offset (b = {offset})")
     whole = [int(-o) for o in np.round(offset)]
-    first = 2 if axis is None else axis + 1  # Crop's own default where no layer tells
+    first = 2 if axis is None else axis + 1  # Crop's own default where no layer gives one
     top: Top = layer_function("Crop")(top_from, top_to, crop_param={"axis": first, "offset": whole})
     return top

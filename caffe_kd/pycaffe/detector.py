@@ -1,4 +1,4 @@
-"""Detector: classifies windows of pictures, as in R-CNN."""
+"""Detector: classifies windows of images, as in R-CNN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import NetError, UsageError
 from . import io
-from .classifier import PictureNet
+from .classifier import ImageInputNet
 from .net import Path
 
 Array = NDArray[Any]
@@ -20,15 +20,15 @@ Array = NDArray[Any]
 _SELECTIVE_SEARCH = "selective_search_ijcv_with_python"
 
 
-class Detector(PictureNet):
-    """A net that tells what is in windows of pictures.
+class Detector(ImageInputNet):
+    """A net that classifies windows of images.
 
-    A window is (ymin, xmin, ymax, xmax) in pixels; the last row and column are not in it.
+    A window is (ymin, xmin, ymax, xmax) in pixels; the last row and column are excluded.
 
     Args:
         model_file: the deploy prototxt.
         pretrained_file: its weights.
-        mean: see ``PictureNet``, for the next three as well.
+        mean: see ``ImageInputNet``, for the next three as well.
         input_scale: likewise.
         raw_scale: likewise.
         channel_swap: likewise.
@@ -56,7 +56,7 @@ class Detector(PictureNet):
         """Return for each window a dict of ``window``, ``prediction`` and ``filename``.
 
         Args:
-            images_windows: pairs of a picture's file and its windows.
+            images_windows: pairs of an image file and its windows.
         """
         crops: list[Array] = []
         detections: list[dict[str, Any]] = []
@@ -75,26 +75,26 @@ class Detector(PictureNet):
         """Return ``detect_windows`` for the windows that Selective Search proposes.
 
         Raises:
-            UsageError: the program for that is not there; it runs in MATLAB.
+            UsageError: Selective Search is not installed; it needs MATLAB.
         """
         try:
             search = importlib.import_module(_SELECTIVE_SEARCH)
         except ImportError:
             raise UsageError(
-                f"Selective Search is not here: no module named '{_SELECTIVE_SEARCH}', which needs "
-                "MATLAB. Take windows from elsewhere, and give them to detect_windows"
+                f"Selective Search is not installed: no module named '{_SELECTIVE_SEARCH}'. It "
+                "needs MATLAB.  Take windows from elsewhere, and give them to detect_windows"
             ) from None
         names = [os.path.abspath(name) for name in image_fnames]
         windows = search.get_windows(names, cmd="selective_search_rcnn")
         return self.detect_windows(zip(names, windows, strict=True))
 
     def crop(self, im: Array, window: Sequence[float]) -> Array:
-        """Return what a window shows; with context around it, in the input's size.
+        """Return the crop of a window, with context around it, in the input's size.
 
-        What lies outside the picture is the mean, so that it is 0 for the net.
+        What lies outside the image is filled with the mean, so that it is 0 for the net.
 
         Raises:
-            NetError: nothing of the picture is in the window.
+            NetError: the window does not overlap the image.
         """
         top, left, bottom, right = (int(edge) for edge in window)
         if not self.context_pad:
@@ -104,7 +104,7 @@ class Detector(PictureNet):
         half = np.array([bottom - top + 1, right - left + 1]) / 2.0
         center = np.array([top, left]) + half
         box = np.round([*(center - scale * half), *(center + scale * half)])
-        shrink = size / (box[2:] - box[:2] + 1)  # from the picture's pixels to the input's
+        shrink = size / (box[2:] - box[:2] + 1)  # from the image's pixels to the input's
         pad = np.round(np.maximum(0, -box[:2]) * shrink).astype(int)
         inside = np.clip(box, 0, [*im.shape[:2], *im.shape[:2]]).astype(int)
         shown = np.round((inside[2:] - inside[:2] + 1) * shrink).astype(int)
@@ -121,7 +121,7 @@ class Detector(PictureNet):
         part = im[top:bottom, left:right]
         if not part.size:
             raise NetError(
-                f"a window (ymin, xmin, ymax, xmax) must lie in its picture of {im.shape[:2]} "
+                f"a window (ymin, xmin, ymax, xmax) must lie in its image of {im.shape[:2]} "
                 f"pixels. Received: {tuple(window)}"
             )
         return part
@@ -130,7 +130,7 @@ class Detector(PictureNet):
         """Set how many pixels of the net's input lie around the window, in ``crop``.
 
         Raises:
-            NetError: they leave nothing for the window.
+            NetError: nothing is left for the window.
         """
         name = self.inputs[0]
         _, channels, height, width = self.blobs[name].shape
@@ -145,7 +145,7 @@ class Detector(PictureNet):
         if mean is None:
             self.crop_mean: Array = np.zeros((1, 1, channels), np.float32)
             return
-        # The mean in the picture's own order and range.
+        # The mean in the image's own channel order and range.
         crop_mean = np.atleast_3d(mean.transpose(1, 2, 0)) if mean.ndim == 3 else mean[:, :, None]
         swap = self.transformer.channel_swap.get(name)
         if swap is not None and crop_mean.shape[2] > 1:

@@ -1,7 +1,7 @@
 """Draws nets: layers as boxes, blobs as arrows with their shapes.
 
 ``draw_net_to_file(net_param, "net.png")`` needs neither Graphviz nor pydot; for those who have
-Graphviz, ``get_pydot_graph(net_param).to_string()`` is the graph in its language.
+Graphviz, ``get_pydot_graph(net_param).to_string()`` is the graph in dot.
 
 Source: pycaffe's draw, which puts a node for each blob between the layers.
 """
@@ -45,7 +45,7 @@ class Drawing:
         layers: the LayerParameters in their order.
         shapes: the shapes of their tops, as far as they are known.
         rankdir: which way the graph runs: TB (top to bottom), BT, LR or RL.
-        display_lrm: whether to write the learning rate's multipliers beside what learns.
+        display_lrm: whether to write the learning rate multipliers of layers with parameters.
         lanes: the column of each layer by name, where it is not 0.
         titles: the headings of columns.
 
@@ -77,7 +77,7 @@ class Drawing:
         self.links = list(_links(layers, shapes))
 
     def create(self, format: str = "png") -> bytes:
-        """Return the picture as the bytes of a file: png, svg or pdf, or dot.
+        """Return the image as the bytes of a file: png, svg or pdf, or dot.
 
         Raises:
             UsageError: the format is none of these.
@@ -89,7 +89,7 @@ class Drawing:
         return render.render(self.nodes, self.links, self.titles, self.rankdir, format)
 
     def write(self, filename: str | PathLike[str], format: str | None = None) -> None:
-        """Write the picture, in the format that the file's name ends with unless one is given."""
+        """Write the image, in the format that the file's name ends with unless one is given."""
         name = os.fspath(filename)
         content = self.create(format or Path(name).suffix[1:].lower())
         write_atomically(name, content)
@@ -101,7 +101,7 @@ class Drawing:
         raise AttributeError(f"a Drawing has no '{name}'")
 
     def to_string(self) -> str:
-        """Return the graph in Graphviz' language."""
+        """Return the graph in dot, Graphviz's language."""
         lines = ["digraph Net {", f"  rankdir={self.rankdir};"]
         lines.append("  node [shape=box, style=filled];")
         for lane in sorted({node.lane for node in self.nodes}):
@@ -145,7 +145,7 @@ def _phases(layer: Any) -> str:
 
 
 def _settings(layer: Any) -> list[str]:
-    """Return the few settings of a layer that tell it from another of its type."""
+    """Return the few settings that distinguish a layer from others of its type."""
     if layer.type in ("Convolution", "Deconvolution"):
         param = layer.convolution_param
         return [f"{param.num_output} outputs", _window(param, default_stride=1)]
@@ -165,7 +165,7 @@ def _settings(layer: Any) -> list[str]:
 
 
 def _window(param: Any, default_stride: int) -> str:
-    """Return ``5x5, stride 2, pad 1``; extents that are 1 and 0 are left out."""
+    """Return ``5x5, stride 2, pad 1``; a stride of 1 and a pad of 0 are left out."""
     kernel, stride, pad = (
         _extents(param, *names)
         for names in (
@@ -206,14 +206,14 @@ def _colour(layer: Any) -> str:
 
 
 def _has_filler(cls: Any) -> bool:
-    """Whether a type's parameters tell how its blobs are filled, so that it has some."""
+    """Whether a type has fillers among its settings, and so parameter blobs."""
     settings = cls.settings_in(caffe_pb2.LayerParameter()) if cls is not None else None
     fields = settings.DESCRIPTOR.fields if settings is not None else ()
     return any(field.name.endswith("filler") for field in fields)
 
 
 def _links(layers: Sequence[Any], shapes: Shapes) -> Iterable[Link]:
-    """Yield a link for each bottom; where phases have makers of their own, for each of them."""
+    """Yield a link for each bottom; where each phase has its own producer, one for each."""
     makers: dict[str, list[int]] = {}
     for number, layer in enumerate(layers):
         for blob in dict.fromkeys(layer.bottom):
@@ -226,7 +226,7 @@ def _links(layers: Sequence[Any], shapes: Shapes) -> Iterable[Link]:
 
 
 def _label(layer: Any, blob: str, shapes: Shapes) -> str:
-    """Return a blob's shape, and its name where the layer bears another one."""
+    """Return a blob's shape, and its name where it differs from the layer's."""
     known = shapes.get(layer.name, ())
     index = list(layer.top).index(blob)
     shape = " × ".join(map(str, known[index])) if index < len(known) else ""
@@ -281,7 +281,7 @@ def draw_net(
     phase: int | None = None,
     display_lrm: bool = False,
 ) -> bytes:
-    """Return a picture of a net; see ``get_pydot_graph`` and ``Drawing.create``."""
+    """Return an image of a net; see ``get_pydot_graph`` and ``Drawing.create``."""
     return get_pydot_graph(caffe_net, rankdir, True, phase, display_lrm).create(format=ext)
 
 
@@ -292,5 +292,5 @@ def draw_net_to_file(
     phase: int | None = None,
     display_lrm: bool = False,
 ) -> None:
-    """Write a picture of a net in the format that the file's name ends with."""
+    """Write an image of a net in the format that the file's name ends with."""
     get_pydot_graph(caffe_net, rankdir, True, phase, display_lrm).write(filename)

@@ -1,4 +1,4 @@
-"""Folds the drawing of a deep net, which would be one long strip, into strips side by side.
+"""Folds the drawing of a deep net from one long strip into strips side by side.
 
 Coordinates are those of ``layout``: ``across`` runs along a row, ``along`` from row to row.
 """
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 from .layout import Box, Point
 
-_LONGEST = 3.0  # a drawing is folded where it is longer than this many times its breadth
+_LONGEST = 3.0  # a drawing is folded where it is longer than this many times its width
 _WANTED = 1.6  # and then becomes about as many times longer than broad
-_TURN = 0.2  # how far before its first row a strip begins: there links come in
+_TURN = 0.2  # how far before its first row a strip begins: room for incoming links
 
 
 class Fold:
-    """Where a drawing is cut, and where its points come to lie.
+    """Where a drawing is cut, and where its points are moved to.
 
     Args:
         boxes: the boxes as they were laid out.
-        gap: the room between two strips.
+        gap: the space between two strips.
     """
 
     def __init__(self, boxes: Sequence[Box], gap: float) -> None:
@@ -36,7 +36,7 @@ class Fold:
         self._cut(boxes, length / strips)
 
     def _cut(self, boxes: Sequence[Box], wanted: float) -> None:
-        """Cut between rows, each time about ``wanted`` behind the last cut."""
+        """Cut between rows, each time about ``wanted`` after the last cut."""
         start, end = 0.0, 0.0
         for box in sorted(boxes, key=lambda box: box.along - box.depth / 2):
             top = box.along - box.depth / 2
@@ -46,11 +46,11 @@ class Fold:
             end = max(end, box.along + box.depth / 2)
 
     def strip(self, along: float) -> int:
-        """Return the number of the strip in which a place lies."""
+        """Return the number of the strip in which a point lies."""
         return bisect_right(self._cuts, along)
 
     def place(self, point: Point) -> Point:
-        """Return where a point of the unfolded drawing comes to lie."""
+        """Return where a point of the unfolded drawing is moved to."""
         strip = self.strip(point[1])
         if not strip:
             return point
@@ -66,7 +66,7 @@ class Fold:
         return [(a, foot), (gutter, foot), (gutter, 0.0), (b, 0.0)]
 
     def corners(self) -> list[Point]:
-        """Return where, in the folded drawing, the outermost turns of links may lie."""
+        """Return the points of the folded drawing that the outermost links may reach."""
         starts = [0.0, *self._cuts]
         return [
             (self._low + (strip + 1) * self._pitch - self._gap, along)

@@ -1,4 +1,4 @@
-"""The face's log: Caffe's lines on stderr, from the level that GLOG_minloglevel says."""
+"""pycaffe's log: Caffe's lines on stderr, from the level of GLOG_minloglevel on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class LevelLog(Log):
     """A log that leaves out the lines below a level.
 
     Attributes:
-        level: 0 info, 1 warnings, 2 errors, 3 nothing; None: as the environment's GLOG_minloglevel
-            says, which scripts also set after the import.
+        level: 0 info, 1 warnings, 2 errors, 3 nothing; None: that of the environment variable
+            GLOG_minloglevel, which scripts also set after the import.
     """
 
     def __init__(self) -> None:

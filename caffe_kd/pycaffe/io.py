@@ -1,8 +1,8 @@
-"""Pictures and arrays on their way into a net: reading, resizing, ``Transformer``, messages.
+"""Images and arrays on their way into a net: reading, resizing, ``Transformer``, messages.
 
-Pictures are arrays [height, width, channel] in the order RGB, float32 from 0 to 1.
+Images are arrays [height, width, channel] in the order RGB, float32 from 0 to 1.
 
-Source: pycaffe's io, whose pictures were read and resized by scikit-image, not needed here.
+Source: pycaffe's io, which reads and resizes images with scikit-image; that is not needed here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..proto import caffe_pb2
 
 Array = NDArray[Any]
 Path = str | PathLike[str]
-Extents = Sequence[int] | Array
+Dims = Sequence[int] | Array
 
 _ROOM_PIXELS = 2_500_000  # of a small file; each takes 22 bytes on its way to a float
 _LUMA = np.array([0.2125, 0.7154, 0.0721], np.float32)  # ITU-R BT.709, as scikit-image greys
@@ -37,13 +37,13 @@ def blobproto_to_array(blob: Any, return_diff: bool = False) -> Array:
     """Return the values of a BlobProto, or its gradients, in its shape.
 
     Raises:
-        ValueError: their number is not the one of the shape.
+        ValueError: their number does not match the shape.
     """
     single, double = (blob.diff, blob.double_diff) if return_diff else (blob.data, blob.double_data)
     values = np.array(double or single, np.float64)
     legacy = ("num", "channels", "height", "width")
-    if any(blob.HasField(extent) for extent in legacy):
-        return values.reshape([getattr(blob, extent) for extent in legacy])
+    if any(blob.HasField(dim) for dim in legacy):
+        return values.reshape([getattr(blob, dim) for dim in legacy])
     return values.reshape(list(blob.shape.dim))
 
 
@@ -75,7 +75,7 @@ def array_to_datum(arr: Array, label: int | None = None) -> Any:
     """Return a Datum of an array [C, H, W]: bytes of uint8, else floats.
 
     Raises:
-        ValueError: the array has not three axes.
+        ValueError: the array does not have three axes.
     """
     if arr.ndim != 3:
         raise ValueError(f"Incorrect array shape: a Datum is [C, H, W]. Received: {arr.shape}")
@@ -91,26 +91,26 @@ def array_to_datum(arr: Array, label: int | None = None) -> Any:
 
 
 def datum_to_array(datum: Any) -> Array:
-    """Return the array [C, H, W] of a Datum: uint8, or float64 of floats; of a picture in BGR.
+    """Return the array [C, H, W] of a Datum: uint8, or float64 of floats; BGR of encoded images.
 
     Raises:
-        DataError: the number of values is not C x H x W, or the picture is damaged.
+        DataError: the number of values is not C x H x W, or the image is damaged.
     """
     array, _ = decode_datum(datum, "Datum")
     return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 
-# ---- pictures
+# ---- images
 
 
 def load_image(filename: Path, color: bool = True) -> Array:
-    """Return a picture of a file as float32 [H, W, 3] in RGB or [H, W, 1] in grey, 0 to 1.
+    """Return an image file as float32 [H, W, 3] in RGB or [H, W, 1] in grey, 0 to 1.
 
-    Transparency is left out. Grey of a coloured picture is its luma, of ITU-R BT.709.
+    Transparency is left out. A colour image is turned to grey by its ITU-R BT.709 luma.
 
     Raises:
         ParseError: the file is missing or too large.
-        DataError: it is no picture of a known format, is damaged or has too many pixels.
+        DataError: it is not an image of a known format, is damaged or has too many pixels.
     """
     from PIL import Image
 
@@ -123,7 +123,7 @@ def load_image(filename: Path, color: bool = True) -> Array:
                 pixels = _pixels(opened)
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise DataError(
-            f"the picture cannot be read: {error}. Known formats: {', '.join(FORMATS)}",
+            f"the image cannot be read: {error}. Known formats: {', '.join(FORMATS)}",
             str(filename),
         ) from error
     if color:
@@ -131,31 +131,31 @@ def load_image(filename: Path, color: bool = True) -> Array:
     return pixels if pixels.shape[2] == 1 else (pixels @ _LUMA)[:, :, None]
 
 
-def _pixels(picture: Any) -> Array:
+def _pixels(image: Any) -> Array:
     """Return [H, W, 3] or [H, W, 1] from 0 to 1."""
-    if picture.mode.startswith("I"):  # grey of 16 bits
-        return (np.asarray(picture, np.float32) / 65535)[:, :, None]
-    if picture.mode == "F":
-        return np.asarray(picture, np.float32)[:, :, None]
-    grey = picture.mode in ("1", "L", "LA")
-    array = np.array(picture.convert("L" if grey else "RGB"), np.float32)
+    if image.mode.startswith("I"):  # grey of 16 bits
+        return (np.asarray(image, np.float32) / 65535)[:, :, None]
+    if image.mode == "F":
+        return np.asarray(image, np.float32)[:, :, None]
+    grey = image.mode in ("1", "L", "LA")
+    array = np.array(image.convert("L" if grey else "RGB"), np.float32)
     array /= 255
     return array[:, :, None] if grey else array
 
 
-def resize_image(im: Array, new_dims: Extents, interp_order: int = 1) -> Array:
+def resize_image(im: Array, new_dims: Dims, interp_order: int = 1) -> Array:
     """Return an image [H, W, K] in another size, as float32 [new_dims[0], new_dims[1], K].
 
     Interpolates by splines of order ``interp_order``, 1 being linear. An image of 1 or 3 channels
-    is seen as squares of even colour, beyond whose border its least value lies, and nothing smooths
-    it where it shrinks; of one with other channels the corners stay in their place.
+    is treated as squares of constant colour, padded with its minimum, without smoothing when it is
+    made smaller; for other channel counts the corner pixels keep their positions.
 
-    Source: pycaffe, with scikit-image's and SciPy's resizing of those years.
+    Source: pycaffe, with the scikit-image and SciPy of its time.
     """
     from scipy import ndimage  # type: ignore[import-untyped]
 
     im = np.asarray(im)
-    height, width = (int(extent) for extent in new_dims)
+    height, width = (int(dim) for dim in new_dims)
     channels = im.shape[-1]
     factors = (height / im.shape[0], width / im.shape[1], 1)
     if channels not in (1, 3):
@@ -174,7 +174,7 @@ def _as_float32(array: Any) -> Array:
     return result
 
 
-def oversample(images: Sequence[Array], crop_dims: Extents) -> Array:
+def oversample(images: Sequence[Array], crop_dims: Dims) -> Array:
     """Return ten crops of each image: four corners and the centre, and their mirror images.
 
     Args:
@@ -184,23 +184,23 @@ def oversample(images: Sequence[Array], crop_dims: Extents) -> Array:
     Returns:
         float32 [10 * N, crop_dims[0], crop_dims[1], K].
     """
-    height, width = (int(extent) for extent in crop_dims)
+    height, width = (int(dim) for dim in crop_dims)
     rows, columns = images[0].shape[0] - height, images[0].shape[1] - width
     corners = [(y, x) for y in (0, rows) for x in (0, columns)]
-    places = [*corners, (int(rows / 2), int(columns / 2))]
+    positions = [*corners, (int(rows / 2), int(columns / 2))]
     crops = np.empty((10 * len(images), height, width, images[0].shape[-1]), np.float32)
     for number, image in enumerate(images):
         ten = crops[10 * number : 10 * number + 10]
-        for index, (y, x) in enumerate(places):
+        for index, (y, x) in enumerate(positions):
             ten[index] = image[y : y + height, x : x + width]
         ten[5:] = ten[:5, :, ::-1]
     return crops
 
 
 class Transformer:
-    """Brings pictures [H, W, K] into the form of a net's inputs [K, H, W], and back.
+    """Converts images [H, W, K] to a net's inputs [K, H, W], and back.
 
-    ``preprocess`` does, as far as each was set: resize, transpose, swap channels, multiply by
+    ``preprocess`` applies those that were set of: resize, transpose, swap channels, multiply by
     ``raw_scale``, subtract ``mean``, multiply by ``input_scale``.
 
     Args:
@@ -216,7 +216,7 @@ class Transformer:
         self.input_scale: dict[str, float] = {}
 
     def preprocess(self, in_: str, data: Array) -> Array:
-        """Return a picture as an input blob wants it, as float32; ``data`` stays as it is."""
+        """Return an image in the form of an input blob, as float32; ``data`` is not changed."""
         self._check(in_)
         result: Array = np.array(data, np.float32)
         dims = tuple(self.inputs[in_][2:])
@@ -235,10 +235,10 @@ class Transformer:
         return result
 
     def deprocess(self, in_: str, data: Array) -> Array:
-        """Return the picture that an input blob's values stand for: ``preprocess`` backwards.
+        """Return the image of an input blob's values: the inverse of ``preprocess``.
 
-        The size stays. Axes of extent 1 go first of all, but for that of a single channel where
-        axes or channels are to change places.
+        The size is kept. Axes of size 1 are squeezed first, except that of a single channel where
+        axes or channels are to be swapped.
         """
         self._check(in_)
         moves = in_ in self.transpose or in_ in self.channel_swap
@@ -277,7 +277,7 @@ class Transformer:
         self.channel_swap[in_] = order
 
     def set_raw_scale(self, in_: str, scale: float) -> None:
-        """Set what a picture is multiplied with before the mean is subtracted; 255 for bytes."""
+        """Set what an image is multiplied by before the mean is subtracted; 255 for bytes."""
         self._check(in_)
         self.raw_scale[in_] = scale
 
@@ -310,7 +310,7 @@ class Transformer:
         self.mean[in_] = mean
 
     def set_input_scale(self, in_: str, scale: float) -> None:
-        """Set what a picture is multiplied with after the mean is subtracted."""
+        """Set what an image is multiplied by after the mean is subtracted."""
         self._check(in_)
         self.input_scale[in_] = scale
 

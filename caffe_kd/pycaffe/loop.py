@@ -1,8 +1,8 @@
-"""The solver's loop, with wrappers of its nets that show what it has done.
+"""The solver's loop, with pycaffe wrappers of its nets that show its results.
 
-The loop runs the nets underneath, each as one graph. Only in the last iteration of a ``step`` are
-the gradients of blobs kept and the parameters' changes taken down. Where the train net's wrapper
-has hooks, its passes are run instead, layer by layer.
+The loop runs the core nets, each as one graph. Only in the last iteration of a ``step`` are the
+gradients of blobs and the parameters' changes kept. Where the train net's wrapper has hooks, its
+passes are run instead, layer by layer.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Callback = Callable[[], object]
 
 
 class Loop(callback.Callback):
-    """Trains as the command does, and takes part in that as a callback.
+    """Trains as the train command does, with itself as a callback of the solver.
 
     Attributes:
         core: the solver that trains.
-        face: the train net's wrapper.
-        test_faces: the test nets' wrappers.
+        net: the train net's wrapper.
+        test_nets: the test nets' wrappers.
         on_iteration: called before each iteration's passes.
         on_gradients_ready: called after them, before the update.
     """
@@ -45,11 +45,11 @@ class Loop(callback.Callback):
     def __init__(self, plan: Plan) -> None:
         exact = mode.exact_sums(plan.solver.type)
         seeds = plan.solver.random_seed >= 0 or not mode.is_seeded()
-        # No cache of the teacher's outputs: whoever looks at a blob wants it computed.
+        # No cache of the teacher's outputs: scripts expect every blob to be computed.
         options = Options(teacher_cache="off", exact_sums=exact, seed=seeds)
         self.core = CoreSolver(plan, LOG, mode.device(), options, [self])
-        self.face = Net.over(self.core.net)
-        self.test_faces = [Net.over(net) for net in self.core.test_nets]
+        self.net = Net.over(self.core.net)
+        self.test_nets = [Net.over(net) for net in self.core.test_nets]
         self.on_iteration: list[Callback] = []
         self.on_gradients_ready: list[Callback] = []
         self._diffs: dict[int, Tensor] = {}
@@ -60,7 +60,7 @@ class Loop(callback.Callback):
 
     @property
     def _graph(self) -> Graph:
-        return self.face._graph
+        return self.net._graph
 
     @property
     def rate(self) -> float:
@@ -79,7 +79,7 @@ class Loop(callback.Callback):
         core = self.core
         if not core.param.HasField("max_iter"):
             raise SolverError(
-                "max_iter is not given: solve() trains up to it. step(n) does without",
+                "max_iter is not given: solve() trains up to it. step(n) does not need it",
                 str(core.plan.file),
             )
         with self._shown():
@@ -92,7 +92,7 @@ class Loop(callback.Callback):
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
-        """Let the solver begin from what was written, and show what it has done."""
+        """Start the solver from what the user wrote, and show its results."""
         graph = self._graph
         graph.pull_weights()
         graph.give_inputs()
@@ -109,13 +109,13 @@ class Loop(callback.Callback):
             self._show_iteration()
 
     def _show_iteration(self) -> None:
-        """Let passes of the wrappers have what has a schedule as it is in the next iteration."""
-        for face in [self.face, *self.test_faces]:
-            face._graph.net.set_iteration(self.core.iter)
-            face._graph.follow_schedules()
+        """Set scheduled values to those of the next iteration in the wrappers' passes."""
+        for net in [self.net, *self.test_nets]:
+            net._graph.net.set_iteration(self.core.iter)
+            net._graph.apply_schedules()
 
     def resume(self, path: str | Path) -> None:
-        """Go on from a solverstate and the weights it names."""
+        """Resume from a solverstate and the weights it names."""
         self.core.restore(path)
         self._graph.push_weights()
         self._show_iteration()
@@ -137,13 +137,13 @@ class Loop(callback.Callback):
         return self.core.iter + 1 >= self.core.stop_iter
 
     def before_forward(self, solver: CoreSolver) -> None:
-        """Decide how this iteration's passes are run."""
+        """Choose how this iteration's passes are run."""
         self._call(self.on_iteration)
         self._diffs = {}
-        if self._graph.is_watched:
+        if self._graph.has_hooks:
             solver.one_pass = self._pass_by_layers
             self._graph.push_weights()
-            self._graph.follow_schedules()
+            self._graph.apply_schedules()
             self._graph.clear_param_diffs()
             return
         solver.one_pass = solver.forward_backward
@@ -151,7 +151,7 @@ class Loop(callback.Callback):
             self._diffs = self._keeping.enter_context(kept_diffs(self._graph))
 
     def _pass_by_layers(self) -> float:
-        graph, last = self._graph, len(self._graph.places) - 1
+        graph, last = self._graph, len(self._graph.nodes) - 1
         loss = graph.forward(0, last)
         graph.backward(last, 0)
         graph.pull_weights()
@@ -161,10 +161,10 @@ class Loop(callback.Callback):
         return loss
 
     def before_update(self, solver: CoreSolver) -> None:
-        """Let the user see and change the gradients."""
+        """Let the user read and change the gradients."""
         self._keeping.close()
         if self.on_gradients_ready and solver.iter < solver.stop_iter:
-            if not self._graph.is_watched:
+            if not self._graph.has_hooks:
                 self._show_gradients()
             self._call(self.on_gradients_ready)
             self._take_gradients()
@@ -175,12 +175,12 @@ class Loop(callback.Callback):
 
     def before_test(self, solver: CoreSolver, index: int) -> None:
         """Give the test net what was written to its wrapper's inputs."""
-        self.test_faces[index]._graph.give_inputs()
+        self.test_nets[index]._graph.give_inputs()
 
     def on_test(self, solver: CoreSolver, results: Sequence[dict[str, list[float]]]) -> None:
-        """Show what the tests have computed."""
-        for face in self.test_faces:
-            face._graph.take_blobs()
+        """Show the blobs that the tests have computed."""
+        for net in self.test_nets:
+            net._graph.take_blobs()
 
     def _call(self, callbacks: list[Callback]) -> None:
         if callbacks:
@@ -207,7 +207,7 @@ class Loop(callback.Callback):
                 param.blob.grad = grad.copy_(self._graph.param_diffs[number].tensor(shape))
 
     def _show_update(self) -> None:
-        """Let a parameter's diff be what the last update subtracted from it, as in Caffe."""
+        """Set a parameter's diff to what the last update subtracted from it, as in Caffe."""
         before, self._before = self._before, None
         if before is None:
             return
@@ -227,24 +227,24 @@ class Loop(callback.Callback):
 
 @contextmanager
 def kept_diffs(graph: Graph) -> Iterator[dict[int, Tensor]]:
-    """Keep the gradient of every blob while the net underneath runs as one graph.
+    """Keep the gradient of every blob while the core net runs as one graph.
 
-    Autograd computes them anyway; a hook on each blob takes them down. Where several layers take a
-    blob, each gets an alias of its own, so that its part is known.
+    Autograd computes them anyway; a hook on each blob stores them. Where several layers take a
+    blob, each gets its own alias, so that its share is known.
 
     Yields:
         The gradients by the number of the blob.
     """
     diffs: dict[int, Tensor] = {}
-    copies = {top for place in graph.places if place.type == "Split" for top in place.tops}
+    copies = {top for node in graph.nodes if node.type == "Split" for top in node.tops}
     handles = []
-    for place in graph.places:
-        if place.layer is None or place.type == "Split":
+    for node in graph.nodes:
+        if node.layer is None or node.type == "Split":
             continue
-        if not copies.isdisjoint(place.bottoms):
-            hook = partial(_branch, diffs, copies, place.bottoms)
-            handles.append(place.layer.register_forward_pre_hook(hook))
-        handles.append(place.layer.register_forward_hook(partial(_watch, diffs, place.tops)))
+        if not copies.isdisjoint(node.bottoms):
+            hook = partial(_branch, diffs, copies, node.bottoms)
+            handles.append(node.layer.register_forward_pre_hook(hook))
+        handles.append(node.layer.register_forward_hook(partial(_watch, diffs, node.tops)))
     try:
         yield diffs
     finally:

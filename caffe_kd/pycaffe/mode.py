@@ -1,4 +1,4 @@
-"""Where nets are computed, and with which random numbers: the settings of the whole process."""
+"""The device that nets run on, and the random seed: settings of the whole process."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _state: dict[str, Any] = {
 
 
 def set_mode_cpu() -> None:
-    """Compute nets built from now on by the CPU."""
+    """Run nets built from now on on the CPU."""
     _state["gpu"] = False
 
 
 def set_mode_gpu() -> None:
-    """Compute nets built from now on by the CUDA device that ``set_device`` chose, the first one.
+    """Run nets built from now on on the CUDA device of ``set_device``, by default the first.
 
-    Without a CUDA device they are computed by the CPU, as with ``solver_mode: GPU``; the first time
-    a line on stderr says so.
+    Without a CUDA device they run on the CPU, as with ``solver_mode: GPU``; the first time a line
+    on stderr says so.
     """
     if not torch.cuda.is_available():
         _fall_back("set_mode_gpu()")
@@ -45,10 +45,10 @@ def _fall_back(call: str) -> None:
 
 
 def set_device(number: int) -> None:
-    """Choose the CUDA device for ``set_mode_gpu``; without one a line on stderr says so.
+    """Select the CUDA device for ``set_mode_gpu``; without one a line on stderr says so.
 
     Raises:
-        UsageError: there are others, but no such device.
+        UsageError: there are CUDA devices, but not this one.
     """
     count = torch.cuda.device_count()
     if not count:
@@ -60,47 +60,47 @@ def set_device(number: int) -> None:
 
 
 def device() -> torch.device:
-    """Return where nets are computed."""
+    """Return the device that nets run on."""
     return torch.device("cuda", _state["device"]) if _state["gpu"] else _CPU
 
 
 def set_exact_sums(exact: bool | None) -> None:
-    """Let nets built from now on sum products in float64 on the way forward, or not.
+    """Whether nets built from now on sum products in float64 in the forward pass.
 
-    Near ties in pooling and rectifiers then fall as in the original, whose sums are in shorter
-    blocks than those of today's libraries. It takes about twice the time. None, the state at the
-    start, lets solvers choose: those of type SGD and Nesterov on the CPU sum exactly, and their
-    losses equal the original's; the other types divide by tiny roots, which undoes that.
+    Near ties in pooling and ReLU then fall as in Caffe, which sums in shorter blocks than today's
+    libraries. It takes about twice the time. With None, the default, it depends on the solver:
+    those of type SGD and Nesterov on the CPU sum exactly, and their losses equal Caffe's; the
+    other types divide by tiny roots, which undoes that.
     """
     _state["exact_sums"] = exact
 
 
 def exact_sums(solver_type: str | None = None) -> bool:
-    """Whether to sum exactly, in a net of its own or in a solver's of the given type."""
+    """Whether to sum exactly, in a net on its own or in the net of a solver of the given type."""
     if _state["exact_sums"] is None:
         return solver_type in ("SGD", "Nesterov") and not _state["gpu"]
     return bool(_state["exact_sums"])
 
 
 def set_random_seed(seed: int) -> None:
-    """Make the random numbers of fillers, data and Dropout come out the same each time."""
+    """Seed the random numbers of fillers, data and Dropout."""
     torch.manual_seed(seed)
     _state["seeded"] = True  # also where torch had this seed already
 
 
 def is_seeded() -> bool:
-    """Whether somebody has set torch's random numbers."""
+    """Whether the user has seeded torch."""
     return bool(_state["seeded"]) or torch.default_generator.initial_seed() != _FIRST_SEED
 
 
 def seed_once() -> None:
-    """Let random numbers differ from run to run, as the original's do, unless a seed was set."""
+    """Seed torch differently in each run, as Caffe does, unless a seed was set."""
     if not is_seeded():
         torch.seed()
 
 
 def layer_type_list() -> list[str]:
-    """Return the types of layers there are."""
+    """Return the registered layer types."""
     return list(layer_types())
 
 
@@ -113,25 +113,25 @@ def solver_count() -> int:
 
 
 def set_solver_count(count: int) -> None:
-    """Accept one solver.
+    """Accept a count of 1.
 
     Raises:
-        UsageError: more are asked for.
+        UsageError: there is more than one.
     """
     if count != 1:
         raise UsageError(f"training runs in one process here. Received: solver_count={count}")
 
 
 def solver_rank() -> int:
-    """Return this solver's number: always 0."""
+    """Return this solver's rank: always 0."""
     return 0
 
 
 def set_solver_rank(rank: int) -> None:
-    """Accept the first solver.
+    """Accept rank 0.
 
     Raises:
-        UsageError: another one is asked for.
+        UsageError: the rank is not 0.
     """
     if rank != 0:
         raise UsageError(f"training runs in one process here. Received: solver_rank={rank}")
@@ -141,7 +141,7 @@ def set_multiprocess(multiprocess: bool) -> None:
     """Accept a single process.
 
     Raises:
-        UsageError: several are asked for.
+        UsageError: ``multiprocess`` is true.
     """
     if multiprocess:
         raise UsageError("training runs in one process here. Received: multiprocess=True")
@@ -153,12 +153,12 @@ def has_nccl() -> bool:
 
 
 class NCCL:
-    """What ties solvers on several GPUs together in the original; here it can only refuse."""
+    """Connects solvers on several GPUs in Caffe; not supported here, so it raises."""
 
     def __init__(self, solver: object, uid: str) -> None:
-        raise UsageError("NCCL is not there: training runs in one process. See has_nccl()")
+        raise UsageError("NCCL is not supported: training runs in one process. See has_nccl()")
 
     @staticmethod
     def new_uid() -> str:
-        """Refuse, as there is nothing to name."""
-        raise UsageError("NCCL is not there: training runs in one process. See has_nccl()")
+        """Raise, since there is no NCCL."""
+        raise UsageError("NCCL is not supported: training runs in one process. See has_nccl()")

@@ -1,4 +1,4 @@
-"""Net: the net old scripts know, with blobs and parameters to read and write."""
+"""Net: pycaffe's Net, with blobs and parameters to read and write."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from . import mode
 from .blob import BlobVec
 from .glog import LOG
 from .graph import Graph
-from .places import Place
+from .nodes import Node
 
 Array = NDArray[Any]
 Path = str | PathLike[str]
 
 
 class NetLayer:
-    """A layer of a net, as far as scripts may look at it.
+    """A layer of a net, as scripts see it.
 
     Attributes:
         type: the layer's type, such as ``Convolution``.
     """
 
-    def __init__(self, graph: Graph, place: Place) -> None:
-        self.type = place.type
-        self.name = place.name
-        self._graph, self._place = graph, place
+    def __init__(self, graph: Graph, node: Node) -> None:
+        self.type = node.type
+        self.name = node.name
+        self._graph, self._node = graph, node
 
     @property
     def blobs(self) -> BlobVec:
         """The parameter blobs in Caffe's order."""
-        return _parameters(self._graph, self._place)
+        return _parameters(self._graph, self._node)
 
     def __repr__(self) -> str:
         return f"<Layer '{self.name}' ({self.type})>"
 
 
-def _parameters(graph: Graph, place: Place) -> BlobVec:
-    return BlobVec(graph.parameter_blobs(place))
+def _parameters(graph: Graph, node: Node) -> BlobVec:
+    return BlobVec(graph.parameter_blobs(node))
 
 
 _UNTIL_2014 = {
@@ -83,10 +83,10 @@ class Net:
         phase: ``TRAIN`` or ``TEST``.
         level: the level for the layers' include and exclude rules.
         stages: the stages for them.
-        weights: a ``.caffemodel`` or ``.caffemodel.h5`` to begin with.
+        weights: a ``.caffemodel`` or ``.caffemodel.h5`` to start from.
 
     Raises:
-        UsageError: an argument is no phase, level, list of stages or path.
+        UsageError: an argument is not a phase, level, list of stages or path.
         CaffeKDError: a file is missing or wrong.
 
     Source: pycaffe's Net.
@@ -102,11 +102,11 @@ class Net:
     ) -> None:
         if isinstance(phase, (str, PathLike)):  # the older order: file, weights, phase
             if weights is not None:
-                raise UsageError(f"Net takes weights once. Received: {phase}, {weights}")
+                raise UsageError(f"Net takes weights only once. Received: {phase}, {weights}")
             weights, phase, level = phase, level, None
         if phase is None:
             raise UsageError(
-                "Net wants a phase: caffe.Net(FILE, caffe.TEST), or with weights "
+                "Net needs a phase: caffe.Net(FILE, caffe.TEST), or with weights "
                 "caffe.Net(FILE, WEIGHTS, caffe.TEST)"
             )
         if type(phase) is not int or phase not in (pb.TRAIN, pb.TEST):
@@ -127,7 +127,7 @@ class Net:
             self.copy_from(weights)
 
     def __getattr__(self, name: str) -> Any:
-        """Say what became of what nets had until 2014."""
+        """Report the replacement of an attribute that nets had until 2014."""
         now = _UNTIL_2014.get(name)
         message = f"'{type(self).__name__}' object has no attribute '{name}'"
         if now is not None:
@@ -136,7 +136,7 @@ class Net:
 
     @classmethod
     def over(cls, core: CoreNet) -> Net:
-        """Return the face of a net that something else has built and may run."""
+        """Return the wrapper of a net that was built, and may be run, elsewhere."""
         net = cls.__new__(cls)
         net._begin(core)
         return net
@@ -145,14 +145,14 @@ class Net:
         self._graph = graph = Graph(core)
         self._blobs = graph.blobs
         self._blob_names = graph.names
-        self._layer_names = [place.name for place in graph.places]
+        self._layer_names = [node.name for node in graph.nodes]
         names = graph.names
         self.inputs = list(core.inputs)
         self.outputs = graph.outputs()
         self._inputs = [graph.by_name[name] for name in self.inputs]
         self._outputs = [graph.by_name[name] for name in self.outputs]
         self.name = core.name
-        self.layers = [_layer(graph, place) for place in graph.places]
+        self.layers = [_layer(graph, node) for node in graph.nodes]
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers, strict=True))
         self.blobs = OrderedDict(zip(names, graph.blobs, strict=True))
         self.top_names = self._names_by_layer(self._top_ids)
@@ -165,10 +165,10 @@ class Net:
         )
 
     def _top_ids(self, layer: int) -> list[int]:
-        return list(self._graph.places[layer].tops)
+        return list(self._graph.nodes[layer].tops)
 
     def _bottom_ids(self, layer: int) -> list[int]:
-        return list(self._graph.places[layer].bottoms)
+        return list(self._graph.nodes[layer].bottoms)
 
     @property
     def _blob_loss_weights(self) -> list[float]:
@@ -182,8 +182,8 @@ class Net:
     @property
     def params(self) -> OrderedDict[str, BlobVec]:
         """The parameter blobs of each layer that has some."""
-        places = self._graph.places
-        return OrderedDict((p.name, _parameters(self._graph, p)) for p in places if p.params)
+        nodes = self._graph.nodes
+        return OrderedDict((p.name, _parameters(self._graph, p)) for p in nodes if p.params)
 
     # ---- passes
 
@@ -288,14 +288,14 @@ class Net:
             ) from None
 
     def forward_all(self, blobs: Iterable[str] | None = None, **kwargs: Array) -> dict[str, Array]:
-        """Run forward over any number of records, in batches.
+        """Run forward over any number of samples, in batches.
 
         Args:
             blobs: blobs to return besides the outputs.
-            **kwargs: for each input, the values of all records.
+            **kwargs: for each input, the values of all samples.
 
         Returns:
-            The data of the output blobs for all records by name.
+            The data of the output blobs for all samples by name.
         """
         parts: dict[str, list[Array]] = {n: [] for n in {*self.outputs, *(blobs or ())}}
         for batch in self._batch(kwargs):
@@ -309,15 +309,15 @@ class Net:
         diffs: Iterable[str] | None = None,
         **kwargs: Array,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run forward and backward over any number of records, in batches.
+        """Run forward and backward over any number of samples, in batches.
 
         Args:
             blobs: blobs to return besides the outputs.
             diffs: blobs whose diff to return besides the inputs'.
-            **kwargs: for inputs the values, for outputs the diffs of all records.
+            **kwargs: for inputs the values, for outputs the diffs of all samples.
 
         Returns:
-            Data and diffs by name for all records.
+            Data and diffs by name for all samples.
         """
         outs: dict[str, list[Array]] = {n: [] for n in {*self.outputs, *(blobs or ())}}
         grads: dict[str, list[Array]] = {n: [] for n in {*self.inputs, *(diffs or ())}}
@@ -331,7 +331,7 @@ class Net:
         return _without_padding(outs, kwargs), _without_padding(grads, kwargs)
 
     def _batch(self, blobs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-        """Cut arrays into batches of the net's size; the last one is filled up with zeros."""
+        """Cut arrays into batches of the net's size; the last one is padded with zeros."""
         if not blobs:
             return
         total = len(next(iter(blobs.values())))
@@ -347,21 +347,21 @@ class Net:
             yield batch
 
     def set_input_arrays(self, data: Array, labels: Array) -> None:
-        """Give the net's MemoryData layer, its first, the records it hands out.
+        """Give the net's MemoryData layer, which must come first, its samples.
 
         Raises:
-            NetError: the first layer is no MemoryData, or the arrays don't fit it.
+            NetError: the first layer is not MemoryData, or the arrays don't fit it.
         """
-        layer = self._graph.places[0].layer
+        layer = self._graph.nodes[0].layer
         if not isinstance(layer, MemoryData):
             raise NetError(
                 "set_input_arrays may only be called if the first layer is a MemoryDataLayer. "
-                f"Received: {self._graph.places[0].type}"
+                f"Received: {self._graph.nodes[0].type}"
             )
         layer.set(data, labels)
 
     def reshape(self) -> None:
-        """Let the shapes of all blobs follow from those of the inputs."""
+        """Infer the shapes of all blobs from those of the inputs."""
         self._graph.reshape()
 
     def clear_param_diffs(self) -> None:
@@ -374,7 +374,7 @@ class Net:
         """Copy weights into the layers of the same name.
 
         Args:
-            path: a ``.caffemodel`` or ``.caffemodel.h5``; which one is seen from its content.
+            path: a ``.caffemodel`` or ``.caffemodel.h5``; recognized by its content.
 
         Raises:
             WeightsError: a layer's blobs differ in number or shape.
@@ -396,7 +396,7 @@ class Net:
         self.copy_from(path)
 
     def share_with(self, other: Net) -> None:
-        """Use the parameters of another net's layers of the same name; the diffs stay apart.
+        """Use the parameters of another net's layers of the same name; the diffs stay separate.
 
         Raises:
             NetError: a shared layer's blobs differ in shape.
@@ -410,7 +410,7 @@ class Net:
         write_weights(fspath(path), self._definition(), self._graph.net.weights())
 
     def save_hdf5(self, path: Path) -> None:
-        """Write the weights as a ``.caffemodel.h5``; a shared one at its owner alone."""
+        """Write the weights as a ``.caffemodel.h5``; a shared one only at its owner."""
         self._graph.pull_weights()
         core = self._graph.net
         owned = {(p.layer.name, p.index) for p in core.params}
@@ -447,13 +447,13 @@ class Net:
         return f"<Net '{self.name}': {len(self.layers)} layers>"
 
 
-def _layer(graph: Graph, place: Place) -> Any:
-    """Return what scripts find in ``net.layers``: of a Python layer the user's own object."""
-    return place.layer.user_layer if isinstance(place.layer, Python) else NetLayer(graph, place)
+def _layer(graph: Graph, node: Node) -> Any:
+    """Return what scripts find in ``net.layers``: for a Python layer the user's object."""
+    return node.layer.user_layer if isinstance(node.layer, Python) else NetLayer(graph, node)
 
 
 def _let_all_have_gradients(core: CoreNet) -> None:
-    """Let parameters with lr_mult 0 have gradients too, as ``force_backward`` asks."""
+    """Give parameters with lr_mult 0 gradients too, as ``force_backward`` does."""
     for param in core.params:
         if param.layer.type != "BatchNorm":  # its statistics are no function's argument
             param.blob.requires_grad_()

@@ -1,4 +1,4 @@
-"""NetSpec: a net written down in Python, as calls that stand for layers.
+"""NetSpec: writes a net in Python, one call for each layer.
 
 ::
 
@@ -9,7 +9,7 @@
     n.loss = L.SoftmaxWithLoss(n.pool1, n.label)
     print(n.to_proto())
 
-Nothing is built or checked here but names of fields; ``Net`` does that with the prototxt.
+Only field names are checked here; ``Net`` builds and checks the rest from the prototxt.
 
 Source: pycaffe's net_spec.
 """
@@ -30,7 +30,7 @@ from ..proto.user_blocks import field_of, value_of
 
 @cache
 def param_name_dict() -> dict[str, str]:
-    """Return what the field of each type's own parameters begins with: Pooling: "pooling"."""
+    """Return the field name of each type's own parameters without "_param": Pooling: "pooling"."""
     # A fork's field in another spelling than Caffe's is not written.
     fields = [f for f in caffe_pb2.LayerParameter.DESCRIPTOR.fields if f.name.islower()]
     return {
@@ -41,12 +41,13 @@ def param_name_dict() -> dict[str, str]:
 
 
 def assign_proto(proto: Any, name: str, value: Any) -> None:
-    """Give a message's field a Python value.
+    """Set a message's field to a Python value.
 
-    A dict becomes a message, a list or tuple a repeated field, a single value also one of length 1.
+    A dict becomes a message, a list or tuple a repeated field; a single value also fits a repeated
+    field.
 
     Raises:
-        NetError: there is no such field, or it does not take the value.
+        NetError: there is no such field, or the value does not fit.
     """
     field = field_of(proto.DESCRIPTOR, name)
     if field is None:
@@ -58,11 +59,10 @@ def assign_proto(proto: Any, name: str, value: Any) -> None:
         elif field.message_type is not None:
             _fill(value_of(proto, field), value)
         else:
-            setattr(proto, name, _plain(value))
+            setattr(proto, name, _as_python(value))
     except (TypeError, ValueError) as error:
         raise NetError(
-            f"field '{name}' of {proto.DESCRIPTOR.name} does not take that: {error}. "
-            f"Received: {value!r}"
+            f"field '{name}' of {proto.DESCRIPTOR.name} cannot be set: {error}. Received: {value!r}"
         ) from None
 
 
@@ -72,7 +72,7 @@ def _extend(repeated: Any, value: Any) -> None:
         if hasattr(repeated, "add"):
             _fill(repeated.add(), item)
         else:
-            repeated.append(_plain(item))
+            repeated.append(_as_python(item))
 
 
 def _fill(message: Any, value: Any) -> None:
@@ -84,13 +84,13 @@ def _fill(message: Any, value: Any) -> None:
         message.CopyFrom(value)
 
 
-def _plain(value: Any) -> Any:
-    """Return numpy's numbers as Python's, which protobuf takes everywhere."""
+def _as_python(value: Any) -> Any:
+    """Return numpy scalars as Python's, which protobuf accepts everywhere."""
     return value.item() if hasattr(value, "item") else value
 
 
 def _assign_parameter(layer: Any, name: str, value: Any) -> None:
-    """Give a layer a parameter: one of its type's own message, else one that every layer has."""
+    """Set a layer's parameter: one of its type's own message, else one that every layer has."""
     own = _own_message(layer) if not name.endswith("param") else None
     if own is not None and name in own.DESCRIPTOR.fields_by_name:
         assign_proto(own, name, value)
@@ -116,11 +116,11 @@ def _own_message(layer: Any) -> Any:
 
 
 class Top:
-    """One top of a layer, to be handed to other layers as a bottom.
+    """One top of a layer, to be used as a bottom of other layers.
 
     Attributes:
         fn: the layer that makes it.
-        n: its number among the layer's tops.
+        n: its index among the layer's tops.
     """
 
     def __init__(self, fn: Function, n: int) -> None:
@@ -169,7 +169,7 @@ class Function:
 
 
 class _Writer:
-    """Writes layers in an order in which each finds its bottoms made."""
+    """Writes layers in topological order."""
 
     def __init__(self, names: dict[Any, str]) -> None:
         self.layers: OrderedDict[Function, Any] = OrderedDict()
@@ -177,7 +177,7 @@ class _Writer:
         self._counts: Counter[str] = Counter()  # the nameless ones of each type so far
 
     def add(self, last: Function) -> None:
-        """Write a layer after all that it needs, with no recursion: nets may be deep."""
+        """Write a layer after all that it needs, without recursion, since nets may be deep."""
         waiting = [last]
         while waiting:
             fn = waiting[-1]
@@ -207,7 +207,7 @@ class _Writer:
 
 
 def to_proto(*tops: Top | Function) -> Any:
-    """Return the NetParameter of all the layers that some tops need; names are ``Type1`` and on."""
+    """Return the NetParameter of all layers that the tops need, named ``Type1``, ``Type2``, …."""
     writer = _Writer({})
     for top in tops:
         top._to_proto(writer)
@@ -217,8 +217,8 @@ def to_proto(*tops: Top | Function) -> Any:
 class NetSpec:
     """A net's tops by name: ``n.conv1 = L.Convolution(n.data, …)`` names blob and layer.
 
-    ``n["conv1"]`` is the same for names that are no words of Python. A layer is named as its first
-    top; one without tops is kept as well, ``n.silence = L.Silence(n.label, ntop=0)``.
+    ``n["conv1"]`` is the same, for names that are not Python identifiers. A layer has the name of
+    its first top; one without tops can be assigned too: ``n.silence = L.Silence(n.label, ntop=0)``.
     """
 
     tops: OrderedDict[str, Top | Function]
@@ -248,14 +248,14 @@ class NetSpec:
         del self.tops[name]
 
     def update(self, name: str, params: Mapping[str, Any]) -> None:
-        """Give the layer of a top some more parameters."""
+        """Update the parameters of a top's layer."""
         self[name]._update(params)
 
     def to_proto(self) -> Any:
         """Return the NetParameter, its layers in the order in which the tops were named.
 
         Raises:
-            NetError: a parameter is none of the layer's type, or has a wrong value.
+            NetError: the layer's type has no such parameter, or its value is wrong.
         """
         for name, top in self.tops.items():
             if not isinstance(top, (Top, Function)):
@@ -280,14 +280,14 @@ class Layers:
 
 
 def layer_function(type_name: str) -> Callable[..., Any]:
-    """Return the function that writes down a layer of a type.
+    """Return the function that makes a layer of a type.
 
     It takes the bottoms, and as keywords the layer's parameters, ``ntop`` (1 unless given) and
     ``in_place``; it returns the top, a tuple of several, or the layer where it has none. Types that
-    are not known here may be written down too.
+    are not known here may be used too.
 
     Raises:
-        AttributeError: the name cannot be a type's: it does not begin with a capital.
+        AttributeError: the name does not begin with a capital, as layer types do.
     """
     if not type_name[:1].isupper():
         raise AttributeError(f"L has no '{type_name}': a layer type begins with a capital")
@@ -310,7 +310,7 @@ class Parameters:
         if message is None:
             raise AttributeError(
                 f"P has no '{name}'.{did_you_mean(name, param_name_dict())} There is one for each "
-                "message of caffe.proto that is called so with 'Parameter' behind"
+                "message of caffe.proto whose name ends with 'Parameter'"
             )
         return message
 

@@ -1,4 +1,4 @@
-"""Draws a laid-out graph of layers as PNG or SVG, by matplotlib alone."""
+"""Draws a laid-out graph of layers as PNG, SVG or PDF with matplotlib."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _INK, _LINE_COLOUR, _PANEL = "#222222", "#666666", "#F3F3F3"
 
 @dataclass
 class Node:
-    """A layer as it is drawn.
+    """A layer in the drawing.
 
     Attributes:
-        name: what stands for it in dot.
+        name: its identifier in dot.
         lines: its text.
         colour: of the box.
-        lane: which column it lies in; see ``layout.Box``.
+        lane: its column; see ``layout.Box``.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Node:
 
 @dataclass
 class Link:
-    """A blob on its way from a layer to another.
+    """A blob between two layers.
 
     Attributes:
-        source: the number of the node that makes it.
-        target: that of the one that takes it.
+        source: the index of the node that produces it.
+        target: that of the node that consumes it.
         blob: its name.
         label: what is written beside it.
     """
@@ -68,7 +68,7 @@ def render(
     rankdir: str,
     file_format: str,
 ) -> bytes:
-    """Return the picture of a graph.
+    """Return the image of a graph.
 
     Args:
         nodes: the layers in their order.
@@ -81,8 +81,8 @@ def render(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    picture = _Picture(nodes, links, rankdir)
-    left, bottom, right, top = picture.bounds(titles)
+    drawing = _Drawing(nodes, links, rankdir)
+    left, bottom, right, top = drawing.bounds(titles)
     width, height = right - left, top - bottom
     with (
         warnings.catch_warnings(),
@@ -97,7 +97,7 @@ def render(
         axes.set_axis_off()
         axes.set_xlim(left, right)
         axes.set_ylim(bottom, top)
-        picture.draw(axes, titles)
+        drawing.draw(axes, titles)
         file = io.BytesIO()
         dpi = min(_DPI, _MOST_PIXELS / max(width, height))
         dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -106,8 +106,8 @@ def render(
     return file.getvalue()
 
 
-class _Picture:
-    """The places of everything, in inches, x to the right and y upwards."""
+class _Drawing:
+    """The positions of everything, in inches, x to the right and y upwards."""
 
     def __init__(self, nodes: Sequence[Node], links: Sequence[Link], rankdir: str) -> None:
         self._nodes, self._links = nodes, links
@@ -130,7 +130,7 @@ class _Picture:
         self._fold = Fold(self._boxes, _GAP)
 
     def _room(self, number: int) -> float:
-        """Return how wide a box must be for the labels of its blobs to lie side by side."""
+        """Return how wide a box must be for the labels of its blobs to fit side by side."""
         labels = {self._links[i].blob: self._links[i].label for i in self._leaving[number]}
         if len(labels) < 2 or not self._upright:
             return 0.0
@@ -150,7 +150,7 @@ class _Picture:
         return x - width / 2, y - height / 2, width, height
 
     def bounds(self, titles: Mapping[int, str]) -> tuple[float, float, float, float]:
-        """Return left, bottom, right and top of the picture."""
+        """Return left, bottom, right and top of the drawing."""
         rectangles = [self._rectangle(box) for box in self._boxes]
         points = [self._xy(point) for way in self._ways for point in way]
         points += [self._turned(corner) for corner in self._fold.corners()]
@@ -168,11 +168,11 @@ class _Picture:
         for lane, title in titles.items():
             self._draw_panel(axes, lane, title)
         starts, ends = self._ports()
-        told: set[tuple[int, str]] = set()
+        labelled: set[tuple[int, str]] = set()
         for number, (link, way) in enumerate(zip(self._links, self._ways, strict=True)):
             self._draw_link(axes, [starts[number], *way, ends[number]])
-            if (link.source, link.blob) not in told and link.label:
-                told.add((link.source, link.blob))
+            if (link.source, link.blob) not in labelled and link.label:
+                labelled.add((link.source, link.blob))
                 self._draw_label(axes, starts[number], link.label)
         for node, box in zip(self._nodes, self._boxes, strict=True):
             self._draw_box(axes, node, box)
@@ -191,8 +191,8 @@ class _Picture:
                 shift *= box.breadth
                 starts[i] = (box.across + shift, box.along + box.depth / 2)
             entering = sorted(self._entering[number], key=self._last_across)
-            for place, i in enumerate(entering):
-                shift = (place - (len(entering) - 1) / 2) * box.breadth / (len(entering) + 1)
+            for position, i in enumerate(entering):
+                shift = (position - (len(entering) - 1) / 2) * box.breadth / (len(entering) + 1)
                 ends[i] = (box.across + shift, box.along - box.depth / 2)
         return starts, ends
 
@@ -255,12 +255,15 @@ class _Picture:
     def _draw_panel(self, axes: Axes, lane: int, title: str) -> None:
         from matplotlib.patches import Rectangle
 
-        places = [self._rectangle(box) for box in self._boxes if box.lane == lane]
-        if not places:
+        rectangles = [self._rectangle(box) for box in self._boxes if box.lane == lane]
+        if not rectangles:
             return
-        left, bottom = min(x for x, *_ in places) - _MARGIN, min(y for _, y, *_ in places) - _MARGIN
-        right = max(x + w for x, _, w, _ in places) + _MARGIN
-        top = max(y + h for _, y, _, h in places) + _MARGIN
+        left, bottom = (
+            min(x for x, *_ in rectangles) - _MARGIN,
+            min(y for _, y, *_ in rectangles) - _MARGIN,
+        )
+        right = max(x + w for x, _, w, _ in rectangles) + _MARGIN
+        top = max(y + h for _, y, _, h in rectangles) + _MARGIN
         axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, fc=_PANEL, lw=0))
         axes.text(
             left, top + 0.04, title,

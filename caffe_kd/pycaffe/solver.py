@@ -1,4 +1,4 @@
-"""Solvers: the training loop as old scripts drive it."""
+"""Solvers: pycaffe's interface to the training loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Solver:
 
     ``net`` and ``test_nets`` share the weights that are trained. After ``step`` they show the last
     iteration: values, the gradients of blobs, and as a parameter's diff what was subtracted from
-    it. What is written to their parameters and inputs counts in the next iteration. Their data
+    it. What is written to their parameters and inputs is used in the next iteration. Their data
     layers move on by one batch with each iteration, and with each forward pass of their own. Hooks
     of ``net`` are called in its iterations too, which then run layer by layer; those of test nets
     only in passes of their own.
@@ -55,12 +55,12 @@ class Solver:
     @property
     def net(self) -> Net:
         """The net that is trained."""
-        return self._loop.face
+        return self._loop.net
 
     @property
     def test_nets(self) -> list[Net]:
         """The nets for testing."""
-        return self._loop.test_faces
+        return self._loop.test_nets
 
     @property
     def iter(self) -> int:
@@ -74,7 +74,7 @@ class Solver:
 
     @property
     def param(self) -> Any:
-        """The SolverParameter; changes such as ``solver.param.base_lr = 0.1`` count at once."""
+        """The SolverParameter; changes as in ``solver.param.base_lr = 0.1`` take effect at once."""
         return self._loop.core.param
 
     def step(self, iterations: int) -> None:
@@ -86,10 +86,10 @@ class Solver:
         self._loop.step(iterations)
 
     def solve(self, resume_file: Path | None = None) -> None:
-        """Train to max_iter, with tests and snapshots on the way.
+        """Train to max_iter, with tests and snapshots.
 
         Args:
-            resume_file: a solverstate to go on from.
+            resume_file: a solverstate to resume from.
 
         Raises:
             NonFiniteLoss: the loss became NaN or infinite.
@@ -105,7 +105,7 @@ class Solver:
         self._loop.apply_update()
 
     def restore(self, path: Path) -> None:
-        """Go on from a solverstate and the weights it names.
+        """Resume from a solverstate and the weights it names.
 
         Raises:
             SolverError: the snapshot belongs to another net or solver type.
@@ -119,14 +119,14 @@ class Solver:
         self._loop.core.snapshot()
 
     def share_weights(self, net: Net) -> None:
-        """Let a net use the weights of this solver's."""
+        """Let a net use the weights of this solver's net."""
         net.share_with(self.net)
 
     def add_callback(self, on_start: Callback, on_gradients_ready: Callback) -> None:
-        """Call something in each iteration: before its passes, and between them and the update.
+        """Add callbacks to each iteration: before its passes, and between them and the update.
 
         ``on_gradients_ready`` finds the gradients as the diffs of ``net``; what it writes to those
-        of parameters is what the update takes.
+        of parameters is what the update uses.
         """
         self._loop.on_iteration.append(on_start)
         self._loop.on_gradients_ready.append(on_gradients_ready)
@@ -169,7 +169,7 @@ class AdamSolver(Solver):
 
 
 def _read(solver_file: Path) -> Plan:
-    """Return what a solver's prototxt says; without max_iter too, which ``step`` does not need."""
+    """Read a solver's prototxt; max_iter may be missing, since ``step`` does not need it."""
     path = fspath(solver_file)
     if text.read(path, pb.SolverParameter()).HasField("max_iter"):
         return read_plan(path)

@@ -1,4 +1,4 @@
-"""Values that torch computes with and numpy arrays show at the same time."""
+"""Values that are a torch tensor and a numpy array at the same time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Shape = tuple[int, ...]
 class Storage:
     """The values, or the gradients, of one blob or of several that share them.
 
-    A layer's result is taken over as it is. Only when somebody asks for an array is memory pinned:
-    from then on later results are copied into it, and what is written to it counts. Where the
-    result lies in plain order in the memory of the CPU, the array is that memory.
+    A layer's result is taken over as it is. Only when an array is requested is
+    memory pinned: from then on later results are copied into it, and what is written to it takes
+    effect. Where the result is contiguous in CPU memory, the array is that memory.
 
     Args:
         count: how many values there are.
-        device: where torch wants them.
-        fill: what they are before anything is computed.
+        device: that of the tensor.
+        fill: their value before anything is computed.
     """
 
     def __init__(self, count: int, device: torch.device, fill: float = 0.0) -> None:
@@ -34,31 +34,31 @@ class Storage:
         self._tensor: Tensor | None = None
         self._make: Callable[[], Tensor] | None = None  # makes the tensor when it is wanted
         self._array: np.ndarray | None = None
-        self._apart = False  # whether the array is a copy of the tensor, not its memory
-        self._borrowed = False  # whether the tensor is others' too, so that none may write to it
-        self._plain: Tensor | None = None  # what the last address on the GPU leads to
+        self._is_copy = False  # whether the array is a copy of the tensor, not its memory
+        self._aliased = False  # whether the tensor is others' too, so that none may write to it
+        self._contiguous: Tensor | None = None  # what the last address on the GPU leads to
 
     @classmethod
     def of(cls, tensor: Tensor) -> Storage:
-        """Return a storage of a tensor that stays in its place, such as a parameter."""
+        """Return a storage of a tensor that is updated in place, such as a parameter."""
         storage = cls(tensor.numel(), tensor.device)
         storage._tensor = tensor.data
         return storage
 
     @property
     def is_pinned(self) -> bool:
-        """Whether an array has been handed out, through which the values may have changed."""
+        """Whether an array has been returned, through which the values may have changed."""
         return self._array is not None
 
     @property
     def is_shared_memory(self) -> bool:
         """Whether the array handed out is the tensor's own memory."""
-        return self._array is not None and not self._apart
+        return self._array is not None and not self._is_copy
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the values are those of a tensor, in its memory."""
         mine = self._tensor
-        return mine is not None and mine.data_ptr() == tensor.data_ptr() and not self._borrowed
+        return mine is not None and mine.data_ptr() == tensor.data_ptr() and not self._aliased
 
     def tensor(self, shape: Shape) -> Tensor:
         """Return the values as torch sees them, with all that was written to the array.
@@ -79,12 +79,12 @@ class Storage:
             self.tensor((self.count,))
             tensor = self._tensor
             assert tensor is not None
-            if self._borrowed:
+            if self._aliased:
                 tensor = self._tensor = tensor.clone(memory_format=torch.contiguous_format)
-                self._borrowed = False
-            self._apart = not (tensor.device.type == "cpu" and tensor.is_contiguous())
-            plain = tensor.to("cpu").contiguous() if self._apart else tensor
-            self._array = plain.numpy().reshape(-1)
+                self._aliased = False
+            self._is_copy = not (tensor.device.type == "cpu" and tensor.is_contiguous())
+            contiguous = tensor.to("cpu").contiguous() if self._is_copy else tensor
+            self._array = contiguous.numpy().reshape(-1)
         return self._array.reshape(shape)
 
     def gpu_address(self, shape: Shape) -> int:
@@ -101,17 +101,17 @@ class Storage:
                 "the net is computed by the CPU, so its blobs have no memory on a GPU. "
                 "set_mode_gpu() before it is built changes that"
             )
-        self._plain = self.tensor(shape).contiguous()  # held, so that the address stays valid
-        return self._plain.data_ptr()
+        self._contiguous = self.tensor(shape).contiguous()  # held, so that the address stays valid
+        return self._contiguous.data_ptr()
 
-    def set(self, tensor: Tensor, borrowed: bool = False) -> None:
-        """Take over a result; ``borrowed`` says that its memory is used elsewhere too."""
+    def set(self, tensor: Tensor, aliased: bool = False) -> None:
+        """Take over a result; ``aliased`` says that its memory is used elsewhere too."""
         if tensor.numel() != self.count:
             self.count, self._array = tensor.numel(), None
-        self._tensor, self._borrowed, self._make = tensor.data, borrowed, None
+        self._tensor, self._aliased, self._make = tensor.data, aliased, None
         if self._array is not None:
-            self._apart, self._borrowed = True, False
-            if borrowed:
+            self._is_copy, self._aliased = True, False
+            if aliased:
                 self._tensor = self._tensor.clone()
             self.push()
 
@@ -136,27 +136,27 @@ class Storage:
             self._array[...] = value
             self.pull()
         else:
-            self._tensor, self._make, self.fill, self._borrowed = None, None, value, False
+            self._tensor, self._make, self.fill, self._aliased = None, None, value, False
 
     def resize(self, shape: Shape) -> None:
         """Make room for another number of values; where it changes, they are the first ones."""
         count = math.prod(shape)
         if count != self.count:
-            self.count, self._borrowed = count, False
+            self.count, self._aliased = count, False
             self._tensor = self._make = self._array = None
 
     def release(self) -> None:
         """Let go of a result that is others' memory, since the next one is about to come."""
-        if self._borrowed:
-            self._tensor, self._borrowed = None, False
+        if self._aliased:
+            self._tensor, self._aliased = None, False
 
     def pull(self) -> None:
         """Let torch see what was written to the array."""
-        if self._apart and self._array is not None and self._tensor is not None:
+        if self._is_copy and self._array is not None and self._tensor is not None:
             self._tensor.copy_(torch.from_numpy(self._array).reshape(self._tensor.shape))
 
     def push(self) -> None:
         """Let the array show what torch has computed in place."""
-        if self._apart and self._array is not None and self._tensor is not None:
+        if self._is_copy and self._array is not None and self._tensor is not None:
             shown = torch.from_numpy(self._array).reshape(self._tensor.shape)
             shown.copy_(self._tensor)

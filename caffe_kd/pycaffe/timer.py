@@ -1,4 +1,4 @@
-"""Timer: a stop watch that waits for the device."""
+"""Timer: a stopwatch that waits for the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Timer:
-    """Measures the time between ``start`` and ``stop``; on a CUDA device, that of its work.
+    """Measures the time between ``start`` and ``stop``; on a CUDA device, including its work.
 
     Source: pycaffe's Timer.
     """
@@ -24,12 +24,12 @@ class Timer:
         return time.perf_counter()
 
     def start(self) -> None:
-        """Begin to measure, unless it has begun."""
+        """Start measuring, unless it is running."""
         if self._begin is None:
             self._begin = self._now()
 
     def stop(self) -> None:
-        """End to measure."""
+        """Stop measuring."""
         if self._begin is not None:
             self._elapsed = self._now() - self._begin
             self._begin = None

@@ -1,7 +1,7 @@
-"""A user's own Python code, named by a prototxt: whether it may run, what it finds, its errors.
+"""A user's own Python code, named by a prototxt: whether it may run, its imports, its errors.
 
 A prototxt must not run code by itself. A program that builds a net runs its Python layers, as
-pycaffe does; a command runs none, unless it is told to with a flag.
+pycaffe does; a command runs none unless a flag allows it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _allowed = True
 
 
 def is_allowed() -> bool:
-    """Say whether code that a prototxt names may run."""
+    """Return whether code that a prototxt names may run."""
     return _allowed
 
 
 def allow() -> None:
-    """Let code that a prototxt names run, until the ``forbidden`` around this ends."""
+    """Allow code that a prototxt names to run, until the enclosing ``forbidden`` ends."""
     global _allowed
     _allowed = True
 
 
 @contextmanager
 def forbidden() -> Iterator[None]:
-    """Let no code run that a prototxt names, unless ``allow`` is called inside."""
+    """Forbid code that a prototxt names to run, unless ``allow`` is called inside."""
     global _allowed
     before, _allowed = _allowed, False
     try:
@@ -51,11 +51,11 @@ def forbidden() -> Iterator[None]:
 
 
 @contextmanager
-def surroundings(folders: Sequence[str]) -> Iterator[None]:
-    """Let modules in some folders be found, last, and ``caffe`` be this package.
+def user_import_path(folders: Sequence[str]) -> Iterator[None]:
+    """Append folders to the import path, and make ``caffe`` an alias of this package.
 
-    ``import caffe``, of submodules too, gives this package where the original is not installed,
-    and only inside.
+    ``import caffe``, with its submodules, gives this package where Caffe is not installed, and
+    only inside the ``with`` block.
     """
     added = [folder for folder in folders if folder not in sys.path]
     finder = _CaffeFinder()
@@ -72,14 +72,14 @@ def surroundings(folders: Sequence[str]) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-def be_caffe() -> None:
-    """Let ``caffe`` be this package from now on."""
+def alias_as_caffe() -> None:
+    """Make ``caffe`` an alias of this package from now on."""
     sys.meta_path.insert(0, _CaffeFinder())
     sys.modules["caffe"] = sys.modules[_PACKAGE]
 
 
 class _CaffeFinder(MetaPathFinder, Loader):
-    """Finds this package and its modules under the name of the original."""
+    """Finds this package and its modules under the name ``caffe``."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -123,10 +123,10 @@ _OURS = (str(Path(__file__).parents[1]) + os.sep, "<frozen ")
 _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in _PATHS)
 
 
-def place(error: BaseException) -> str:
-    """Return where in the user's own files an error arose, innermost first, or nothing.
+def location(error: BaseException) -> str:
+    """Return where in the user's own files an error was raised, innermost first, or "".
 
-    Frames of this package are left out, and those of installed packages where others are left.
+    Frames of this package are left out, and those of installed packages if there are others.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
@@ -147,7 +147,7 @@ def files(error: BaseException) -> set[str]:
 
 
 class UserCodeError(NetError):
-    """A NetError that can be of a user's class of errors too, whatever that makes of arguments."""
+    """A NetError that can also be of a user's exception class, whatever arguments that takes."""
 
     __str__ = Exception.__str__
 
@@ -158,14 +158,14 @@ class UserCodeError(NetError):
 
 
 def as_net_error(error: Exception, what: str, where: str | None) -> NetError:
-    """Return an error of ours that an ``except`` for the user's error catches too.
+    """Return a NetError that an ``except`` for the user's error catches too.
 
     Args:
         error: what the user's code raised.
-        what: the layer, and what of it was running.
+        what: the layer, and which of its methods was running.
         where: ``file:line`` of the layer.
     """
-    at = place(error)
+    at = location(error)
     message = f"{what} failed{' at ' if at else ''}{at}: {type(error).__name__}: {error}"
     kind = type(error)
     try:

@@ -16,7 +16,7 @@ from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights, write_weights
 from tests.cli.small import write_digits
-from tests.layers.python_nets import without_the_original
+from tests.layers.python_nets import without_caffe
 
 FACTS = Path(__file__).parents[3] / "shared" / "caffe" / "schema.tsv"
 
@@ -102,7 +102,7 @@ def composed_for_caffe():
     return text.read("net.prototxt", pb.NetParameter())
 
 
-@without_the_original
+@without_caffe
 def test_net_for_caffe_trains_as_the_composed_net(folder):
     composed_for_caffe()
     expected, ours = losses("solver.prototxt")
@@ -127,7 +127,7 @@ def test_weights_for_caffe_are_the_teachers_under_their_new_names(folder):
             np.testing.assert_array_equal(blob, value)
 
 
-@without_the_original
+@without_caffe
 def test_weights_for_caffe_bring_as_many_blobs_as_each_layer_of_the_net_has(folder):
     """What Net::CopyTrainedLayersFrom of BVLC Caffe checks, from its rule."""
     composed_for_caffe()
@@ -195,7 +195,7 @@ def test_net_for_caffe_has_frozen_teacher_and_python_losses(folder):
     assert kd.include[0].phase == pb.TRAIN
 
 
-@without_the_original
+@without_caffe
 def test_frozen_layers_have_learning_rates_of_0_and_start_from_the_teachers(folder):
     more = 'layer { name: "conv1" type: "Convolution" bottom: "data" top: "c" frozen: true '
     more += "convolution_param { num_output: 3 kernel_size: 5 stride: 4 } }"
@@ -360,7 +360,7 @@ def test_databases_that_are_there_are_used_again_unless_they_are_damaged(folder,
     assert [path.name for path in Path("dbs").iterdir()] == [database.name]
 
 
-@without_the_original
+@without_caffe
 def test_net_for_caffe_with_databases_trains_as_the_composed_net(folder):
     idx = DATA.replace("digits", "t10k-images-idx3-ubyte").replace("LMDB", "IDX first: 3 count: 20")
     Path("student.prototxt").write_text(idx + STUDENT)
@@ -441,7 +441,7 @@ ALL_OUTPUTS = [
 ]
 
 
-@without_the_original
+@without_caffe
 def test_solver_for_caffe_trains_as_the_one_it_comes_from(folder, capsys):
     more = 'max_norm: 100 early_stopping { output: "accuracy" patience: 2 } type: "Nesterov"'
     Path("solver.prototxt").write_text(SOLVER + RUN + more)

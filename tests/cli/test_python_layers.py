@@ -14,12 +14,12 @@ from tests.layers.python_nets import (
     body,
     user_layers_found,
     users_folder,
-    without_the_original,
+    without_caffe,
     write_solver,
 )
 
 ROOT = Path(__file__).parents[2]
-pytestmark = without_the_original
+pytestmark = without_caffe
 
 
 @pytest.fixture(autouse=True)

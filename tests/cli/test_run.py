@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.layers.python_nets import without_the_original
+from tests.layers.python_nets import without_caffe
 
-pytestmark = without_the_original
+pytestmark = without_caffe
 
 IMPORTS = """
 import sys

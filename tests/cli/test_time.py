@@ -171,5 +171,5 @@ def test_net_without_a_loss_computes_the_gradients_of_its_parameters() -> None:
     graph._backward = lambda place: (computed.append(place.name), run(place))  # type: ignore
     watch.run_forward()
     watch.run_backward()
-    with_blobs = [p.name for p in reversed(graph.places) if p.params]
+    with_blobs = [p.name for p in reversed(graph.nodes) if p.params]
     assert with_blobs and computed == with_blobs

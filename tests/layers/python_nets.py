@@ -11,9 +11,9 @@ import pytest
 HERE = Path(__file__).parent  # user_layers.py is here
 
 original = importlib.util.find_spec("caffe")
-without_the_original = pytest.mark.skipif(
+without_caffe = pytest.mark.skipif(
     original is not None and original.origin is not None,
-    reason="the original Caffe is installed here, and `import caffe` gives it",
+    reason="Caffe is installed here, and `import caffe` gives it",
 )
 
 

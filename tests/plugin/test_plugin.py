@@ -15,9 +15,9 @@ from caffe_kd import plugin
 from caffe_kd.core.errors import NetError
 from caffe_kd.plugin import base, formulas
 from tests.helpers import make_layer, run
-from tests.layers.python_nets import without_the_original
+from tests.layers.python_nets import without_caffe
 
-pytestmark = without_the_original
+pytestmark = without_caffe
 
 FOLDER = Path(plugin.__file__).parent
 # The plugin computes in double precision, the layers in float32, sums of some 100 terms.

@@ -1,4 +1,4 @@
-"""Small nets for the tests of the face, written to files as scripts have them."""
+"""Small nets for the tests of pycaffe, written to files as scripts use them."""
 
 from __future__ import annotations
 

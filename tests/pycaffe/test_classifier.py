@@ -38,28 +38,28 @@ def test_centre_is_what_the_net_says_of_it(files: tuple[str, str]) -> None:
         *files, image_dims=(12, 10), mean=np.array([1.0, 2, 3]), raw_scale=255,
         channel_swap=(2, 1, 0), input_scale=0.01,
     )  # fmt: skip
-    pictures = np.random.default_rng(0).uniform(size=(3, 12, 10, 3)).astype(np.float32)
-    centre = pictures[:, 2:10, 1:9].transpose(0, 3, 1, 2)[:, ::-1] * 255
+    images = np.random.default_rng(0).uniform(size=(3, 12, 10, 3)).astype(np.float32)
+    centre = images[:, 2:10, 1:9].transpose(0, 3, 1, 2)[:, ::-1] * 255
     expected = by_hand(files, (centre - np.array([1, 2, 3])[:, None, None]) * 0.01)
-    np.testing.assert_allclose(classifier.predict(pictures, oversample=False), expected, **CLOSE)
+    np.testing.assert_allclose(classifier.predict(images, oversample=False), expected, **CLOSE)
 
 
 def test_oversampled_is_the_mean_over_ten_crops(files: tuple[str, str]) -> None:
     classifier = caffe.Classifier(*files, image_dims=[12, 10])
-    pictures = np.random.default_rng(0).uniform(size=(3, 12, 10, 3)).astype(np.float32)
-    crops = caffe.io.oversample(pictures, (8, 8)).transpose(0, 3, 1, 2)
+    images = np.random.default_rng(0).uniform(size=(3, 12, 10, 3)).astype(np.float32)
+    crops = caffe.io.oversample(images, (8, 8)).transpose(0, 3, 1, 2)
     expected = by_hand(files, crops).reshape(3, 10, 5).mean(1)
-    predictions = classifier.predict(list(pictures))
+    predictions = classifier.predict(list(images))
     assert predictions.shape == (3, 5)
     np.testing.assert_allclose(predictions, expected, **CLOSE)
     np.testing.assert_allclose(predictions.sum(1), 1, rtol=1e-5)
 
 
-def test_pictures_of_any_size_are_resized(files: tuple[str, str]) -> None:
+def test_images_of_any_size_are_resized(files: tuple[str, str]) -> None:
     classifier = caffe.Classifier(*files)
-    pictures = [np.random.default_rng(0).uniform(size=(h, 20, 3)) for h in (5, 30)]
-    resized = [caffe.io.resize_image(p, (8, 8)).transpose(2, 0, 1) for p in pictures]
-    found = classifier.predict(pictures, oversample=False)
+    images = [np.random.default_rng(0).uniform(size=(h, 20, 3)) for h in (5, 30)]
+    resized = [caffe.io.resize_image(p, (8, 8)).transpose(2, 0, 1) for p in images]
+    found = classifier.predict(images, oversample=False)
     np.testing.assert_allclose(found, by_hand(files, np.stack(resized)), **CLOSE)
 
 
@@ -69,10 +69,10 @@ def test_classifier_is_a_net(files: tuple[str, str]) -> None:
     assert classifier.params["ip"][0].shape == (5, 192)
 
 
-def test_what_cannot_be_classified_is_told(files: tuple[str, str], tmp_path: Path) -> None:
+def test_what_cannot_be_classified_is_reported(files: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(NetError, match=r"image_dims must be at least the input's \(8, 8\)"):
         caffe.Classifier(*files, image_dims=(7, 9))
-    with pytest.raises(NetError, match="no picture to classify"):
+    with pytest.raises(NetError, match="no image to classify"):
         caffe.Classifier(*files).predict([])
     flat = DEPLOY.replace("dim: 3 dim: 8 dim: 8", "dim: 192")
     model = write(tmp_path, flat, "flat.prototxt")

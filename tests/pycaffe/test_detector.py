@@ -16,28 +16,30 @@ __all__ = ["files"]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image_file(tmp_path: Path) -> str:
     pixels = np.random.default_rng(0).integers(256, size=(20, 30, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    return str(tmp_path / "picture.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
 
 
-def test_windows_are_cropped_resized_and_classified(files, picture: str) -> None:
+def test_windows_are_cropped_resized_and_classified(files, image_file: str) -> None:
     windows = [(0, 0, 20, 30), (4, 6, 12, 14), (10, 0, 20, 8)]
-    found = caffe.Detector(*files).detect_windows([(picture, windows[:2]), (picture, windows[2:])])
+    found = caffe.Detector(*files).detect_windows(
+        [(image_file, windows[:2]), (image_file, windows[2:])]
+    )
     assert [d["window"] for d in found] == windows
-    assert {d["filename"] for d in found} == {picture}
-    image = caffe.io.load_image(picture)
+    assert {d["filename"] for d in found} == {image_file}
+    image = caffe.io.load_image(image_file)
     crops = [caffe.io.resize_image(image[a:c, b:d], (8, 8)) for a, b, c, d in windows]
     expected = by_hand(files, np.stack(crops).transpose(0, 3, 1, 2))
     np.testing.assert_allclose([d["prediction"] for d in found], expected, **CLOSE)
-    assert caffe.Detector(*files).detect_windows([(picture, [])]) == []
+    assert caffe.Detector(*files).detect_windows([(image_file, [])]) == []
 
 
 def test_context_lies_around_the_window(files) -> None:
     detector = caffe.Detector(*files, context_pad=2)
     image = np.random.default_rng(0).uniform(size=(40, 40, 3)).astype(np.float32)
-    # With 2 of 8 pixels around each side, twice the window's extent (and one pixel) is shown.
+    # With 2 of 8 pixels around each side, twice the window's size (and one pixel) is shown.
     crop = detector.crop(image, (12, 12, 27, 27))
     assert crop.shape == (8, 8, 3)
     half = 8.0
@@ -46,7 +48,7 @@ def test_context_lies_around_the_window(files) -> None:
     np.testing.assert_allclose(crop, caffe.io.resize_image(shown, (8, 8)), **CLOSE)
 
 
-def test_what_lies_outside_the_picture_is_the_mean(files) -> None:
+def test_what_lies_outside_the_image_is_the_mean(files) -> None:
     mean = np.array([10.0, 20, 30])
     detector = caffe.Detector(
         *files, mean=mean, raw_scale=255, channel_swap=(2, 1, 0), context_pad=2
@@ -69,13 +71,13 @@ def test_context_can_be_changed_later(files) -> None:
     assert detector.crop(image, (1, 2, 5, 7)).shape == (8, 8, 3)
 
 
-def test_selective_search_that_is_not_there_is_told(files, picture: str) -> None:
-    with pytest.raises(UsageError, match="Selective Search is not here.*detect_windows"):
-        caffe.Detector(*files).detect_selective_search([picture])
+def test_selective_search_that_is_not_there_is_reported(files, image_file: str) -> None:
+    with pytest.raises(UsageError, match="Selective Search is not installed.*detect_windows"):
+        caffe.Detector(*files).detect_selective_search([image_file])
 
 
 def test_windows_of_selective_search_are_classified(
-    files, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files, image_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The program's Python side, which asks MATLAB; its windows are taken as they come.
     (tmp_path / "selective_search_ijcv_with_python.py").write_text(
@@ -86,18 +88,18 @@ def test_windows_of_selective_search_are_classified(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     detector = caffe.Detector(*files)
-    found = detector.detect_selective_search(["picture.png"])
-    wanted = detector.detect_windows([(picture, [(0, 0, 20, 30), (4, 6, 12, 14)])])
+    found = detector.detect_selective_search(["image.png"])
+    wanted = detector.detect_windows([(image_file, [(0, 0, 20, 30), (4, 6, 12, 14)])])
     assert [d["window"] for d in found] == [d["window"] for d in wanted]
-    assert {d["filename"] for d in found} == {picture}
+    assert {d["filename"] for d in found} == {image_file}
     predictions = [[d["prediction"] for d in several] for several in (found, wanted)]
     np.testing.assert_array_equal(*predictions)
     monkeypatch.delitem(sys.modules, "selective_search_ijcv_with_python")
 
 
-def test_window_outside_its_picture_is_told(files, picture: str) -> None:
+def test_window_outside_its_image_is_reported(files, image_file: str) -> None:
     for detector in (caffe.Detector(*files), caffe.Detector(*files, context_pad=1)):
-        with pytest.raises(NetError, match=r"must lie in its picture of \(20, 30\) pixels"):
-            detector.detect_windows([(picture, [(50, 50, 60, 60)])])
+        with pytest.raises(NetError, match=r"must lie in its image of \(20, 30\) pixels"):
+            detector.detect_windows([(image_file, [(50, 50, 60, 60)])])
     with pytest.raises(NetError, match="context_pad must leave some of the input's 8 pixels"):
         caffe.Detector(*files, context_pad=4)

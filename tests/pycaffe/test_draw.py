@@ -20,9 +20,9 @@ pb = caffe.proto.caffe_pb2
 
 NET = """
 name: "n"
-layer { name: "records" type: "Input" top: "data" top: "label" include { phase: TRAIN }
+layer { name: "samples" type: "Input" top: "data" top: "label" include { phase: TRAIN }
   input_param { shape { dim: 4 dim: 3 dim: 9 dim: 9 } shape { dim: 4 } } }
-layer { name: "test records" type: "Input" top: "data" top: "label" include { phase: TEST }
+layer { name: "test samples" type: "Input" top: "data" top: "label" include { phase: TEST }
   input_param { shape { dim: 2 dim: 3 dim: 9 dim: 9 } shape { dim: 2 } } }
 layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
   param { lr_mult: 1 } param { lr_mult: 2 }
@@ -51,23 +51,23 @@ def words(svg: bytes) -> list[str]:
 def test_svg_has_layers_settings_and_shapes_as_text(net) -> None:
     found = words(caffe.draw.draw_net(net, "TB", "svg", phase=caffe.TRAIN))
     for word in (
-        *("records", "Input (TRAIN)", "conv", "Convolution", "8 outputs", "3x3, stride 2, pad 1"),
+        *("samples", "Input (TRAIN)", "conv", "Convolution", "8 outputs", "3x3, stride 2, pad 1"),
         *("AVE global", 'ip "$x^2$"', "5 outputs", "loss", "data 4 × 3 × 9 × 9", "label 4"),
         *("4 × 8 × 5 × 5", "4 × 8 × 1 × 1", "ip 4 × 5"),
     ):
         assert word in found, word
     assert "accuracy" not in found
-    assert "test records" not in found
+    assert "test samples" not in found
 
 
-def test_png_is_a_picture_with_something_on_it(net, tmp_path: Path) -> None:
+def test_png_is_an_image_with_something_on_it(net, tmp_path: Path) -> None:
     shapes = {}
     for rankdir in ("LR", "RL", "TB", "BT"):
         path = tmp_path / f"{rankdir}.png"
         caffe.draw.draw_net_to_file(net, str(path), rankdir)
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-            shapes[rankdir] = picture.size[0] / picture.size[1]
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+            shapes[rankdir] = image.size[0] / image.size[1]
         colours = {tuple(c) for c in np.unique(pixels.reshape(-1, 3), axis=0)}
         assert {(255, 255, 255), (0xC5, 0xDC, 0xF0), (0xF6, 0xC9, 0xC4)} <= colours
         # Nothing is cut off at the border.
@@ -91,8 +91,8 @@ def test_dot_has_a_line_for_each_layer_and_blob(net) -> None:
 def test_graph_has_pydots_names(net, tmp_path: Path) -> None:
     graph = caffe.draw.get_pydot_graph(net, "LR")
     assert graph.create_svg() == graph.create(format="svg")
-    with Image.open(io.BytesIO(graph.create_png())) as picture:
-        assert picture.format == "PNG"
+    with Image.open(io.BytesIO(graph.create_png())) as image:
+        assert image.format == "PNG"
     graph.write_svg(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == graph.create_svg()
     graph.write(tmp_path / "b", format="raw")
@@ -109,7 +109,7 @@ def test_both_phases_are_drawn_together_unless_one_is_named(net) -> None:
     assert [x.label for x in into_conv] == ["data 4 × 3 × 9 × 9", "data 2 × 3 × 9 × 9"]
 
 
-def test_multipliers_of_the_learning_rate_are_told_if_asked_for(net) -> None:
+def test_multipliers_of_the_learning_rate_are_reported_if_asked_for(net) -> None:
     assert "lr_mult 1, 2" in words(caffe.draw.draw_net(net, ext="svg", display_lrm=True))
     assert "lr_mult 1, 2" not in words(caffe.draw.draw_net(net, ext="svg"))
 
@@ -127,7 +127,7 @@ def test_every_example_net_is_drawn(path: Path) -> None:
     assert set(word for node in drawing.nodes for word in node.lines) <= set(words(svg))
 
 
-def test_what_cannot_be_drawn_is_told(net, tmp_path: Path) -> None:
+def test_what_cannot_be_drawn_is_reported(net, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="drawn as png, svg, pdf, dot, gv, raw. Received: bmp"):
         caffe.draw.draw_net_to_file(net, tmp_path / "net.bmp")
     with pytest.raises(UsageError, match="rankdir is one of TB, BT, LR, RL"):
@@ -144,5 +144,5 @@ def test_long_net_still_fits_a_png() -> None:
     head = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 } } }'
     net = text.parse(head + relus, pb.NetParameter())
     png = caffe.draw.get_pydot_graph(net, "TB", label_edges=False).create("png")
-    with Image.open(io.BytesIO(png)) as picture:
-        assert max(picture.size) < 3 * min(picture.size) < 30000
+    with Image.open(io.BytesIO(png)) as image:
+        assert max(image.size) < 3 * min(image.size) < 30000

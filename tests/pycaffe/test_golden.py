@@ -1,4 +1,4 @@
-"""Drives the recordings of the original through the face, as a script would."""
+"""Replays the recordings of Caffe through the pycaffe interface, as a script would."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def blob_of(net, name: str):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layer_gives_the_originals_values_and_gradients(name: str) -> None:
+def test_layer_gives_caffes_values_and_gradients(name: str) -> None:
     path = GOLDEN_LAYERS / f"{name}.prototxt"
     recording = np.load(GOLDEN_LAYERS / f"{name}.npz")
     phase = caffe.TRAIN if "phase: TRAIN" in path.read_text() else caffe.TEST
@@ -73,7 +73,7 @@ def assert_params(solver, recording, kind: str, index: int) -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_solver_follows_the_original_step_by_step(name: str, solvers: Path) -> None:
+def test_solver_follows_caffe_step_by_step(name: str, solvers: Path) -> None:
     recording = np.load(f"{name}.npz")
     solver = caffe.get_solver(f"{name}.solver.prototxt")
     solver.net.copy_from("init.caffemodel")
@@ -86,7 +86,7 @@ def test_solver_follows_the_original_step_by_step(name: str, solvers: Path) -> N
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_passes_and_apply_update_follow_the_original(name: str, solvers: Path) -> None:
+def test_passes_and_apply_update_follow_caffe(name: str, solvers: Path) -> None:
     recording = np.load(f"{name}.npz")
     solver = caffe.get_solver(f"{name}.solver.prototxt")
     solver.net.copy_from("init.caffemodel")
@@ -103,7 +103,7 @@ def test_passes_and_apply_update_follow_the_original(name: str, solvers: Path) -
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_solver_resumes_from_the_originals_snapshot(name: str, solvers: Path) -> None:
+def test_solver_resumes_from_caffes_snapshot(name: str, solvers: Path) -> None:
     recording = np.load(f"{name}.npz")
     solver = caffe.get_solver(f"{name}.solver.prototxt")
     (state,) = solvers.glob(f"{name}_iter_6.solverstate*")
@@ -115,7 +115,7 @@ def test_solver_resumes_from_the_originals_snapshot(name: str, solvers: Path) ->
 
 
 @pytest.mark.parametrize("name", DATA_CASES)
-def test_data_layer_gives_the_originals_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_layer_gives_caffes_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(DATA)
     recording = np.load(f"{name}.npz")
     net = caffe.Net(f"{name}.prototxt", caffe.TEST)

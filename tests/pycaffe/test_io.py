@@ -76,7 +76,7 @@ def test_arrays_come_back_from_datums() -> None:
         caffe.io.datum_to_array(datum)
 
 
-# ---- pictures
+# ---- images
 
 
 def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> str:
@@ -85,7 +85,7 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> str:
     return str(path)
 
 
-def test_picture_is_rgb_or_grey_of_0_to_1(tmp_path: Path) -> None:
+def test_image_is_rgb_or_grey_of_0_to_1(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3)).astype(np.uint8)
     path = save(tmp_path / "a.png", pixels)
     rgb = caffe.io.load_image(path)
@@ -97,7 +97,7 @@ def test_picture_is_rgb_or_grey_of_0_to_1(tmp_path: Path) -> None:
     np.testing.assert_allclose(grey[:, :, 0], luma, **FLOAT32)
 
 
-def test_grey_picture_is_tripled_and_alpha_left_out(tmp_path: Path) -> None:
+def test_grey_image_is_tripled_and_alpha_left_out(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(4, 6)).astype(np.uint8)
     path = save(tmp_path / "grey.png", pixels)
     np.testing.assert_allclose(
@@ -123,11 +123,11 @@ def test_small_file_with_many_pixels_takes_little_memory(
     assert message in found and bool(message) == bool(found)
 
 
-def test_file_that_is_no_picture_is_told(tmp_path: Path) -> None:
+def test_file_that_is_no_image_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ParseError, match="no such file"):
         caffe.io.load_image(tmp_path / "nothing.png")
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"text.png: the picture cannot be read"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DataError, match=r"text.png: the image cannot be read"):
         caffe.io.load_image(tmp_path / "text.png")
 
 
@@ -221,7 +221,7 @@ def test_preprocess_resizes_first() -> None:
     np.testing.assert_array_equal(made.preprocess("data", image), made.preprocess("data", small))
 
 
-def test_nothing_set_leaves_a_picture_as_it_is() -> None:
+def test_nothing_set_leaves_an_image_as_it_is() -> None:
     plain = caffe.io.Transformer({"data": (1, 8, 6)})
     values = np.random.default_rng(0).uniform(size=(6,)).astype(np.float32)
     plain.inputs["data"] = (1, 3, 8, 6)
@@ -260,7 +260,7 @@ def test_mean_is_per_channel_or_an_image_of_any_size() -> None:
             made.set_mean("data", np.ones(wrong))
 
 
-def test_settings_that_do_not_fit_are_told() -> None:
+def test_settings_that_do_not_fit_are_reported() -> None:
     made = caffe.io.Transformer({"data": (1, 3, 8, 6)})
     with pytest.raises(NetError, match="Transpose order needs to have the same number"):
         made.set_transpose("data", (0, 1))

@@ -27,7 +27,7 @@ __all__ = ["_quiet"]
 HOOKS = ("before_forward", "after_forward", "before_backward", "after_backward")
 
 
-# ---- hooks, which the original calls in the solver's passes too
+# ---- hooks, which Caffe calls in the solver's passes too
 
 
 def test_step_calls_the_hooks_of_its_net_in_every_pass(tmp_path: Path) -> None:

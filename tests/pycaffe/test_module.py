@@ -16,7 +16,7 @@ from google.protobuf import text_format
 import caffe_kd as caffe
 from caffe_kd.core.errors import UsageError
 
-# The names of the original's module that are here and a few more, so that none gets lost.
+# The names of Caffe's module that are here and a few more, so that none gets lost.
 NAMES = {
     "AdaDeltaSolver",
     "AdaGradSolver",
@@ -64,7 +64,7 @@ NAMES = {
 MODULES = ("classifier", "coord_map", "detector", "draw", "io", "net_spec")
 
 
-def test_all_has_the_originals_names_and_every_name_is_there() -> None:
+def test_all_has_caffes_names_and_every_name_is_there() -> None:
     assert NAMES <= set(caffe.__all__)
     assert len(set(caffe.__all__)) == len(caffe.__all__)
     assert dir(caffe) == sorted(caffe.__all__)
@@ -108,7 +108,7 @@ def test_messages_are_there_as_soon_as_the_package_is() -> None:
     assert done.stdout.strip() == "3"
 
 
-def test_messages_are_where_the_originals_modules_have_them() -> None:
+def test_messages_are_where_caffes_modules_have_them() -> None:
     for module in (caffe.io, caffe.draw, caffe.net_spec):
         assert module.caffe_pb2 is caffe.proto.caffe_pb2
 
@@ -119,10 +119,10 @@ def test_messages_are_copied_and_pickled() -> None:
     assert pickle.loads(pickle.dumps(net)) == copy.deepcopy(net) == net
 
 
-def test_classes_are_where_the_original_was_compiled() -> None:
+def test_classes_are_where_caffe_was_compiled() -> None:
     for name in caffe._caffe.__all__:
         assert getattr(caffe, name, None) in (None, getattr(caffe._caffe, name)), name
-    assert "_caffe" not in caffe.__all__  # nor does the original's ``import *`` take it
+    assert "_caffe" not in caffe.__all__  # nor does Caffe's ``import *`` take it
     net_module = importlib.import_module("caffe_kd.pycaffe")
     assert net_module.Net is caffe.Net is caffe._caffe.Net
     assert issubclass(net_module.AdamSolver, caffe._caffe.Solver)
@@ -225,6 +225,6 @@ def test_modules_are_the_same_by_every_way_to_them(name: str) -> None:
 
 @pytest.mark.parametrize("imports", ["", "import caffe_kd.logs.log", "caffe.Net"])
 def test_log_can_be_called_whatever_was_imported_before(imports: str) -> None:
-    code = f"import caffe_kd as caffe\n{imports}\ncaffe.log('told')"
+    code = f"import caffe_kd as caffe\n{imports}\ncaffe.log('hello')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.rstrip().endswith("] told")
+    assert done.stderr.rstrip().endswith("] hello")

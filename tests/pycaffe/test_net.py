@@ -10,7 +10,7 @@ import caffe_kd as caffe
 from caffe_kd.core.errors import CaffeKDError, NetError, ParseError, UsageError, WeightsError
 from tests.pycaffe.nets import BRANCHES, CLOSE, SMALL, fill, write
 
-# ---- what the original's own tests hold
+# ---- as in Caffe's own tests
 
 
 def test_arrays_live_longer_than_their_net(small) -> None:
@@ -125,11 +125,11 @@ def test_layers_of_a_file_that_the_net_lacks_are_passed_over(
     end = BRANCHES.index('layer { name: "conv2"')
     net = caffe.Net(write(tmp_path, BRANCHES[:end], "part.prototxt"), caffe.TEST)
     net.copy_from(str(tmp_path / "all.caffemodel"))
-    told = [line.strip().split("] ")[1] for line in lines]
-    assert told == [
+    captured = [line.strip().split("] ")[1] for line in lines]
+    assert captured == [
         f"Ignoring source layer {n}" for n in branches.layer_dict if n not in net.layer_dict
     ]
-    assert "Ignoring source layer ip" in told
+    assert "Ignoring source layer ip" in captured
     want = branches.params["conv1"][0].data
     np.testing.assert_array_equal(net.params["conv1"][0].data, want)
     other = BRANCHES[:end].replace('"conv1" type', '"new" type')
@@ -280,11 +280,11 @@ def test_mistaken_constructor_says_what_would_be_right(tmp_path: Path) -> None:
     with pytest.raises(ParseError, match=r"missing\.caffemodel"):
         caffe.Net(file, str(tmp_path / "missing.caffemodel"), caffe.TEST)
     for phase in (2, None, True, 1.0):
-        with pytest.raises(UsageError, match="phase must be caffe.TRAIN|Net wants a phase"):
+        with pytest.raises(UsageError, match="phase must be caffe.TRAIN|Net needs a phase"):
             caffe.Net(file, phase)
     with pytest.raises(UsageError, match=r"stages must be a list of names, as \['val'\]"):
         caffe.Net(file, caffe.TEST, stages="val")
-    with pytest.raises(UsageError, match="weights once"):
+    with pytest.raises(UsageError, match="weights only once"):
         caffe.Net(file, "a", caffe.TEST, weights="b")
 
 
@@ -297,7 +297,7 @@ def test_weights_of_another_shape_are_refused(branches, tmp_path: Path) -> None:
         caffe.Net(write(tmp_path, other, "other.prototxt"), caffe.TEST, weights=file)
 
 
-# ---- many records
+# ---- many samples
 
 
 def test_forward_all_runs_any_number_of_records(branches) -> None:
@@ -338,7 +338,7 @@ def test_set_input_arrays_feeds_memory_data(tmp_path: Path) -> None:
         net.forward()
         np.testing.assert_array_equal(net.blobs["data"].data, data[2 * batch : 2 * batch + 2])
         np.testing.assert_array_equal(net.blobs["label"].data, [2 * batch, 2 * batch + 1])
-        net.blobs["data"].data[...] = -1  # does not reach the records
+        net.blobs["data"].data[...] = -1  # does not reach the samples
     with pytest.raises(CaffeKDError, match="multiple of batch size"):
         net.set_input_arrays(data[:3], np.arange(3, dtype=np.float32))
 
@@ -403,7 +403,7 @@ def test_what_nets_had_until_2014_says_what_it_is_now(tmp_path: Path) -> None:
         net.gone  # noqa: B018
     path = str(tmp_path / "w.caffemodel")
     net.save(path)
-    with pytest.raises(UsageError, match=r"Net wants a phase: caffe\.Net\(FILE, caffe\.TEST\)"):
+    with pytest.raises(UsageError, match=r"Net needs a phase: caffe\.Net\(FILE, caffe\.TEST\)"):
         caffe.Net(write(tmp_path, BRANCHES), path)
 
 

@@ -122,12 +122,12 @@ def test_names_that_are_no_words_of_python_go_in_brackets() -> None:
     ("params", "words"),
     [
         ({"kernel_sise": 3}, "L.Convolution takes no 'kernel_sise'. Did you mean 'kernel_size'?"),
-        ({"num_output": "many"}, "'num_output' of ConvolutionParameter does not take that"),
+        ({"num_output": "many"}, "'num_output' of ConvolutionParameter cannot be set"),
         ({"weight_filler": {"kind": "xavier"}}, "FillerParameter has no field 'kind'"),
-        ({"weight_filler": 3}, "'weight_filler' of ConvolutionParameter does not take that"),
+        ({"weight_filler": 3}, "'weight_filler' of ConvolutionParameter cannot be set"),
     ],
 )
-def test_wrong_parameter_is_told(params: dict[str, object], words: str) -> None:
+def test_wrong_parameter_is_reported(params: dict[str, object], words: str) -> None:
     top = L.Convolution(L.Input(shape={"dim": [1, 1, 4, 4]}), **params)
     with pytest.raises(NetError) as error:
         top.to_proto()
@@ -222,9 +222,9 @@ def test_layers_is_the_folder_of_types_and_l_of_specs() -> None:
     from caffe_kd.layers import ReLU, register  # noqa: F401
 
     assert ReLU(L.Input()).to_proto().layer[1].type == "ReLU"
-    for nobody in ("__wrapped__", "relu_typo"):
+    for name in ("__wrapped__", "relu_typo"):
         with pytest.raises(AttributeError):
-            getattr(L, nobody)
+            getattr(L, name)
     with pytest.raises(AttributeError, match="Did you mean 'Pooling'"):
         _ = P.Poolin
     with pytest.raises(AttributeError, match="begins with a capital"):

@@ -12,14 +12,14 @@ from caffe_kd.net import load_net
 from tests.pycaffe.nets import BRANCHES, CLOSE, fill, write
 
 
-def one_graph(path: Path, face):
-    """Return the values and gradients that one autograd graph gives for the face's weights."""
+def one_graph(path: Path, net):
+    """Return the values and gradients that one autograd graph gives for the net's weights."""
     core = load_net(path / "net.prototxt", caffe.TRAIN)
-    weights = {n: [b.data.copy() for b in blobs] for n, blobs in face.params.items()}
+    weights = {n: [b.data.copy() for b in blobs] for n, blobs in net.params.items()}
     for step in core.steps:
         for blob, value in zip(step.layer.blobs, weights.get(step.layer.name, []), strict=True):
             blob.detach().copy_(torch.from_numpy(value))
-    inputs = {n: torch.tensor(face.blobs[n].data, requires_grad=True) for n in face.inputs}
+    inputs = {n: torch.tensor(net.blobs[n].data, requires_grad=True) for n in net.inputs}
     objective = core.forward(inputs)
     objective.backward()
     return core, inputs, objective.item()
@@ -114,7 +114,7 @@ def test_seed_diff_of_a_loss_scales_all_gradients(branches) -> None:
             branches.blobs[name].diff[...] *= 4
     branches.backward()
     np.testing.assert_allclose(branches.params["conv1"][0].diff, 4 * once, **CLOSE)
-    # The loss that a pass returns counts with it too, as in the original.
+    # The loss that a pass returns counts with it too, as in Caffe.
     data = float(branches.blobs["loss"].data), float(branches.blobs["more"].data)
     loss = branches._forward(len(branches.layers) - 2, len(branches.layers) - 1)
     assert loss == pytest.approx(4 * (0.5 * data[0] + 0.25 * data[1]), rel=1e-5)
@@ -232,7 +232,7 @@ def test_hooks_of_backward_come_before_and_after_a_layers_own(branches) -> None:
     np.testing.assert_array_equal(seen, np.zeros((1, *branches.blobs["flat"].shape)))
 
 
-def test_constant_data_stays_as_edited_and_random_data_is_drawn_anew(small) -> None:
+def test_constant_data_stays_as_edited_and_random_data_is_drawn_again(small) -> None:
     small.blobs["label"].data[...] = 3
     small.forward()
     first = small.blobs["data"].data.copy()

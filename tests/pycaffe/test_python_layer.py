@@ -1,4 +1,4 @@
-"""Layers of a user's own in nets of the face, as the original's tests hold them."""
+"""A user's own layers in pycaffe nets, as in Caffe's tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import caffe_kd as caffe
-from tests.layers.python_nets import user_layers_found, without_the_original
+from tests.layers.python_nets import user_layers_found, without_caffe
 from tests.pycaffe.nets import write
 
-pytestmark = without_the_original
+pytestmark = without_caffe
 
 LAYERS = """
 import caffe
@@ -64,16 +64,16 @@ class Exploding(caffe.Layer):
         raise RuntimeError("boom")
 
 class Boxes(caffe.Layer):
-    \"\"\"Data whose extents change from batch to batch, and are told in forward.\"\"\"
-    def set_records(self, records):
-        self.records, self.next = records, 0
+    \"\"\"Data whose shape changes from batch to batch, and is set in forward.\"\"\"
+    def set_samples(self, samples):
+        self.samples, self.next = samples, 0
     def setup(self, bottom, top):
         top[0].reshape(1, 3)
     def reshape(self, bottom, top):
         pass
     def forward(self, bottom, top):
-        batch = self.records[self.next]
-        self.next = (self.next + 1) % len(self.records)
+        batch = self.samples[self.next]
+        self.next = (self.next + 1) % len(self.samples)
         top[0].reshape(*batch.shape)
         top[0].data[...] = batch
     def backward(self, top, propagate_down, bottom):
@@ -203,7 +203,7 @@ def test_data_layer_tells_its_shape_in_forward(tmp_path: Path) -> None:
     layers = python("boxes", "Boxes") + python("two", "Times", "boxes", "2")
     net = caffe.Net(write(tmp_path, layers), caffe.TRAIN)
     batches = [np.full((n, 3), n, np.float64) for n in (2, 5, 1)]
-    net.layers[0].set_records(batches)  # the object of the user's own class
+    net.layers[0].set_samples(batches)  # the object of the user's own class
     assert type(net.layers[0]) is sys.modules["mine"].Boxes
     assert net.layers[0].type == "Python"
     held = net.blobs["boxes"].data

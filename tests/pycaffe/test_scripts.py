@@ -19,10 +19,10 @@ from caffe_kd import layers as L
 from caffe_kd import params as P
 from caffe_kd.cli.run import main
 from caffe_kd.pycaffe.glog import LOG
-from tests.layers.python_nets import without_the_original
+from tests.layers.python_nets import without_caffe
 from tests.pycaffe.nets import CLOSE
 
-pytestmark = without_the_original
+pytestmark = without_caffe
 
 SCRIPTS = Path(__file__).parent / "scripts"
 MODULES = ("seg_layers", "roi_layers")  # which the scripts' nets name
@@ -30,7 +30,7 @@ MODULES = ("seg_layers", "roi_layers")  # which the scripts' nets name
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to a folder with a net, its weights, a mean, pictures and records."""
+    """Go to a folder with a net, its weights, a mean, images and samples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLOG_minloglevel", "3")
     monkeypatch.setattr(LOG, "level", None)  # a script sets it
@@ -56,9 +56,9 @@ def digits(folder: Path) -> np.ndarray:
     found = load_digits()
     images = found.images.astype(np.uint8)[:, None]
     for name, chosen in (("train_lmdb", slice(0, 1500)), ("test_lmdb", slice(1500, 1700))):
-        records = zip(images[chosen], found.target[chosen], strict=True)
+        samples = zip(images[chosen], found.target[chosen], strict=True)
         with lmdb.open(name, map_size=2**24) as env, env.begin(write=True) as txn:
-            for number, (image, label) in enumerate(records):
+            for number, (image, label) in enumerate(samples):
                 datum = caffe.io.array_to_datum(image, label)
                 txn.put(f"{number:08}".encode(), datum.SerializeToString())
     mean = caffe.io.array_to_blobproto(images[:1500].mean(0, keepdims=True))
@@ -67,12 +67,12 @@ def digits(folder: Path) -> np.ndarray:
 
 
 @pytest.fixture
-def pictures(folder: Path) -> list[str]:
-    """Write a mean and three grey pictures; return the pictures' files."""
+def images(folder: Path) -> list[str]:
+    """Write a mean and three grey images; return the images' files."""
     draw = np.random.default_rng(0)
     np.save("mean.npy", draw.uniform(100, 150, size=(1, 12, 12)))
-    (folder / "pictures").mkdir()
-    files = [f"pictures/{i}.png" for i in range(3)]
+    (folder / "images").mkdir()
+    files = [f"images/{i}.png" for i in range(3)]
     for file in files:
         pixels = draw.integers(256, size=(20, 16)).astype(np.uint8)
         Image.fromarray(pixels).save(file)
@@ -87,34 +87,34 @@ def run(capsys: pytest.CaptureFixture, name: str, *words: str) -> list[list[str]
     finally:
         for module in MODULES:
             sys.modules.pop(module, None)
-    told = capsys.readouterr()
-    assert status == 0, told.err
-    return [line.split() for line in told.out.splitlines()]
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return [line.split() for line in captured.out.splitlines()]
 
 
-# ---- the original's own scripts, in short
+# ---- Caffe's own scripts, in short
 
 
 @pytest.mark.parametrize("how", [[], ["center"]])
-def test_classify_writes_the_predictions_for_pictures(
-    pictures: list[str], capsys: pytest.CaptureFixture, how: list[str]
+def test_classify_writes_the_predictions_for_images(
+    images: list[str], capsys: pytest.CaptureFixture, how: list[str]
 ) -> None:
-    (told, best) = run(capsys, "classify.py", "pictures", "out.npy", *how)
-    assert told == ["Classifying", "3", "inputs."]
+    (captured, best) = run(capsys, "classify.py", "images", "out.npy", *how)
+    assert captured == ["Classifying", "3", "inputs."]
     found = np.load("out.npy")
     assert found.shape == (3, 10)
     classifier = caffe.Classifier(
         "deploy.prototxt", "net.caffemodel", (12, 12), np.load("mean.npy"), raw_scale=255
     )
-    given = [caffe.io.load_image(file, color=False) for file in pictures]
+    given = [caffe.io.load_image(file, color=False) for file in images]
     np.testing.assert_allclose(found, classifier.predict(given, not how), **CLOSE)
     assert best[3] == f"#{found[0].argmax()}."
 
 
 def test_detect_writes_the_predictions_for_windows(
-    pictures: list[str], capsys: pytest.CaptureFixture
+    images: list[str], capsys: pytest.CaptureFixture
 ) -> None:
-    windows = [(pictures[0], 0, 0, 12, 12), (pictures[0], 4, 2, 19, 15), (pictures[2], 3, 3, 9, 9)]
+    windows = [(images[0], 0, 0, 12, 12), (images[0], 4, 2, 19, 15), (images[2], 3, 3, 9, 9)]
     lines = [",".join(map(str, window)) for window in windows]
     Path("windows.csv").write_text("\n".join(["filename,ymin,xmin,ymax,xmax", *lines]))
     run(capsys, "detect.py", "windows.csv", "out.csv")
@@ -126,10 +126,10 @@ def test_detect_writes_the_predictions_for_windows(
     assert not np.allclose(predictions[0], predictions[1])
 
 
-def test_draw_net_writes_a_picture(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_draw_net_writes_an_image(folder: Path, capsys: pytest.CaptureFixture) -> None:
     run(capsys, "draw_net.py", "deploy.prototxt", "net.png")
-    with Image.open("net.png") as picture:
-        assert min(picture.size) > 50
+    with Image.open("net.png") as image:
+        assert min(image.size) > 50
 
 
 def test_train_steps_and_tells_how_long_each_layer_takes(
@@ -153,8 +153,8 @@ def test_train_steps_and_tells_how_long_each_layer_takes(
 def test_lenet_is_written_stepped_and_tested_by_hand(
     digits: np.ndarray, capsys: pytest.CaptureFixture
 ) -> None:
-    told = run(capsys, "lenet.py")
-    assert " ".join(told[0]).startswith("Iteration 81, loss 0.")
+    captured = run(capsys, "lenet.py")
+    assert " ".join(captured[0]).startswith("Iteration 81, loss 0.")
     found = np.load("run.npz")
     assert found["loss"][-10:].mean() < 0.2 * found["first"][0]
     assert found["acc"][-1] > 0.8
@@ -174,11 +174,11 @@ def test_dream_strengthens_a_layer_at_every_size(
 
 
 def test_saliency_is_the_gradient_of_a_class(
-    pictures: list[str], capsys: pytest.CaptureFixture
+    images: list[str], capsys: pytest.CaptureFixture
 ) -> None:
-    (told,) = run(capsys, "saliency.py", "3")
-    assert told[:2] == ["(8,", "8)"]
-    assert float(told[2]) < 0.02  # differences of float32 over 0.04
+    (captured,) = run(capsys, "saliency.py", "3")
+    assert captured[:2] == ["(8,", "8)"]
+    assert float(captured[2]) < 0.02  # differences of float32 over 0.04
 
 
 def test_batch_norm_is_merged_into_convolutions(

@@ -77,7 +77,7 @@ def assert_same(one: dict, two: dict, **close) -> None:
             np.testing.assert_allclose(a, b, err_msg=name, **(close or {"rtol": 0}))
 
 
-# ---- what the original's own tests hold
+# ---- as in Caffe's own tests
 
 
 def test_solve_trains_to_max_iter(small_solver) -> None:

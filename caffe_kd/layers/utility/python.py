@@ -192,7 +192,7 @@ class Python(Layer):
         name = self.param.module
         importlib.invalidate_caches()
         try:
-            with user_code.surroundings(self._folders):
+            with user_code.user_import_path(self._folders):
                 return importlib.import_module(name)
         except Exception as error:
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
@@ -233,7 +233,7 @@ class Python(Layer):
 
     def _guard(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            with user_code.surroundings(self._folders):
+            with user_code.user_import_path(self._folders):
                 return call(*arguments)
         except Exception as error:
             raise self._told(error, what) from error

@@ -8,10 +8,10 @@ from tests.helpers import make_layer
 from tests.layers.python_nets import (
     body,
     user_layers_found,
-    without_the_original,
+    without_caffe,
 )
 
-pytestmark = without_the_original
+pytestmark = without_caffe
 
 
 @pytest.fixture(autouse=True)

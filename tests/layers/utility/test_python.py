@@ -21,11 +21,11 @@ from tests.layers.python_nets import (
     body,
     user_layers_found,
     users_folder,
-    without_the_original,
+    without_caffe,
     write_solver,
 )
 
-pytestmark = without_the_original
+pytestmark = without_caffe
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Classifies the pictures of a folder: classify.py FOLDER OUTPUT [center]."""
+"""Classifies the images of a folder: classify.py FOLDER OUTPUT [center]."""
 
 import glob
 import sys
@@ -17,9 +17,9 @@ classifier = caffe.Classifier(
     raw_scale=255.0,
     channel_swap=[0],
 )
-pictures = [caffe.io.load_image(f, False) for f in sorted(glob.glob(sys.argv[1] + "/*.png"))]
-print("Classifying %d inputs." % len(pictures))
-predictions = classifier.predict(pictures, "center" not in sys.argv)
+images = [caffe.io.load_image(f, False) for f in sorted(glob.glob(sys.argv[1] + "/*.png"))]
+print("Classifying %d inputs." % len(images))
+predictions = classifier.predict(images, "center" not in sys.argv)
 np.save(sys.argv[2], predictions)
 best = predictions[0].argsort()[-1:-6:-1]
 print("Predicted class is #{}.".format(predictions[0].argmax()), best)

@@ -1,4 +1,4 @@
-"""Strengthens what a layer answers, at two sizes of a picture: dream.py LAYER."""
+"""Strengthens the outputs of a layer, at two sizes of an image: dream.py LAYER."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Data for solve_fcn.py: pictures of several sizes, each with the label of its pixels."""
+"""Data for solve_fcn.py: images of several sizes, each with the label of its pixels."""
 
 import caffe
 import numpy as np

@@ -1,4 +1,4 @@
-"""Trains and tells how long each layer takes: train.py SOLVER ITERATIONS."""
+"""Trains and prints how long each layer takes: train.py SOLVER ITERATIONS."""
 
 import sys
 
