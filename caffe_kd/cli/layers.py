@@ -1,4 +1,4 @@
-"""``layers``: tells which layer types there are."""
+"""``layers``: prints the layer types, or the documentation of one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from . import common
 
 if TYPE_CHECKING:
     from ..layers import Layer
+
+_HEAD = ["| type | what it does | bottoms | tops | from | ONNX |", "|---|---|---|---|---|---|"]
 
 
 @common.guarded
@@ -37,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = common.parser(
         "layers",
-        "Prints the layer types as a table: what each does, how many bottoms and tops it takes, "
-        "which fork it comes from, and what becomes of it in ONNX. With a type: its documentation "
-        "and its settings.",
+        "Prints the layer types in tables, as Caffe's documentation groups them: what each does, "
+        "how many bottoms and tops it takes, which fork it comes from, and its form in ONNX. With "
+        "a type: its documentation, a sample in prototxt, and its settings.",
     )
     parser.add_argument("type", nargs="?", metavar="TYPE", help="the type to describe")
     common.flag(
@@ -50,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def description(kind: type[Layer]) -> list[str]:
-    """Return what there is to say of a type: its row of the table, docstring and settings."""
+    """Return the documentation of a type: its row of the table, docstring and settings."""
     from ..proto import describe
 
     bottoms, tops = (_bounds(*bounds) for bounds in (kind.bottoms, kind.tops))
@@ -68,15 +70,21 @@ def description(kind: type[Layer]) -> list[str]:
 
 
 def table(types: Iterable[type[Layer]]) -> list[str]:
-    """Return a Markdown table with a row a type."""
-    rows = ["| type | what it does | bottoms | tops | from | ONNX |", "|---|---|---|---|---|---|"]
-    for kind in types:
-        sentence = (kind.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
-        bottoms, tops = (_bounds(*bounds) for bounds in (kind.bottoms, kind.tops))
-        rows.append(
-            f"| {kind.type} | {sentence} | {bottoms} | {tops} | {kind.origin} | {onnx_form(kind)} |"
-        )
-    return rows
+    """Return a Markdown table with a row a type for each folder of types, under its title."""
+    from ..layers.docstring import by_folder
+
+    lines = []
+    for title, kinds in by_folder(types).items():
+        lines += [f"## {title}", "", *_HEAD, *(_row(kind) for kind in kinds), ""]
+    return lines[:-1]
+
+
+def _row(kind: type[Layer]) -> str:
+    from ..layers.docstring import docstring_of
+
+    summary = " ".join(docstring_of(kind).summary.split()).replace("|", "\\|")
+    bottoms, tops = (_bounds(*bounds) for bounds in (kind.bottoms, kind.tops))
+    return f"| {kind.type} | {summary} | {bottoms} | {tops} | {kind.origin} | {onnx_form(kind)} |"
 
 
 def brief(types: Iterable[type[Layer]]) -> list[str]:
@@ -93,7 +101,7 @@ def brief(types: Iterable[type[Layer]]) -> list[str]:
 
 
 def onnx_form(kind: type[Layer]) -> str:
-    """Tell what becomes of a layer type when a net is exported."""
+    """Return what form a layer type has when a net is exported."""
     from ..export.deploy import becomes_input, is_left_out
     from ..layers import Layer
 

@@ -138,7 +138,7 @@ class Layer(nn.Module):
         return self.phase == pb.TRAIN
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         """Whether record i of the tops depends on record i of the bottoms alone, always alike.
 
         Where its parameters do not learn, such a layer gives a record the same answer each time,

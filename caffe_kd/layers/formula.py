@@ -19,7 +19,7 @@ _MODES = {
     BATCH_SIZE: "BATCH_SIZE: the records",
     NONE: "NONE",
 }
-_END_OF_FORMULA = re.compile(r"(Bottoms?|Tops?|Fields of|Raises|Source|Blobs)\b")
+_END_OF_FORMULA = re.compile(r"(Bottoms?|Tops?|Fields of|Raises|Source|Blobs|Sample)\b")
 _CODE = re.compile(r"``(.+?)``", re.DOTALL)
 _NOT_IN_A_FORMULA = {"axis", "engine"}
 

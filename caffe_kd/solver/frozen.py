@@ -94,7 +94,7 @@ def _frozen_steps(net: Net, source: Step, moving: Collection[str]) -> list[Step]
         frozen = (
             bool(step.bottoms)
             and remembered.issuperset(step.bottoms)
-            and layer.per_record
+            and layer.per_sample
             and not any(step.loss_weights)
             and not layer.proto.HasField("loss_weight_schedule")
             and not any(blob.requires_grad for blob in layer.blobs)

@@ -146,8 +146,8 @@ class TeacherCache:
 
     def report(self) -> str:
         """Return what remembering has cost and saved, in a sentence."""
-        per_record = self.seconds / (self.computed * self.chunk) if self.computed else 0.0
-        saved = max(0.0, self.served * per_record - self.seconds)
+        per_sample = self.seconds / (self.computed * self.chunk) if self.computed else 0.0
+        saved = max(0.0, self.served * per_sample - self.seconds)
         return (
             f"Teacher cache: {self.computed} of {self.chunks} chunks computed in "
             f"{self.seconds:.1f} s, {self.served} answers given, about {saved:.1f} s saved, "

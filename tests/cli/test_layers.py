@@ -2,10 +2,21 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from caffe_kd.cli.layers import main
 from caffe_kd.layers import layer_types
+from caffe_kd.layers.docstring import docstring_of
 
-CAFFES = 61  # layer types of the original
+CAFFES = 61  # layer types of BVLC Caffe
+
+
+def rows_of(lines: list[str]) -> dict[str, str]:
+    """Return the rows of the tables by their type."""
+    rows = [line for line in lines if re.match(r"\| (?!type )\w+ \|", line)]
+    by_type = {row.split(" | ")[0].strip("| "): row for row in rows}
+    assert len(by_type) == len(rows)
+    return by_type
 
 
 def printed(capsys, *flags: str) -> list[str]:
@@ -14,17 +25,36 @@ def printed(capsys, *flags: str) -> list[str]:
 
 
 def test_table_has_a_row_for_each_type(capsys):
-    rows = printed(capsys)[2:]
-    assert [row.split(" | ")[0].strip("| ") for row in rows] == list(layer_types())
-    by_type = {row.split(" | ")[0].strip("| "): row for row in rows}
+    by_type = rows_of(printed(capsys))
+    assert sorted(by_type) == sorted(layer_types())
     assert by_type["Convolution"].endswith("| 1 or more | 1 or more | Caffe | own operators |")
     assert by_type["Data"].endswith("| 0 | 1 to 3 | Caffe | an input |")
     assert by_type["SoftmaxWithLoss"].endswith("| Caffe | left out |")
     assert by_type["Python"].endswith("| Caffe | none |")
 
 
+def test_tables_are_grouped_as_caffes_documentation_groups_them(capsys):
+    lines = printed(capsys)
+    titles = [line for line in lines if line.startswith("## ")]
+    assert titles[0].startswith("## Data layers: ")
+    assert titles[1].startswith("## Vision layers: ")
+    between = lines[lines.index(titles[1]) : lines.index(titles[2])]
+    assert {"Convolution", "Pooling", "SPP", "Crop", "Deconvolution"} < {*rows_of(between)}
+
+
+@pytest.mark.parametrize("name", sorted(layer_types()))
+def test_type_is_described_with_a_sample_and_its_settings(name, capsys):
+    lines = printed(capsys, name)
+    assert lines[0].startswith(f"{name}, from ")
+    assert docstring_of(layer_types()[name]).summary.splitlines()[0] in lines
+    if layer_types()[name].__module__.startswith("caffe_kd."):
+        assert lines.index("Sample::") < lines.index("    layer {") < len(lines)
+    field = layer_types()[name].param_field
+    assert (f"{field}:" if field else "It has no settings of its own.") in lines
+
+
 def test_every_row_says_in_a_sentence_what_the_type_does(capsys):
-    for row in printed(capsys)[2:]:
+    for row in rows_of(printed(capsys)).values():
         sentence = row.split(" | ")[1]
         assert sentence.endswith((".", ":")), row
         assert len(sentence) < 120, row

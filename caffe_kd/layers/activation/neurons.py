@@ -23,7 +23,7 @@ class Neuron(Layer):
     """The base of layers whose top has the shape of their bottom."""
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
@@ -37,6 +37,16 @@ class ReLU(Neuron):
     Bottom, top: any shape.
 
     Source: Nair and Hinton 2010; Caffe's ReLULayer.
+
+    Sample::
+
+        layer {
+          name: "relu1"
+          type: "ReLU"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv1"  # (2, 4, 8, 8)
+          relu_param { negative_slope: 0.1 }
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,6 +68,15 @@ class Sigmoid(Neuron):
     Bottom: any shape. Top: the same, in (0, 1).
 
     Source: Caffe's SigmoidLayer.
+
+    Sample::
+
+        layer {
+          name: "gate"
+          type: "Sigmoid"
+          bottom: "ip1"  # (2, 10)
+          top: "gate"  # (2, 10)
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +93,15 @@ class TanH(Neuron):
     Bottom: any shape. Top: the same, in (-1, 1).
 
     Source: Caffe's TanHLayer.
+
+    Sample::
+
+        layer {
+          name: "tanh1"
+          type: "TanH"
+          bottom: "ip1"  # (2, 10)
+          top: "ip1"  # (2, 10)
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,6 +118,16 @@ class ELU(Neuron):
     Bottom, top: any shape.
 
     Source: Clevert et al. 2015; Caffe's ELULayer.
+
+    Sample::
+
+        layer {
+          name: "elu1"
+          type: "ELU"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv1"  # (2, 4, 8, 8)
+          elu_param { alpha: 0.5 }
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,6 +147,15 @@ class AbsVal(Neuron):
         NetError: the layer is to work in place.
 
     Source: Caffe's AbsValLayer.
+
+    Sample::
+
+        layer {
+          name: "abs"
+          type: "AbsVal"
+          bottom: "x"  # (2, 3, 8, 8)
+          top: "abs"  # (2, 3, 8, 8)
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -130,6 +177,15 @@ class BNLL(Neuron):
 
     Source: Caffe's BNLLLayer, which is exact everywhere: far from 0 it does not turn into the
     rectifier, as softplus does elsewhere.
+
+    Sample::
+
+        layer {
+          name: "bnll"
+          type: "BNLL"
+          bottom: "ip1"  # (2, 10)
+          top: "ip1"  # (2, 10)
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,6 +206,16 @@ class Clip(Neuron):
 
     Source: Caffe's ClipLayer. There a min above max makes all values min, and a layer without
     clip_param makes them 0; NaN, which stays NaN here, becomes min.
+
+    Sample::
+
+        layer {
+          name: "clip"
+          type: "Clip"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv1"  # (2, 4, 8, 8)
+          clip_param { min: -1 max: 1 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -174,6 +240,16 @@ class Swish(Neuron):
     Bottom, top: any shape.
 
     Source: Ramachandran et al. 2017; Caffe's SwishLayer.
+
+    Sample::
+
+        layer {
+          name: "swish1"
+          type: "Swish"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "swish1"  # (2, 4, 8, 8)
+          swish_param { beta: 1 }
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,6 +290,16 @@ class Threshold(Neuron):
             learn.
 
     Source: Caffe's ThresholdLayer, which likewise ends the backward pass.
+
+    Sample::
+
+        layer {
+          name: "mask"
+          type: "Threshold"
+          bottom: "prob"  # (2, 1, 8, 8)
+          top: "mask"  # (2, 1, 8, 8)
+          threshold_param { threshold: 0.5 }
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -48,6 +48,16 @@ class Power(Neuron):
 
     Source: Caffe's PowerLayer. Its gradient at 0 without shift, 0 / 0 there, is the mathematical
     one here.
+
+    Sample::
+
+        layer {
+          name: "to_unit_range"
+          type: "Power"
+          bottom: "data"  # (2, 3, 8, 8)
+          top: "data_scaled"  # (2, 3, 8, 8)
+          power_param { scale: 0.0078125 shift: -1 }
+        }
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,6 +82,16 @@ class Exp(Neuron):
         NetError: base is neither above 0 and finite, nor -1 for e.
 
     Source: Caffe's ExpLayer.
+
+    Sample::
+
+        layer {
+          name: "exp"
+          type: "Exp"
+          bottom: "x"  # (2, 10)
+          top: "exp"  # (2, 10)
+          exp_param { base: 2 scale: 0.5 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -95,6 +115,16 @@ class Log(Neuron):
         NetError: base is neither above 0, finite and other than 1, nor -1 for e.
 
     Source: Caffe's LogLayer.
+
+    Sample::
+
+        layer {
+          name: "log"
+          type: "Log"
+          bottom: "prob"  # (2, 10)
+          top: "log_prob"  # (2, 10)
+          log_param { shift: 1e-6 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

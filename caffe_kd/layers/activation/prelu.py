@@ -26,6 +26,17 @@ class PReLU(ChannelLayer):
         NetError: the bottom has fewer than 2 axes.
 
     Source: He et al. 2015; Caffe's PReLULayer.
+
+    Sample::
+
+        layer {
+          name: "prelu1"
+          type: "PReLU"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv1"  # (2, 4, 8, 8)
+          param { decay_mult: 0 }
+          prelu_param { filler { value: 0.1 } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -24,6 +24,15 @@ class ReLU6(Neuron):
         NetError: negative_slope is set, which the forks' layer reads and never uses.
 
     Source: Howard et al. 2017 (MobileNets); the ReLU6 layer of forks.
+
+    Sample::
+
+        layer {
+          name: "relu1"
+          type: "ReLU6"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv1"  # (2, 4, 8, 8)
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -25,6 +25,17 @@ class Axpy(Layer):
         NetError: the bottoms' shapes do not fit together.
 
     Source: Hu et al. 2018, Squeeze-and-Excitation Networks; the AxpyLayer of their fork SENet.
+
+    Sample::
+
+        layer {
+          name: "axpy1"
+          type: "Axpy"
+          bottom: "scales"  # (2, 4)
+          bottom: "conv1"  # (2, 4, 8, 8)
+          bottom: "shortcut"  # (2, 4, 8, 8)
+          top: "out1"  # (2, 4, 8, 8)
+        }
     """
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
@@ -40,7 +51,7 @@ class Axpy(Layer):
         return [x]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, a: Tensor, x: Tensor, y: Tensor) -> Tensor:

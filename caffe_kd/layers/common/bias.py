@@ -75,6 +75,16 @@ class Bias(Layer):
         NetError: axis or num_axes reach past the bottom, or the second bottom's extents differ.
 
     Source: Caffe's BiasLayer.
+
+    Sample::
+
+        layer {
+          name: "bias1"
+          type: "Bias"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv1"  # (2, 4, 8, 8)
+          bias_param { axis: 1 filler { value: 0.1 } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -87,7 +97,7 @@ class Bias(Layer):
         return bottom_shapes[:1]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return len(self.proto.bottom) == 1 and self.start > 0
 
     def forward(self, x: Tensor, *given: Tensor) -> Tensor:

@@ -25,6 +25,16 @@ class Dropout(Layer):
         NetError: dropout_ratio is outside [0, 1), in TRAIN.
 
     Source: Srivastava et al. 2014; Caffe's DropoutLayer.
+
+    Sample::
+
+        layer {
+          name: "drop6"
+          type: "Dropout"
+          bottom: "fc6"  # (2, 10)
+          top: "fc6"  # (2, 10)
+          dropout_param { dropout_ratio: 0.5 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -36,7 +46,7 @@ class Dropout(Layer):
         return bottom_shapes
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return not self.is_training
 
     def forward(self, x: Tensor) -> Tensor:

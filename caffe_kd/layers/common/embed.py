@@ -30,6 +30,16 @@ class Embed(IndexingLayer):
         NetError: num_output or input_dim is 0, or in the forward pass an index is out of range.
 
     Source: Caffe's EmbedLayer, which does not check the indices.
+
+    Sample::
+
+        layer {
+          name: "embed"
+          type: "Embed"
+          bottom: "words"  # (5, 2)
+          top: "embedded"  # (5, 2, 16)
+          embed_param { input_dim: 1000 num_output: 16 weight_filler { type: "xavier" } }
+        }
     """
 
     constant_bottoms = (0,)
@@ -49,7 +59,7 @@ class Embed(IndexingLayer):
         return [(*bottom_shapes[0], self.param.num_output)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     @property

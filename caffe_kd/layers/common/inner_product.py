@@ -27,6 +27,16 @@ class InnerProduct(Layer):
         NetError: num_output is 0 or axis out of range.
 
     Source: Caffe's InnerProductLayer. With ``transpose`` the fan-in its fillers see is num_output.
+
+    Sample::
+
+        layer {
+          name: "fc8"
+          type: "InnerProduct"
+          bottom: "pool5"  # (2, 4, 3, 3)
+          top: "fc8"  # (2, 10)
+          inner_product_param { num_output: 10 weight_filler { type: "xavier" } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -46,7 +56,7 @@ class InnerProduct(Layer):
         return [(*bottom_shapes[0][: self.start], self.param.num_output)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.start > 0
 
     def forward(self, x: Tensor) -> Tensor:

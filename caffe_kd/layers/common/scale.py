@@ -27,6 +27,16 @@ class Scale(Layer):
         NetError: axis or num_axes reach past the bottom, or the second bottom's extents differ.
 
     Source: Caffe's ScaleLayer.
+
+    Sample::
+
+        layer {
+          name: "scale1"
+          type: "Scale"
+          bottom: "bn1"  # (2, 4, 8, 8)
+          top: "bn1"  # (2, 4, 8, 8)
+          scale_param { bias_term: true }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -47,7 +57,7 @@ class Scale(Layer):
         return bottom_shapes[:1]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return len(self.proto.bottom) == 1 and self.start > 0
 
     def forward(self, x: Tensor, *given: Tensor) -> Tensor:

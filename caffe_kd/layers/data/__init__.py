@@ -1,1 +1,4 @@
-"""Layer types: data."""
+"""Data layers: they bring samples into a net, or write blobs to files.
+
+Caffe's layer catalogue: Data Layers.
+"""

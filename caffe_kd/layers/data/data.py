@@ -36,6 +36,17 @@ class Data(ImageLayer):
     that fit are kept in memory as bytes, encoded ones decoded. Batches are made ahead in a thread,
     ``prefetch`` of them, unless raw records are in memory and the transformation is so quick that
     it would not pay.
+
+    Sample::
+
+        layer {
+          name: "data"
+          type: "Data"
+          top: "data"  # (4, 1, 28, 28)
+          top: "label"  # (4)
+          transform_param { scale: 0.00390625 }
+          data_param { source: "train_lmdb" backend: LMDB batch_size: 4 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

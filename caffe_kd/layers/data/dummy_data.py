@@ -25,6 +25,17 @@ class DummyData(Layer):
             forms, or a filler can't fill its shape.
 
     Source: Caffe's DummyDataLayer.
+
+    Sample::
+
+        layer {
+          name: "noise"
+          type: "DummyData"
+          top: "noise"  # (2, 3, 8, 8)
+          dummy_data_param {
+            shape { dim: 2 dim: 3 dim: 8 dim: 8 } data_filler { type: "gaussian" std: 1 }
+          }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -26,6 +26,16 @@ class HDF5Data(OrderedRecordLayer):
 
     Source: Caffe's HDF5DataLayer. With ``shuffle`` the files and the rows of each are shuffled
     anew in every pass, here by random numbers that ``random_seed`` rules, as it does not there.
+
+    Sample::
+
+        layer {
+          name: "data"
+          type: "HDF5Data"
+          top: "data"  # (4, 10)
+          top: "label"  # (4)
+          hdf5_data_param { source: "train_h5_list.txt" batch_size: 4 shuffle: true }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

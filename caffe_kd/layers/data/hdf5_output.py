@@ -35,6 +35,16 @@ class HDF5Output(Layer):
 
     Source: Caffe's HDF5OutputLayer. There a second pass fails, since the datasets are there
     already, and the file is begun when the net is built.
+
+    Sample::
+
+        layer {
+          name: "write"
+          type: "HDF5Output"
+          bottom: "fc7"  # (2, 10)
+          bottom: "label"  # (2)
+          hdf5_output_param { file_name: "features.h5" }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

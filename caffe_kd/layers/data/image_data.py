@@ -32,6 +32,16 @@ class ImageData(ImageLayer, OrderedRecordLayer):
     too. ``random_seed`` rules the order and what ``rand_skip`` draws. Decoded images are kept in
     memory as bytes, up to 2 GB or a quarter of what there is, so that later passes over a set that
     fits decode nothing. Batches are made ahead in a thread, ``data_param { prefetch }`` of them.
+
+    Sample::
+
+        layer {
+          name: "data"
+          type: "ImageData"
+          top: "data"  # (4, 3, 32, 32)
+          top: "label"  # (4)
+          image_data_param { source: "train.txt" batch_size: 4 new_height: 32 new_width: 32 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -18,6 +18,15 @@ class Input(Layer):
         NetError: neither one shape nor one for each top is given, or a shape is not positive.
 
     Source: Caffe's InputLayer.
+
+    Sample::
+
+        layer {
+          name: "data"
+          type: "Input"
+          top: "data"  # (2, 3, 8, 8)
+          input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

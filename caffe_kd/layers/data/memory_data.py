@@ -23,6 +23,16 @@ class MemoryData(RecordLayer):
         NetError: one of the four extents is missing, or the layer runs before ``set``.
 
     Source: Caffe's MemoryDataLayer, fed as by pycaffe's ``set_input_arrays``.
+
+    Sample::
+
+        layer {
+          name: "data"
+          type: "MemoryData"
+          top: "data"  # (2, 3, 8, 8)
+          top: "label"  # (2)
+          memory_data_param { batch_size: 2 channels: 3 height: 8 width: 8 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

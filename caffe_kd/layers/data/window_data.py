@@ -39,6 +39,17 @@ class WindowData(RecordLayer):
     Source: Caffe's WindowDataLayer. It draws in both phases alike, and does not use
     transform_param's ``scale``, which is told. Decoded images are kept in memory as those of
     ImageData are, with ``cache_images`` also the files. ``random_seed`` rules what is drawn.
+
+    Sample::
+
+        layer {
+          name: "data"
+          type: "WindowData"
+          top: "data"  # (4, 3, 32, 32)
+          top: "label"  # (4)
+          transform_param { crop_size: 32 mirror: true }
+          window_data_param { source: "windows.txt" batch_size: 4 fg_fraction: 0.25 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -36,6 +36,17 @@ class DetectionOutput(Layer):
     Source: Liu et al. 2016; DetectionOutputLayer of Liu's fork for SSD. Writing the boxes to files
     (save_output_param) and showing them (visualize) is not done, and told once. Equal scores stay
     in the order of classes and priors; there keep_top_k leaves their order open.
+
+    Sample::
+
+        layer {
+          name: "detections" type: "DetectionOutput"
+          bottom: "locations"  # (1, 24)
+          bottom: "scores"  # (1, 18)
+          bottom: "priors"  # (1, 2, 24)
+          top: "detections"  # (1, 1, K, 7)
+          detection_output_param { num_classes: 3 confidence_threshold: 0.5 keep_top_k: 4 }
+        }
     """
 
     no_onnx = (

@@ -42,6 +42,17 @@ class PriorBox(Layer):
 
     Source: PriorBoxLayer of Liu's fork for SSD (Liu et al. 2016), which cuts fractions off
     min_size and max_size too.
+
+    Sample::
+
+        layer {
+          name: "priors"
+          type: "PriorBox"
+          bottom: "conv4"  # (2, 8, 4, 4)
+          bottom: "data"  # (2, 3, 64, 64)
+          top: "priors"  # (1, 2, 192)
+          prior_box_param { min_size: 16 aspect_ratio: 2 flip: true }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

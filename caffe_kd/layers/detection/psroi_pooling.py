@@ -30,6 +30,17 @@ class PSROIPooling(RegionLayer):
 
     Source: Dai et al. 2016; PSROIPoolingLayer of their fork for R-FCN. It adds up in float32, this
     one in float64.
+
+    Sample::
+
+        layer {
+          name: "psroi"
+          type: "PSROIPooling"
+          bottom: "maps"  # (2, 36, 8, 8)
+          bottom: "rois"  # (5, 5)
+          top: "psroi"  # (5, 4, 3, 3)
+          psroi_pooling_param { spatial_scale: 0.0625 output_dim: 4 group_size: 3 }
+        }
     """
 
     no_onnx = "ONNX has no such operator. Leave it and what follows it out of the net"

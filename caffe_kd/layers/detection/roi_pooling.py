@@ -86,6 +86,17 @@ class ROIPooling(RegionLayer):
             not in the batch.
 
     Source: Girshick 2015; ROIPoolingLayer of his fork for Fast R-CNN.
+
+    Sample::
+
+        layer {
+          name: "roi_pool5"
+          type: "ROIPooling"
+          bottom: "conv5"  # (2, 4, 8, 8)
+          bottom: "rois"  # (5, 5)
+          top: "pool5"  # (5, 4, 7, 7)
+          roi_pooling_param { pooled_h: 7 pooled_w: 7 spatial_scale: 0.0625 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

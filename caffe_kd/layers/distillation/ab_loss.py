@@ -35,6 +35,17 @@ class ABLoss(PairLoss):
 
     Source: Heo et al. 2019, Knowledge Transfer via Distillation of Activation Boundaries Formed by
         Hidden Neurons, https://arxiv.org/abs/1811.03233.
+
+    Sample::
+
+        layer {
+          name: "ab"
+          type: "ABLoss"
+          bottom: "student/conv3_fit"  # (4, 8, 4, 4)
+          bottom: "teacher/conv3"  # (4, 8, 4, 4)
+          top: "ab"  # scalar
+          loss_weight: 0.003
+        }
     """
 
     def check(self, student: Shape, teacher: Shape) -> None:

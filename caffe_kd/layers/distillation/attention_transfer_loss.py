@@ -26,6 +26,17 @@ class AttentionTransferLoss(PairLoss):
 
     Source: Zagoruyko, Komodakis 2017, Paying More Attention to Attention,
         https://arxiv.org/abs/1612.03928.
+
+    Sample::
+
+        layer {
+          name: "at"
+          type: "AttentionTransferLoss"
+          bottom: "student/conv3"  # (4, 8, 4, 4)
+          bottom: "teacher/conv3"  # (4, 16, 4, 4)
+          top: "at"  # scalar
+          loss_weight: 1000
+        }
     """
 
     def check(self, student: Shape, teacher: Shape) -> None:

@@ -28,6 +28,17 @@ class CorrelationCongruenceLoss(PairLoss):
     Source: Peng et al. 2019, Correlation Congruence for Knowledge Distillation,
         https://arxiv.org/abs/1904.01802. The paper compares matrices of kernel values; this form
         is that of a common implementation, which trains both embeddings.
+
+    Sample::
+
+        layer {
+          name: "cc"
+          type: "CorrelationCongruenceLoss"
+          bottom: "student/embedding"  # (4, 16)
+          bottom: "teacher/embedding"  # (4, 16)
+          top: "cc"  # scalar
+          loss_weight: 0.02
+        }
     """
 
     def check(self, student: Shape, teacher: Shape) -> None:

@@ -61,6 +61,17 @@ class CRDLoss(PairLoss):
         here only records that were seen are drawn, and the positive is the other net's present
         embedding, as in the paper, so that a single pass teaches something. It draws until all are
         of other classes. The queue needs no numbers of records and no memory for all of them.
+
+    Sample::
+
+        layer {
+          name: "crd" type: "CRDLoss"
+          bottom: "student/embedding"  # (4, 16)
+          bottom: "teacher/embedding"  # (4, 16)
+          top: "crd"  # scalar
+          loss_weight: 0.8
+          crd_loss_param { negatives: 1024 }
+        }
     """
 
     constant_bottoms = (2, 3)

@@ -45,6 +45,17 @@ class DecoupledDistillingLoss(LabelledLayer):
             many as the positions or no classes, or a setting is out of range.
 
     Source: Zhao et al. 2022, Decoupled Knowledge Distillation, https://arxiv.org/abs/2203.08679.
+
+    Sample::
+
+        layer {
+          name: "dkd" type: "DecoupledDistillingLoss"
+          bottom: "student/fc8"  # (4, 10)
+          bottom: "teacher/fc8"  # (4, 10)
+          bottom: "label"  # (4)
+          top: "dkd"  # scalar
+          decoupled_distilling_loss_param { temperature: 4 alpha: 1 beta: 8 }
+        }
     """
 
     is_loss = True

@@ -36,6 +36,16 @@ class DISTLoss(Layer):
 
     Source: Huang et al. 2022, Knowledge Distillation from A Stronger Teacher,
         https://arxiv.org/abs/2205.10536.
+
+    Sample::
+
+        layer {
+          name: "dist" type: "DISTLoss"
+          bottom: "student/fc8"  # (4, 10)
+          bottom: "teacher/fc8"  # (4, 10)
+          top: "dist"  # scalar
+          dist_loss_param { beta: 2 gamma: 2 }
+        }
     """
 
     is_loss = True

@@ -87,6 +87,17 @@ class DistillingLoss(LabelledLayer):
         https://arxiv.org/abs/2403.01427. FOCAL: the factor of Lin et al. 2017,
         https://arxiv.org/abs/1708.02002. WEIGHTED_SOFT_LABEL: Zhou et al. 2021,
         https://arxiv.org/abs/2102.00650. Original Caffe has no such layer.
+
+    Sample::
+
+        layer {
+          name: "kd" type: "DistillingLoss"
+          bottom: "student/fc8"  # (4, 10)
+          bottom: "teacher/fc8"  # (4, 10)
+          bottom: "label"  # (4)
+          top: "kd"  # scalar
+          distilling_loss_param { temperature: 4 alpha: 0.9 }
+        }
     """
 
     is_loss = True

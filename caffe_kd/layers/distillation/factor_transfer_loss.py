@@ -30,6 +30,17 @@ class FactorTransferLoss(PairLoss):
     Source: Kim, Park, Kwak 2018, Paraphrasing Complex Network: Network Compression via Factor
         Transfer, https://arxiv.org/abs/1802.04977: there p1 is 0, p2 is 1. The default p1 is that
         of a common implementation, which takes factors for attention maps.
+
+    Sample::
+
+        layer {
+          name: "ft" type: "FactorTransferLoss"
+          bottom: "student/translator"  # (4, 8, 4, 4)
+          bottom: "teacher/paraphraser"  # (4, 8, 4, 4)
+          top: "ft"  # scalar
+          loss_weight: 200
+          factor_transfer_loss_param { p1: 0 p2: 1 }
+        }
     """
 
     def check(self, student: Shape, teacher: Shape) -> None:

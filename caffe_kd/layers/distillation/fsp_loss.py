@@ -28,6 +28,17 @@ class FSPLoss(PairLoss):
 
     Source: Yim et al. 2017, A Gift from Knowledge Distillation: Fast Optimization, Network
         Minimization and Transfer Learning (CVPR).
+
+    Sample::
+
+        layer {
+          name: "fsp" type: "FSPLoss" loss_weight: 50
+          bottom: "student/conv1"  # (4, 8, 8, 8)
+          bottom: "student/conv3"  # (4, 16, 4, 4)
+          bottom: "teacher/conv1"  # (4, 8, 8, 8)
+          bottom: "teacher/conv3"  # (4, 16, 4, 4)
+          top: "fsp"  # scalar
+        }
     """
 
     constant_bottoms = (2, 3)

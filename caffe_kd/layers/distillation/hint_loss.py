@@ -30,6 +30,17 @@ class HintLoss(PairLoss):
 
     Source: Romero et al. 2015, FitNets: Hints for Thin Deep Nets, https://arxiv.org/abs/1412.6550;
         the norm: Zhang et al. 2019, Be Your Own Teacher, https://arxiv.org/abs/1905.08094.
+
+    Sample::
+
+        layer {
+          name: "hint"
+          type: "HintLoss"
+          bottom: "student/regressor"  # (4, 16, 4, 4)
+          bottom: "teacher/conv3"  # (4, 16, 4, 4)
+          top: "hint"  # scalar
+          loss_weight: 100
+        }
     """
 
     def check(self, student: Shape, teacher: Shape) -> None:

@@ -51,6 +51,17 @@ class KnowledgeDistillation(LabelledLayer):
     Source: https://arxiv.org/abs/1503.02531; wentianli/knowledge_distillation_caffe, and for the
         filter kfxw's version of it in caffe-1612. The latter forgets ignore_label where there is a
         fourth bottom; here it holds.
+
+    Sample::
+
+        layer {
+          name: "kd"
+          type: "KnowledgeDistillation"
+          bottom: "student/fc8"  # (4, 10)
+          bottom: "teacher/fc8"  # (4, 10)
+          top: "kd"  # scalar
+          knowledge_distillation_param { temperature: 4 }
+        }
     """
 
     is_loss = True

@@ -26,6 +26,17 @@ class NSTLoss(PairLoss):
 
     Source: Huang, Wang 2017, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer,
         https://arxiv.org/abs/1707.01219.
+
+    Sample::
+
+        layer {
+          name: "nst"
+          type: "NSTLoss"
+          bottom: "student/conv3"  # (4, 8, 4, 4)
+          bottom: "teacher/conv3"  # (4, 16, 4, 4)
+          top: "nst"  # scalar
+          loss_weight: 50
+        }
     """
 
     def check(self, student: Shape, teacher: Shape) -> None:

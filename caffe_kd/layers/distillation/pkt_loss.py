@@ -26,6 +26,17 @@ class PKTLoss(PairLoss):
 
     Source: Passalis, Tefas 2018, Learning Deep Representations with Probabilistic Knowledge
         Transfer, https://arxiv.org/abs/1803.10837.
+
+    Sample::
+
+        layer {
+          name: "pkt"
+          type: "PKTLoss"
+          bottom: "student/fc7"  # (4, 8)
+          bottom: "teacher/fc7"  # (4, 16)
+          top: "pkt"  # scalar
+          loss_weight: 30000
+        }
     """
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

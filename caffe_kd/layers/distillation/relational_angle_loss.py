@@ -28,6 +28,17 @@ class RelationalAngleLoss(PairLoss):
 
     Source: Park et al. 2019, Relational Knowledge Distillation, https://arxiv.org/abs/1904.05068.
         The mean is over all N^3 triplets, as in the authors' code.
+
+    Sample::
+
+        layer {
+          name: "rkd_angle"
+          type: "RelationalAngleLoss"
+          bottom: "student/fc7"  # (4, 8)
+          bottom: "teacher/fc7"  # (4, 16)
+          top: "rkd_angle"  # scalar
+          loss_weight: 50
+        }
     """
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -27,6 +27,17 @@ class RelationalDistanceLoss(PairLoss):
 
     Source: Park et al. 2019, Relational Knowledge Distillation, https://arxiv.org/abs/1904.05068.
         The mean over i and j includes i = j, as in the authors' code.
+
+    Sample::
+
+        layer {
+          name: "rkd_distance"
+          type: "RelationalDistanceLoss"
+          bottom: "student/fc7"  # (4, 8)
+          bottom: "teacher/fc7"  # (4, 16)
+          top: "rkd_distance"  # scalar
+          loss_weight: 25
+        }
     """
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

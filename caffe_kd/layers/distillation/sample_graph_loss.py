@@ -34,6 +34,17 @@ class SampleGraphLoss(PairLoss):
     Source: Liu et al. 2019, Knowledge Distillation via Instance Relationship Graph (CVPR), whose
         edges are squared distances between all records; cosines and nearest neighbours are this
         project's.
+
+    Sample::
+
+        layer {
+          name: "graph"
+          type: "SampleGraphLoss"
+          bottom: "student/embedding"  # (4, 16)
+          bottom: "teacher/embedding"  # (4, 16)
+          top: "graph"  # scalar
+          sample_graph_loss_param { neighbours: 2 }
+        }
     """
 
     def check(self, student: Shape, teacher: Shape) -> None:

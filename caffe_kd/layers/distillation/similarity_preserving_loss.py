@@ -25,6 +25,17 @@ class SimilarityPreservingLoss(PairLoss):
 
     Source: Tung, Mori 2019, Similarity-Preserving Knowledge Distillation,
         https://arxiv.org/abs/1907.09682.
+
+    Sample::
+
+        layer {
+          name: "sp"
+          type: "SimilarityPreservingLoss"
+          bottom: "student/conv3"  # (4, 8, 4, 4)
+          bottom: "teacher/conv3"  # (4, 16, 4, 4)
+          top: "sp"  # scalar
+          loss_weight: 3000
+        }
     """
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

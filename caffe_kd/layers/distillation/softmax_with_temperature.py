@@ -22,6 +22,16 @@ class SoftmaxWithTemperature(Softmax):
         NetError: the temperature is not above 0, or the axis out of range.
 
     Source: https://arxiv.org/abs/1503.02531, equation 1. Original Caffe has no such layer.
+
+    Sample::
+
+        layer {
+          name: "soft"
+          type: "SoftmaxWithTemperature"
+          bottom: "fc8"  # (2, 10)
+          top: "soft"  # (2, 10)
+          softmax_with_temperature_param { temperature: 4 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

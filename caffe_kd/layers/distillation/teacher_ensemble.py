@@ -42,6 +42,17 @@ class TeacherEnsemble(Layer):
 
     Source: Hinton, Vinyals, Dean, https://arxiv.org/abs/1503.02531: the arithmetic or geometric
         mean of an ensemble's answers as soft targets.
+
+    Sample::
+
+        layer {
+          name: "teachers"
+          type: "TeacherEnsemble"
+          bottom: "teacher1/fc8"  # (4, 10)
+          bottom: "teacher2/fc8"  # (4, 10)
+          top: "teachers"  # (4, 10)
+          teacher_ensemble_param { weight: 2 weight: 1 temperature: 4 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -70,7 +81,7 @@ class TeacherEnsemble(Layer):
         return bottom_shapes[:1]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.class_axis > 0 and not has_schedule(self, "temperature")
 
     def forward(self, *logits: Tensor) -> Tensor:

@@ -36,6 +36,17 @@ class TempSoftmaxCrossEntropyLoss(Layer):
 
     Source: a pull request to BVLC that was not merged; https://arxiv.org/abs/1503.02531,
         section 2.1.
+
+    Sample::
+
+        layer {
+          name: "kd"
+          type: "TempSoftmaxCrossEntropyLoss"
+          bottom: "student/fc8"  # (4, 10)
+          bottom: "teacher/fc8"  # (4, 10)
+          top: "kd"  # scalar
+          tempsoftmax_param { temperature: 4 }
+        }
     """
 
     is_loss = True

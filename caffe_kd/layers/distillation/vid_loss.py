@@ -35,6 +35,17 @@ class VIDLoss(PairLoss):
 
     Source: Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer,
         https://arxiv.org/abs/1904.05835.
+
+    Sample::
+
+        layer {
+          name: "vid" type: "VIDLoss"
+          bottom: "student/regressor"  # (4, 16, 4, 4)
+          bottom: "teacher/conv3"  # (4, 16, 4, 4)
+          top: "vid"  # scalar
+          param { decay_mult: 0 }
+          vid_loss_param { initial_variance: 5 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

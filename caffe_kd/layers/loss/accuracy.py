@@ -26,6 +26,17 @@ class Accuracy(LabelledLayer):
             exceeds the classes.
 
     Source: Caffe's AccuracyLayer, as it is since 2017; before, ties could count as right.
+
+    Sample::
+
+        layer {
+          name: "accuracy"
+          type: "Accuracy"
+          bottom: "fc8"  # (4, 10)
+          bottom: "label"  # (4)
+          top: "accuracy"  # scalar
+          accuracy_param { top_k: 5 }
+        }
     """
 
     constant_bottoms = (0, 1)

@@ -30,6 +30,17 @@ class CenterLoss(LabelledLayer):
 
     Source: Wen et al. 2016, A Discriminative Feature Learning Approach for Deep Face Recognition;
         their fork, caffe-face.
+
+    Sample::
+
+        layer {
+          name: "center_loss" type: "CenterLoss"
+          bottom: "fc7"  # (4, 16)
+          bottom: "label"  # (4)
+          top: "center_loss"  # scalar
+          loss_weight: 0.008
+          center_loss_param { num_output: 10 center_filler { type: "xavier" } }
+        }
     """
 
     is_loss = True

@@ -27,6 +27,17 @@ class ContrastiveLoss(Layer):
         NetError: the features differ in shape or aren't vectors, or there isn't one label a pair.
 
     Source: Hadsell et al. 2006; Caffe's ContrastiveLossLayer.
+
+    Sample::
+
+        layer {
+          name: "loss" type: "ContrastiveLoss"
+          bottom: "features"  # (4, 2)
+          bottom: "features_of_other"  # (4, 2)
+          bottom: "similar"  # (4)
+          top: "loss"  # scalar
+          contrastive_loss_param { margin: 1 }
+        }
     """
 
     is_loss = True

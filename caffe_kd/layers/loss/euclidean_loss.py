@@ -25,6 +25,16 @@ class EuclideanLoss(Layer):
         NetError: the bottoms differ in records or values per record.
 
     Source: Caffe's EuclideanLossLayer.
+
+    Sample::
+
+        layer {
+          name: "loss"
+          type: "EuclideanLoss"
+          bottom: "prediction"  # (4, 3)
+          bottom: "target"  # (4, 3)
+          top: "loss"  # scalar
+        }
     """
 
     is_loss = True

@@ -26,6 +26,17 @@ class HingeLoss(RecordLoss):
         NetError: the labels are not as many as the records, or one of them is no class.
 
     Source: Caffe's HingeLossLayer.
+
+    Sample::
+
+        layer {
+          name: "loss"
+          type: "HingeLoss"
+          bottom: "fc8"  # (4, 10)
+          bottom: "label"  # (4)
+          top: "loss"  # scalar
+          hinge_loss_param { norm: L2 }
+        }
     """
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor:

@@ -39,6 +39,17 @@ class InfogainLoss(LabelledLayer):
         ParseError: the source cannot be read.
 
     Source: Caffe's InfogainLossLayer, as it became; at first its bottom was probabilities.
+
+    Sample::
+
+        layer {
+          name: "loss"
+          type: "InfogainLoss"
+          bottom: "fc8"  # (4, 3)
+          bottom: "label"  # (4)
+          top: "loss"  # scalar
+          infogain_loss_param { source: "infogain.binaryproto" }
+        }
     """
 
     is_loss = True

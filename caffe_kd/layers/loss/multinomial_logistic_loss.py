@@ -26,6 +26,16 @@ class MultinomialLogisticLoss(RecordLoss):
         NetError: the labels are not as many as the records, or one of them is no class.
 
     Source: Caffe's MultinomialLogisticLossLayer.
+
+    Sample::
+
+        layer {
+          name: "loss"
+          type: "MultinomialLogisticLoss"
+          bottom: "prob"  # (4, 10)
+          bottom: "label"  # (4)
+          top: "loss"  # scalar
+        }
     """
 
     def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:

@@ -29,6 +29,16 @@ class SigmoidCrossEntropyLoss(Layer):
         NetError: the bottoms differ in records or in the number of values.
 
     Source: Caffe's SigmoidCrossEntropyLossLayer.
+
+    Sample::
+
+        layer {
+          name: "loss"
+          type: "SigmoidCrossEntropyLoss"
+          bottom: "attributes"  # (4, 10)
+          bottom: "target"  # (4, 10)
+          top: "loss"  # scalar
+        }
     """
 
     is_loss = True

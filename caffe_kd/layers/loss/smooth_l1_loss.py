@@ -28,6 +28,17 @@ class SmoothL1Loss(Layer):
     Source: Girshick 2015, Fast R-CNN; py-faster-rcnn, which asks for both weights or none. w_in
     alone is SSD's, whose gradient lacks the factor w_in: there it is 0 or 1, where that is the
     same.
+
+    Sample::
+
+        layer {
+          name: "loss_bbox"
+          type: "SmoothL1Loss"
+          bottom: "bbox_pred"  # (4, 8)
+          bottom: "bbox_target"  # (4, 8)
+          top: "loss_bbox"  # scalar
+          smooth_l1_loss_param { sigma: 3 }
+        }
     """
 
     is_loss = True

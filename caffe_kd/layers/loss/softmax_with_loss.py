@@ -41,6 +41,17 @@ class SoftmaxWithLoss(LabelledLayer):
     ``temperature`` t is that of the forks Softmax names: ``p = softmax(x / t)`` in both tops, while
     the gradient remains ``(p - onehot) / normaliser``, without a factor 1 / t. Smoothing is this
     project's own, after Szegedy et al. 2016, https://arxiv.org/abs/1512.00567.
+
+    Sample::
+
+        layer {
+          name: "loss"
+          type: "SoftmaxWithLoss"
+          bottom: "fc8"  # (4, 10)
+          bottom: "label"  # (4)
+          top: "loss"  # scalar
+          loss_param { ignore_label: 255 }
+        }
     """
 
     is_loss = True

@@ -64,6 +64,16 @@ class BatchNorm(BatchStatistics):
             0, or eps is negative.
 
     Source: Ioffe and Szegedy 2015; Caffe's BatchNormLayer.
+
+    Sample::
+
+        layer {
+          name: "bn1"
+          type: "BatchNorm"
+          bottom: "conv1"  # (4, 8, 4, 4)
+          top: "bn1"  # (4, 8, 4, 4)
+          batch_norm_param { moving_average_fraction: 0.99 eps: 1e-5 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -96,7 +106,7 @@ class BatchNorm(BatchStatistics):
         return bottom_shapes
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.stored
 
     def forward(self, x: Tensor) -> Tensor:

@@ -48,6 +48,16 @@ class BN(BatchStatistics):
 
     Source: yjxiong/caffe and hszhao/PSPNet (their CPU code; NVIDIA's library keeps the unbiased
     variance); alexgkendall/caffe-segnet. Ioffe and Szegedy 2015.
+
+    Sample::
+
+        layer {
+          name: "bn1"
+          type: "BN"
+          bottom: "conv1"  # (4, 8, 4, 4)
+          top: "bn1"  # (4, 8, 4, 4)
+          bn_param { slope_filler { value: 1 } bias_filler { value: 0 } momentum: 0.9 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -99,7 +109,7 @@ class BN(BatchStatistics):
         return [shape, statistics, statistics][: len(self.proto.top)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.stored or self.is_affine
 
     def forward(self, x: Tensor) -> Tops:

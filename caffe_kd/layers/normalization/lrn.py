@@ -28,6 +28,16 @@ class LRN(Layer):
         NetError: the bottom hasn't 4 axes, or n (local_size) is even.
 
     Source: Krizhevsky et al. 2012; Caffe's LRNLayer.
+
+    Sample::
+
+        layer {
+          name: "norm1"
+          type: "LRN"
+          bottom: "pool1"  # (2, 8, 4, 4)
+          top: "norm1"  # (2, 8, 4, 4)
+          lrn_param { local_size: 5 alpha: 1e-4 beta: 0.75 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -45,7 +55,7 @@ class LRN(Layer):
         return bottom_shapes
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, x: Tensor) -> Tensor:

@@ -46,6 +46,16 @@ class MVN(Layer):
 
     Source: Caffe's MVNLayer, with its gradient: ``(g - mean(g) - y mean(g y)) / (sqrt(var) +
     eps)``. That is the derivative for a small eps, and finite where all values are equal.
+
+    Sample::
+
+        layer {
+          name: "mvn"
+          type: "MVN"
+          bottom: "data"  # (2, 3, 8, 8)
+          top: "mvn"  # (2, 3, 8, 8)
+          mvn_param { across_channels: true }
+        }
     """
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
@@ -55,7 +65,7 @@ class MVN(Layer):
         return [(*shape, *(1,) * (4 - len(shape)))]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     @property

@@ -29,6 +29,16 @@ class Normalize(ChannelLayer):
 
     Source: NormalizeLayer of Liu's fork for SSD (Liu et al. 2015, ParseNet). The gradient of a
     factor that is 0 is not a number there, and is its derivative here.
+
+    Sample::
+
+        layer {
+          name: "conv4_norm"
+          type: "Normalize"
+          bottom: "conv4"  # (2, 8, 4, 4)
+          top: "conv4_norm"  # (2, 8, 4, 4)
+          norm_param { across_spatial: false channel_shared: false scale_filler { value: 20 } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

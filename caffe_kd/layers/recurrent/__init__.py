@@ -1,1 +1,4 @@
-"""Layer types: recurrent."""
+"""Recurrent layers: they work on sequences, timestep by timestep.
+
+Caffe's layer catalogue: Recurrent Layers.
+"""

@@ -37,6 +37,17 @@ class LSTM(RecurrentLayer):
         NetError: num_output is 0 or the bottoms do not fit each other.
 
     Source: Hochreiter and Schmidhuber 1997; Caffe's LSTMLayer.
+
+    Sample::
+
+        layer {
+          name: "lstm1"
+          type: "LSTM"
+          bottom: "x"  # (5, 2, 8)
+          bottom: "cont"  # (5, 2)
+          top: "lstm1"  # (5, 2, 16)
+          recurrent_param { num_output: 16 weight_filler { type: "uniform" min: -0.08 max: 0.08 } }
+        }
     """
 
     hidden = ("h", "c")

@@ -70,6 +70,17 @@ class LSTMUnit(Layer):
     Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Caffe's
     LSTMUnitLayer, whose gradient to f's sum is the derivative where cont is 0 or 1, as here. The
     first extent may be another than 1 here.
+
+    Sample::
+
+        layer {
+          name: "unit" type: "LSTMUnit"
+          bottom: "c_prev"  # (1, 2, 16)
+          bottom: "gates"  # (1, 2, 64)
+          bottom: "cont"  # (1, 2)
+          top: "c"  # (1, 2, 16)
+          top: "h"  # (1, 2, 16)
+        }
     """
 
     constant_bottoms = (2,)
@@ -86,7 +97,7 @@ class LSTMUnit(Layer):
         return [c_prev, c_prev]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, c_prev: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:

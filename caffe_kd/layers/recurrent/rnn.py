@@ -37,6 +37,17 @@ class RNN(RecurrentLayer):
         NetError: num_output is 0 or the bottoms do not fit each other.
 
     Source: Elman 1990; Caffe's RNNLayer.
+
+    Sample::
+
+        layer {
+          name: "rnn1"
+          type: "RNN"
+          bottom: "x"  # (5, 2, 8)
+          bottom: "cont"  # (5, 2)
+          top: "rnn1"  # (5, 2, 16)
+          recurrent_param { num_output: 16 weight_filler { type: "uniform" min: -0.08 max: 0.08 } }
+        }
     """
 
     hidden = ("h",)

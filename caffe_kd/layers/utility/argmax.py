@@ -32,6 +32,16 @@ class ArgMax(Layer):
         NetError: axis is out of range, or top_k is below 1 or above the number of values.
 
     Source: Caffe's ArgMaxLayer.
+
+    Sample::
+
+        layer {
+          name: "class"
+          type: "ArgMax"
+          bottom: "prob"  # (2, 10)
+          top: "class"  # (2, 1)
+          argmax_param { axis: 1 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

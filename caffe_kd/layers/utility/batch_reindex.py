@@ -26,6 +26,16 @@ class BatchReindex(IndexingLayer):
         NetError: the index hasn't 1 axis, or in the forward pass a number is none of a record.
 
     Source: Caffe's BatchReindexLayer.
+
+    Sample::
+
+        layer {
+          name: "pick"
+          type: "BatchReindex"
+          bottom: "x"  # (4, 3, 8, 8)
+          bottom: "index"  # (6)
+          top: "picked"  # (6, 3, 8, 8)
+        }
     """
 
     constant_bottoms = (1,)

@@ -38,6 +38,16 @@ class ClassMap(Layer):
     Raises:
         NetError: neither or both of class and group are given, a group is empty, a class is named
             twice or is not the bottom's, or the temperature is not above 0.
+
+    Sample::
+
+        layer {
+          name: "map"
+          type: "ClassMap"
+          bottom: "teacher/fc8"  # (4, 10)
+          top: "teacher/mapped"  # (4, 2)
+          class_map_param { group { class: 0 class: 1 class: 2 } group { class: 7 } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -72,7 +82,7 @@ class ClassMap(Layer):
         return [(*shape[:at], len(self.members), *shape[at + 1 :])]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.class_axis > 0 and not has_schedule(self, "temperature")
 
     def forward(self, logits: Tensor) -> Tensor:

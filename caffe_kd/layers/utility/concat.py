@@ -37,6 +37,17 @@ class Concat(Layer):
             shapes differ elsewhere.
 
     Source: Caffe's ConcatLayer.
+
+    Sample::
+
+        layer {
+          name: "concat"
+          type: "Concat"
+          bottom: "a"  # (2, 3, 8, 8)
+          bottom: "b"  # (2, 5, 8, 8)
+          top: "concat"  # (2, 8, 8, 8)
+          concat_param { axis: 1 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -56,7 +67,7 @@ class Concat(Layer):
         return [(*first[:at], sum(s[at] for s in bottom_shapes), *first[at + 1 :])]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.concat_axis > 0
 
     def forward(self, *bottoms: Tensor) -> Tensor:

@@ -33,6 +33,17 @@ class Eltwise(Layer):
 
     Source: Caffe's EltwiseLayer. stable_prod_grad makes no difference: the gradient of PROD is
     always the product of the others. MAX takes no notice of coeff, as there.
+
+    Sample::
+
+        layer {
+          name: "sum"
+          type: "Eltwise"
+          bottom: "shortcut"  # (2, 4, 8, 8)
+          bottom: "conv2"  # (2, 4, 8, 8)
+          top: "sum"  # (2, 4, 8, 8)
+          eltwise_param { operation: SUM }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -59,7 +70,7 @@ class Eltwise(Layer):
         return bottom_shapes[:1]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, *bottoms: Tensor) -> Tensor:

@@ -25,6 +25,16 @@ class Filter(Layer):
             extent, or the selector has another extent that isn't 1.
 
     Source: Caffe's FilterLayer.
+
+    Sample::
+
+        layer {
+          name: "filter"
+          type: "Filter"
+          bottom: "fc7"  # (4, 10)
+          bottom: "selector"  # (4)
+          top: "selected"  # (4, 10)
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -23,6 +23,15 @@ class Flatten(Layer):
         NetError: an axis is out of range, or they are in the wrong order.
 
     Source: Caffe's FlattenLayer.
+
+    Sample::
+
+        layer {
+          name: "flat"
+          type: "Flatten"
+          bottom: "pool5"  # (2, 4, 3, 3)
+          top: "flat"  # (2, 36)
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -38,7 +47,7 @@ class Flatten(Layer):
         return [(*shape[: self.start], run, *shape[self.end + 1 :])]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return bool(self.param.axis > 0)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,14 @@ class LearningRate(Layer):
     Top: a scalar, 0 or more; no gradient.
 
     Source: original Caffe has no such layer; it logs the rate in its solver.
+
+    Sample::
+
+        layer {
+          name: "lr"
+          type: "LearningRate"
+          top: "lr"  # scalar
+        }
     """
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:

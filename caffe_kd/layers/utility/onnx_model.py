@@ -58,6 +58,16 @@ class ONNXModel(Layer):
         ParseError: the file is no ONNX model, or none that may be run; see ``proto/onnx_file.py``.
 
     Source: https://onnx.ai. Original Caffe has no such layer.
+
+    Sample::
+
+        layer {
+          name: "teacher"
+          type: "ONNXModel"
+          bottom: "data"  # (2, 3, 8, 8)
+          top: "teacher/logits"  # (2, 10)
+          onnx_model_param { model: "teacher.onnx" }
+        }
     """
 
     no_onnx = "a model inside a net is not exported again. Leave the layer out of the deployed net"
@@ -132,7 +142,7 @@ class ONNXModel(Layer):
         return self._known[key]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     @cached_property

@@ -23,6 +23,15 @@ class Parameter(Layer):
         NetError: the shape isn't positive or too large.
 
     Source: Caffe's ParameterLayer.
+
+    Sample::
+
+        layer {
+          name: "matrix"
+          type: "Parameter"
+          top: "matrix"  # (10, 10)
+          parameter_param { shape { dim: 10 dim: 10 } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -24,6 +24,16 @@ class Permute(Layer):
         NetError: order names an axis twice, or one that the bottom does not have.
 
     Source: PermuteLayer of Liu's fork for SSD.
+
+    Sample::
+
+        layer {
+          name: "channels_last"
+          type: "Permute"
+          bottom: "conv4"  # (2, 8, 4, 6)
+          top: "channels_last"  # (2, 4, 6, 8)
+          permute_param { order: 0 order: 2 order: 3 order: 1 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -39,7 +49,7 @@ class Permute(Layer):
         return [tuple(shape[axis] for axis in self.order)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.order[:1] == [0]
 
     def forward(self, x: Tensor) -> Tensor:

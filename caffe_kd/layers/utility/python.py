@@ -64,6 +64,16 @@ class Python(Layer):
 
     Source: Caffe's PythonLayer and pycaffe. ``share_in_parallel`` has no effect: there is one
     solver. What the object keeps besides its blobs is not in a snapshot.
+
+    Sample::
+
+        layer {
+          name: "double"
+          type: "Python"
+          bottom: "x"  # (2, 10)
+          top: "doubled"  # (2, 10)
+          python_param { module: "my_layers" layer: "Double" }
+        }
     """
 
     no_onnx = (

@@ -34,6 +34,16 @@ class Reduction(Layer):
         NetError: the axis is out of range.
 
     Source: Caffe's ReductionLayer.
+
+    Sample::
+
+        layer {
+          name: "mean"
+          type: "Reduction"
+          bottom: "fc7"  # (2, 10)
+          top: "mean"  # (2)
+          reduction_param { operation: MEAN axis: 1 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -43,7 +53,7 @@ class Reduction(Layer):
         return [bottom_shapes[0][: self.first_axis]]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.first_axis > 0
 
     def forward(self, x: Tensor) -> Tensor:

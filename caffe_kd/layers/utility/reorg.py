@@ -33,6 +33,16 @@ class Reorg(Layer):
     and of other forks that call darknet's function with the bottom's extents. (choasup's
     caffe-yolo9000 applies the inverse permutation and is not followed.) Their gradient is not the
     derivative: they read one that nobody wrote. Here it is.
+
+    Sample::
+
+        layer {
+          name: "reorg"
+          type: "Reorg"
+          bottom: "conv13"  # (2, 4, 8, 8)
+          top: "reorg"  # (2, 16, 4, 4)
+          reorg_param { stride: 2 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -52,7 +62,7 @@ class Reorg(Layer):
         return [(n, channels * s * s, height // s, width // s)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def _plan(self, shape: Shape) -> tuple[list[int], list[int]]:

@@ -26,6 +26,16 @@ class Reshape(Layer):
             the counts differ, or the layer is to work in place.
 
     Source: Caffe's ReshapeLayer.
+
+    Sample::
+
+        layer {
+          name: "reshape"
+          type: "Reshape"
+          bottom: "fc8"  # (2, 12)
+          top: "reshaped"  # (2, 3, 4)
+          reshape_param { shape { dim: 0 dim: 3 dim: -1 } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -83,7 +93,7 @@ class Reshape(Layer):
         return [tuple(top)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return bool(self.param.axis > 0 or list(self.param.shape.dim[:1]) == [0])
 
     def forward(self, x: Tensor) -> Tensor:

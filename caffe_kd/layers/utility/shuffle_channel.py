@@ -25,6 +25,16 @@ class ShuffleChannel(ChannelLayer):
         NetError: the bottom has fewer than 2 axes, or group is 0 or does not divide C.
 
     Source: Zhang et al. 2018; ShuffleChannelLayer of farmingyard's ShuffleNet and other forks.
+
+    Sample::
+
+        layer {
+          name: "shuffle1"
+          type: "ShuffleChannel"
+          bottom: "conv1"  # (2, 6, 8, 8)
+          top: "shuffle1"  # (2, 6, 8, 8)
+          shuffle_channel_param { group: 3 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

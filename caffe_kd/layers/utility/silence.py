@@ -14,6 +14,14 @@ class Silence(Layer):
     Bottoms: any shapes. Tops: none.
 
     Source: Caffe's SilenceLayer.
+
+    Sample::
+
+        layer {
+          name: "silence"
+          type: "Silence"
+          bottom: "label"  # (2)
+        }
     """
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:

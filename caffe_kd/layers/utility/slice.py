@@ -27,6 +27,17 @@ class Slice(Layer):
             extent is no multiple of the number of tops.
 
     Source: Caffe's SliceLayer.
+
+    Sample::
+
+        layer {
+          name: "slice"
+          type: "Slice"
+          bottom: "pair"  # (2, 6, 8, 8)
+          top: "left"  # (2, 2, 8, 8)
+          top: "right"  # (2, 4, 8, 8)
+          slice_param { axis: 1 slice_point: 2 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -58,7 +69,7 @@ class Slice(Layer):
         return [(*shape[:at], size, *shape[at + 1 :]) for size in self._sizes(shape[at])]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.slice_axis > 0
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

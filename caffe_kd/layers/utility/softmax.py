@@ -39,6 +39,15 @@ class Softmax(Layer):
 
     Source: Caffe's SoftmaxLayer. ``temperature`` is two forks' (xieguotian's is one): x is divided
     by it first, gradient included; 0, the default, is off.
+
+    Sample::
+
+        layer {
+          name: "prob"
+          type: "Softmax"
+          bottom: "fc8"  # (2, 10)
+          top: "prob"  # (2, 10)
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -49,7 +58,7 @@ class Softmax(Layer):
         return bottom_shapes
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.class_axis > 0
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,6 +35,16 @@ class SoftmaxTemperature(Softmax):
         NetError: the temperature is no finite number, or the axis out of range.
 
     Source: the layer of shenyunhang's caffe-wsl, which takes bottoms of 2 axes alone.
+
+    Sample::
+
+        layer {
+          name: "prob"
+          type: "SoftmaxTemperature"
+          bottom: "fc8"  # (2, 10)
+          top: "prob"  # (2, 10)
+          softmax_temperature_param { temperature: 2 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:

@@ -19,13 +19,23 @@ class Split(Layer):
     Bottom, tops: any shape, the same for all.
 
     Source: Caffe's SplitLayer. No net needs it here: several layers may take one blob.
+
+    Sample::
+
+        layer {
+          name: "split"
+          type: "Split"
+          bottom: "x"  # (2, 10)
+          top: "x1"  # (2, 10)
+          top: "x2"  # (2, 10)
+        }
     """
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return bottom_shapes * len(self.proto.top)
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -22,6 +22,16 @@ class Tile(Layer):
         NetError: the axis is out of range, or tiles is missing or below 1.
 
     Source: Caffe's TileLayer.
+
+    Sample::
+
+        layer {
+          name: "tile"
+          type: "Tile"
+          bottom: "x"  # (2, 10, 1)
+          top: "tiled"  # (2, 10, 5)
+          tile_param { axis: 2 tiles: 5 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -36,7 +46,7 @@ class Tile(Layer):
         return [(*shape[:at], shape[at] * self.param.tiles, *shape[at + 1 :])]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.tile_axis > 0
 
     def _repeats(self, rank: int) -> list[int]:

@@ -1,1 +1,4 @@
-"""Layer types: vision."""
+"""Vision layers: they work on the places of an image or a feature map.
+
+Caffe's layer catalogue: Vision Layers; with those that forks add to them.
+"""

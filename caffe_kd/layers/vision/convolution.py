@@ -172,7 +172,7 @@ class BaseConvolution(Layer):
         return [(*shape[:axis], self.param.num_output, *extents)] * len(bottom_shapes)
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return bool(self.param.axis == 1)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
@@ -226,6 +226,16 @@ class Convolution(BaseConvolution):
             larger than the padded bottom.
 
     Source: Caffe's ConvolutionLayer.
+
+    Sample::
+
+        layer {
+          name: "conv1"
+          type: "Convolution"
+          bottom: "data"  # (2, 3, 8, 8)
+          top: "conv1"  # (2, 4, 8, 8)
+          convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "msra" } }
+        }
     """
 
     no_top = "the kernel is larger than the padded bottom"

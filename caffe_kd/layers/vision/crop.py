@@ -26,6 +26,17 @@ class Crop(Layer):
             cut reaches past the first bottom.
 
     Source: Caffe's CropLayer.
+
+    Sample::
+
+        layer {
+          name: "crop"
+          type: "Crop"
+          bottom: "upscore"  # (2, 4, 12, 12)
+          bottom: "data"  # (2, 3, 8, 8)
+          top: "score"  # (2, 4, 8, 8)
+          crop_param { axis: 2 offset: 2 }
+        }
     """
 
     constant_bottoms = (1,)
@@ -63,7 +74,7 @@ class Crop(Layer):
         return [(*shape[:start], *sizes)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.first_axis > 0
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:

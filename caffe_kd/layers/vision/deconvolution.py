@@ -33,6 +33,17 @@ class Deconvolution(BaseConvolution):
         NetError: as with Convolution, or the padding takes the whole top away.
 
     Source: Caffe's DeconvolutionLayer.
+
+    Sample::
+
+        layer {
+          name: "upscore"
+          type: "Deconvolution"
+          bottom: "score"  # (2, 4, 8, 8)
+          top: "upscore"  # (2, 4, 16, 16)
+          convolution_param { num_output: 4 group: 4 kernel_size: 4 stride: 2 pad: 1
+            weight_filler { type: "bilinear" } }
+        }
     """
 
     no_top = "the padding takes the whole top away"

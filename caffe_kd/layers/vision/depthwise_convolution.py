@@ -28,6 +28,16 @@ class DepthwiseConvolution(Convolution):
 
     Source: yonghenglh6/DepthwiseConvolution, on Howard et al. 2017. Without a group its CPU code is
     an ordinary convolution and its GPU code a depthwise one; here it is depthwise always.
+
+    Sample::
+
+        layer {
+          name: "conv2_dw"
+          type: "DepthwiseConvolution"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv2_dw"  # (2, 4, 8, 8)
+          convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "msra" } }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -69,6 +79,16 @@ class ConvolutionDepthwise(DepthwiseConvolution):
 
     Source: the layer of farmingyard/caffe-mobilenet (BVLC's pull request 5665), which reads neither
     num_output nor group; a number that it would not obey is refused here.
+
+    Sample::
+
+        layer {
+          name: "conv2_dw"
+          type: "ConvolutionDepthwise"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "conv2_dw"  # (2, 4, 8, 8)
+          convolution_param { kernel_size: 3 pad: 1 weight_filler { type: "msra" } }
+        }
     """
 
     def check_filters(self, filters: int, channels: int) -> None:

@@ -31,6 +31,16 @@ class Im2col(Layer):
             ``convolution.window``), or the kernel is larger than the padded bottom.
 
     Source: Caffe's Im2colLayer.
+
+    Sample::
+
+        layer {
+          name: "columns"
+          type: "Im2col"
+          bottom: "data"  # (2, 3, 8, 8)
+          top: "columns"  # (2, 27, 6, 6)
+          convolution_param { kernel_size: 3 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -61,7 +71,7 @@ class Im2col(Layer):
         return [(*shape[:at], shape[at] * math.prod(w.kernel), *places)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return self.channel_axis > 0
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,6 +28,16 @@ class Interp(Layer):
             below 1, or no size is given.
 
     Source: InterpLayer of DeepLab's fork (Chen et al. 2018), with PSPNet's too.
+
+    Sample::
+
+        layer {
+          name: "interp"
+          type: "Interp"
+          bottom: "score"  # (2, 4, 5, 5)
+          top: "score_large"  # (2, 4, 33, 33)
+          interp_param { zoom_factor: 8 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -78,7 +88,7 @@ class Interp(Layer):
         return [(*shape[:2], height, width)]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, x: Tensor) -> Tensor:

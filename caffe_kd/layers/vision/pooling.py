@@ -113,6 +113,16 @@ class Pooling(Layer):
             than the kernel, no window fits, or pool is STOCHASTIC.
 
     Source: Caffe's PoolingLayer. STOCHASTIC is refused; the original has it for GPUs alone.
+
+    Sample::
+
+        layer {
+          name: "pool1"
+          type: "Pooling"
+          bottom: "conv1"  # (2, 4, 8, 8)
+          top: "pool1"  # (2, 4, 4, 4)
+          pooling_param { pool: MAX kernel_size: 2 stride: 2 }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -182,7 +192,7 @@ class Pooling(Layer):
         return [(*shape[:2], *plan.places)] * len(self.proto.top)
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -31,6 +31,16 @@ class SPP(Layer):
             smaller than its kernel, as for many levels on a small plane, or pool is STOCHASTIC.
 
     Source: He et al. 2014; Caffe's SPPLayer. STOCHASTIC is refused as in Pooling.
+
+    Sample::
+
+        layer {
+          name: "spp"
+          type: "SPP"
+          bottom: "conv5"  # (2, 4, 8, 8)
+          top: "spp"  # (2, 84)
+          spp_param { pyramid_height: 3 pool: MAX }
+        }
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -89,7 +99,7 @@ class SPP(Layer):
         return [(shape[0], sum(c * height * width for _, c, height, width in pooled))]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,6 +35,17 @@ class Upsample(IndexingLayer):
 
     Source: Badrinarayanan et al. 2017; UpsampleLayer of Kendall's fork for SegNet. The type of the
     same name with one bottom, in forks for YOLOv3, is another.
+
+    Sample::
+
+        layer {
+          name: "upsample1"
+          type: "Upsample"
+          bottom: "conv1"  # (2, 4, 4, 4)
+          bottom: "pool1_mask"  # (2, 4, 4, 4)
+          top: "upsample1"  # (2, 4, 8, 8)
+          upsample_param { scale: 2 }
+        }
     """
 
     constant_bottoms = (1,)
@@ -80,7 +91,7 @@ class Upsample(IndexingLayer):
         return [(*shape[:2], *(extent * scale - less for extent, scale, less in sides))]
 
     @property
-    def per_record(self) -> bool:
+    def per_sample(self) -> bool:
         return True
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

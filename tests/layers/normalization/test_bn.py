@@ -54,7 +54,7 @@ def test_running_statistics_are_used_in_test_and_where_frozen(phase, frozen):
     (y,) = run(layer, x)
     close(y, slope * (x.numpy() - 0.5) / np.sqrt(4 + 1e-5) + bias)
     close(layer.blobs[3], np.full((1, 3, 1, 1), 4.0))
-    assert layer.per_record
+    assert layer.per_sample
 
 
 def test_statistics_never_learn_and_frozen_nothing_does():
@@ -89,7 +89,7 @@ def test_segnets_inference_is_scale_and_shift():
     x = torch.randn(2, 3, 4)
     (y,) = run(layer, x)
     close(y, scale * x.numpy() + shift)
-    assert layer.per_record
+    assert layer.per_sample
     gradcheck(layer, x)
 
 

@@ -45,8 +45,8 @@ def test_layout_of_the_bottom_and_the_batch_make_no_difference():
 
 
 def test_records_are_apart_where_their_axis_stays_in_front():
-    assert make_layer(body(0, 2, 1), SHAPE).per_record
-    assert not make_layer(body(1, 0), SHAPE).per_record
+    assert make_layer(body(0, 2, 1), SHAPE).per_sample
+    assert not make_layer(body(1, 0), SHAPE).per_sample
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_reduction_is_its_formula_over_all_axes_behind(operation, axis, top):
     rows = x.numpy().reshape(-1, x.numel() // max(1, y.numel()))
     want = [-0.5 * FORMULAS[operation](row) for row in rows]
     np.testing.assert_allclose(y.numpy().ravel(), want, rtol=1e-12)
-    assert layer.per_record == (axis != 0)
+    assert layer.per_sample == (axis != 0)
     gradcheck(layer, x)
 
 

@@ -25,7 +25,7 @@ def test_copies_follow_one_another_along_the_axis(axis):
     x = torch.randn(SHAPE)
     (y,) = run(layer, x)
     assert torch.equal(y, torch.cat([x, x, x], axis))
-    assert layer.per_record == (axis not in (0, -4))
+    assert layer.per_sample == (axis not in (0, -4))
     gradcheck(layer, x)
 
 

@@ -39,7 +39,7 @@ def test_crop_takes_the_extents_of_the_reference(param, reference, cut):
     want = torch.zeros_like(x)
     want[cut] = g
     assert torch.equal(grad, want)
-    assert layer.per_record == ("axis: 0" not in param)
+    assert layer.per_sample == ("axis: 0" not in param)
 
 
 def test_extents_follow_the_reference_after_setup():

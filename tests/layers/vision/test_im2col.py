@@ -114,5 +114,5 @@ def test_mistake_is_told(param, shape, words):
 
 def test_records_stay_apart_unless_the_channels_come_first():
     shape = (3, 5, 4)
-    assert make_layer(body("axis: 1 kernel_size: 2"), shape).per_record
-    assert not make_layer(body("axis: 0 kernel_size: 2"), shape).per_record
+    assert make_layer(body("axis: 1 kernel_size: 2"), shape).per_sample
+    assert not make_layer(body("axis: 0 kernel_size: 2"), shape).per_sample
