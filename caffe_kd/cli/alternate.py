@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,7 @@ again, it goes on where it was stopped. The results are in
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("alternate", DESCRIPTION)
-    common.flag(parser, "teacher_solver", required=True, metavar="FILE", help="trains the teacher")
-    common.flag(parser, "student_solver", required=True, metavar="FILE", help="trains the student")
-    common.flag(parser, "rounds", required=True, metavar="N", help="how many to train")
-    rounds.flags(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     number = rounds.count(arguments.rounds, "rounds")
     solvers = {
         "teacher": rounds.read_solver(arguments.teacher_solver),
@@ -50,6 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             newest[role] = weights
     table.print()
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("alternate", DESCRIPTION)
+    common.flag(parser, "teacher_solver", required=True, metavar="FILE", help="trains the teacher")
+    common.flag(parser, "student_solver", required=True, metavar="FILE", help="trains the student")
+    common.flag(parser, "rounds", required=True, metavar="N", help="how many to train")
+    rounds.flags(parser)
+    return parser
 
 
 def _check(solvers: dict[str, Any], arguments: Any) -> None:

@@ -7,6 +7,7 @@ the machine is doing, in the ratios; the times themselves show it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -281,12 +282,7 @@ def machine() -> dict[str, str | int]:
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("bench", DESCRIPTION)
-    common.flag(parser, "only", metavar="NAMES", help=f"of {', '.join(MEASURES)}; by commas")
-    common.flag(parser, "rounds", type=int, default=21, help="how many, after a warm-up (21)")
-    common.flag(parser, "iterations", type=int, default=20, help="of training in a round (20)")
-    common.flag(parser, "json", metavar="FILE", help="write the times of every round there")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     for flag in ("rounds", "iterations"):
         if getattr(arguments, flag) < 1:
             raise UsageError(f"-{flag} must be at least 1. Received: {getattr(arguments, flag)}")
@@ -309,3 +305,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = {"machine": about, "rows": [asdict(row) for row in rows]}
         write_atomically(Path(arguments.json), json.dumps(figures, indent=1).encode())
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("bench", DESCRIPTION)
+    common.flag(parser, "only", metavar="NAMES", help=f"of {', '.join(MEASURES)}; by commas")
+    common.flag(parser, "rounds", type=int, default=21, help="how many, after a warm-up (21)")
+    common.flag(parser, "iterations", type=int, default=20, help="of training in a round (20)")
+    common.flag(parser, "json", metavar="FILE", help="write the times of every round there")
+    return parser

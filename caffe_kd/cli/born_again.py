@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,7 @@ learn from the labels alone. Run again, it goes on where it was stopped. The res
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("born_again", DESCRIPTION)
-    common.flag(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
-    common.flag(parser, "generations", required=True, metavar="N", help="how many to train")
-    common.flag(
-        parser,
-        "from_labels",
-        action="store_true",
-        help="generation 1 learns from the labels alone, whatever teacher the solver names",
-    )
-    rounds.flags(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     generations = rounds.count(arguments.generations, "generations")
     solver = rounds.read_solver(arguments.solver)
     _check(solver, arguments.solver)
@@ -47,6 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = weights
     table.print()
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("born_again", DESCRIPTION)
+    common.flag(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
+    common.flag(parser, "generations", required=True, metavar="N", help="how many to train")
+    common.flag(
+        parser,
+        "from_labels",
+        action="store_true",
+        help="generation 1 learns from the labels alone, whatever teacher the solver names",
+    )
+    rounds.flags(parser)
+    return parser
 
 
 def _check(solver: Any, path: str) -> None:

@@ -25,7 +25,7 @@ _BRIGHT = 128  # of 0 to 255
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     if arguments.top < 1:
         raise UsageError(f"-top must be at least 1. Received: {arguments.top}")
     from ..core.files import read_bytes
@@ -99,8 +99,9 @@ def _numbers(text: str | None) -> list[float] | None:
         raise UsageError(f"-mean takes numbers, as 104,117,123. Received: {text}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("classify", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("classify", DESCRIPTION)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, GIF, BMP, TIFF, …")
     common.flag(parser, "model", required=True, metavar="FILE", help="the .onnx file")
     common.flag(parser, "labels", metavar="FILE", help="the classes' names, one a line")

@@ -13,7 +13,7 @@ from ..python_layers import user_code
 from .guard import guarded as guarded
 
 
-def parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
+def new_parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
     """Return a parser that takes no abbreviated flags."""
     return argparse.ArgumentParser(
         prog=name, description=description, allow_abbrev=False, **options

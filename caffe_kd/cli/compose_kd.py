@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,35 @@ _HOW_TO = """To train it with BVLC Caffe:
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("compose_kd", DESCRIPTION)
+    arguments = parser().parse_args(argv)
+    if not arguments.solver:
+        raise UsageError("Need a solver definition: -solver SOLVER.prototxt")
+    _check(arguments)
+    from ..solver.plan import Overrides, read_plan
+
+    overrides = Overrides(
+        teacher_weights=arguments.teacher_weights,
+        temperature=arguments.temperature,
+        alpha=arguments.alpha,
+        count_blobs=None if arguments.weights_output else _count_blobs,
+    )
+    plan = read_plan(arguments.solver, overrides)
+    net = plan.composed
+    if arguments.phase == "TRAIN":
+        net = plan.train.param
+    elif arguments.phase == "TEST":
+        if not plan.tests:
+            raise UsageError("-phase TEST: the solver has no test net (no test_iter)")
+        net = plan.tests[0].param
+    if arguments.target:
+        net = _for_caffe(plan, net, arguments)
+    common.put_prototxt(net, arguments.output)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("compose_kd", DESCRIPTION)
     common.flag(parser, "solver", metavar="FILE", help="the solver's prototxt")
     common.flag(parser, "output", metavar="FILE", help="write there instead of to stdout")
     common.flag(
@@ -61,30 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with -for caffe: write LMDBs there of what BVLC Caffe cannot read (backend: IDX, "
         "first, count, leave_out), unless they are there already",
     )
-    arguments = parser.parse_args(argv)
-    if not arguments.solver:
-        raise UsageError("Need a solver definition: -solver SOLVER.prototxt")
-    _check(arguments)
-    from ..solver.plan import Overrides, read_plan
-
-    overrides = Overrides(
-        teacher_weights=arguments.teacher_weights,
-        temperature=arguments.temperature,
-        alpha=arguments.alpha,
-        count_blobs=None if arguments.weights_output else _count_blobs,
-    )
-    plan = read_plan(arguments.solver, overrides)
-    net = plan.composed
-    if arguments.phase == "TRAIN":
-        net = plan.train.param
-    elif arguments.phase == "TEST":
-        if not plan.tests:
-            raise UsageError("-phase TEST: the solver has no test net (no test_iter)")
-        net = plan.tests[0].param
-    if arguments.target:
-        net = _for_caffe(plan, net, arguments)
-    common.put_prototxt(net, arguments.output)
-    return 0
+    return parser
 
 
 def _check(arguments: Any) -> None:

@@ -24,7 +24,7 @@ PROGRESS_EVERY = 10_000
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     records = _open(Path(arguments.input_db), arguments.backend)
     mean = mean_of(records)
     if arguments.output_file:
@@ -93,8 +93,9 @@ def _write(path: Path, mean: np.ndarray) -> None:
     write_atomically(path, blob.SerializeToString())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser(
         "compute_image_mean",
         DESCRIPTION,
         usage="compute_image_mean [FLAGS] INPUT_DB [OUTPUT_FILE]",

@@ -32,11 +32,10 @@ Line = tuple[str, int]
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = _parser()
     words = sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_intermixed_args([word for w in words for word in _switch(w)])
+    arguments = parser().parse_intermixed_args([word for w in words for word in _switch(w)])
     if len(arguments.paths) not in (2, 3):
-        parser.error("ROOTFOLDER [LISTFILE] DB_NAME are needed")
+        parser().error("ROOTFOLDER [LISTFILE] DB_NAME are needed")
     if arguments.backend != "lmdb":
         raise UsageError("-backend leveldb: a LevelDB can be read, not written. Write lmdb")
     _check_size(arguments.resize_width, arguments.resize_height)
@@ -202,8 +201,9 @@ def _switch(word: str) -> list[str]:
     return [f"-{name}"] if value.lower() in ("true", "1") else []
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser(
         "convert_imageset",
         DESCRIPTION,
         epilog=EPILOG,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     convert(
         Path(arguments.images), Path(arguments.labels), Path(arguments.out), arguments.overwrite
     )
@@ -57,7 +57,8 @@ def _records(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[bytes, by
         yield b"%08d" % index, datum.SerializeToString()
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser(
         prog="convert_mnist_data",
         allow_abbrev=False,

@@ -24,7 +24,7 @@ the student's snapshot as -weights; or nets as -model with their -weights."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if bool(arguments.solver) == bool(arguments.model):
         raise UsageError("give either -solver SOLVER.prototxt or -model NET.prototxt with -weights")
     if arguments.teacher and not arguments.solver:
@@ -79,8 +79,9 @@ def _temperatures(text: str | None) -> list[float]:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("dark_knowledge", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("dark_knowledge", DESCRIPTION)
     common.flag(parser, "solver", metavar="FILE", help="a solver's prototxt that names a teacher")
     common.flag(
         parser,

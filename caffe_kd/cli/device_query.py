@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,7 @@ all are told; where there is none, that is told, and is no error."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("device_query", DESCRIPTION)
-    common.flag(parser, "gpu", metavar="N", help="devices, separated by commas, or all")
-    common.glog_flags(parser)
-    common.idle_flags(parser, "solver", "model", "phase", "level", "stage", "snapshot", "weights")
-    common.idle_flags(parser, "iterations", "sigint_effect", "sighup_effect", "log_dir")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     import torch
 
     from ..logs.log import Log
@@ -40,6 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in lines(number, torch.cuda.get_device_properties(number)):
                 log.info(line)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("device_query", DESCRIPTION)
+    common.flag(parser, "gpu", metavar="N", help="devices, separated by commas, or all")
+    common.glog_flags(parser)
+    common.idle_flags(parser, "solver", "model", "phase", "level", "stage", "snapshot", "weights")
+    common.idle_flags(parser, "iterations", "sigint_effect", "sighup_effect", "log_dir")
+    return parser
 
 
 def lines(number: int, device: Any) -> list[str]:

@@ -16,7 +16,7 @@ status is 1 if there is an error among the findings."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     given = common.input_shapes(arguments.input_shape)
 
     from ..analysis.reading import Wishes
@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if report.count("error") else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("doctor", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("doctor", DESCRIPTION)
     parser.add_argument("file", metavar="FILE", help="a net's or a solver's prototxt")
     parser.add_argument(
         "weights", metavar="WEIGHTS", nargs="?", help="a .caffemodel to look at too"

@@ -26,7 +26,7 @@ _PHASES = ("ALL", "TRAIN", "TEST")
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if Path(arguments.output).suffix[1:].lower() not in _FORMATS:
         raise UsageError(
             f"OUTPUT must end with .{', .'.join(_FORMATS)}. Received: {arguments.output}"
@@ -84,8 +84,9 @@ def _lanes(case: Case) -> tuple[dict[str, int], dict[int, str]]:
     return lanes, {**dict(enumerate(names)), middle + 1: "student"}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("draw_net", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("draw_net", DESCRIPTION)
     parser.add_argument("net", metavar="NET", help="a net's or a solver's prototxt")
     parser.add_argument("output", metavar="OUTPUT", help="the picture, .png, .svg, .pdf or .dot")
     common.flag(

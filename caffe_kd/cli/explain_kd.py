@@ -19,7 +19,7 @@ what the doctor finds that makes a distillation another than it seems. -temperat
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if not arguments.solver:
         raise UsageError("Need a solver to explain: -solver SOLVER.prototxt")
 
@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if refused or any(finding.hit.severity == "error" for finding in found) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("explain_kd", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("explain_kd", DESCRIPTION)
     common.flag(parser, "solver", metavar="FILE", help="the solver's prototxt")
     common.distilling_flags(parser)
     common.teacher_cache_flag(parser)

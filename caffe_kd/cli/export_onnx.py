@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import deploy_flags, deploy_options, flag, guarded, parser, user_code_flags
+from .common import deploy_flags, deploy_options, flag, guarded, new_parser, user_code_flags
 
 if TYPE_CHECKING:
     from ..export.pipeline import Exported
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     from ..export.pipeline import export_net
     from ..net import read_net
 
@@ -59,8 +59,9 @@ def _print(exported: Exported, path: Path) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    result = parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    result = new_parser(
         "export_onnx",
         "Writes a net as an ONNX model: what leads to its predictions in phase TEST, without data, "
         "labels, losses and teacher. The model is checked in ONNX Runtime before the file appears; "

@@ -29,7 +29,7 @@ PROGRESS_EVERY = 1000
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     names = common.comma_list(arguments.blobs)
     paths = [Path(path) for path in common.comma_list(arguments.databases)]
     _check(arguments, names, paths)
@@ -130,8 +130,9 @@ def _gpu(arguments: argparse.Namespace) -> str | None:
     return str(arguments.device.removeprefix("DEVICE_ID="))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("extract_features", DESCRIPTION, epilog=EPILOG)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("extract_features", DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("weights", metavar="pretrained_net_param", help="the caffemodel")
     add("model", metavar="feature_extraction_proto_file", help="the net's prototxt, with its data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from ..core.errors import UsageError, did_you_mean
@@ -15,10 +16,7 @@ block of a layer (pooling_param)."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("fields", DESCRIPTION)
-    parser.add_argument("message", metavar="MESSAGE", help="a message or a layer's block")
-    common.layers_flag(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
 
     from ..proto import describe
 
@@ -30,3 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in describe.lines(message):
         print(f"  {line}")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("fields", DESCRIPTION)
+    parser.add_argument("message", metavar="MESSAGE", help="a message or a layer's block")
+    common.layers_flag(parser)
+    return parser

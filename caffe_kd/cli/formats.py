@@ -54,14 +54,15 @@ FORMATS = (
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    _parser().parse_args(argv)
+    parser().parse_args(argv)
     for line in table():
         print(line)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    return common.parser("formats", "Prints the file formats that are read and written.")
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    return common.new_parser("formats", "Prints the file formats that are read and written.")
 
 
 def table() -> list[str]:

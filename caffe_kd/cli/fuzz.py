@@ -25,7 +25,7 @@ For developers of this package; it runs on Linux."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if not sys.platform.startswith("linux"):
         raise UsageError("fuzz measures processes by /proc and so runs on Linux only")
     from ..fuzz.campaign import FAULTS, Campaign
@@ -86,8 +86,9 @@ def _table(counts: dict[str, Counter[str]]) -> list[str]:
     return ["  ".join([row[0].ljust(12), *(cell.rjust(9) for cell in row[1:])]) for row in rows]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("fuzz", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("fuzz", DESCRIPTION)
     common.flag(parser, "seed", type=int, default=0, help="decides the damage (default: 0)")
     common.flag(parser, "count", type=int, default=1000, help="how many inputs (default: 1000)")
     common.flag(parser, "first", type=int, default=0, help="the first input's number")

@@ -12,7 +12,7 @@ from . import common
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     from ..data.mnist import copy_to, get_mnist
 
     folder = Path(arguments.dir)
@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser(
         "get_mnist",
         "Looks for the four MNIST files in -dir, data/mnist and ../shared/data/mnist; else "
         "downloads them; else takes the small digits of scikit-learn, whose figures are not "

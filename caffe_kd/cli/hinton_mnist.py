@@ -23,7 +23,32 @@ QUICK_DIVISOR = 10
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser(
+    arguments = parser().parse_args(argv)
+    from ..data.mnist import get_mnist
+
+    parts = common.comma_list(arguments.only) or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UsageError(f"-only takes {', '.join(PARTS)}. Received: {', '.join(unknown)}")
+    started = time.perf_counter()
+    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=common.say)
+    small = (QUICK_DIGITS, QUICK_DIVISOR) if arguments.quick else ()
+    folder = Path(arguments.output or results_folder("hinton_mnist", found.kind, arguments.quick))
+    experiment = HintonMnist(folder, digits_in(found.folder, *small), common.say, arguments.quick)
+    if not arguments.table:
+        experiment.train(parts)
+    rows = experiment.rows()
+    experiment.write(rows)
+    print(table(rows) if rows else "Nothing is done yet.")
+    if found.kind != "MNIST" or arguments.quick:
+        print("These figures are not MNIST's: small digits or a quick run.")
+    print(f"Time: {time.perf_counter() - started:.0f} s. results.csv, table.txt and a folder for")
+    print(f"each run, with its net, solver, log and weights, are in {folder}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser(
         "hinton_mnist",
         DESCRIPTION,
         epilog="\n".join(["parts:", *(f"  {name:12} {what}" for name, what in PARTS.items())]),
@@ -52,24 +77,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.flag(
         parser, "table", action="store_true", help="train nothing; print the table of what is done"
     )
-    arguments = parser.parse_args(argv)
-    from ..data.mnist import get_mnist
-
-    parts = common.comma_list(arguments.only) or list(PARTS)
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UsageError(f"-only takes {', '.join(PARTS)}. Received: {', '.join(unknown)}")
-    started = time.perf_counter()
-    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=common.say)
-    small = (QUICK_DIGITS, QUICK_DIVISOR) if arguments.quick else ()
-    folder = Path(arguments.output or results_folder("hinton_mnist", found.kind, arguments.quick))
-    experiment = HintonMnist(folder, digits_in(found.folder, *small), common.say, arguments.quick)
-    if not arguments.table:
-        experiment.train(parts)
-    rows = experiment.rows()
-    experiment.write(rows)
-    print(table(rows) if rows else "Nothing is done yet.")
-    if found.kind != "MNIST" or arguments.quick:
-        print("These figures are not MNIST's: small digits or a quick run.")
-    print(f"Time: {time.perf_counter() - started:.0f} s. results.csv, table.txt and a folder for")
-    print(f"each run, with its net, solver, log and weights, are in {folder}")
-    return 0
+    return parser

@@ -19,7 +19,7 @@ _HEAD = ["| type | what it does | bottoms | tops | from | ONNX |", "|---|---|---
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
 
     from ..layers import layer_types
 
@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser(
         "layers",
         "Prints the layer types in tables, as Caffe's documentation groups them: what each does, "
         "how many bottoms and tops it takes, which fork it comes from, and its form in ONNX. With "

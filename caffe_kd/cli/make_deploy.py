@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from . import common
@@ -15,15 +16,20 @@ gives; labels, losses and accuracies go."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("make_deploy", DESCRIPTION)
-    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
-    common.flag(parser, "output", metavar="FILE", help="write there instead of to stdout")
-    common.deploy_flags(parser)
-    common.user_code_flags(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     from ..export.deploy import deploy
 
     net = common.read_current_net(arguments.model)
     deployed = deploy(net, arguments.model, common.deploy_options(arguments, net))
     common.put_prototxt(deployed, arguments.output)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("make_deploy", DESCRIPTION)
+    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    common.flag(parser, "output", metavar="FILE", help="write there instead of to stdout")
+    common.deploy_flags(parser)
+    common.user_code_flags(parser)
+    return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +17,7 @@ training. Layers that cannot be folded stay, and it is said why."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("merge_layers", DESCRIPTION)
-    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
-    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
-    common.flag(
-        parser,
-        "output",
-        required=True,
-        metavar="NAME",
-        help="write NAME.prototxt and NAME.caffemodel",
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     from ..export.merge import merge
     from ..proto import text
     from ..proto.binary import read_weights, write_weights
@@ -41,3 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_weights(weights, merged.net, merged.weights)
     print(f"wrote {model} and {weights}: {len(merged.net.layer)} layers of {len(net.layer)}")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("merge_layers", DESCRIPTION)
+    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    common.flag(
+        parser,
+        "output",
+        required=True,
+        metavar="NAME",
+        help="write NAME.prototxt and NAME.caffemodel",
+    )
+    return parser

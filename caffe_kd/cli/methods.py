@@ -20,7 +20,7 @@ QUICK_DIGITS, QUICK_ITERATIONS = 1500, 60
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if arguments.seeds < 1:
         raise UsageError(f"-seeds must be at least 1. Received: {arguments.seeds}")
     if arguments.iterations is not None and arguments.iterations < 1:
@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("methods", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("methods", DESCRIPTION)
     common.flag(
         parser,
         "output",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import math
@@ -27,12 +28,7 @@ _FIXED = ("NumIters", "Seconds", "LearningRate")
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("parse_log", DESCRIPTION)
-    parser.add_argument("log", metavar="LOG", help="the log of a training, ours or Caffe's")
-    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder to write to")
-    common.flag(parser, "verbose", action="store_true", help="say what is written")
-    common.flag(parser, "delimiter", default=",", help="between columns (default: a comma)")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     if len(arguments.delimiter) != 1 or arguments.delimiter in '"\r\n':
         raise UsageError(f"-delimiter must be one character. Received: {arguments.delimiter!r}")
     from ..core.files import write_atomically
@@ -46,6 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verbose:
             print(f"Wrote {path}" if table else f"Not writing {path}; no lines to write")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("parse_log", DESCRIPTION)
+    parser.add_argument("log", metavar="LOG", help="the log of a training, ours or Caffe's")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder to write to")
+    common.flag(parser, "verbose", action="store_true", help="say what is written")
+    common.flag(parser, "delimiter", default=",", help="between columns (default: a comma)")
+    return parser
 
 
 def tables(log: TrainingLog) -> dict[str, list[dict[str, float]]]:

@@ -14,7 +14,7 @@ from . import common
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     _plot([Path(log) for log in arguments.logs], Path(arguments.output), arguments.title)
     print(arguments.output)
     return 0
@@ -41,8 +41,9 @@ def _labels(paths: Sequence[Path]) -> dict[str, Path]:
     return {name if times[name] == 1 else str(path): path for path, name in names.items()}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser(
         "plot_training_log",
         "Draws training loss, test accuracy and learning rate over the iterations, from the logs "
         "of caffe_kd or of the original Caffe; several logs over one another.",

@@ -30,7 +30,7 @@ grey. Of an ONNX model, classify prints the likeliest classes."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     size = picture_net.integers(arguments.images_dim, "images_dim")
     if len(size) != 2:
         raise UsageError(
@@ -100,8 +100,9 @@ def _batches(
         yield [load_image(x, color) if isinstance(x, str) else x for x in some]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("pycaffe_classify", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("pycaffe_classify", DESCRIPTION)
     parser.add_argument("input_file", help="a picture, a folder of pictures, or an .npy")
     parser.add_argument("output_file", help="the .npy to write")
     picture_net.add_flags(parser)

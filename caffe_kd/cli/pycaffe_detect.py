@@ -41,7 +41,7 @@ Window = tuple[float, float, float, float]
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     as_csv = arguments.output_file.lower().endswith("csv")
     if not as_csv and None in (importlib.util.find_spec(name) for name in ("pandas", "tables")):
         raise UsageError(
@@ -192,8 +192,9 @@ def _csv(found: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("pycaffe_detect", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("pycaffe_detect", DESCRIPTION)
     parser.add_argument("input_file", help="a .csv of windows, or a .txt of pictures")
     parser.add_argument("output_file", help="the .csv, or HDF5, to write")
     picture_net.add_flags(parser)

@@ -27,7 +27,7 @@ train_kd does all that the solver says."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     from ..pycaffe.glog import LOG
     from ..pycaffe.solver import SGDSolver
     from ..solver.plan import read_plan
@@ -150,8 +150,9 @@ class StopWatch:
         self._back_ended = self._now()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("pycaffe_train", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("pycaffe_train", DESCRIPTION)
     common.flag(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
     common.flag(parser, "snapshot", metavar="FILE", help="a .solverstate to go on from")
     common.flag(

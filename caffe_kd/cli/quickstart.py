@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,23 +18,7 @@ there."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("quickstart", DESCRIPTION)
-    common.flag(
-        parser,
-        "output",
-        metavar="FOLDER",
-        default="output/quickstart",
-        help="where everything goes (default: output/quickstart)",
-    )
-    common.digits_flags(parser)
-    common.flag(
-        parser,
-        "passes",
-        type=int,
-        metavar="N",
-        help="how often each training sees the digits (default: teacher 3, student 20)",
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     if arguments.passes is not None and arguments.passes < 1:
         raise UsageError(f"-passes must be at least 1. Received: {arguments.passes}")
     from ..data.mnist import get_mnist
@@ -60,3 +45,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     print("\n".join(lines))
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("quickstart", DESCRIPTION)
+    common.flag(
+        parser,
+        "output",
+        metavar="FOLDER",
+        default="output/quickstart",
+        help="where everything goes (default: output/quickstart)",
+    )
+    common.digits_flags(parser)
+    common.flag(
+        parser,
+        "passes",
+        type=int,
+        metavar="N",
+        help="how often each training sees the digits (default: teacher 3, student 20)",
+    )
+    return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from ..core.errors import UsageError
@@ -16,22 +17,7 @@ test data is run before and after."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("refresh_statistics", DESCRIPTION)
-    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
-    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
-    common.flag(parser, "output", required=True, metavar="FILE", help="the file to write")
-    common.flag(parser, "iterations", type=common.int32, default=100, help="batches (default: 100)")
-    common.flag(
-        parser,
-        "test_iterations",
-        type=common.int32,
-        default=0,
-        help="batches of test data to run before and after (default: 0)",
-    )
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.state_flags(parser)
-    common.user_code_flags(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     if arguments.iterations < 1 or arguments.test_iterations < 0:
         raise UsageError(
             "-iterations must be at least 1 and -test_iterations 0. Received: "
@@ -68,3 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(arguments.output, net.param, net.weights())
         log.info(f"wrote {arguments.output}")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("refresh_statistics", DESCRIPTION)
+    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    common.flag(parser, "output", required=True, metavar="FILE", help="the file to write")
+    common.flag(parser, "iterations", type=common.int32, default=100, help="batches (default: 100)")
+    common.flag(
+        parser,
+        "test_iterations",
+        type=common.int32,
+        default=0,
+        help="batches of test data to run before and after (default: 0)",
+    )
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
+    common.state_flags(parser)
+    common.user_code_flags(parser)
+    return parser

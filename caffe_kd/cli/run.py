@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import runpy
 import sys
@@ -30,16 +31,12 @@ _BETWEEN = (__file__, "<frozen runpy>", runpy.__file__)
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    usage = "run [-h] SCRIPT | -m MODULE [ARGUMENTS ...]"
-    parser = common.parser("run", DESCRIPTION, usage=usage)
-    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the Python file")
-    parser.add_argument("-m", dest="module", metavar="MODULE", help="a module in its place")
     words = list(sys.argv[1:] if argv is None else argv)
     own = words[: 2 if words[:1] == ["-m"] else 1]  # the rest is for the script
-    arguments = parser.parse_args(own)
+    arguments = parser().parse_args(own)
     script, module = arguments.script, arguments.module
     if not script and not module:
-        parser.error("a SCRIPT is required, or -m MODULE")
+        parser().error("a SCRIPT is required, or -m MODULE")
     if script and not Path(script).is_file():
         raise UsageError(f"there is no script '{script}'. Looked from {Path.cwd()}")
     user_code.allow()
@@ -49,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if module and not _is_there(module):
             raise CaffeKDError(f"No module named {module}. Looked from {Path.cwd()}")
         return _run(script, module)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    usage = "run [-h] SCRIPT | -m MODULE [ARGUMENTS ...]"
+    parser = common.new_parser("run", DESCRIPTION, usage=usage)
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the Python file")
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="a module in its place")
+    return parser
 
 
 def _is_there(module: str) -> bool:

@@ -22,7 +22,7 @@ all training records; trials.csv; search.png; a folder for each trial; search.db
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if not arguments.solver:
         raise UsageError("which solver? -solver SOLVER.prototxt")
     if arguments.trials < 1:
@@ -67,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     from ..recipes.search.space import SETTINGS
 
     settings = "\n".join(f"  {name:13} {what}" for name, what in SETTINGS.items())
-    parser = common.parser(
+    parser = common.new_parser(
         "search_kd",
         DESCRIPTION,
         epilog=f"settings:\n{settings}\n\n{EPILOG}",

@@ -29,7 +29,7 @@ _ESCAPE = re.compile(r"\033\[[\d;]+m")
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if arguments.max_width < 1:
         raise UsageError(f"--max-width must be at least 1. Received: {arguments.max_width}")
     given = common.input_shapes(arguments.input_shape)
@@ -163,8 +163,9 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     return 1 if found.problems else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("summarize", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("summarize", DESCRIPTION)
     parser.add_argument("net", metavar="NET", help="the net's prototxt")
     parser.add_argument(
         "-w",

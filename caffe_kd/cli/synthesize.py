@@ -38,7 +38,7 @@ _NUMBERS: dict[str, tuple[type, str, str]] = {
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     _check(arguments)
     import torch
 
@@ -125,8 +125,9 @@ def _floats(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser(
         "synthesize",
         DESCRIPTION,
         epilog=EPILOG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,17 +19,7 @@ DESCRIPTION = """Runs batches of test data through a net and reports the mean of
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("test", DESCRIPTION)
-    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
-    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
-    common.flag(parser, "iterations", type=common.int32, default=50, help="batches (default: 50)")
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.state_flags(parser)
-    common.glog_flags(parser)
-    common.idle_flags(parser, "solver", "phase", "snapshot", "sigint_effect", "sighup_effect")
-    common.idle_flags(parser, "log_dir")
-    common.user_code_flags(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     if not arguments.model:
         raise UsageError("Need a model definition to score: -model NET.prototxt")
     if not arguments.weights:
@@ -64,6 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info(f"Running for {arguments.iterations} iterations.")
         score(net, arguments.iterations, log)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("test", DESCRIPTION)
+    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
+    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
+    common.flag(parser, "iterations", type=common.int32, default=50, help="batches (default: 50)")
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
+    common.state_flags(parser)
+    common.glog_flags(parser)
+    common.idle_flags(parser, "solver", "phase", "snapshot", "sigint_effect", "sighup_effect")
+    common.idle_flags(parser, "log_dir")
+    common.user_code_flags(parser)
+    return parser
 
 
 def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,25 +22,7 @@ into a trace for chrome://tracing or ui.perfetto.dev; the times are longer then.
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("time", DESCRIPTION)
-    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
-    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
-    common.flag(parser, "iterations", type=common.int32, default=50, help="passes (default: 50)")
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.flag(
-        parser,
-        "phase",
-        choices=["TRAIN", "TEST"],
-        default="TRAIN",
-        help="the net's phase (default: TRAIN)",
-    )
-    common.state_flags(parser)
-    common.flag(parser, "profile", metavar="FILE", help="write a Chrome trace there, as .json")
-    common.glog_flags(parser)
-    common.idle_flags(parser, "solver", "snapshot", "sigint_effect", "sighup_effect")
-    common.idle_flags(parser, "log_dir")
-    common.user_code_flags(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     if not arguments.model:
         raise UsageError("Need a model definition to time: -model NET.prototxt")
     if arguments.iterations < 1:
@@ -67,6 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             measure(watch, arguments.iterations, log)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("time", DESCRIPTION)
+    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
+    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
+    common.flag(parser, "iterations", type=common.int32, default=50, help="passes (default: 50)")
+    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
+    common.flag(
+        parser,
+        "phase",
+        choices=["TRAIN", "TEST"],
+        default="TRAIN",
+        help="the net's phase (default: TRAIN)",
+    )
+    common.state_flags(parser)
+    common.flag(parser, "profile", metavar="FILE", help="write a Chrome trace there, as .json")
+    common.glog_flags(parser)
+    common.idle_flags(parser, "solver", "snapshot", "sigint_effect", "sighup_effect")
+    common.idle_flags(parser, "log_dir")
+    common.user_code_flags(parser)
+    return parser
 
 
 class StopWatch:

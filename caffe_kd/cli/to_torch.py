@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,21 @@ writes it."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = common.parser("to_torch", DESCRIPTION)
+    arguments = parser().parse_args(argv)
+    from ..export.torch_code import write_torch
+    from ..net import read_net
+
+    net = read_net(arguments.model)
+    options = common.deploy_options(arguments, net)
+    output = Path(arguments.output or f"{Path(arguments.model).stem}.py")
+    weights = write_torch(net, arguments.model, arguments.weights, output, options)
+    print(f"wrote {output} and {weights}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("to_torch", DESCRIPTION)
     common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
     common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
     common.flag(
@@ -28,13 +43,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     common.deploy_flags(parser)
     common.user_code_flags(parser)
-    arguments = parser.parse_args(argv)
-    from ..export.torch_code import write_torch
-    from ..net import read_net
-
-    net = read_net(arguments.model)
-    options = common.deploy_options(arguments, net)
-    output = Path(arguments.output or f"{Path(arguments.model).stem}.py")
-    weights = write_torch(net, arguments.model, arguments.weights, output, options)
-    print(f"wrote {output} and {weights}")
-    return 0
+    return parser

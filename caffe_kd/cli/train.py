@@ -25,7 +25,7 @@ or --name=value."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if not arguments.solver:
         raise UsageError("Need a solver definition to train: -solver SOLVER.prototxt")
     if arguments.snapshot and arguments.weights:
@@ -80,8 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("train_kd", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("train_kd", DESCRIPTION)
     caffe = parser.add_argument_group("as in Caffe")
     common.flag(caffe, "solver", metavar="FILE", help="the solver's prototxt")
     common.flag(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,22 +27,24 @@ class Kind:
     write: Callable[[str, Any], None]
 
 
-def run(name: str, description: str, argv: Sequence[str] | None, kind: Callable[[], Kind]) -> int:
+def new_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that upgrades IN to OUT."""
+    parser = common.new_parser(name, description)
+    parser.add_argument("input", metavar="IN", help="the file to upgrade")
+    parser.add_argument("output", metavar="OUT", help="the file to write; may be the same")
+    return parser
+
+
+def run(arguments: argparse.Namespace, kind: Callable[[], Kind]) -> int:
     """Read IN, upgrade it, write OUT; return the exit status.
 
     As in the original, a field that has no successor is told and left out, OUT is written, and
     the status is 1; and a file of the current format is written as it is.
 
     Args:
-        name: the command.
-        description: what it does, for ``-h``.
-        argv: its arguments.
+        arguments: IN and OUT.
         kind: makes the kind of file, and imports what that needs.
     """
-    parser = common.parser(name, description)
-    parser.add_argument("input", metavar="IN", help="the file to upgrade")
-    parser.add_argument("output", metavar="OUT", help="the file to write; may be the same")
-    arguments = parser.parse_args(argv)
     from ..logs.log import Log
     from ..proto.upgrade import Notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,12 @@ export read old ones as they are; this is for other programs."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return upgrade.run("upgrade_net_proto_binary", DESCRIPTION, argv, _kind)
+    return upgrade.run(parser().parse_args(argv), _kind)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    return upgrade.new_parser("upgrade_net_proto_binary", DESCRIPTION)
 
 
 def _kind() -> upgrade.Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from . import common, upgrade
@@ -13,7 +14,12 @@ solver_type: ADAM becomes type: "Adam", and nets written inside the solver are u
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return upgrade.run("upgrade_solver_proto_text", DESCRIPTION, argv, _kind)
+    return upgrade.run(parser().parse_args(argv), _kind)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    return upgrade.new_parser("upgrade_solver_proto_text", DESCRIPTION)
 
 
 def _kind() -> upgrade.Kind:

@@ -23,7 +23,7 @@ itself is recorded, to be verified on another machine or in another version."""
 @common.guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 1 if a blob differs."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     _check(arguments)
     if arguments.record:
         return _record(arguments)
@@ -120,8 +120,9 @@ def _print_first(comparison: Comparison, hints: Sequence[str]) -> None:
         print(f"  {hint}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("verify", DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = common.new_parser("verify", DESCRIPTION)
     common.flag(parser, "model", metavar="NET", help="the net's prototxt")
     common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
     common.flag(parser, "expected", metavar="NPZ", help="the recording to compare with")
