@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = Classifier(arguments.model, arguments.scale, _numbers(arguments.mean))
     names = class_names(arguments.labels, model.classes)
-    _tell(model.told + (", pixel inverted" if arguments.invert else ""))
+    _tell(model.description + (", pixel inverted" if arguments.invert else ""))
     if not model.scale_is_known:
         _tell(
             "note: the model does not tell the scale of its pixels, which stay 0 to 255. If it was "

@@ -47,14 +47,14 @@ def _print(exported: Exported, path: Path) -> None:
     for blob in exported.mirrored:
         print(f"note: '{blob}' is not mirrored at random, as the net's data layer does")
     report = exported.report
-    for blob, (count, total) in report.places.items():
+    for blob, (count, total) in report.ties.items():
         print(
             f"note: {count:,} of {total:,} values of '{blob}' differ: values that nearly tie fall "
             "otherwise in ONNX Runtime, by rounding; each layer by itself agrees"
         )
     print(f"{path}: {path.stat().st_size:,} bytes, {len(graph.node)} nodes")
     print(
-        f"ONNX Runtime and the net agree on {report.records} records: greatest difference "
+        f"ONNX Runtime and the net agree on {report.samples} records: greatest difference "
         f"{report.difference:.2e}, greatest value {report.value:.4g}"
     )
 

@@ -1,1 +1,1 @@
-"""The net that is deployed, and its ONNX model."""
+"""The deployed net, and its export to ONNX and PyTorch."""

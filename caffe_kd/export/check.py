@@ -1,4 +1,4 @@
-"""Holds an exported model against the net it was made from."""
+"""Compares an exported model with the net it was made from."""
 
 from __future__ import annotations
 
@@ -35,41 +35,40 @@ class Report:
     Attributes:
         difference: the greatest absolute difference of any output value.
         value: the greatest absolute value among the outputs.
-        records: how many records went through both.
-        places: for each output in which near ties fell otherwise, how many of its values differ
-            and how many there were.
+        samples: how many samples went through both.
+        ties: for each output in which near ties were decided differently, how many of its values
+            differ and how many there were.
     """
 
     difference: float = 0.0
     value: float = 0.0
-    records: int = 0
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    samples: int = 0
+    ties: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def check(
     net: Net,
     model: onnx.ModelProto,
     preprocess: Mapping[str, Preprocess] | None = None,
-    records: Sequence[Mapping[str, np.ndarray]] = (),
+    samples: Sequence[Mapping[str, np.ndarray]] = (),
     outputs: Sequence[str] = (),
 ) -> Report:
-    """Check a model's form, and its answers in ONNX Runtime against the net's.
+    """Check that a model is valid, and compare its outputs in ONNX Runtime with the net's.
 
     Random inputs in batches of 1, 2 and 5, then the given ones, go through both. An output may
     differ by at most ``1e-4 * max(1, greatest value)``. Where one differs by more, each layer of
     the model is compared by itself (``compare_layers``). If all agree the model is right: rounding
-    decided between two values that nearly tie, in a pooling mask or an ArgMax, and the rest
-    follows from that.
+    decided between two nearly equal values, in a pooling mask or an ArgMax, and the rest follows.
 
     Args:
         net: the deployed net that was exported.
         model: what `to_onnx` made of it.
         preprocess: as it was given to ``to_onnx``.
-        records: values for all inputs, as the model takes them: float32, or uint8 pixels.
+        samples: values for all inputs, as the model takes them: float32, or uint8 pixels.
         outputs: as they were given to ``to_onnx``.
 
     Raises:
-        ExportError: the model is not valid, does not run, or answers otherwise than the net.
+        ExportError: the model is not valid, does not run, or its outputs differ from the net's.
     """
     session = _session(model)
     generator = np.random.default_rng(0)
@@ -77,7 +76,7 @@ def check(
     trials = [_random_inputs(net, batch, rules, generator) for batch in BATCHES]
     report = Report()
     with _inputs_kept(net), torch.no_grad():
-        for values in [*trials, *records]:
+        for values in [*trials, *samples]:
             problem = _compare(net, session, values, rules, outputs, report)
             if problem:
                 try:
@@ -118,22 +117,22 @@ def _random_inputs(
 
 
 def index_counts(net: Net) -> dict[str, int]:
-    """Return the blobs that become indices, such as an Embed layer's, and how many there are."""
+    """Return the blobs that are indices, as in an Embed layer, and how many values each has."""
     counts: dict[str, int] = {}
     for step in reversed(net.steps):
         passed_on = [counts[top] for top in step.tops if top in counts]
         own = step.layer.index_bottoms if isinstance(step.layer, IndexingLayer) else {}
         for index, bottom in enumerate(step.bottoms):
             known = [counts[bottom]] if bottom in counts else []
-            told = [own[index]] if index in own else passed_on
-            if known or told:
-                counts[bottom] = min(known + told)
+            limits = [own[index]] if index in own else passed_on
+            if known or limits:
+                counts[bottom] = min(known + limits)
     return counts
 
 
 @contextmanager
 def _inputs_kept(net: Net) -> Iterator[None]:
-    """Give the net's inputs, blobs and layers' states back as they were."""
+    """Restore the net's inputs, blobs and layer states at the end."""
     layers = [step.layer for step in net.steps if isinstance(step.layer, Input)]
     before = [(list(layer.values), list(layer.shapes)) for layer in layers]
     blobs = dict(net.blobs)
@@ -158,7 +157,7 @@ def _compare(
     outputs: Sequence[str],
     report: Report,
 ) -> str:
-    """Run both on the same records and add to the report; return how they differ, or ""."""
+    """Run both on the same samples and add to the report; return how they differ, or ""."""
     start(net, values, rules)
     net.forward()
     batch = len(next(iter(values.values())))
@@ -189,12 +188,12 @@ def _compare(
             report.difference = max(report.difference, difference)
             continue
         # So for NaN, too, which differs from everything.
-        count, total = report.places.get(name, (0, 0))
+        count, total = report.ties.get(name, (0, 0))
         differing = int((~(differences(result, wanted) <= allowed)).sum())
-        report.places[name] = (count + differing, total + wanted.size)
+        report.ties[name] = (count + differing, total + wanted.size)
         problem = problem or (
             f"with a batch of {batch} the exported model's output '{name}' differs from the net's "
             f"by {difference:.3g}, where at most {TOLERANCE:g} * max(1, {greatest:.3g}) is allowed"
         )
-    report.records += batch
+    report.samples += batch
     return problem

@@ -1,7 +1,7 @@
 """Compares a model with its net layer by layer, each layer on the net's own values.
 
-What rounding decides in one layer, such as which of two nearly equal values a pooling mask names,
-then changes nothing in the next one.
+So a choice by rounding in one layer, such as which of two nearly equal values a pooling mask
+names, changes nothing in the next one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Values = Mapping[str, np.ndarray]
 
 
 class LayersDifferError(Exception):
-    """A layer of the model is not that of the net, or cannot be run alone; says which."""
+    """A layer of the model differs from the net's, or cannot be run alone."""
 
 
 def compare_layers(
@@ -35,7 +35,7 @@ def compare_layers(
     rules: Mapping[str, Preprocess],
     outputs: Sequence[str],
 ) -> float:
-    """Return the greatest difference of any layer by itself.
+    """Return the greatest difference of any layer on its own.
 
     Args:
         net: the net.
@@ -74,7 +74,7 @@ def compare_layers(
 
 
 class _Parts:
-    """The parts of a model between given values and wanted ones."""
+    """The parts of a model between given and wanted values."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._extractor = onnx.utils.Extractor(model)

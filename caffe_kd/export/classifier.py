@@ -1,4 +1,4 @@
-"""Classifies pictures with an ONNX model, in ONNX Runtime."""
+"""Classifies images with an ONNX model, in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PIXELS, _FLOATS = "tensor(uint8)", "tensor(float)"
 
 
 class Classifier:
-    """An ONNX model that takes pictures (N, C, H, W), C 1 or 3, and has a score per class.
+    """An ONNX model that takes images (N, C, H, W), C 1 or 3, and has a score per class.
 
         probabilities = softmax(model((pixel - mean) * scale))
 
     Pixels are 0 to 255, grey or BGR. Where the model takes uint8, or holds a Softmax, it does that
-    part itself. Of several outputs the last counts, of those with a Softmax if there are any.
+    part itself. Of several outputs the last is used, of those with a Softmax if there are any.
 
     Args:
         path: the model.
@@ -34,12 +34,12 @@ class Classifier:
     Attributes:
         input_shape: (C, H, W).
         classes: how many.
-        told: what is done to pixels and scores, in words.
-        scale_is_known: whether the model or the caller told the scale, or it needs none.
+        description: what is done to pixels and scores, as text.
+        scale_is_known: whether the model or the caller gave the scale, or it needs none.
 
     Raises:
         ParseError: the file is missing or not an ONNX model.
-        ExportError: the model is not a classifier of pictures.
+        ExportError: the model is not a classifier of images.
         DataError: the mean does not fit.
     """
 
@@ -71,9 +71,9 @@ class Classifier:
         raise self._no_classifier("input", inputs, "one input (batch, C, H, W) of uint8 or float")
 
     def _no_classifier(self, what: str, found: list[ort.NodeArg], wanted: str) -> ExportError:
-        told = ", ".join(f"'{arg.name}' {arg.type} {arg.shape}" for arg in found)
+        shown = ", ".join(f"'{arg.name}' {arg.type} {arg.shape}" for arg in found)
         return ExportError(
-            f"the model does not classify pictures: {wanted} is needed. Received: {what} {told}",
+            f"the model does not classify images: {wanted} is needed. Received: {what} {shown}",
             self.path,
         )
 
@@ -81,7 +81,7 @@ class Classifier:
         channels, height, width = self._input.shape[1:]
         whole = all(isinstance(n, int) and n > 0 for n in (channels, height, width))
         if not whole or channels not in (1, 3):
-            wanted = "an input (batch, C, H, W) of known extents, C being 1 or 3,"
+            wanted = "an input (batch, C, H, W) of known dims, C being 1 or 3,"
             raise self._no_classifier("input", [self._input], wanted)
         try:
             check_size(width, height)
@@ -118,11 +118,11 @@ class Classifier:
                 self.path,
             )
         try:
-            told = [float(m) for m in facts.get(f"{own}.mean", "").split(",") if m]
+            stored = [float(m) for m in facts.get(f"{own}.mean", "").split(",") if m]
             self._scale = float(facts.get(f"{own}.scale", 1)) if scale is None else scale
         except ValueError as error:
             raise ParseError(f"its metadata_props are damaged: {error}", self.path) from None
-        self._mean = told if mean is None else mean
+        self._mean = stored if mean is None else mean
         if len(self._mean) not in (0, 1, self.input_shape[0]):
             raise DataError(
                 f"the mean is one number or one per channel: {self.input_shape[0]}. Received: "
@@ -130,9 +130,9 @@ class Classifier:
                 self.path,
             )
         self.scale_is_known = takes_pixels or scale is not None or f"{own}.scale" in facts
-        self.told = self._in_words(takes_pixels)
+        self.description = self._describe(takes_pixels)
 
-    def _in_words(self, takes_pixels: bool) -> str:
+    def _describe(self, takes_pixels: bool) -> str:
         mean = ", ".join(f"{m:g}" for m in self._mean)
         pixels = f"(pixel - {mean})" if len(self._mean) == 1 else f"(pixel - [{mean}])"
         given = "pixel" if takes_pixels else f"{pixels if mean else 'pixel'} * {self._scale:g}"
@@ -156,10 +156,10 @@ class Classifier:
                 values -= np.array(self._mean, np.float32).reshape(-1, 1, 1)
             values *= np.float32(self._scale)
         try:
-            (answer,) = self._session.run([self._output], {self._input.name: values})
+            (output,) = self._session.run([self._output], {self._input.name: values})
         except Exception as error:  # onnxruntime's exceptions have no public root
             raise ExportError(f"the model does not run: {error}", self.path) from error
-        scores = np.asarray(answer).reshape(-1)
+        scores = np.asarray(output).reshape(-1)
         if self._needs_softmax:
             powers = np.exp(scores - scores.max())
             scores = powers / powers.sum()

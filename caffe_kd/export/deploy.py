@@ -1,8 +1,7 @@
-"""From a train/test net to the net that is deployed: message → message.
+"""Makes the deployed net of a train/test net, as messages.
 
-What remains of the net is what leads to its predictions; labels, losses, measurements, teachers and
-what hangs on them are gone, and so is what only training needs to know. The result is a net of the
-original Caffe's.
+The layers that lead to the predictions are kept; labels, losses, metrics, teachers and layers that
+depend on them are removed, as are settings that only training needs. BVLC Caffe reads the result.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _TRAINING_FIELDS = (
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """Which net is deployed, where the prototxt alone does not determine it.
+    """What to deploy, where the prototxt alone does not determine it.
 
     Attributes:
         level: the net's level; 0: as in the net's own ``state``.
@@ -49,12 +48,12 @@ class DeployOptions:
     outputs: Sequence[str] = ()
 
     def state(self, param: Any) -> Any:
-        """Return the state in which a net is deployed."""
+        """Return the NetState for deploying a net."""
         stages = [*param.state.stage, *self.stages]
         return pb.NetState(phase=pb.TEST, level=self.level or param.state.level, stage=stages)
 
     def shape_of(self, top: str, layer: Any) -> Shape | None:
-        """Return the shape given for a top of a layer that begins the net, or None."""
+        """Return the shape given for a top of a layer without bottoms, or None."""
         unnamed = self.input_shapes.get("") if top == layer.top[0] else None
         given = self.input_shapes.get(top, unnamed)
         return None if given is None else with_batch(given)
@@ -65,23 +64,23 @@ def deploy(param: Any, file: str | Path | None = None, options: DeployOptions | 
 
     The net is filtered for phase TEST (and the stages of its own ``state``). Its predictions are
 
-    * what losses and accuracies judge: their bottoms that get a gradient, labels and a teacher's
-      logits being those that get none,
-    * and every other top that no layer takes, such as a Softmax at the end,
+    * the bottoms of losses and accuracies that get a gradient, so neither labels nor a teacher's
+      logits,
+    * and every other top that no layer consumes, such as a Softmax at the end,
 
-    or the blobs that ``options.outputs`` names; layers behind those are left out. A data layer
-    becomes an Input layer per top that is still needed, with batch 1 and the record's shape; so the
-    data must be there, or the shape given. Where phase TEST has no data layer for a blob, the one
-    of another phase or stage counts. A SoftmaxWithLoss with a second top becomes the Softmax that
-    makes it. Of a ``param`` only the name of a shared parameter is kept; fillers go.
+    or the blobs that ``options.outputs`` names; later layers are left out. A data layer
+    becomes an Input layer per top that is still needed, with batch 1 and the sample's shape; so the
+    data must exist, or the shape be given. Where phase TEST has no data layer for a blob, the one
+    of another phase or stage is used. A SoftmaxWithLoss with a second top becomes the Softmax that
+    computes it. Of a ``param`` only the name of a shared parameter is kept; fillers are removed.
 
     Args:
         param: a train/test, composed or deploy net in the current format.
         file: where it was read, for relative paths of the data.
-        options: what determines the net besides.
+        options: what else determines the net.
 
     Raises:
-        ExportError: the net has no prediction or no input, or a record's shape cannot be found.
+        ExportError: the net has no prediction or no input, or a sample's shape cannot be found.
         UsageError: the net has no such output or input.
         NetError: a layer has include and exclude rules.
     """
@@ -102,7 +101,7 @@ def deploy(param: Any, file: str | Path | None = None, options: DeployOptions | 
             continue
         if _is_data(layer):
             for top in tops:
-                shape = options.shape_of(top, layer) or _record_shape(top, makers, file)
+                shape = options.shape_of(top, layer) or _sample_shape(top, makers, file)
                 result.layer.append(_input(layer, top, shape))
         else:
             result.layer.append(_with_shapes(_cleaned(layer, tops), options))
@@ -111,7 +110,7 @@ def deploy(param: Any, file: str | Path | None = None, options: DeployOptions | 
 
 
 def images_of(param: Any, options: DeployOptions | None = None) -> dict[str, Any]:
-    """Return the data layer behind each blob of images, the first top of a layer that transforms.
+    """Return the data layer of each blob of images, the first top of a layer that transforms.
 
     In phase TEST; layers such as HDF5Data, which transform nothing, are left out.
     """
@@ -128,12 +127,12 @@ def stages_asked_for(param: Any) -> list[str]:
 
 
 def is_left_out(kind: type[Layer]) -> bool:
-    """Whether layers of a type only judge or show what the net does."""
+    """Whether layers of a type only score or report the outputs."""
     return kind.is_loss or kind.type in _OBSERVERS
 
 
 def becomes_input(kind: type[Layer]) -> bool:
-    """Whether layers of a type are data, in whose place the deployed net has inputs."""
+    """Whether layers of a type are data, which the deployed net replaces by inputs."""
     return kind.bottoms == (0, 0) and source_of_type(kind.type) in _BECOMES_INPUT
 
 
@@ -142,10 +141,10 @@ def _is_data(layer: Any) -> bool:
 
 
 def _layers_of(param: Any, options: DeployOptions) -> list[Any]:
-    """Return the layers of phase TEST, in front those that bring blobs which no layer there makes.
+    """Return the layers of phase TEST, after those of other phases that produce its missing blobs.
 
-    The data of a net whose only data layer is in phase TRAIN, or in another stage, is its input
-    still; so is a blob whose shape is given.
+    The data of a net whose only data layer is in phase TRAIN, or in another stage, is still
+    its input; so is a blob whose shape is given.
     """
     layers = list(filter_net(param, options.state(param)).layer)
     sources = [layer for layer in param.layer if _is_source(layer)]
@@ -166,7 +165,7 @@ def _layers_of(param: Any, options: DeployOptions) -> list[Any]:
 
 
 def _check_inputs(result: Any, param: Any, file: str | Path | None, options: DeployOptions) -> None:
-    """Refuse a net without an input, or with a blob that nothing makes."""
+    """Refuse a net without an input, or with a blob that no layer produces."""
     if not any(layer.bottom for layer in result.layer):
         raise ExportError(
             f"net '{param.name}': nothing to export: in phase TEST no layer leads from an input "
@@ -180,7 +179,7 @@ def _check_inputs(result: Any, param: Any, file: str | Path | None, options: Dep
                 elsewhere = made_elsewhere(param, options.state(param), bottom)
                 raise ExportError(
                     f"layer '{layer.name}' ({layer.type}): Unknown bottom blob '{bottom}' (bottom "
-                    f"index {index}): no layer before this one makes it in phase TEST"
+                    f"index {index}): no layer before this one produces it in phase TEST"
                     f"{elsewhere or did_you_mean(bottom, made)}. If it is an input, give its "
                     f"shape: -input_shape {bottom}=1,C,H,W",
                     layer.source_line or None,
@@ -222,7 +221,7 @@ def _is_source(layer: Any) -> bool:
 
 
 def _without_loss(layer: Any) -> Any:
-    """Return the Softmax in a SoftmaxWithLoss whose probabilities are asked for, else the layer."""
+    """Return the Softmax of a SoftmaxWithLoss whose probabilities are an output, else the layer."""
     if layer.type != "SoftmaxWithLoss" or len(layer.top) < 2 or len(layer.bottom) < 1:
         return layer
     softmax = pb.LayerParameter(name=layer.name, type="Softmax", source_line=layer.source_line)
@@ -234,7 +233,7 @@ def _without_loss(layer: Any) -> Any:
 
 
 def _split(layers: list[Any]) -> tuple[list[Any], set[str]]:
-    """Return the layers that are not there for training alone, and the predictions' names."""
+    """Return the layers that not only training needs, and the predictions' names."""
     types = layer_types()
     sources = {top for layer in layers if _is_source(layer) for top in layer.top}
     kept: list[Any] = []
@@ -242,9 +241,9 @@ def _split(layers: list[Any]) -> tuple[list[Any], set[str]]:
     of_training: set[str] = set()  # blobs
     for layer in layers:
         kind = types.get(layer.type)
-        judges = kind is not None and is_left_out(kind)
+        scores = kind is not None and is_left_out(kind)
         of_teacher = layer.name.startswith(TEACHER)
-        if judges or of_teacher or not of_training.isdisjoint(layer.bottom):
+        if scores or of_teacher or not of_training.isdisjoint(layer.bottom):
             dropped.append(layer)
             of_training.update(set(layer.top) - set(layer.bottom))
         else:
@@ -254,16 +253,16 @@ def _split(layers: list[Any]) -> tuple[list[Any], set[str]]:
             kept.remove(layer)
             dropped.append(layer)
             of_training.update(set(layer.top) - set(layer.bottom))
-    judged = set(_judged(dropped, of_training, sources))
+    scored = set(_scored(dropped, of_training, sources))
     taken = {bottom for layer in layers for bottom in layer.bottom}
     loose = {top for layer in kept if not _is_source(layer) for top in layer.top} - taken
-    return kept, judged | loose
+    return kept, scored | loose
 
 
 def _only_trains(layer: Any) -> bool:
-    """Say whether a layer is there for the objective, if no other layer needs it.
+    """Return whether a layer only serves the objective, if no other layer needs it.
 
-    Logits that are softened for a loss are judged; the net's answer is the logits.
+    Where logits are softened for a loss, the net's output is the logits.
     """
     return layer.type == "SoftmaxWithTemperature" or any(layer.loss_weight)
 
@@ -272,11 +271,11 @@ def _is_used(layer: Any, kept: list[Any]) -> bool:
     return any(not set(layer.top).isdisjoint(other.bottom) for other in kept if other is not layer)
 
 
-def _judged(dropped: Iterable[Any], of_training: set[str], sources: set[str]) -> Iterator[str]:
-    """Yield what losses and measurements judge, other than data, labels and teachers.
+def _scored(dropped: Iterable[Any], of_training: set[str], sources: set[str]) -> Iterator[str]:
+    """Yield the inputs of losses and metrics, other than data, labels and teachers.
 
-    A loss between the student and a teacher, or what was made of one, is asked only where no other
-    is: beside the logits it may hold something that was made for the teacher's sake.
+    A loss with a teacher is used only if there is no other loss: its bottom may be a blob that
+    exists only to match the teacher, such as a regressor.
     """
     types = layer_types()
     found: dict[bool, list[str]] = {False: [], True: []}
@@ -284,7 +283,7 @@ def _judged(dropped: Iterable[Any], of_training: set[str], sources: set[str]) ->
         if layer.name.startswith(TEACHER) or layer.type == "Silence":
             continue
         constant: tuple[int, ...] = ()
-        if layer.type == "Accuracy":  # it gives no gradient to either
+        if layer.type == "Accuracy":  # it gives no gradient at all
             constant = (1,)
         elif layer.type in types:
             constant = types[layer.type].constant_bottoms
@@ -296,7 +295,7 @@ def _judged(dropped: Iterable[Any], of_training: set[str], sources: set[str]) ->
 
 
 def _leading_to(roots: set[str], layers: list[Any]) -> set[str]:
-    """Return the blobs that the roots are made of, and the roots."""
+    """Return the roots and the blobs they are computed from."""
     needed = set(roots)
     for layer in reversed(layers):
         if not needed.isdisjoint(layer.top):
@@ -313,27 +312,27 @@ def _input(layer: Any, top: str, shape: Shape) -> Any:
     return result
 
 
-def _record_shape(top: str, makers: list[Any], file: str | Path | None) -> Shape:
+def _sample_shape(top: str, makers: list[Any], file: str | Path | None) -> Shape:
     """Return a data top's shape for batch 1, from the first layer of any phase with its data."""
     problem: CaffeKDError | None = None
-    place = None
+    first = None
     for layer in makers:
         if top not in layer.top:
             continue
-        place = place or layer
+        first = first or layer
         try:
             return (1, *Net(pb.NetParameter(layer=[layer]), pb.TEST, file).shapes[top][1:])
         except CaffeKDError as error:
             problem = problem or error
-    assert place is not None
-    shape, reason = guessed_shape(place, Path(file) if file else None)
-    if shape is None or top != place.top[0]:
+    assert first is not None
+    shape, reason = guessed_shape(first, Path(file) if file else None)
+    if shape is None or top != first.top[0]:
         numbers, reason = "1,C,H,W", "with the numbers of channels, rows and columns"
     else:
         numbers = ",".join(map(str, with_batch(shape)))
     raise ExportError(
         f"the shape of the net's input '{top}' is that of the data, which cannot be read: "
-        f"{problem}. Bring the data back, or give the shape: -input_shape {top}={numbers} "
+        f"{problem}. Restore the data, or give the shape: -input_shape {top}={numbers} "
         f"({reason})"
     ) from problem
 
@@ -360,7 +359,7 @@ def _cleaned(layer: Any, tops: list[str]) -> Any:
 
 
 def _keep_tops(layer: Any, tops: list[str]) -> None:
-    """Leave those tops to an Input layer that are needed, with their shapes."""
+    """Keep only the needed tops of an Input layer, with their shapes."""
     shapes = list(layer.input_param.shape)
     if len(shapes) == len(layer.top):
         kept = [s for s, top in zip(shapes, list(layer.top), strict=True) if top in tops]

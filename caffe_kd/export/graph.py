@@ -1,8 +1,8 @@
 """The ONNX graph under construction, as the layers see it.
 
-The exporter calls ``begin`` before each layer's ``onnx``; what the layer then adds bears its name.
+The exporter calls ``begin`` before each layer's ``onnx``; what the layer then adds gets its name.
 Values have one namespace in ONNX and nodes another; in each, a name that is taken gets ``_2``,
-``_3``, …. The names of blobs are reserved first, so that nothing else can take one.
+``_3``, …. The names of blobs are reserved first.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 OPSET = 17  # what the layers write
 
-Dims = Sequence[int | str | None]  # a name or None: an extent that is known only at run time
+Dims = Sequence[int | str | None]  # a name or None: a dim that is known only at run time
 
 
 class Names:
-    """Gives names that nobody else has."""
+    """Gives unique names."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -44,10 +44,10 @@ class Names:
 
 
 class Graph:
-    """Collects nodes, initialisers and the shapes of values.
+    """Collects nodes, initializers and the shapes of values.
 
     Args:
-        blobs: the blobs' names, which only the blobs may bear.
+        blobs: the blobs' names, reserved for the blobs.
     """
 
     def __init__(self, blobs: Iterable[str]) -> None:
@@ -84,7 +84,7 @@ class Graph:
     def blob(self, layer: Layer, index: int) -> str:
         """Add parameter blob ``index`` of a layer as ``<layer>.<index>`` and return its name.
 
-        A blob shared between layers is there once, under the name of the layer that uses it first.
+        A blob shared between layers is stored once, under the name of the layer that uses it first.
         """
         value = layer.blobs[index]
         owner = layer.parameters_in_order[index]
@@ -99,7 +99,7 @@ class Graph:
     def shape(self, name: str) -> Shape:
         """Return the shape a bottom or top has in the Caffe net.
 
-        The exported graph must leave extent 0, the batch, open.
+        The exported graph must keep dim 0, the batch, variable.
         """
         return self._shapes[name]
 
@@ -108,11 +108,11 @@ class Graph:
         return self._values.unique(f"{self._layer_name}/{hint}")
 
     def alias(self, bottom: str, top: str) -> None:
-        """Let a top be its bottom, without a node."""
+        """Make a top an alias of its bottom, without a node."""
         self._aliases[top] = bottom
 
     def splice_torch(self, layer: Layer, bottoms: list[str], tops: list[str]) -> None:
-        """Export a layer alone by ``torch.onnx`` and take its nodes over.
+        """Export a layer alone by ``torch.onnx`` and add its nodes.
 
         The names of its inner values and constants begin with the layer's name.
 
@@ -150,14 +150,14 @@ class Graph:
         return self._values.unique(wanted)
 
     def begin(self, layer_name: str) -> None:
-        """Let what is added from now on belong to a layer."""
+        """Assign what is added from now on to a layer."""
         self.end()
         self._layer_name = layer_name
         self._layer_start = len(self._nodes)
         self._layer_count += 1
 
     def define(self, name: str, shape: Shape) -> None:
-        """Tell the shape of a value."""
+        """Set the shape of a value."""
         self._shapes[name] = shape
 
     def end(self) -> None:
@@ -180,9 +180,9 @@ class Graph:
 
         Args:
             name: the graph's name.
-            inputs: element type and extents of each input.
-            outputs: extents of each output.
-            values: extents of the other values, as far as known.
+            inputs: element type and dims of each input.
+            outputs: dims of each output.
+            values: dims of the other values, as far as known.
         """
         self.end()
         final = self.final = self._final_names(inputs, outputs)
@@ -195,7 +195,7 @@ class Graph:
                 source = final[output]
                 self._nodes.append(helper.make_node("Identity", [source], [output], node_name))
         float_type = onnx.TensorProto.FLOAT
-        told = {final.get(n, n): dims for n, dims in values.items()}
+        shapes = {final.get(n, n): dims for n, dims in values.items()}
         return helper.make_graph(
             self._nodes,
             name,
@@ -204,7 +204,7 @@ class Graph:
             [self._initializers[key] for key in sorted(self._initializers)],
             value_info=[
                 helper.make_tensor_value_info(n, float_type, d)
-                for n, d in told.items()
+                for n, d in shapes.items()
                 if n not in inputs and n not in outputs
             ],
         )
@@ -217,7 +217,7 @@ class Graph:
     def _final_names(self, inputs: Iterable[str], outputs: Iterable[str]) -> dict[str, str]:
         """Return the name of each value that has aliases, and of those aliases.
 
-        One value can bear one name: an input's, else an output's, else a blob's.
+        One value can have one name: an input's, else an output's, else a blob's.
         """
         members: dict[str, list[str]] = {}
         for alias in self._aliases:
@@ -254,7 +254,7 @@ class _Alone(torch.nn.Module):
 
 
 def _export_alone(layer: Layer, shapes: Sequence[Shape]) -> onnx.GraphProto:
-    """Return a layer's graph; its inputs are ``bottom0``, … and ``blob0``, …, batch open."""
+    """Return a layer's graph; its inputs are ``bottom0``, … and ``blob0``, …, batch variable."""
     device = layer.context.device
     # Above 0 and not whole, so that neither a logarithm nor an index decides what is exported.
     bottoms = tuple(torch.rand(shape, device=device) + 0.5 for shape in shapes)

@@ -1,4 +1,4 @@
-"""Folds normalisation into the layer before it, which then answers alike in phase TEST."""
+"""Folds normalization into the layer before it, with the same outputs in phase TEST."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..net.weights import shown
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 
-# Types whose first blob has one slice of weights for each channel of the top, and where its axis
-# is 0 unless InnerProduct's is transposed.
+# Types whose first blob has one slice of weights for each channel of the top, along axis
+# 0 unless InnerProduct's is transposed.
 _LINEAR = ("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "InnerProduct")
 _FOLDED = ("BatchNorm", "Scale")
 
@@ -26,7 +26,7 @@ class Merged:
     Attributes:
         net: the NetParameter.
         weights: its blobs by layer name.
-        notes: what became of each layer that could be meant, in words.
+        notes: what was done with each candidate layer, as text.
     """
 
     net: Any
@@ -42,9 +42,9 @@ def merge(net: Any, layers: Sequence[LayerWeights], source: str) -> Merged:
 
         s = g / sqrt(v + eps)        W' = W * s        b' = (b - m) * s + d
 
-    Either of the two may be missing. Folded is what nobody else takes from: a blob that another
-    layer wants before it is normalised stays. The net answers as before in phase TEST; it is not
-    for training, where BatchNorm would go by its batch.
+    Either of the two may be missing. A layer is folded if no other layer takes the blob before it
+    is normalized. The outputs in phase TEST stay the same; the net is not for training, where
+    BatchNorm would use the batch's statistics.
 
     Args:
         net: the NetParameter, current format, with the layers of all phases.
@@ -52,7 +52,7 @@ def merge(net: Any, layers: Sequence[LayerWeights], source: str) -> Merged:
         source: their file, for messages.
 
     Raises:
-        WeightsError: weights are missing or do not fit, or the file has none of this net.
+        WeightsError: weights are missing or do not fit, or the file has none for this net.
 
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.1.
     """
@@ -98,7 +98,7 @@ class _Merger:
             index += 1
 
     def _follower(self, index: int) -> Any | None:
-        """Return the layer that can be folded into that at ``index``: all that takes its top."""
+        """Return the layer to fold into that at ``index``: the only consumer of its top."""
         layer = self.layers[index]
         (top,) = layer.top
         readers = []
@@ -116,9 +116,9 @@ class _Merger:
         return None if reason else follower
 
     def _obstacle(self, layer: Any, follower: Any) -> str:
-        """Return why a layer cannot be folded into the one before it, or nothing."""
+        """Return why a layer cannot be folded into the one before it, or ""."""
         if len(follower.bottom) != 1 or len(follower.top) != 1:
-            return "it has two bottoms, or more tops than one"
+            return "it has two bottoms, or more than one top"
         if list(layer.include) != list(follower.include) or list(layer.exclude) != list(
             follower.exclude
         ):
@@ -130,9 +130,9 @@ class _Merger:
         if follower.type == "BatchNorm":
             param = follower.batch_norm_param
             if param.HasField("use_global_stats") and not param.use_global_stats:
-                return "it goes by each batch, with use_global_stats: false"
+                return "it uses the statistics of each batch, with use_global_stats: false"
         elif follower.scale_param.axis != 1 or follower.scale_param.num_axes != 1:
-            return "it does not scale axis 1 alone"
+            return "it scales other axes than axis 1"
         return ""
 
     def _fold(self, layer: Any, follower: Any) -> None:
@@ -141,7 +141,7 @@ class _Merger:
         param = layer.inner_product_param if is_product else layer.convolution_param
         blobs = self._blobs(layer, 2 if param.bias_term else 1)
         weight = blobs[0].astype(np.float64)
-        if is_product:  # a file of old has 4 axes, the first two of extent 1
+        if is_product:  # an old file has 4 axes, the first two of size 1
             weight = weight.reshape(weight.shape[-2:])
         axis = 1 if is_product and param.transpose else 0
         channels = weight.shape[axis]

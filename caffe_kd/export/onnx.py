@@ -1,4 +1,4 @@
-"""From a deployed net to an ONNX model whose values bear Caffe's names."""
+"""Exports a deployed net as an ONNX model whose values have Caffe's names."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Write a net as an ONNX model and return it.
 
-    Inputs and outputs bear the names of their blobs; extent 0 of the inputs is open and called
+    Inputs and outputs have the names of their blobs; dim 0 of the inputs is variable and called
     ``batch``. The outputs are the net's, and the logits where it ends in a Softmax. Parameter
-    blobs are initialisers ``<layer>.<i>`` in Caffe's order; a layer's only node has the layer's
+    blobs are initializers ``<layer>.<i>`` in Caffe's order; a layer's only node has the layer's
     name, several are ``<layer>/<op>``. Where layers work in place the last one owns the blob's name
     (an input keeps its own), and earlier values are ``<blob>/<layer>``. Names that would collide
     get ``_2``, ``_3``, ….
@@ -46,12 +46,12 @@ def to_onnx(
         net: a net of phase TEST as ``deploy`` makes it, with its weights.
         path: the file to write.
         preprocess: for inputs that take uint8 pixels, their mean and scale.
-        opset: the operators' version; other than 17, the model is converted by ONNX's converter.
+        opset: the operators' version; if not 17, ONNX's version converter converts the model.
         properties: what the model's ``metadata_props`` hold besides producer and net.
         outputs: the blobs that the model outputs; empty: see ``output_names``.
 
     Raises:
-        ExportError: the net is not one to deploy, a layer cannot be exported, or the model is too
+        ExportError: the net is not a deploy net, a layer cannot be exported, or the model is too
             large for one file.
         CaffeKDError: the file cannot be written.
     """
@@ -68,8 +68,7 @@ def to_onnx(
 def output_names(net: Net, wanted: Sequence[str] = ()) -> list[str]:
     """Return the model's outputs in the order the net makes them.
 
-    Unless some are wanted they are the blobs no layer takes, and the logits under a Softmax at the
-    end.
+    By default they are the blobs that no layer consumes, and the logits under a final Softmax.
     """
     if wanted:
         return [name for name in net.shapes if name in wanted]
@@ -84,7 +83,7 @@ def output_names(net: Net, wanted: Sequence[str] = ()) -> list[str]:
 def value_names(
     net: Net, preprocess: Mapping[str, Preprocess], outputs: Sequence[str] = ()
 ) -> list[list[str]]:
-    """Return what each layer's tops are called in the model that ``to_onnx`` makes."""
+    """Return the names of each layer's tops in the model that ``to_onnx`` makes."""
     exporter = _Exporter(net, preprocess, outputs)
     exporter.model()
     final = exporter.graph.final
@@ -94,7 +93,7 @@ def value_names(
 def shapes_at(net: Net, batch: int) -> list[tuple[list[Shape], list[Shape]]]:
     """Return each layer's bottom and top shapes for another batch, without running the net.
 
-    Inputs whose extent 0 is that of the first input follow it; others keep theirs.
+    Inputs whose dim 0 is that of the first input change with it; others keep theirs.
 
     Raises:
         ExportError: a layer cannot take the batch.
@@ -120,7 +119,7 @@ def shapes_at(net: Net, batch: int) -> list[tuple[list[Shape], list[Shape]]]:
 
 
 def has_batch(net: Net, shape: Shape) -> bool:
-    """Say whether extent 0 of an input's shape is the batch."""
+    """Return whether dim 0 of an input's shape is the batch."""
     return bool(shape) and shape[0] == net.shapes[net.inputs[0]][0]
 
 
@@ -134,7 +133,7 @@ def _check(net: Net) -> None:
     if not net.inputs or not net.shapes[net.inputs[0]]:
         raise ExportError(
             f"net '{net.name}': an exported net has an Input layer with a batch as its first "
-            "extent; `deploy` puts one in place of a data layer"
+            "dim; `deploy` replaces a data layer by one"
         )
     size = sum(4 * param.blob.numel() for param in net.params)
     if size > _MOST_BYTES:
@@ -145,7 +144,7 @@ def _check(net: Net) -> None:
 
 
 class _Exporter:
-    """Walks the layers and knows which value a blob's name stands for at the time."""
+    """Walks the layers and tracks which value a blob's name currently stands for."""
 
     def __init__(
         self, net: Net, preprocess: Mapping[str, Preprocess], outputs: Sequence[str] = ()
@@ -185,7 +184,7 @@ class _Exporter:
         )
 
     def _input(self, blob: str, dims: Dims) -> tuple[int, Dims]:
-        """Add an input; the blob is the input itself, or what becomes of its pixels."""
+        """Add an input; the blob is the input itself, or its transformed pixels."""
         shape = self.net.shapes[blob]
         self.graph.define(blob, shape)
         self.current[blob] = blob
@@ -230,13 +229,13 @@ class _Exporter:
         self.current.update(zip(step.tops, tops, strict=True))
 
     def _dims(self, shapes: tuple[Shape, ...]) -> Dims:
-        """Return a value's extents, from its shapes at the two batches that were tried."""
+        """Return a value's dims, from its shapes at the two batches that were tried."""
         dims: list[int | str | None] = []
-        for extents in zip(*shapes, strict=True):
-            if extents == self.batches:
+        for sizes in zip(*shapes, strict=True):
+            if sizes == self.batches:
                 dims.append(BATCH)
             else:
-                dims.append(extents[0] if extents[0] == extents[1] else None)
+                dims.append(sizes[0] if sizes[0] == sizes[1] else None)
         return dims
 
 

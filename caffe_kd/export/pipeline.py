@@ -33,7 +33,7 @@ class Exported:
         net: the deployed net with its weights.
         model: the ONNX model.
         report: how far the two differ.
-        mirrored: inputs whose data layer mirrors at random, which the model leaves out.
+        mirrored: inputs whose data layer mirrors at random, which the model does not.
     """
 
     net: Net
@@ -62,9 +62,9 @@ def export_net(
     images: str | Path | None = None,
     options: DeployOptions | None = None,
 ) -> Exported:
-    """Write the ONNX file of a net; it appears only once it answers as the net does.
+    """Write the ONNX file of a net; it is put in place only if its outputs equal the net's.
 
-    A model that takes no pixels tells in its ``metadata_props`` how to make its input of them.
+    A model that takes no pixels describes their preprocessing in its ``metadata_props``.
 
     Args:
         param: the net, train/test or deploy, with the layers of all phases.
@@ -72,7 +72,7 @@ def export_net(
         weights: its .caffemodel or .caffemodel.h5.
         output: the file to write.
         preprocess: whether the model takes uint8 pixels and holds the data layer's mean and scale.
-        images: an IDX file of images to check on, besides random numbers.
+        images: an IDX file of images for the check, besides random numbers.
         options: which net is deployed.
 
     Raises:
@@ -85,12 +85,12 @@ def export_net(
     known = {blob: layer for blob, layer in layers.items() if blob in shapes}
     wanted = preprocess or (images is not None and known)
     rules = preprocess_of(layers, shapes, lambda path: find(path, file)) if wanted else {}
-    records = list(_records(images, shapes, rules, preprocess)) if images is not None else []
+    samples = list(_samples(images, shapes, rules, preprocess)) if images is not None else []
     inside = rules if preprocess else {}
     with replacing(output) as temporary:
         facts = {} if preprocess else properties_of(known)
         made = to_onnx(net, temporary, inside, properties=facts, outputs=options.outputs)
-        report = check(net, made, inside, records, options.outputs)
+        report = check(net, made, inside, samples, options.outputs)
     mirrored = [blob for blob, layer in known.items() if layer.transform_param.mirror]
     return Exported(net, made, report, mirrored if preprocess else [])
 
@@ -98,10 +98,10 @@ def export_net(
 def deployed_net(
     param: Any, file: str | Path | None, weights: str | Path, options: DeployOptions
 ) -> Net:
-    """Return the net that is deployed, with its weights.
+    """Return the deployed net, with its weights.
 
     Raises:
-        ExportError: there is none, or it holds a Python layer.
+        ExportError: there is none, or it has a Python layer.
         CaffeKDError: the net or the weights are wrong.
     """
     deployed = deploy(param, file, options)
@@ -109,7 +109,7 @@ def deployed_net(
         if layer.type == "Python":
             raise ExportError(
                 f"layer '{layer.name}' (Python): its code cannot be exported. Leave it out, and "
-                f"what is behind it, with -outputs {','.join(layer.bottom)}; or take it out of the "
+                f"all later layers, with -outputs {','.join(layer.bottom)}; or take it out of the "
                 "net and give its tops as inputs",
                 layer.source_line or None,
             )
@@ -119,11 +119,11 @@ def deployed_net(
 
 
 def load_all_weights(net: Net, path: str | Path) -> None:
-    """Copy weights into a net, each of whose layers with blobs must be in the file.
+    """Copy weights into a net, whose layers with blobs must all be in the file.
 
     Raises:
         WeightsError: a layer is not in the file, or its blobs differ in number or shape.
-        ParseError: the file is not one of weights.
+        ParseError: the file is not a weights file.
     """
     weights = read_weights(path)
     given = {layer.name for layer in weights if layer.blobs}
@@ -138,7 +138,7 @@ def load_all_weights(net: Net, path: str | Path) -> None:
     net.copy_weights(weights, str(path))
 
 
-def _records(
+def _samples(
     path: str | Path, shapes: Mapping[str, Shape], rules: Mapping[str, Preprocess], raw: bool
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield batches of images as the model takes them: pixels if ``raw``, else transformed."""

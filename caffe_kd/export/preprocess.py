@@ -1,4 +1,4 @@
-"""What a data layer does to pixels, brought inside the exported model."""
+"""The data layer's preprocessing of pixels, for the exported model."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Preprocess:
 def preprocess_of(
     layers: Mapping[str, Any], shapes: Mapping[str, Shape], resolve: Callable[[str], Path]
 ) -> dict[str, Preprocess]:
-    """Return the mean and scale of the inputs that were images of a data layer.
+    """Return the mean and scale of the inputs that replace a data layer of images.
 
-    A mean image is cut to the input's size at its centre, where the crop of phase TEST lies. The
+    A mean image is cut to the input's size at its centre, where phase TEST crops. The
     mirror, which is random in TEST too, is left out.
 
     Args:
@@ -67,7 +67,7 @@ def preprocess_of(
 
 
 def properties_of(layers: Mapping[str, Any]) -> dict[str, str]:
-    """Return, for a model's ``metadata_props``, what its input takes for pixels of 0 to 255.
+    """Return, for a model's ``metadata_props``, how its input is made of pixels of 0 to 255.
 
     ``caffe_kd.<input>.scale`` and, where the data layer has them, ``caffe_kd.<input>.mean``, with
     commas between the channels (BGR where there are three), or ``caffe_kd.<input>.mean_file``:

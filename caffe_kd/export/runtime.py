@@ -1,4 +1,4 @@
-"""What the checks of a model share: ONNX Runtime, the net's start, and how far values differ."""
+"""What the checks of a model share: ONNX Runtime, the net's inputs, and differences of values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(net: Net, values: Mapping[str, np.ndarray], rules: Mapping[str, Prepro
 
 
 def greatest_of(values: np.ndarray) -> float:
-    """Return the greatest absolute value that is finite; 0 where none is."""
+    """Return the greatest finite absolute value, or 0."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0))
 
 

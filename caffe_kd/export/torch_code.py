@@ -1,4 +1,4 @@
-"""Writes a net as PyTorch source that stands alone, and its weights as safetensors."""
+"""Writes a net as self-contained PyTorch source, and its weights as safetensors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _TORCH = {r"\btorch\.": "import torch\n", r"\bF\.": "import torch.nn.functional 
 
 _WEIGHTS = 'Path(__file__).with_suffix(".safetensors")'
 _LOAD = '''\
-    """Return the net with its weights, as it is used: in evaluation mode."""
+    """Return the net with its weights, in evaluation mode."""
     net = {name}()
     net.load_state_dict(load_file(weights))
     return net.eval()
@@ -68,7 +68,7 @@ _OF_MODULE = {"annotations", "torch", "nn", "F", "Tensor", "Path", "load_file", 
 
 @dataclass
 class Module:
-    """A net as Python source, and its weights by their names in it."""
+    """A net as Python source, with its weights by name."""
 
     source: str
     weights: dict[str, Tensor]
@@ -81,17 +81,17 @@ def write_torch(
     output: str | Path,
     options: DeployOptions | None = None,
 ) -> Path:
-    """Write the deployed net as a Python file and beside it its weights, whose path is returned.
+    """Write the deployed net as a Python file with its weights beside it; return the weights' path.
 
     Args:
         param: the net, train/test or deploy, with the layers of all phases.
         file: where it was read, for relative paths and messages.
         weights: its .caffemodel or .caffemodel.h5.
-        output: the .py file; the weights get its name with ``.safetensors``.
+        output: the .py file; the weights' file has the same name with ``.safetensors``.
         options: which net is deployed.
 
     Raises:
-        ExportError: a layer has no form in PyTorch here.
+        ExportError: a layer cannot be written as PyTorch code.
         CaffeKDError: net or weights are wrong.
     """
     output = Path(output)
@@ -109,16 +109,16 @@ def write_torch(
 def to_torch(net: Net, file: str = "", outputs: Sequence[str] = ()) -> Module:
     """Write a deployed net as a PyTorch module of its own.
 
-    Modules bear the layers' names and variables the blobs', changed where Python asks for it. A
+    Modules have the layers' names and variables the blobs', changed where Python requires it. A
     blob that layers share is one parameter there, too.
 
     Args:
         net: the net with its weights.
-        file: what to call its prototxt.
-        outputs: the blobs to return; empty: those that no layer takes.
+        file: the name of its prototxt, for comments.
+        outputs: the blobs to return; empty: those that no layer consumes.
 
     Raises:
-        ExportError: layers have no form in PyTorch here; the message lists them all.
+        ExportError: layers cannot be written as PyTorch code; the message lists them all.
     """
     steps = [step for step in net.steps if step.layer.type != "Input"]
     blobs = _Names(_OF_MODULE)
@@ -129,7 +129,7 @@ def to_torch(net: Net, file: str = "", outputs: Sequence[str] = ()) -> Module:
     reserved = _OF_MODULE | {helper.__name__ for helper in helpers}
     name = _Names(reserved)[net.name[:1].upper() + net.name[1:] or "Net"]
     outputs = [x for x in net.shapes if x in outputs] if outputs else net.outputs
-    answer = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
+    result = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
     lines = [
         *map(_source_of, helpers),
         f"class {name}(nn.Module):",
@@ -137,7 +137,7 @@ def to_torch(net: Net, file: str = "", outputs: Sequence[str] = ()) -> Module:
         "        super().__init__()",
         *made,
         "",
-        *statement(f"def forward(self{arguments}) -> {answer}:", indent=4),
+        *statement(f"def forward(self{arguments}) -> {result}:", indent=4),
         *run,
         *statement(_return(outputs, blobs)),
         "",
@@ -152,18 +152,18 @@ def to_torch(net: Net, file: str = "", outputs: Sequence[str] = ()) -> Module:
 def _statements(
     steps: Sequence[Step], codes: Sequence[Code], blobs: _Names
 ) -> tuple[list[str], list[str], dict[str, Tensor]]:
-    """Return what makes the modules, what runs them, and their weights."""
+    """Return the statements that make the modules, those that run them, and their weights."""
     modules, weights = _Names(dir(nn.Module())), _Weights()
     made: list[str] = []
     run: list[str] = []
     for step, code in zip(steps, codes, strict=True):
-        value, place = code.value, _place(step)
+        value, location = code.value, _location(step)
         if code.module:
             name = modules.another(step.layer.name)  # several layers may bear one name
-            made += statement(f"self.{name} = {code.module}", place)
+            made += statement(f"self.{name} = {code.module}", location)
             made += [line for tie in weights.add(step, code, name) for line in statement(tie)]
-            value, place = value.replace("{self}", f"self.{name}"), ""
-        run += statement(f"{', '.join(blobs[top] for top in step.tops)} = {value}", place)
+            value, location = value.replace("{self}", f"self.{name}"), ""
+        run += statement(f"{', '.join(blobs[top] for top in step.tops)} = {value}", location)
     return made, run, weights.tensors
 
 
@@ -185,16 +185,16 @@ def _source_of(helper: Any) -> str:
         return f"{inspect.getsource(helper)}\n"
     except (OSError, TypeError) as error:  # a class of a file that was run, not imported
         raise ExportError(
-            f"the source of {helper.__name__}, a helper of an emitter, cannot be found. Have it in "
-            "a module that is imported"
+            f"the source of {helper.__name__}, a helper of an emitter, cannot be found. Define it "
+            "in a module that is imported"
         ) from error
 
 
 def _codes(steps: Sequence[Step], blobs: _Names) -> list[Code]:
-    """Ask the types' emitters, and gather what they cannot do.
+    """Call the types' emitters, and collect their errors.
 
     Raises:
-        ExportError: there are such layers.
+        ExportError: layers cannot be written.
     """
     codes, problems = [], []
     for step in steps:
@@ -213,20 +213,20 @@ def _codes(steps: Sequence[Step], blobs: _Names) -> list[Code]:
             "these layers cannot be written as PyTorch code:\n  "
             + "\n  ".join(problems)
             + f"\n  Types that can: {', '.join(sorted(EMITTERS))}. "
-            "export_onnx may write the net as it is"
+            "export_onnx may be able to export the net"
         )
     return codes
 
 
 class _Weights:
-    """Gathers the modules' weights, and says which of them are one parameter."""
+    """Collects the modules' weights, and finds those that are one parameter."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._owners: dict[int, str] = {}
 
     def add(self, step: Step, code: Code, module: str) -> list[str]:
-        """Take a module's weights; return the statements that share those it does not own."""
+        """Add a module's weights; return the statements that share those it does not own."""
         ties = []
         blobs = step.layer.parameters_in_order if code.as_stored else []
         for blob, key in zip(blobs, code.weights, strict=False):
@@ -243,7 +243,7 @@ def _join(module: str, key: str) -> str:
 
 
 class _Names(dict[str, str]):
-    """Gives each name of a net a Python name, no two alike and none of the reserved ones."""
+    """Maps each name of a net to a unique Python name that is not reserved."""
 
     def __init__(self, reserved: Iterable[str]) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ class _Names(dict[str, str]):
         return self[name]
 
     def another(self, name: str) -> str:
-        """Return a Python name for a thing of this name, though there be one for another thing."""
+        """Return a new Python name for this name, even if there is one already."""
         plain = re.sub(r"[^0-9A-Za-z_]+", "_", name).strip("_") or "n"
         plain = f"n{plain}" if plain[0].isdigit() else plain
         result, count = plain, 2
@@ -269,28 +269,28 @@ def _quoted(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Leave what is harmless in a comment and in a docstring."""
+    """Keep only what is safe in a comment and in a docstring."""
     return re.sub(r"[^\w .,:/()+-]", "_", text)
 
 
-def _place(step: Step) -> str:
-    """Tell where in the prototxt a layer stands."""
+def _location(step: Step) -> str:
+    """Return the position of a layer in the prototxt."""
     line = _clean(Path(step.layer.proto.source_line).name)
     return f"{line} {_clean(step.layer.name)} ({step.layer.type})".strip()
 
 
 def _about(net: Net, outputs: Sequence[str]) -> str:
-    """Tell the shapes of inputs and outputs."""
+    """Return the text about the shapes of inputs and outputs."""
     batch = net.shapes[net.inputs[0]][:1] if net.inputs else ()
     rows = [
-        f"{what} {_clean(name)}: {_extents(net.shapes[name], batch)}"
+        f"{what} {_clean(name)}: {_shape_text(net.shapes[name], batch)}"
         for what, names in (("Input", net.inputs), ("Output", outputs))
         for name in names
     ]
     return "\n".join(rows)
 
 
-def _extents(shape: Shape, batch: Shape) -> str:
-    """Write a shape, with N in the place of the batch, or of the timesteps."""
+def _shape_text(shape: Shape, batch: Shape) -> str:
+    """Write a shape, with N for the batch or the timesteps."""
     has_batch = shape and shape[:1] == batch
     return str(("N", *shape[1:]) if has_batch else shape).replace("'", "")

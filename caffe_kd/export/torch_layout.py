@@ -1,4 +1,4 @@
-"""How written Python statements are laid out: what is too long for a line is broken at commas."""
+"""Formats the written Python statements: long ones are broken at commas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 def statement(code: str, comment: str = "", indent: int = 8) -> list[str]:
-    """Return the lines of a statement at an indent, its comment behind it or else above."""
+    """Return the lines of a statement at an indent, its comment behind it or above."""
     margin = " " * indent
     if not comment:
         return _broken(code, margin)
@@ -36,10 +36,10 @@ def _broken(code: str, margin: str) -> list[str]:
 
 
 def _groups(code: str) -> Iterator[tuple[int, int, list[int]]]:
-    """Yield the content of each call, list and dictionary that no other one contains.
+    """Yield the content of each outermost call, list and dictionary.
 
-    Where it begins and ends, and its commas. Parentheses that only group are left alone: a comma
-    would make a tuple of them; and so are subscripts.
+    Start, end and commas of each. Parentheses that only group are left alone, since a comma would
+    make a tuple of them; so are subscripts.
     """
     open_brackets: list[str] = []
     begin, commas, before = 0, list[int](), ""

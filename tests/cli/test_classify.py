@@ -271,7 +271,7 @@ def test_what_is_no_model_is_an_error(capsys):
         ([["n", 5]], ["n", 5], "one input (batch, C, H, W)"),
         ([["n", 1, 4, 4], ["n", 1, 4, 4]], ["n", 1, 4, 4], "one input (batch, C, H, W)"),
         ([["n", 2, 4, 4]], ["n", 2, 4, 4], "C being 1 or 3"),
-        ([["n", 1, "h", 4]], ["n", 1, "h", 4], "of known extents"),
+        ([["n", 1, "h", 4]], ["n", 1, "h", 4], "of known dims"),
         ([["n", 3, 4, 4]], ["n", 3, 4, 4], "an output (batch, classes) of at least two"),
         ([["n", 1, 100000, 100000]], ["n", 1, 100000, 100000], "at most 67108864 are read"),
     ],

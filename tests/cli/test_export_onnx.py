@@ -60,7 +60,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def answer(path, x):
+def run_model(path, x):
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(["ip"], {"data": x})[0]
 
@@ -78,7 +78,7 @@ def test_export_writes_a_model_that_answers_as_the_net(folder, capsys, model):
     assert main(command) == 0
     x = np.random.default_rng(1).standard_normal((3, 1, 12, 10), dtype=np.float32)
     np.testing.assert_allclose(
-        answer("out/student.onnx", x),
+        run_model("out/student.onnx", x),
         wanted(folder, x),
         rtol=1e-5,
         atol=1e-5,  # float32 sums of 60 terms
@@ -96,7 +96,7 @@ def test_export_preprocess_takes_pixels(folder, capsys):
     assert main([*command, "-data", "t10k-images-idx3-ubyte"]) == 0
     pixels = np.random.default_rng(1).integers(0, 256, (3, 1, 12, 10), dtype=np.uint8)
     floats = (pixels.astype(np.float32) - 33) * np.float32(0.00390625)
-    np.testing.assert_allclose(answer("s.onnx", pixels), wanted(folder, floats), atol=1e-5)
+    np.testing.assert_allclose(run_model("s.onnx", pixels), wanted(folder, floats), atol=1e-5)
     out = capsys.readouterr().out
     assert "input: data uint8 [batch, 1, 12, 10]" in out
     assert "agree on 72 records" in out  # 1 + 2 + 5 random ones and 64 digits
@@ -150,7 +150,7 @@ def test_export_data_absent_says_what_to_do(folder, capsys):
     command = "-model net.prototxt -weights net.caffemodel -output s.onnx -input_shape".split()
     assert main([*command, "data=1,1,12,10"]) == 0
     x = np.random.default_rng(1).standard_normal((3, 1, 12, 10), dtype=np.float32)
-    np.testing.assert_allclose(answer("s.onnx", x), wanted(folder, x), atol=1e-5)
+    np.testing.assert_allclose(run_model("s.onnx", x), wanted(folder, x), atol=1e-5)
 
 
 def test_export_outputs_are_those_asked_for(folder, capsys):

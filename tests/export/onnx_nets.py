@@ -1,4 +1,4 @@
-"""Nets with random blobs, and what ONNX Runtime answers for them."""
+"""Nets with random blobs, and their outputs in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def net_of(layers, shapes):
     """Build a net of phase TEST with random blobs."""
     inputs = "".join(
         f'layer {{ name: "in_{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
-        + " ".join(f"dim: {extent}" for extent in shape)
+        + " ".join(f"dim: {dim}" for dim in shape)
         + " } } }\n"
         for name, shape in shapes.items()
     )
@@ -64,16 +64,16 @@ def run(model, inputs):
 
 
 def assert_agree(net, model, batches=(1, 3)):
-    """Hold the model against the net at each batch; return the outputs' names."""
+    """Compare the model with the net at each batch; return the outputs' names."""
     for batch in batches:
         inputs = random_inputs(net, batch)
-        answers = run(model, inputs)
+        results = run(model, inputs)
         for step in net.steps:
             step.layer.reset()  # as every run of the model begins
         with torch.no_grad():
             net({name: torch.from_numpy(value) for name, value in inputs.items()})
-        for blob, answer in zip(output_names(net), answers.values(), strict=True):
+        for blob, result in zip(output_names(net), results.values(), strict=True):
             wanted = net.blobs[blob].numpy()
-            assert answer.shape == wanted.shape
-            np.testing.assert_allclose(answer, wanted, rtol=RTOL, atol=ATOL)
-    return list(answers)
+            assert result.shape == wanted.shape
+            np.testing.assert_allclose(result, wanted, rtol=RTOL, atol=ATOL)
+    return list(results)

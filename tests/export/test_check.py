@@ -1,4 +1,4 @@
-"""The check refuses a model that does not answer as the net does."""
+"""The check refuses a model whose outputs differ from the net's."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def replace(model, name, array):
 
 
 def test_check_reports_what_it_compared(exported):
-    records = [{"x": np.full((3, 4, 3), 100, np.float32)}, {"x": np.ones((2, 4, 3), np.float32)}]
-    report = check(*exported, records=records)
-    assert report.records == sum(BATCHES) + 5
+    samples = [{"x": np.full((3, 4, 3), 100, np.float32)}, {"x": np.ones((2, 4, 3), np.float32)}]
+    report = check(*exported, samples=samples)
+    assert report.samples == sum(BATCHES) + 5
     net, _ = exported
     net({"x": torch.full((1, 4, 3), 100.0)})
     assert report.value == pytest.approx(net.blobs["ip"].abs().max().item(), rel=1e-5)
@@ -83,7 +83,7 @@ layer { name: "conv" type: "Convolution" bottom: "image" top: "conv"
   convolution_param { num_output: 2 kernel_size: 1 } }
 layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" top: "mask"
   pooling_param { pool: MAX kernel_size: 2 stride: 1 } }
-layer { name: "mask_by_10" type: "Power" bottom: "mask" top: "places" power_param { scale: 10 } }
+layer { name: "mask_by_10" type: "Power" bottom: "mask" top: "indices" power_param { scale: 10 } }
 """
 
 
@@ -103,8 +103,8 @@ def tying(tmp_path):
 def test_check_near_ties_are_counted_not_refused(tying):
     net, model = tying
     report = check(net, model)
-    assert list(report.places) == ["label"]
-    count, total = report.places["label"]
+    assert list(report.ties) == ["label"]
+    count, total = report.ties["label"]
     assert 1 <= count <= total <= sum(BATCHES) and report.difference < 1e-5
 
 
@@ -176,8 +176,8 @@ def test_check_values_that_are_not_finite_in_both_agree(tmp_path):
     root = 'layer { name: "r" type: "Power" bottom: "x" top: "r" power_param { power: 0.5 } }'
     first = NET.split("layer", 2)[1]
     net = Net(text.parse("layer" + first + root, pb.NetParameter()), pb.TEST)
-    records = [{"x": np.array([[[-1, np.inf, 4]] * 4], np.float32)}]
-    report = check(net, to_onnx(net, tmp_path / "m.onnx"), records=records)
+    samples = [{"x": np.array([[[-1, np.inf, 4]] * 4], np.float32)}]
+    report = check(net, to_onnx(net, tmp_path / "m.onnx"), samples=samples)
     assert report.value < 100
 
 

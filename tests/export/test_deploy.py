@@ -220,7 +220,7 @@ def test_deploy_shared_parameters_stay_shared():
     assert net.step_of("a").layer.blobs[0] is net.step_of("b").layer.blobs[0]
 
 
-def test_deploy_holds_no_field_the_original_does_not_know():
+def test_deploy_holds_no_field_caffe_does_not_know():
     distiller = """
     layer { name: "distil" type: "DistillingLoss" bottom: "ip2" bottom: "teacher/ip2" top: "d" }
     """
@@ -362,7 +362,7 @@ def test_images_of_is_the_first_top_of_layers_that_transform():
     assert images_of(parse(INPUT, STUDENT)) == {}
 
 
-def test_data_layer_with_more_tops_than_it_makes_is_told():
+def test_data_layer_with_more_tops_than_it_makes_is_reported():
     layer = (
         'layer { name: "d" type: "DummyData" top: "data" top: "label" top: "more" '
         "dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }"

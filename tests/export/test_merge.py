@@ -1,4 +1,4 @@
-"""Nets with fewer layers that answer as before."""
+"""Nets with fewer layers and the same outputs."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def filled(body: str) -> tuple[str, dict[str, list[np.ndarray]]]:
     return INPUT + body, weights
 
 
-def answers(net, weights: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+def outputs(net, weights: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     for name, blobs in weights.items():
         for blob, value in zip(net.step_of(name).layer.blobs, blobs, strict=True):
             blob.data.copy_(torch.from_numpy(value))
@@ -122,8 +122,8 @@ def merged(folder: Path, body: str):
 
 
 def assert_alike(content: str, weights: dict, result) -> None:
-    wanted = answers(make_net(content), weights)
-    got = answers(make_net(text.to_text(result.net)), result.weights)
+    wanted = outputs(make_net(content), weights)
+    got = outputs(make_net(text.to_text(result.net)), result.weights)
     assert got.keys() == wanted.keys()
     for name, values in wanted.items():
         assert np.abs(got[name] - values).max() <= TOLERANCE * max(1, np.abs(values).max())
@@ -155,7 +155,7 @@ def test_untrained_norm_of_scale_0_is_folded(tmp_path: Path) -> None:
     assert_alike(content, weights, result)
 
 
-def test_missing_weights_are_told(tmp_path: Path) -> None:
+def test_missing_weights_are_captured(tmp_path: Path) -> None:
     content, weights = filled(NETS["in place"])
     param = text.parse(content, pb.NetParameter(), "net.prototxt")
     write_weights(tmp_path / "net.caffemodel", param, {"c": weights["c"]})
@@ -171,10 +171,10 @@ def test_command_writes_net_and_weights(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([str(tmp_path / w) if not w.startswith("-") else w for w in words]) == 0
     net = load_net(tmp_path / "small.prototxt")
     assert net.load_weights(tmp_path / "small.caffemodel").ignored == []
-    wanted = answers(make_net(content), weights)
-    got = answers(net, {})
+    wanted = outputs(make_net(content), weights)
+    got = outputs(net, {})
     for name, values in wanted.items():
         assert np.abs(got[name] - values).max() <= TOLERANCE * max(1, np.abs(values).max())
-    told = capsys.readouterr()
-    assert "c_scale (Scale) is part of c now" in told.err
-    assert "5 layers of 9" in told.out
+    captured = capsys.readouterr()
+    assert "c_scale (Scale) is part of c now" in captured.err
+    assert "5 layers of 9" in captured.out

@@ -85,12 +85,12 @@ def test_file_is_the_model_that_is_returned(tmp_path):
 
 def test_values_between_have_their_shapes(tmp_path):
     model = to_onnx(net_of(STUDENT, IMAGE), tmp_path / "m.onnx")
-    told = {
+    shapes = {
         v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
         for v in model.graph.value_info
     }
-    assert told["conv"] == told["conv/bn"] == ["batch", 4, 5, 6]
-    assert told["pool"] == ["batch", 4, 2, 3]
+    assert shapes["conv"] == shapes["conv/bn"] == ["batch", 4, 5, 6]
+    assert shapes["pool"] == ["batch", 4, 2, 3]
 
 
 def test_names_that_collide_stay_apart(tmp_path):
@@ -249,12 +249,12 @@ def test_preprocess_answers_to_pixels_as_the_data_layer(tmp_path, transform, sha
     height, width = shape[2:]
     top, left = (RECORD[1] - height) // 2, (RECORD[2] - width) // 2
     window = pixels[:, :, top : top + height, left : left + width]
-    answer = run(model, {"x": window})["ip"]
+    output = run(model, {"x": window})["ip"]
     with torch.no_grad():
         net({"x": floats})
     # Values reach hundreds where nothing scales them.
     scale = float(net.blobs["ip"].abs().max())
-    np.testing.assert_allclose(answer, net.blobs["ip"], rtol=RTOL, atol=ATOL * max(1, scale))
+    np.testing.assert_allclose(output, net.blobs["ip"], rtol=RTOL, atol=ATOL * max(1, scale))
     check(net, model, rules)
 
 

@@ -1,4 +1,4 @@
-"""Every layer type's answers in ONNX Runtime."""
+"""Every layer type's outputs in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -244,9 +244,9 @@ def test_layer_agrees_with_onnx_runtime(tmp_path, type_name, options, shapes):
     assert assert_agree(net, model) == list(net.step_of("L").tops)
     declared = [value.type.tensor_type.shape.dim for value in model.graph.output]
     for dims, blob in zip(declared, output_names(net), strict=True):
-        extents = [d.dim_param or d.dim_value for d in dims]
-        if extents[0] == "batch":
-            assert extents[1:] == list(net.shapes[blob][1:])
+        sizes = [d.dim_param or d.dim_value for d in dims]
+        if sizes[0] == "batch":
+            assert sizes[1:] == list(net.shapes[blob][1:])
 
 
 def recorded():

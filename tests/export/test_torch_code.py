@@ -148,7 +148,7 @@ layer { name: "distill" type: "DistillingLoss" bottom: "fc" bottom: "teacher/fc"
 
 
 def batches(net: Net) -> list[Inputs]:
-    """Draw inputs at the net's batch, and with a record more."""
+    """Draw inputs at the net's batch, and with one sample more."""
     torch.manual_seed(2)
     shapes = [net.shapes[name] for name in net.inputs]
     return [[torch.randn(s[0] + more, *s[1:]) for s in shapes] for more in (0, 1)]
@@ -294,7 +294,7 @@ layer { name: "i" type: "Im2col" bottom: "c" top: "i"
     assert "net.prototxt:5: layer 'i' (Im2col): the bottom must be (N, C, H, W)" in message
     assert "(ReLU)" not in message
     assert "Types that can: AbsVal, ArgMax, Axpy, BN, BNLL," in message
-    assert "export_onnx may write the net as it is" in message
+    assert "export_onnx may be able to export the net" in message
 
 
 PYTHON_LAYER = """

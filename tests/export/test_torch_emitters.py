@@ -1,4 +1,4 @@
-"""Every layer type as PyTorch code: it answers as the layer does, on two sizes of batch."""
+"""Every layer type as PyTorch code: its outputs equal the layer's, for two batch sizes."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ KINDS = {
     "arg_max": ["equals"],
     "arg_max_values": ["equals"],
     "arg_max_axis": ["equals"],
-    "batch_reindex": ["any", "record"],
+    "batch_reindex": ["any", "sample"],
     "filter": ["any", "any", "cont"],
     "lstm": ["any", "cont"],
     "lstm_wide": ["any", "cont"],
@@ -336,7 +336,7 @@ ONE_BATCH = {"scale_given"}
 REGIONS = [
     [0, 0, 0, 10, 7],  # the whole plane
     [1, 4, 2, 14, 10],
-    [1, 3, 3, 3, 3],  # one place
+    [1, 3, 3, 3, 3],  # one position
     [0, 6, 6, 2, 2],  # the wrong way round
     [1, -5, -4, 3, 2],  # begins outside
     [0, 8, 6, 30, 20],  # ends outside
@@ -352,15 +352,15 @@ def bottom(kind: str, shape: tuple[int, ...]) -> Tensor:
     """Draw a bottom."""
     if kind == "index":
         return torch.randint(0, 7, shape).float()
-    if kind == "record":
+    if kind == "sample":
         return torch.randint(0, 3, shape).float()
     if kind == "equals":
         return torch.randint(-2, 3, shape).float()
     if kind == "cont":
         return (torch.randn(shape) > -0.3).float()
     if kind == "mask":  # of 6 x 7 places
-        places = [torch.randperm(42)[: shape[2] * shape[3]] for _ in range(shape[0] * shape[1])]
-        return torch.stack(places).reshape(shape).float()
+        indices = [torch.randperm(42)[: shape[2] * shape[3]] for _ in range(shape[0] * shape[1])]
+        return torch.stack(indices).reshape(shape).float()
     if kind == "scores":
         return torch.randn(shape).reshape(len(shape), -1, 3).mul(2).softmax(2).reshape(shape)
     if kind == "priors":
@@ -373,7 +373,7 @@ def bottom(kind: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def grown(shapes: Shapes) -> Shapes:
-    """Return the shapes of a batch of one record, or timestep, more."""
+    """Return the shapes of a batch with one sample, or timestep, more."""
     first = shapes[0][0] if shapes else 0
     return [(s[0] + 1, *s[1:]) if s[0] == first else s for s in shapes]
 
@@ -385,7 +385,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         net = randomized(layer_net(body, *shapes, tops=tops, phase=1))
         kinds = [*KINDS.get(name, []), *["any"] * len(shapes)]
         batches = [shapes] if name in ONE_BATCH else [shapes, grown(shapes)]
-        calls = [list(map(bottom, kinds, extents)) for extents in batches]
+        calls = [list(map(bottom, kinds, batch)) for batch in batches]
         result.add(name, net, calls)
     result.run()
     return result

@@ -44,7 +44,7 @@ Inputs = list[Tensor]
 
 @dataclass
 class Written:
-    """Nets, their written modules in a folder, and what both answer."""
+    """Nets, their written modules in a folder, and the outputs of both."""
 
     folder: Path
     ours: dict[str, list[dict[str, np.ndarray]]] = field(default_factory=dict)

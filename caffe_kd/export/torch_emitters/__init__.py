@@ -1,8 +1,8 @@
-"""Each layer type as the line of PyTorch that a person would write for it.
+"""Each layer type as the line of PyTorch that an engineer would write for it.
 
-Importing this folder imports every file in it, and so registers the emitters. Where torch.nn has no
-such thing, the file has a class for it, whose source goes into the written file as it stands; it
-may use ``torch``, ``nn``, ``F`` and ``Tensor`` alone.
+Importing this folder imports every file in it, and so registers the emitters. Where torch.nn
+has no equivalent, the file has a class for it, whose source is copied into the written file; it
+may use only ``torch``, ``nn``, ``F`` and ``Tensor``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What all emitters have in common: their registry, their answer, and how values are written.
+"""What all emitters share: their registry, their result, and how values are written.
 
-An emitter looks at a layer of a built net and answers with a ``Code``: the expression that makes a
+An emitter takes a layer of a built net and returns a ``Code``: the expression that makes a
 module, the expression that computes the tops, and the module's weights.
 """
 
@@ -24,11 +24,11 @@ class Code:
         value: the expression of the top, or of a tuple of all tops; ``{self}`` is the module.
         module: the expression that makes the module; empty where none is needed.
         weights: the module's tensors by the names they have in it, the layer's blobs first and in
-            their order; the name is empty where the module is itself the parameter.
+            their order; the name is empty where the module itself is the parameter.
         as_stored: whether the weights are the blobs as they are, so that blobs which layers share
             are one parameter.
-        helpers: the classes and functions whose source the expressions need; a class comes behind
-            those it is derived from.
+        helpers: the classes and functions whose source the expressions need; a class comes after
+            its base classes.
     """
 
     value: str
@@ -39,7 +39,7 @@ class Code:
 
 
 class NoCodeError(Exception):
-    """A layer has no form here; says why, and what can be done."""
+    """A layer cannot be written; says why, and what to do about it."""
 
 
 # Of a layer in its net and the Python names of its bottoms.
@@ -49,7 +49,7 @@ EMITTERS: dict[str, Emitter] = {}
 
 
 def emits(*types: str) -> Callable[[Emitter], Emitter]:
-    """Make a function the emitter of layer types."""
+    """Register a function as the emitter of layer types."""
 
     def decorate(emitter: Emitter) -> Emitter:
         EMITTERS.update(dict.fromkeys(types, emitter))
@@ -59,7 +59,7 @@ def emits(*types: str) -> Callable[[Emitter], Emitter]:
 
 
 def layer_of(step: Step) -> Any:
-    """Return the layer, which has its type's attributes."""
+    """Return the layer, untyped, to access its type's attributes."""
     return step.layer
 
 
@@ -67,13 +67,13 @@ def layer_of(step: Step) -> Any:
 
 
 def number(value: float) -> str:
-    """Write a field's float32 in its shortest form."""
+    """Write a float32 field in its shortest form."""
     text = str(np.float32(value))
     return text if text.lstrip("-")[0].isdigit() else f'float("{text}")'
 
 
-def extents(values: Sequence[int]) -> str:
-    """Write ``3`` for what is 3 along all axes, else ``(3, 5)``."""
+def size_of(values: Sequence[int]) -> str:
+    """Write ``3`` for 3 along all axes, else ``(3, 5)``."""
     same = len(set(values)) == 1
     return str(int(values[0])) if same else f"({', '.join(str(int(v)) for v in values)})"
 
@@ -97,7 +97,7 @@ def call(name: str, *arguments: object, **options: tuple[object, object]) -> str
 
 
 def trailing(name: str, count: int) -> str:
-    """Write an operand with axes of extent 1 behind its own."""
+    """Write an operand with trailing axes of size 1."""
     return f"{name}[...{', None' * count}]" if count > 0 else name
 
 

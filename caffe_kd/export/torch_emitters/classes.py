@@ -1,4 +1,4 @@
-"""Layers over classes: probabilities of scores, and logits made of others."""
+"""Layers over classes: probabilities from scores, and logits from other logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of detectors: boxes to start from, boxes found, and regions pooled."""
+"""Layers of detectors: prior boxes, detections, and pooled regions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .base import Code, call, emits, layer_of, listed, number
 
 
 class PriorBox(nn.Module):
-    """Lay boxes around the centre of each place of a plane: their corners, then their variances.
+    """Make boxes around the centre of each position of a map: their corners, then their variances.
 
     ``sizes`` are the boxes' (width, height); ``image`` and ``step`` are (height, width), by default
-    those of the second input and what fits. All are in pixels.
+    those of the second input and their ratio to the map. All are in pixels.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class DetectionOutput(nn.Module):
     """Turn predictions for prior boxes into rows (image, class, score, xmin, ymin, xmax, ymax).
 
     In each image and class but the background the ``top_k`` best boxes that score above
-    ``threshold`` are looked at, best first; one stays if it overlaps each that stayed by at most
+    ``threshold`` are visited, best first; one is kept if it overlaps each kept one by at most
     ``nms``, which ``eta`` may lower from box to box. Of all classes' boxes the ``keep`` best
-    remain. ``code`` is how locations are relative to the priors: CORNER, CENTER_SIZE or
+    are returned. ``code`` is how locations are relative to the priors: CORNER, CENTER_SIZE or
     CORNER_SIZE; with ``encoded`` they hold the variances already.
     """
 
@@ -101,7 +101,7 @@ class DetectionOutput(nn.Module):
         return torch.cat([centre - half, centre + half], dim=-1)
 
     def found(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        """Return what is found in one image: (class, score, box), (K, 6)."""
+        """Return the detections in one image: (class, score, box), (K, 6)."""
         rows = []
         for label in range(self.classes):
             if label == self.background:
@@ -119,7 +119,7 @@ class DetectionOutput(nn.Module):
         return result
 
     def staying(self, boxes: Tensor) -> list[int]:
-        """Return which boxes, best first, stay."""
+        """Return which boxes are kept, best first."""
         low, high = boxes.chunk(2, dim=-1)
         area = (high - low).prod(dim=1)
         worst, limit, kept = torch.zeros_like(area), self.nms, []
@@ -143,7 +143,7 @@ def rounded(x: Tensor) -> Tensor:
 class ROIPooling(nn.Module):
     """Divide each region (image, x1, y1, x2, y2) into bins and take the largest value in each.
 
-    A bin is cut to the plane, and one without places is 0.
+    A bin is clipped to the map, and an empty one is 0.
     """
 
     def __init__(self, rows: int, columns: int, scale: float) -> None:
@@ -153,16 +153,16 @@ class ROIPooling(nn.Module):
     def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         regions = regions.reshape(-1, 5)
         lines = self.bins(regions[:, 2], regions[:, 4], self.rows, x.shape[2])
-        places = self.bins(regions[:, 1], regions[:, 3], self.columns, x.shape[3])
+        bounds = self.bins(regions[:, 1], regions[:, 3], self.columns, x.shape[3])
         y = x.new_zeros(len(regions), x.shape[1], self.rows, self.columns)
         for index, image in enumerate(regions[:, 0].long()):
             wide = [self.largest(x[image, :, begin:end], 1) for begin, end in lines[index]]
             plane = torch.stack(wide, dim=1)
-            cells = [self.largest(plane[:, :, begin:end], 2) for begin, end in places[index]]
+            cells = [self.largest(plane[:, :, begin:end], 2) for begin, end in bounds[index]]
             y[index] = torch.stack(cells, dim=2)
         return y
 
-    def bins(self, start: Tensor, end: Tensor, count: int, extent: int) -> list[list[list[int]]]:
+    def bins(self, start: Tensor, end: Tensor, count: int, length: int) -> list[list[list[int]]]:
         """Return where the regions' bins begin and end along an axis, (R, count, 2)."""
         first = rounded(start * self.scale)[:, None]
         last = rounded(end * self.scale)[:, None]
@@ -170,7 +170,7 @@ class ROIPooling(nn.Module):
         index = torch.arange(count, device=start.device)
         low, high = (index * size).floor() + first, ((index + 1) * size).ceil() + first
         bins: list[list[list[int]]]
-        bins = torch.stack([low, high], dim=-1).long().clamp(0, extent).tolist()
+        bins = torch.stack([low, high], dim=-1).long().clamp(0, length).tolist()
         return bins
 
     @staticmethod
@@ -181,8 +181,8 @@ class ROIPooling(nn.Module):
 class PSROIPooling(nn.Module):
     """Divide each region (image, x1, y1, x2, y2) into bins x bins and take the mean in each.
 
-    Bin (i, j) of channel d is of channel (d bins + i) bins + j. It is cut to the plane, and one
-    without places is 0.
+    Bin (i, j) of channel d is of channel (d bins + i) bins + j. It is clipped to the map, and
+    an empty one is 0.
     """
 
     def __init__(self, channels: int, bins: int, scale: float) -> None:
@@ -192,27 +192,27 @@ class PSROIPooling(nn.Module):
     def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         regions = regions.reshape(-1, 5)
         image = regions[:, 0].long()[:, None, None, None]
-        top, bottom = self.places(regions[:, 2], regions[:, 4], x.shape[2])
-        left, right = self.places(regions[:, 1], regions[:, 3], x.shape[3])
+        top, bottom = self.bounds(regions[:, 2], regions[:, 4], x.shape[2])
+        left, right = self.bounds(regions[:, 1], regions[:, 3], x.shape[3])
         top, bottom = top[:, None, :, None], bottom[:, None, :, None]
         left, right = left[:, None, None, :], right[:, None, None, :]
         channel = torch.arange(x.shape[1], device=x.device)
         channel = channel.reshape(self.channels, self.bins, self.bins)
-        # sums[..., h, w] is the sum of all values above and left of place (h, w).
+        # sums[..., h, w] is the sum of all values above and left of (h, w).
         sums = F.pad(x.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
         below = sums[image, channel, bottom, right] - sums[image, channel, bottom, left]
         above = sums[image, channel, top, right] - sums[image, channel, top, left]
         count = (bottom - top).clamp(min=0) * (right - left).clamp(min=0)
         return torch.where(count > 0, (below - above) / count.clamp(min=1), 0).to(x.dtype)
 
-    def places(self, start: Tensor, end: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+    def bounds(self, start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Return where the regions' bins begin and end along an axis, (R, bins) each."""
         first = (rounded(start) * self.scale)[:, None]
         last = ((rounded(end) + 1) * self.scale)[:, None]
         size = (last - first).clamp(min=0.1) / self.bins
         index = torch.arange(self.bins, device=start.device, dtype=start.dtype)
         low, high = (index * size + first).floor(), ((index + 1) * size + first).ceil()
-        return low.long().clamp(0, extent), high.long().clamp(0, extent)
+        return low.long().clamp(0, length), high.long().clamp(0, length)
 
 
 @emits("PriorBox")

@@ -1,4 +1,4 @@
-"""Layers that compute each value by itself."""
+"""Elementwise layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers over the places of a plane: pooling and its way back, local normalisation, rearranging."""
+"""Layers over feature maps: pooling, unpooling, local normalization, rearranging."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .base import (
     NoCodeError,
     call,
     emits,
-    extents,
     layer_of,
     listed,
     number,
+    size_of,
     trailing,
     tuple_of,
 )
 
 
 class AvePool(nn.Module):
-    """Take the mean of windows of which some lie beyond the padding.
+    """Average-pool with windows that may extend beyond the padding.
 
-    The plane is padded, or cut, by ``border``; ``rows`` and ``columns`` are how many places of each
-    window count.
+    The map is padded, or cropped, by ``border``; ``rows`` and ``columns`` are how many positions of
+    each window count.
     """
 
     counted: Tensor
@@ -52,10 +52,10 @@ class AvePool(nn.Module):
 
 
 class MaxPoolWithMask(nn.Module):
-    """Take the largest value of windows of which some lie beyond torch's padding.
+    """Max-pool with windows that may extend beyond torch's padding.
 
-    The plane is padded, or cut, by ``border``: left, right, top, bottom. The second answer is where
-    in the plane the value was, as ``nn.MaxPool2d`` numbers places; -1 in the border.
+    The map is padded, or cropped, by ``border``: left, right, top, bottom. The second output is the
+    index of the value in the map, as in ``nn.MaxPool2d``; -1 in the border.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class MaxPoolWithMask(nn.Module):
 
 
 class SPP(nn.Module):
-    """Pool a plane in several ways, and join what comes out."""
+    """Pool a map in several ways, and concatenate the results."""
 
     def __init__(self, *levels: nn.Module) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class SPP(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Put each value at the place of a larger plane that a pooling's mask names; the rest is 0."""
+    """Put each value at the index of a larger map that a pooling mask names; the rest is 0."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Upsample(nn.Module):
 
 
 class LRNWithinChannel(nn.Module):
-    """Divide by a power of the mean square of the places around, of the same channel."""
+    """Divide by a power of the mean square of neighbouring positions in the same channel."""
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
         super().__init__()
@@ -131,18 +131,18 @@ def _pooling(step: Step, bottoms: list[str]) -> Code:
 
 
 def _pool(layer: Any, shape: Shape) -> tuple[str, tuple[Any, ...]]:
-    """Write the module that pools planes of a bottom of this shape as a Pooling layer does."""
+    """Write the module that pools a bottom of this shape as a Pooling layer does."""
     kind, mask = "Max" if layer.is_max else "Avg", (layer.with_mask, False)
     if layer.kernel is None:
         return call(f"nn.Adaptive{kind}Pool2d", 1, return_indices=mask), ()
     plan = layer._plan(shape)
-    kernel, stride = extents(plan.kernel), extents(plan.stride)
+    kernel, stride = size_of(plan.kernel), size_of(plan.stride)
     if plan.is_plain:
         module = call(
             f"nn.{kind}Pool2d",
             kernel_size=(kernel, None),
             stride=(stride, kernel),
-            padding=(extents(plan.pad), "0"),
+            padding=(size_of(plan.pad), "0"),
             ceil_mode=(plan.ceil, False),
             return_indices=mask,
         )
@@ -158,7 +158,7 @@ def _pool(layer: Any, shape: Shape) -> tuple[str, tuple[Any, ...]]:
     rows, columns = plan.sizes(0).tolist(), plan.sizes(1).tolist()
     if min(*rows, *columns) < 1:
         raise NoCodeError(
-            "a window lies outside the plane, where a mean is undefined. Use a smaller stride or "
+            "a window lies outside the map, where a mean is undefined. Use a smaller stride or "
             "round_mode: FLOOR"
         )
     return f"AvePool({kernel}, {stride}, {border}, {rows}, {columns})", (AvePool,)
@@ -237,9 +237,9 @@ def _im2col(step: Step, bottoms: list[str]) -> Code:
     value = call(
         "F.unfold",
         bottoms[0],
-        extents(window.kernel),
-        stride=(extents(window.stride), "1"),
-        padding=(extents(window.pad), "0"),
-        dilation=(extents(window.dilation), "1"),
+        size_of(window.kernel),
+        stride=(size_of(window.stride), "1"),
+        padding=(size_of(window.pad), "0"),
+        dilation=(size_of(window.dilation), "1"),
     )
     return Code(f"{value}.unflatten(2, {tuple_of(step.top_shapes[0][2:])})")

@@ -1,4 +1,4 @@
-"""Layers over sequences, whose streams begin anew where ``cont`` is 0."""
+"""Recurrent layers; a sequence starts where ``cont`` is 0."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .base import Code, call, emits, layer_of, listed, named
 
 
 class Recurrent(nn.Module):
-    """Run over T timesteps of N streams; where ``cont`` is 0, a stream starts from a state of 0.
+    """Run over T timesteps of N streams; where ``cont`` is 0, the state is reset to 0.
 
-    x is (T, N, ...), cont (T, N) and static (N, ...). A state that is given, in parts of (1, N, D),
-    is returned as it is after the last timestep; else that of one call goes on in the next, until
-    ``state`` is set to None.
+    x is (T, N, ...), cont (T, N) and static (N, ...). A given state, in parts of (1, N, D), is
+    returned as it is after the last timestep; otherwise each call continues from the state of the
+    last one, until ``state`` is set to None.
     """
 
     gates, parts = 1, 1
@@ -61,7 +61,7 @@ class Recurrent(nn.Module):
 
 
 class LSTM(Recurrent):
-    """Remember what gates let in, keep and give out; their order is in, forget, out, new."""
+    """An LSTM; the order of its gates is in, forget, out, new."""
 
     gates, parts = 4, 2
 
@@ -72,7 +72,7 @@ class LSTM(Recurrent):
 
 
 class RNN(Recurrent):
-    """Squash what comes in and what was there before, and give a squashed view of it."""
+    """A recurrent layer with tanh: of its input and state, and of its output."""
 
     def __init__(self, inputs: int, outputs: int, static: int = 0) -> None:
         super().__init__(inputs, outputs, static)
@@ -86,7 +86,7 @@ class RNN(Recurrent):
 
 
 class LSTMUnit(nn.Module):
-    """Make one step of an LSTM's cells from the sums of its gates: in, forget, out, new."""
+    """Compute one timestep of an LSTM's cells from its gates' sums: in, forget, out, new."""
 
     def forward(self, c: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
         i, f, o, g = gates.chunk(4, dim=-1)

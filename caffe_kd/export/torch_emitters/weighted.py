@@ -1,4 +1,4 @@
-"""Layers with weights: sums of products, and factors and terms for channels."""
+"""Layers with weights: convolutions, inner products, and factors and offsets of channels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .base import (
     NoCodeError,
     call,
     emits,
-    extents,
     layer_of,
     named,
     number,
+    size_of,
     trailing,
     tuple_of,
     values_of,
@@ -25,7 +25,7 @@ from .base import (
 
 
 class Scale(nn.Module):
-    """Multiply by learned factors, and add learned terms."""
+    """Multiply by learned factors, and add learned offsets."""
 
     def __init__(self, shape: tuple[int, ...], bias: bool = False) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Scale(nn.Module):
 
 
 class Bias(nn.Module):
-    """Add learned terms."""
+    """Add learned offsets."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Bias(nn.Module):
 
 
 class Embed(nn.Embedding):
-    """Look up the row of each index, and add learned terms."""
+    """Look up the row of each index, and add learned offsets."""
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__(rows, size)
@@ -73,10 +73,10 @@ def _convolution(step: Step, bottoms: list[str]) -> Code:
         f"nn.{name}{axes}d",
         layer.channels,
         layer.param.num_output,
-        kernel_size=(extents(window.kernel), None),
-        stride=(extents(window.stride), "1"),
-        padding=(extents(window.pad), "0"),
-        dilation=(extents(window.dilation), "1"),
+        kernel_size=(size_of(window.kernel), None),
+        stride=(size_of(window.stride), "1"),
+        padding=(size_of(window.pad), "0"),
+        dilation=(size_of(window.dilation), "1"),
         groups=(layer.param.group, 1),
         bias=(bool(layer.param.bias_term), True),
     )
@@ -139,7 +139,7 @@ def _bn(step: Step, bottoms: list[str]) -> Code:
 
 
 def _normalized(step: Step, x: str, eps: float, momentum: float | None, affine: bool) -> Code:
-    """Write batch normalisation; without a momentum the statistics are always the batch's."""
+    """Write batch normalization; without a momentum the statistics are always the batch's."""
     rank = len(step.bottom_shapes[0])
     module = call(
         f"nn.BatchNorm{rank - 2 if rank in (4, 5) else 1}d",
