@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -136,6 +137,21 @@ def gradcheck(layer: Layer, *bottoms: Tensor) -> None:
         return tops if isinstance(tops, Tensor) else tuple(tops)
 
     assert torch.autograd.gradcheck(forward, (*leaves, *blobs))
+
+
+def hide_kernels(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+    """Take torch's private kernels away, or let each raise an error instead."""
+
+    def refuse(*_: object, **__: object) -> None:
+        assert error is not None
+        raise error
+
+    for name in dir(torch):
+        if name.startswith(("_foreach_", "_fused_")):
+            if error is None:
+                monkeypatch.delattr(torch, name)
+            else:
+                monkeypatch.setattr(torch, name, refuse)
 
 
 def check_onnx(net: Net) -> None:

@@ -1,1 +1,1 @@
-"""What every other room may use: errors, files, memory, example nets."""
+"""What every other room may use: errors, files, memory, multi-tensor arithmetic, example nets."""

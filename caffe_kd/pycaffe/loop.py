@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import SolverError
+from ..core.multi_tensor import foreach
 from ..layers.base import tops_of
 from ..solver import callback, lr_policy
 from ..solver.options import Options
@@ -217,7 +218,7 @@ class Loop(callback.Callback):
                 diff.set_later(partial(self._history, index))
             return
         with torch.no_grad():
-            torch._foreach_sub_(before, [param.blob for param in self.core.params])
+            foreach("sub_", before, [param.blob for param in self.core.params])
         for diff, change in zip(diffs, before, strict=True):
             diff.set(change)
 

@@ -2,7 +2,7 @@
 
 Each rule keeps a history per parameter and changes parameters in place. ``g`` is the gradient
 after clipping and weight decay, ``r`` the rate: the policy's rate times the blob's lr_mult.
-Parameters of equal (lr_mult, decay_mult) are updated together by torch's multi-tensor kernels.
+Parameters of equal (lr_mult, decay_mult) are updated together, by multi-tensor kernels.
 
 Source: Caffe's solvers; Duchi et al. 2011 (AdaGrad), Tieleman and Hinton 2012 (RMSProp), Zeiler
 2012 (AdaDelta), Kingma and Ba 2015 (Adam), Sutskever et al. 2013 (Nesterov).
@@ -10,7 +10,6 @@ Source: Caffe's solvers; Duchi et al. 2011 (AdaGrad), Tieleman and Hinton 2012 (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import SolverError, did_you_mean
+from ..core.multi_tensor import adam_, foreach, sgd_
 
 Tensors = list[Tensor]
 
@@ -51,7 +51,7 @@ class Update:
     def restore(self, history: Sequence[Tensors]) -> None:
         """Take over a history in the form ``history`` returns."""
         for mine, given in zip(self._history, history, strict=True):
-            torch._foreach_copy_(mine, given)
+            foreach("copy_", mine, given)
 
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
         """Update the parameters; ``decay`` is not 0 only if the rule ``decays``."""
@@ -62,36 +62,12 @@ class SGD(Update):
     """``h = momentum * h + r * g; w -= h``.
 
     The rate is inside the history, so a drop of the rate does not shrink the momentum at once.
-    Torch's kernel has it outside; it computes the same at rate 1 from gradients and a decay that
-    have been multiplied by r.
     """
 
     decays = True
 
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
-        momentum = self.solver.momentum
-        (history,) = self._history
-        if momentum == 0:  # the kernel then keeps no history, but a snapshot has one
-            torch._foreach_copy_(history, torch._foreach_mul(grads, rate))
-            if decay:
-                torch._foreach_add_(history, self.params, alpha=rate * decay)
-            torch._foreach_sub_(self.params, history)
-            return
-        divisor = torch.tensor(1 / rate if rate else math.inf, device=grads[0].device)
-        torch._fused_sgd_(
-            self.params,
-            grads,
-            history,
-            weight_decay=rate * decay,
-            momentum=momentum,
-            lr=1.0,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-            is_first_step=False,
-            grad_scale=divisor,
-            found_inf=None,
-        )
+        sgd_(self.params, grads, self._history[0], rate, self.solver.momentum, decay)
 
 
 class Nesterov(Update):
@@ -102,10 +78,10 @@ class Nesterov(Update):
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
         momentum = self.solver.momentum
         (history,) = self._history
-        torch._foreach_add_(self.params, history, alpha=momentum)
-        torch._foreach_mul_(history, momentum)
-        torch._foreach_add_(history, grads, alpha=rate)
-        torch._foreach_sub_(self.params, history, alpha=1 + momentum)
+        foreach("add_", self.params, history, alpha=momentum)
+        foreach("mul_", history, momentum)
+        foreach("add_", history, grads, alpha=rate)
+        foreach("sub_", self.params, history, alpha=1 + momentum)
 
 
 def _refuse_momentum(solver: Any, rule: str) -> None:
@@ -125,13 +101,13 @@ class AdaGrad(Update):
 
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
         (history,) = self._history
-        torch._foreach_addcmul_(history, grads, grads)
+        foreach("addcmul_", history, grads, grads)
         self._descend(grads, rate)
 
     def _descend(self, grads: Tensors, rate: float) -> None:
-        roots = torch._foreach_sqrt(self._history[0])
-        torch._foreach_add_(roots, self.solver.delta)
-        torch._foreach_addcdiv_(self.params, grads, roots, value=-rate)
+        roots = foreach("sqrt", self._history[0])
+        foreach("add_", roots, self.solver.delta)
+        foreach("addcdiv_", self.params, grads, roots, value=-rate)
 
 
 class RMSProp(AdaGrad):
@@ -147,8 +123,8 @@ class RMSProp(AdaGrad):
 
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
         (history,) = self._history
-        torch._foreach_mul_(history, self.solver.rms_decay)
-        torch._foreach_addcmul_(history, grads, grads, value=1 - self.solver.rms_decay)
+        foreach("mul_", history, self.solver.rms_decay)
+        foreach("addcmul_", history, grads, grads, value=1 - self.solver.rms_decay)
         self._descend(grads, rate)
 
 
@@ -163,23 +139,22 @@ class AdaDelta(Update):
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
         momentum, delta = self.solver.momentum, self.solver.delta
         squares, updates = self._history
-        torch._foreach_mul_(squares, momentum)
-        torch._foreach_addcmul_(squares, grads, grads, value=1 - momentum)
-        ratio = torch._foreach_add(updates, delta)
-        torch._foreach_div_(ratio, torch._foreach_add(squares, delta))
-        torch._foreach_sqrt_(ratio)
-        torch._foreach_mul_(ratio, grads)
-        torch._foreach_mul_(updates, momentum)
-        torch._foreach_addcmul_(updates, ratio, ratio, value=1 - momentum)
-        torch._foreach_sub_(self.params, ratio, alpha=rate)
+        foreach("mul_", squares, momentum)
+        foreach("addcmul_", squares, grads, grads, value=1 - momentum)
+        ratio = foreach("add", updates, delta)
+        foreach("div_", ratio, foreach("add", squares, delta))
+        foreach("sqrt_", ratio)
+        foreach("mul_", ratio, grads)
+        foreach("mul_", updates, momentum)
+        foreach("addcmul_", updates, ratio, ratio, value=1 - momentum)
+        foreach("sub_", self.params, ratio, alpha=rate)
 
 
 class Adam(Update):
     """``m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; w -= r c m / (sqrt(v) + delta)``.
 
     ``c = sqrt(1 - b2^t) / (1 - b1^t)`` with t the iteration counted from 1, b1 = momentum, b2 =
-    momentum2. The correction does not touch delta, unlike in torch; dividing delta by
-    ``sqrt(1 - b2^t)`` makes torch's kernel compute the same.
+    momentum2.
     """
 
     slots = 2
@@ -194,23 +169,17 @@ class Adam(Update):
 
     def step(self, grads: Tensors, rate: float, iteration: int, decay: float) -> None:
         solver = self.solver
-        step = iteration + 1
         first, second = self._history
-        steps = torch.full((len(grads),), float(step), device=grads[0].device).unbind()
-        torch._fused_adam_(
+        betas = solver.momentum, solver.momentum2
+        adam_(
             self.params,
             grads,
-            first,
-            second,
-            [],
-            list(steps),
-            lr=rate,
-            beta1=solver.momentum,
-            beta2=solver.momentum2,
-            weight_decay=decay,
-            eps=solver.delta / math.sqrt(1 - solver.momentum2**step),
-            amsgrad=False,
-            maximize=False,
+            (first, second),
+            betas,
+            rate,
+            decay,
+            delta=solver.delta,
+            step=iteration + 1,
         )
 
 
@@ -290,13 +259,13 @@ class Updater:
         for lr_mult, decay_mult, indices, update in self._groups:
             grads = [self._grad(i) for i in indices]
             if self.solver.iter_size > 1:
-                torch._foreach_div_(grads, float(self.solver.iter_size))
+                foreach("div_", grads, float(self.solver.iter_size))
             decay = self.solver.weight_decay * decay_mult
             if decay and self.solver.regularization_type == "L1":
-                torch._foreach_add_(grads, torch._foreach_sign(update.params), alpha=decay)
+                foreach("add_", grads, foreach("sign", update.params), alpha=decay)
                 decay = 0.0
             elif decay and not update.decays:
-                torch._foreach_add_(grads, update.params, alpha=decay)
+                foreach("add_", grads, update.params, alpha=decay)
                 decay = 0.0
             update.step(grads, rate * lr_mult, iteration, decay)
         return clipped
@@ -311,12 +280,12 @@ class Updater:
         grads = [p.grad for p in self.learning if p.grad is not None]
         if limit < 0 or not grads:
             return None
-        norms = torch._foreach_norm(grads)
-        norm = float(torch.linalg.vector_norm(torch.stack(list(norms))))
+        norms = foreach("norm", grads)
+        norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         if not norm > limit:  # NaN too: there is nothing to scale down
             return None
         scale = limit / norm
-        torch._foreach_mul_(grads, scale)
+        foreach("mul_", grads, scale)
         return norm, scale
 
     def history(self) -> Tensors:

@@ -13,6 +13,7 @@ from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
 from caffe_kd.solver.updates import Updater
+from tests.helpers import hide_kernels
 from tests.solver.training import (
     GOLDEN,
     GOLDEN_CASES,
@@ -49,8 +50,11 @@ def assert_params(solver: Solver, recording, kind: str, index: int) -> None:
             assert_recorded(got, recording[key][index], f"{key} after {solver.iter}")
 
 
+@pytest.mark.parametrize("kernels", ["private", "public"])
 @pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_loss_and_parameters_follow_the_original(name, tmp_path, monkeypatch):
+def test_loss_and_parameters_follow_the_original(name, kernels, tmp_path, monkeypatch):
+    if kernels == "public":
+        hide_kernels(monkeypatch)
     monkeypatch.chdir(tmp_path)
     solver = golden_solver(name, tmp_path)
     recording = np.load(GOLDEN / f"{name}.npz")

@@ -10,6 +10,7 @@ from caffe_kd.core.errors import SolverError
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.solver.updates import RULES, Updater
+from tests.helpers import hide_kernels
 
 # Both sides compute in float64; torch's kernels take the same steps in another order.
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
@@ -142,6 +143,12 @@ def test_rule_follows_its_formula_while_the_rate_changes(rule):
 )
 def test_rule_is_preceded_by_clipping_averaging_and_decay(rule, more):
     follow(solver_of(rule, f"{SETTINGS[rule]} {more}"))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_follows_its_formula_without_torchs_private_kernels(rule, monkeypatch):
+    hide_kernels(monkeypatch)
+    follow(solver_of(rule, f"{SETTINGS[rule]} clip_gradients: 0.5 iter_size: 2 weight_decay: 0.1"))
 
 
 @pytest.mark.parametrize("rule", ["SGD", "Nesterov", "AdaDelta", "Adam"])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.multi_tensor import foreach
 from ..base import Shape, register
 from ..shared.batch_statistics import BatchStatistics
 
@@ -143,8 +144,8 @@ class BatchNorm(BatchStatistics):
     @torch.no_grad()
     def follow(self, mean: Tensor, var: Tensor) -> None:
         blobs = self.blobs
-        torch._foreach_mul_(blobs, self.param.moving_average_fraction)
-        torch._foreach_add_(blobs[:2], [mean, var])
+        foreach("mul_", blobs, self.param.moving_average_fraction)
+        foreach("add_", blobs[:2], [mean, var])
         blobs[2].add_(1)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:

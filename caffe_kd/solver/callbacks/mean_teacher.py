@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import SolverError
+from ...core.multi_tensor import foreach
 from ...layers import Layer
 from ...net import Net
 from .. import snapshot
@@ -78,7 +79,7 @@ class MeanTeacher(Callback):
     @torch.no_grad()
     def begin(self) -> None:
         """Be as the student is."""
-        torch._foreach_copy_(self._means, self._followed)
+        foreach("copy_", self._means, self._followed)
 
     def on_start(self, solver: Solver) -> None:
         """Be as the student is before its first update; weights may have been loaded since."""
@@ -90,8 +91,8 @@ class MeanTeacher(Callback):
         """Go a step towards the student."""
         updates = solver.iter + 1
         keep = min(1 - 1 / (updates + 1), self.ema)
-        torch._foreach_mul_(self._means, keep)
-        torch._foreach_add_(self._means, self._followed, alpha=1 - keep)
+        foreach("mul_", self._means, keep)
+        foreach("add_", self._means, self._followed, alpha=1 - keep)
 
     def on_restore(self, solver: Solver, weights: Path) -> None:
         """Take the weights that belong to the snapshot's."""
