@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ..layers import Shape
 from ..net import Net, Step
 from ..proto import caffe_pb2 as pb
+from ..proto.sources import DATA, source_of_layer
 
 _FLOAT = 4  # bytes
 
@@ -72,8 +73,8 @@ class Cost:
 
 def cost_of(net: Net, is_trained: bool = False) -> Cost:
     """Count what a net costs; its parameters need have no values."""
-    sources = [step for step in net.steps if not step.bottoms and step.top_shapes]
-    first = sources[0].top_shapes[0] if sources else ()
+    shapes = [s for x in net.steps if source_of_layer(x.layer.proto) in DATA for s in x.top_shapes]
+    first = shapes[0] if shapes else ()
     batch = max(1, first[0] if first else 1)
     owned = {(id(p.layer), p.index) for p in net.params}
     rows = []

@@ -17,7 +17,7 @@ from ..net import Net
 from ..net.record_shapes import guessed_shape, with_batch
 from ..proto import caffe_pb2 as pb
 from ..proto.filter import filter_net, made_elsewhere
-from ..proto.sources import Source, source_of_layer, source_of_type
+from ..proto.sources import DATA, Source, source_of_layer
 
 TEACHER = "teacher/"  # begins the names of a composed net's teacher layers and blobs
 
@@ -132,8 +132,8 @@ def is_left_out(kind: type[Layer]) -> bool:
 
 
 def becomes_input(kind: type[Layer]) -> bool:
-    """Whether layers of a type are data, which the deployed net replaces by inputs."""
-    return kind.bottoms == (0, 0) and source_of_type(kind.type) in _BECOMES_INPUT
+    """Whether layers of a type are inputs of the deployed net, or have inputs in their place."""
+    return kind.bottoms == (0, 0) and kind.brings in DATA
 
 
 def _is_data(layer: Any) -> bool:

@@ -28,7 +28,7 @@ from ..core.errors import CaffeKDError, ExportError, NetError, did_you_mean
 from ..core.files import find
 from ..core.memory import machine_bytes
 from ..proto import caffe_pb2 as pb
-from ..proto import foreign, user_blocks
+from ..proto import foreign, sources, user_blocks
 from ..python_layers import user_code
 from . import formula
 from .fillers import fill
@@ -82,6 +82,8 @@ class Layer(nn.Module):
         proto: its LayerParameter.
         settings: the message of the type's own parameters; None for a type that has none. Layers
             read it as ``param``.
+        brings: what its tops are where it has no bottoms; None for a type that always has some. A
+            type of a user's own that says nothing brings samples.
         phase: TRAIN or TEST: the layer's own ``phase`` if it has one, else the net's.
         blobs: its parameter blobs in Caffe's order.
     """
@@ -91,6 +93,7 @@ class Layer(nn.Module):
     param_field: str | None = None
     bottoms: tuple[int, int | None]
     tops: tuple[int, int | None]
+    brings: sources.Source | None = None
     as_many_tops_as_bottoms = False
     no_onnx = ""  # why the type has no form in ONNX, and what to do; empty where it has one
     no_backward = False  # whether Caffe's class ends a backward pass with "Not Implemented Yet"
@@ -405,6 +408,12 @@ def register(
         cls.origin = origin
         cls.bottoms = (bottoms, bottoms) if isinstance(bottoms, int) else bottoms
         cls.tops = (tops, tops) if isinstance(tops, int) else tops
+        if cls.bottoms[0] > 0:
+            cls.brings = None
+        elif cls.brings is None:
+            cls.brings = sources.source_of_type(type_name)
+        else:
+            sources.declare(type_name, cls.brings)
         _REGISTRY[type_name] = cls
         return cls
 

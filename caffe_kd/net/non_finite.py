@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layers.shared.records import RecordLayer
+from ..proto.sources import DATA, source_of_layer
 
 if TYPE_CHECKING:
     from . import Net, Step
@@ -54,7 +55,7 @@ def first_in(net: Net) -> str | None:
 def _maker(step: Step, index: int) -> str:
     layer = step.layer
     what = f"top {index} of layer '{layer.name}' ({layer.type})"
-    return f"{what}, which the data is read by" if not step.bottoms else what
+    return f"{what}, which the data is read by" if source_of_layer(layer.proto) in DATA else what
 
 
 def _count(values: Tensor) -> str:

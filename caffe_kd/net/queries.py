@@ -41,7 +41,7 @@ def is_source(proto: Any) -> bool:
     if source_of_layer(proto) not in DATA:
         return False
     kind = layer_types().get(proto.type)  # a ReLU whose bottom was forgotten is none
-    return kind is None or kind.bottoms[0] == 0
+    return kind is None or kind.brings is not None
 
 
 def data_param(proto: Any) -> Any | None:

@@ -23,6 +23,7 @@ from typing import Any
 from ..core.errors import NetError, ParseError, did_you_mean
 from . import caffe_pb2 as pb
 from . import text
+from .sources import source_of_layer
 
 STUDENT, TEACHER = "student", "teacher"
 
@@ -136,7 +137,7 @@ def join(student: Any, layers: Iterable[Any]) -> tuple[Any, list[str]]:
             waiting = []
         elif known is None:
             new[identity] = layer
-            (waiting if any(layer.bottom) else first).append(layer)
+            (first if source_of_layer(layer) else waiting).append(layer)
     body = [x for i, layer in enumerate(student.layer) for x in (*before.get(i, ()), layer)]
     del joined.layer[:]
     joined.layer.extend([*first, *body, *waiting])
@@ -172,7 +173,7 @@ def _tell_joined(student: Any, new: Iterable[Any]) -> str:
 
 def _drop_fed_inputs(net: Any) -> list[str]:
     """Drop each ``input`` that a layer without bottoms makes too; return it in words."""
-    makers = {top: layer.name for layer in net.layer if not any(layer.bottom) for top in layer.top}
+    makers = {top: layer.name for layer in net.layer if source_of_layer(layer) for top in layer.top}
     fed = [i for i, name in enumerate(net.input) if name in makers]
     notes = [
         f"net '{net.name}': input '{net.input[i]}' is dropped: layer '{makers[net.input[i]]}' "

@@ -192,7 +192,7 @@ def _place_of_teachers(own: Sequence[Any], frozen: Sequence[Any]) -> int:
     That is before the student's own layers, which may change the input in place.
     """
     used = {b for layer in frozen for b in layer.bottom}
-    feeding = [i for i, x in enumerate(own) if not any(x.bottom) and used.intersection(x.top)]
+    feeding = [i for i, x in enumerate(own) if source_of_layer(x) and used.intersection(x.top)]
     return feeding[-1] + 1 if feeding else 0
 
 

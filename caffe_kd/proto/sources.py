@@ -32,6 +32,11 @@ def source_of_type(name: str) -> Source:
     return _OF_TYPES.get(name, Source.RECORDS)
 
 
+def declare(name: str, source: Source) -> None:
+    """Enter what a layer type of a user's own brings, as its class says."""
+    _OF_TYPES[name] = source
+
+
 def source_of_layer(layer: Any) -> Source | None:
     """Return what a LayerParameter brings; None if it has bottoms."""
     return None if any(layer.bottom) else source_of_type(layer.type)

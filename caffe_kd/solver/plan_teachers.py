@@ -11,7 +11,7 @@ from ..core.errors import SolverError, UsageError, did_you_mean
 from ..proto import bundle
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights, read_weights
-from ..proto.compose import Teacher
+from ..proto.compose import Teacher, is_data
 from ..proto.onnx_file import read_ports
 from .reading import Reader
 
@@ -174,7 +174,7 @@ class TeacherReader:
 
     def _blobs_for(self, name: str, inputs: Sequence[str]) -> list[str]:
         """Return the student's blobs for a model's inputs: of the same name, else in order."""
-        tops = [t for layer in self.student.layer if not any(layer.bottom) for t in layer.top]
+        tops = [top for layer in self.student.layer if is_data(layer) for top in layer.top]
         data = list(dict.fromkeys(tops))
         if set(inputs) <= set(data):
             return list(inputs)

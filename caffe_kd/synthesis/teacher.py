@@ -17,6 +17,7 @@ from ..export.preprocess import Preprocess, preprocess_of
 from ..layers.normalization.batch_norm import BatchNorm
 from ..net import Net, read_net
 from ..proto import caffe_pb2 as pb
+from ..proto.sources import DATA, source_of_layer
 
 Shape = tuple[int, int, int]
 
@@ -150,7 +151,7 @@ def _with_input(param: Any, images: dict[str, Any], shape: Sequence[int]) -> Any
     copy.CopyFrom(param)
     del copy.layer[:]
     for layer in param.layer:
-        if any(top in images for top in layer.top) and not any(layer.bottom):
+        if any(top in images for top in layer.top) and source_of_layer(layer) in DATA:
             if layer is not images.get(layer.top[0]) and layer != images[layer.top[0]]:
                 continue  # of another phase
             source = copy.layer.add(name=layer.name, type="Input", top=layer.top)

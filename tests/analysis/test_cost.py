@@ -103,3 +103,15 @@ def test_receptive_field_follows_windows(tmp_path: Path) -> None:
 def test_net_that_is_built_in_part_says_so(tmp_path: Path) -> None:
     cost = cost_of(tmp_path, layer("ReLU") + layer("Nothing").replace('"y"', '"z"'), (1, 1))
     assert (len(cost.rows), cost.layers) == (2, 3)
+
+
+def test_batch_is_that_of_the_data_and_not_of_a_learned_blob_before_it(tmp_path: Path) -> None:
+    blob = "parameter_param { shape { dim: 7 dim: 4 } }"
+    learned = f'layer {{ name: "p" type: "Parameter" top: "p" {blob} }}\n'
+    net = (
+        learned
+        + inputs_text((2, 4))
+        + layer("InnerProduct", "inner_product_param { num_output: 3 }")
+    )
+    cost = report_of(write(tmp_path, net=net)).costs["TEST"]
+    assert cost.multiply_adds == 12  # of one of the two samples
