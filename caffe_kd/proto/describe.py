@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from . import schema, user_blocks
 
 _MESSAGE = re.compile(r"message (\w+)")
-_FIELD = re.compile(r"(?:optional|required|repeated)\s+\S+\s+(\w+)\s*=[^;]*;\s*(?://\s*(.*))?")
+_FIELD = re.compile(r"(?:optional|required|repeated)\s+\S+\s+(\w+)\s*=[^;]*;")
 _LABELS = ("repeated", "required", "optional")
 
 
@@ -32,15 +33,60 @@ def names() -> list[str]:
     return [*messages, *blocks, *user_blocks.texts()]
 
 
+@dataclass(frozen=True)
+class Field:
+    """A field of a message, as the schema has it.
+
+    Attributes:
+        name: its name.
+        number: its number in binary files.
+        label: optional, required or repeated.
+        kind: its type: a scalar's name, or that of a message or enum.
+        choices: the names of an enum's values.
+        default: the value it has where it is not set, as a prototxt writes it; empty for none.
+        comment: what the schema says about it, a line each.
+    """
+
+    name: str
+    number: int
+    label: str
+    kind: str
+    choices: tuple[str, ...]
+    default: str
+    comment: tuple[str, ...]
+
+
+def fields(message: Descriptor) -> list[Field]:
+    """Return a message's fields, but for those that no prototxt has."""
+    comments = _comments(_text_of(message))
+    return [
+        Field(
+            field.name,
+            field.number,
+            _LABELS[0] if field.is_repeated else _LABELS[1 if field.is_required else 2],
+            _type_name(field),
+            tuple(v.name for v in field.enum_type.values) if field.enum_type is not None else (),
+            _default(field) if field.has_default_value else "",
+            tuple(comments.get((message.name, field.name), ())),
+        )
+        for field in message.fields
+        if field.name not in ("source_line", schema.FOREIGN)
+    ]
+
+
+def about(message: Descriptor) -> str:
+    """Return what the schema says about a message, on one line; empty where it says nothing."""
+    return " ".join(_comments(_text_of(message)).get((message.name, ""), ()))
+
+
 def lines(message: Descriptor) -> list[str]:
     """Return a message's fields as lines, each as in a ``.proto`` file with its comment below."""
-    comments = _comments(_text_of(message))
     result = []
-    for field in message.fields:
-        if field.name in ("source_line", schema.FOREIGN):
-            continue
-        result.append(_field(field))
-        result += [f"    {line}" for line in comments.get((message.name, field.name), ())]
+    for field in fields(message):
+        default = f" [default = {field.default}]" if field.default else ""
+        choices = f"  ({', '.join(field.choices)})" if field.choices else ""
+        result.append(f"{field.label} {field.kind} {field.name} = {field.number}{default}{choices}")
+        result += [f"    {line}" for line in field.comment]
     return result
 
 
@@ -48,15 +94,6 @@ def _text_of(message: Descriptor) -> str:
     if message.file.name == schema.FILE_NAME:
         return Path(__file__).with_name("caffe.proto").read_text(encoding="utf-8")
     return user_blocks.texts()[message.file.package.rpartition(".")[2]]
-
-
-def _field(field: FieldDescriptor) -> str:
-    label = _LABELS[0] if field.is_repeated else _LABELS[1 if field.is_required else 2]
-    kind, choices = _type_name(field), ""
-    if field.enum_type is not None:
-        choices = f"  ({', '.join(v.name for v in field.enum_type.values)})"
-    default = f" [default = {_default(field)}]" if field.has_default_value else ""
-    return f"{label} {kind} {field.name} = {field.number}{default}{choices}"
 
 
 def _type_name(field: FieldDescriptor) -> str:
@@ -75,20 +112,23 @@ def _default(field: FieldDescriptor) -> str:
 
 @cache
 def _comments(text: str) -> dict[tuple[str, str], list[str]]:
-    """Return the comments of a ``.proto`` text by message and field."""
+    """Return the comments of a ``.proto`` text by message and field; "" for the message itself."""
     return dict(_commented(text))
 
 
 def _commented(text: str) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    message, above = "", []
-    for line in map(str.strip, re.sub(r"([{;])[ \t]*(?=\w)", r"\1\n", text).splitlines()):
-        if line.startswith("//"):
-            above.append(line.removeprefix("//").strip())
+    message = ""
+    above: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        code, _, comment = (part.strip() for part in line.partition("//"))
+        if not code:
+            above = [*above, comment] if comment else []
             continue
-        opened, field = _MESSAGE.match(line), _FIELD.match(line)
-        if opened is not None:
-            message = opened.group(1)
-        elif field is not None:
-            beside = [field.group(2)] if field.group(2) else []
-            yield (message, field.group(1)), [*above, *beside]
-        above = []
+        for statement in re.split(r"(?<=[{;])\s*(?=\w)", code):
+            opened, field = _MESSAGE.match(statement), _FIELD.match(statement)
+            if opened is not None:
+                message = opened.group(1)
+                yield (message, ""), above
+            elif field is not None:
+                yield (message, field.group(1)), [*above, *([comment] if comment else [])]
+            above = []

@@ -35,3 +35,12 @@ def test_unknown_message_is_a_mistake_of_usage(
 ) -> None:
     assert main([name]) == 2
     assert "Did you mean '" in capsys.readouterr().err
+
+
+def test_comment_is_whole_where_it_has_a_semicolon(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "TeacherParameter")
+    comment = " ".join(lines[lines.index("  optional float ema = 4") + 1 :])
+    assert "0 to below 1; 0.99 to" in comment
+    assert comment.split()[:3] == "A mean teacher:".split()
+    to = printed(capsys, "InjectParameter")
+    assert to[to.index("  optional string to = 3") + 1].endswith("unset: of the same name")
