@@ -1,4 +1,4 @@
-"""The README's story of a legacy model, told by its own commands, on two old nets.
+"""The guides of prototxt/migrate, by their own commands, on two old nets.
 
 One is made here: the LeNet of prototxt/migrate, trained on scikit-learn's small digits, its weights
 written as Caffe wrote them in 2014. The other is of 2014, with weights that Caffe itself trained.
@@ -28,9 +28,9 @@ from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
 from caffe_kd.proto.message import read_net
+from tests.documents import GUIDES, commands
 
 ROOT = Path(__file__).parents[1]
-TITLE = "## Migrating a legacy model\n"
 SHARED = ROOT.parent / "shared"
 REAL_MODEL = SHARED / "models" / "lenet-v1-everpeace-2014"
 REAL_MNIST = SHARED / "data" / "mnist"
@@ -43,16 +43,8 @@ LEARNT = 0.85
 RTOL = 1e-4  # float32 sums in another order
 
 
-def commands() -> list[str]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert TITLE in readme, f"README.md has no section {TITLE}"
-    section = readme.split(TITLE)[1].split("\n## ")[0]
-    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
-
-
 def run(command: str) -> str:
-    """Run a command of the README in this process; return what it says."""
+    """Run a command of a guide in this process; return what it prints."""
     words = shlex.split(command)
     if words[0] == "python":
         name = Path(words[1]).stem.replace("train_kd", "train")
@@ -92,7 +84,7 @@ class Story:
         self.said: dict[str, str] = {}
         self._prepare_nets()
         self._prepare_digits()
-        for command in commands():
+        for command in (c for guide in GUIDES for c in commands(guide)):
             if is_real and command == TEACHER_TRAINS:
                 continue
             self.said[command] = run(command)
