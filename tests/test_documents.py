@@ -130,9 +130,7 @@ def test_every_command_of_the_documents_runs(project: Path) -> None:
     done = set()
     for name in READING_ORDER:
         for command in commands(name):
-            is_new = command not in done and (
-                "get_mnist.py" in command or command not in in_guides
-            )
+            is_new = command not in done and ("get_mnist.py" in command or command not in in_guides)
             if is_new and not command.startswith(ELSEWHERE):
                 _run(command, name, project)
                 done.add(command)

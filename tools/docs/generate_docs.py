@@ -2,14 +2,17 @@
 
     python tools/docs/generate_docs.py
 
-Layer types come from the registry, fields from caffe.proto. What stands above the line is written by hand. A test compares.
+Commands and flags come from the commands' parsers, layer types from their docstrings, fields from
+caffe.proto. What stands above the line is written by hand. A test compares.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,84 @@ FIRST_OWN = 51001  # the numbers of fields that Caffe does not have begin here
 CAFFES = ("LayerParameter", "FillerParameter")  # of these only what is added is listed
 
 
-def layers_page() -> Iterator[str]:
-    """Yield the layer types by where they are from."""
-    from caffe_kd.cli.layers import brief
-    from caffe_kd.layers import layer_types
+def commands_page() -> Iterator[str]:
+    """Yield the commands with their flags."""
+    from caffe_kd.cli.main import COMMANDS
 
-    yield from brief(layer_types().values())
+    yield "## All commands"
+    yield ""
+    yield from _table(
+        ("command", "what it does"), ((f"[{n}](#{n})", what) for n, what in COMMANDS.items())
+    )
+    for name in COMMANDS:
+        yield from _command(name, import_module(f"caffe_kd.cli.{name}").parser())
+
+
+def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    actions = [
+        action
+        for action in parser._actions  # argparse has no public list of them
+        if action.help != argparse.SUPPRESS and "-h" not in action.option_strings
+    ]
+    required = [_spelling(a) for a in actions if a.option_strings and a.required]
+    optional = ["[FLAGS]"] if any(a.option_strings and not a.required for a in actions) else []
+    names = [_spelling(a) for a in actions if not a.option_strings]
+    yield f"## {name}"
+    yield ""
+    yield _sentence(parser.description or "")
+    yield ""
+    yield from ("```text", " ".join(["caffe_kd", name, *required, *names, *optional]), "```", "")
+    if actions:
+        rows = ((f"`{_spelling(a)}`", _help(parser, a)) for a in actions)
+        yield from _table(("argument", ""), rows)
+    if parser.epilog:
+        yield from ("```text", parser.epilog.strip(), "```", "")
+
+
+def _spelling(action: argparse.Action) -> str:
+    """Return how an argument is written: ``-max_iter N``, ``LOG...``."""
+    value = action.metavar or ("|".join(map(str, action.choices or ())) or action.dest.upper())
+    text = " ".join(value) if isinstance(value, tuple) else value
+    text = {"*": f"[{text}...]", "+": f"{text}...", "?": f"[{text}]"}.get(str(action.nargs), text)
+    if not action.option_strings:
+        return text
+    return action.option_strings[0] if action.nargs == 0 else f"{action.option_strings[0]} {text}"
+
+
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    values = {**vars(action), "prog": parser.prog}
+    return _sentence((action.help or "") % values)
+
+
+def layers_page() -> Iterator[str]:
+    """Yield the layer types, by folder, with docstring and sample."""
+    from caffe_kd.cli.layers import brief, onnx_form
+    from caffe_kd.layers import layer_types
+    from caffe_kd.layers.docstring import by_folder, docstring_of
+
+    ours = [k for k in layer_types().values() if k.__module__.startswith("caffe_kd.layers.")]
+    yield from (*brief(ours), "")
+    for title, kinds in by_folder(ours).items():
+        yield from (f"## {title}", "")
+        for kind in kinds:
+            documented = docstring_of(kind)
+            yield from (f"### {kind.type}", "", documented.summary, "")
+            yield from (f"From {kind.origin}. In ONNX: {onnx_form(kind)}.", "")
+            if documented.text:
+                yield from ("```text", documented.text, "```", "")
+            if documented.sample:
+                yield from ("```protobuf", documented.sample, "```", "")
+            yield from _settings_of(kind)
+
+
+def _settings_of(kind: Any) -> Iterator[str]:
+    from caffe_kd.proto import describe
+
+    message = describe.message_of(kind.param_field) if kind.param_field else None
+    if message is not None:
+        yield f"`{kind.param_field}`:"
+        yield ""
+        yield from _fields(describe.fields(message))
 
 
 def fields_page() -> Iterator[str]:
@@ -87,7 +162,12 @@ def _cell(text: str) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", text)
 
 
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
+    "tools/README.md": commands_page,
     "caffe_kd/layers/README.md": layers_page,
     "caffe_kd/proto/README.md": fields_page,
 }
