@@ -51,13 +51,6 @@ _LOAD = '''\
     return net.eval()
 '''
 
-# Why layers have no emitter, and what can be done.
-NO_EMITTER = {
-    "ONNXModel": "ONNX Runtime runs the model. Take the layer out of the net, and give its tops as "
-    "inputs",
-    "Python": "only its author can write the class in PyTorch. Take the layer out of the net, and "
-    "give its tops as inputs, or write the type as a layer with an emitter",
-}
 _OWN_TYPE = (
     "the type has no emitter. Register one beside the type, with "
     "caffe_kd.export.torch_emitters.emits"
@@ -202,7 +195,7 @@ def _codes(steps: Sequence[Step], blobs: _Names) -> list[Code]:
         where = f"{step.layer.proto.source_line}: layer '{step.layer.name}' ({kind})".lstrip(": ")
         emitter = EMITTERS.get(kind)
         if emitter is None:
-            problems.append(f"{where}: {NO_EMITTER.get(kind, _OWN_TYPE)}")
+            problems.append(f"{where}: {step.layer.no_torch or _OWN_TYPE}")
             continue
         try:
             codes.append(emitter(step, [blobs[name] for name in step.bottoms]))

@@ -96,6 +96,7 @@ class Layer(nn.Module):
     brings: sources.Source | None = None
     as_many_tops_as_bottoms = False
     no_onnx = ""  # why the type has no form in ONNX, and what to do; empty where it has one
+    no_torch = ""  # likewise why it has no form as PyTorch code
     no_backward = False  # whether Caffe's class ends a backward pass with "Not Implemented Yet"
     is_loss = False  # the first top has loss_weight 1 unless told otherwise, and may be left out
     # Bottoms that get no gradient unless propagate_down asks: labels, the teacher's logits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 from caffe_kd.export.check import check
 from caffe_kd.export.onnx import output_names, to_onnx
 from caffe_kd.layers import layer_types
+from caffe_kd.layers.docstring import docstring_of
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
-from tests.export.onnx_nets import assert_agree, one
+from tests.export.onnx_nets import assert_agree, net_of, one
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -222,16 +224,21 @@ CASES = {
 }
 
 
-def test_every_type_that_is_deployed_has_a_case():
+def test_every_type_that_is_deployed_has_a_case_or_is_run_by_its_sample(tmp_path):
     dropped = {"Accuracy", "Input", "LearningRate", "Silence", "Parameter", "HDF5Output"}
-    deployed = {
-        name
-        for name, cls in layer_types().items()
-        if not cls.is_loss and cls.bottoms[0] > 0 and name not in dropped
-    }
     # Three are refused, and Upsample's mask must be a Pooling's: their own tests hold that.
     own_tests = {"DetectionOutput", "ONNXModel", "PSROIPooling", "Upsample"}
-    assert deployed <= set(CASES) | own_tests
+    for name, kind in layer_types().items():
+        is_deployed = not kind.is_loss and kind.bottoms[0] > 0 and not kind.no_onnx
+        if is_deployed and name not in dropped | own_tests | set(CASES):
+            sample = docstring_of(kind).sample
+            shapes = {
+                bottom: tuple(map(int, re.findall(r"\d+", shape)))
+                for bottom, shape in re.findall(r'bottom: "(\w+)"  # \((.*?)\)', sample)
+            }
+            assert sample and shapes, f"{name} has neither a case here nor a sample"
+            net = net_of(sample, shapes)
+            assert_agree(net, to_onnx(net, tmp_path / f"{name}.onnx"))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,9 @@ class ONNXModel(Layer):
     """
 
     no_onnx = "a model inside a net is not exported again. Leave the layer out of the deployed net"
+    no_torch = (
+        "ONNX Runtime runs the model. Take the layer out of the net, and give its tops as inputs"
+    )
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         if not self.param.model:

@@ -80,6 +80,10 @@ class Python(Layer):
         "the class computes in numpy, which ONNX does not know. Write it as a layer type of your "
         "own with a method 'onnx'"
     )
+    no_torch = (
+        "only its author can write the class in PyTorch. Take the layer out of the net, and give "
+        "its tops as inputs, or write the type as a layer with an emitter"
+    )
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param
