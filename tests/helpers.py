@@ -32,7 +32,7 @@ def inputs_text(*shapes: tuple[int, ...]) -> str:
     """Return an Input layer for each shape, whose tops are x0, x1, …."""
     layers = ""
     for index, shape in enumerate(shapes):
-        dims = " ".join(f"dim: {extent}" for extent in shape)
+        dims = " ".join(f"dim: {length}" for length in shape)
         layers += (
             f'layer {{ name: "in{index}" type: "Input" top: "x{index}" '
             f"input_param {{ shape {{ {dims} }} }} }}\n"
@@ -52,7 +52,7 @@ def layer_net(body: str, *shapes: tuple[int, ...], tops: int = 1, phase: int = p
 
 def make_layer(body: str, *shapes: tuple[int, ...], tops: int = 1, phase: int = pb.TRAIN) -> Layer:
     """Build one layer as `layer_net` does, and return it."""
-    return layer_net(body, *shapes, tops=tops, phase=phase).steps[-1].layer
+    return layer_net(body, *shapes, tops=tops, phase=phase).nodes[-1].layer
 
 
 def run(layer: Layer, *bottoms: Tensor) -> list[Tensor]:
@@ -110,9 +110,9 @@ def _keys(data: Any, kind: str) -> list[str]:
 
 def _blob(net: Net, key: str) -> Tensor:
     _, layer, index = key.rsplit("/", 2)
-    step = net.step_of(layer)
-    assert step is not None
-    return step.layer.blobs[int(index)]
+    node = net.node_of(layer)
+    assert node is not None
+    return node.layer.blobs[int(index)]
 
 
 def _source(net: Net, inputs: dict[str, Tensor], key: str) -> Tensor:

@@ -53,7 +53,11 @@ def test_what_the_original_builds_has_its_shapes_in_both_phases():
             with torch.device("meta"):  # shapes alone: weights would take memory and time
                 net = load_net(CORPUS / f"{row['id']}.net.prototxt", getattr(pb, phase))
             blobs = {k: v for k, v in wanted["blobs"].items() if "_split_" not in k}
-            params = {s.layer.name: s.layer.blob_shapes for s in net.steps if s.layer.blob_shapes}
+            params = {
+                node.layer.name: node.layer.blob_shapes
+                for node in net.nodes
+                if node.layer.blob_shapes
+            }
             case = row["id"], phase
             assert {k: list(net.shapes[k]) for k in blobs} == blobs, case
             assert {k: list(map(list, v)) for k, v in params.items()} == wanted["params"], case

@@ -21,7 +21,7 @@ from PIL import Image
 
 from caffe_kd.cli.main import main
 from caffe_kd.data.idx import IMAGES, LABELS, read_idx
-from caffe_kd.data.lmdb import LmdbRecords
+from caffe_kd.data.lmdb import LmdbSamples
 from caffe_kd.data.mnist import get_mnist
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
@@ -203,13 +203,13 @@ def test_picture_is_classified(story):
 
 
 def test_own_pictures_become_records(story):
-    records = LmdbRecords(Path("output/migrate/own_train_lmdb"))
+    records = LmdbSamples(Path("output/migrate/own_train_lmdb"))
     assert len(records) == 640
     image, label = records.read(0)
     assert image.shape == (1, 28, 28)
     assert f"_{label}/" in records.key(0).decode()
     assert Path("output/migrate/labels.txt").read_text().split() == list("0123456789")
-    test = LmdbRecords(Path("output/migrate/own_test_lmdb")).batch(slice(None))[1]
+    test = LmdbSamples(Path("output/migrate/own_test_lmdb")).batch(slice(None))[1]
     np.testing.assert_array_equal(test, np.sort(story.labels[:100]))
 
 

@@ -112,7 +112,7 @@ def test_net_builds_in_both_phases_or_is_part_of_a_solvers(examples, name):
     found = bundle.read(examples.path(name))
     if len(found.nets) == 1 and not is_distiller(name, found.net("")):
         for phase in (pb.TRAIN, pb.TEST):
-            assert load_net(examples.path(name), phase).steps
+            assert load_net(examples.path(name), phase).nodes
         return
     solvers = [examples.solver(solver) for solver in SOLVERS if same_folder(solver, name)]
     assert any(Path(name).name in (solver.net, solver.distiller_net) for solver in solvers)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..layers import Shape
-from ..net import Net, Step
+from ..net import LayerNode, Net
 from ..proto import caffe_pb2 as pb
 from ..proto.sources import DATA, source_of_layer
 
@@ -73,22 +73,22 @@ class Cost:
 
 def cost_of(net: Net, is_trained: bool = False) -> Cost:
     """Count what a net costs; its parameters need have no values."""
-    shapes = [s for x in net.steps if source_of_layer(x.layer.proto) in DATA for s in x.top_shapes]
+    shapes = [s for x in net.nodes if source_of_layer(x.layer.proto) in DATA for s in x.top_shapes]
     first = shapes[0] if shapes else ()
     batch = max(1, first[0] if first else 1)
     owned = {(id(p.layer), p.index) for p in net.params}
     rows = []
-    for step in net.steps:
-        sizes = [math.prod(shape) for shape in step.layer.blob_shapes]
-        parameters = sum(n for i, n in enumerate(sizes) if (id(step.layer), i) in owned)
-        count = _COUNTS.get(step.layer.type, _nothing)
+    for node in net.nodes:
+        sizes = [math.prod(shape) for shape in node.layer.blob_shapes]
+        parameters = sum(n for i, n in enumerate(sizes) if (id(node.layer), i) in owned)
+        count = _COUNTS.get(node.layer.type, _nothing)
         rows.append(
             Row(
-                name=step.layer.name,
-                type=step.layer.type,
-                tops=list(step.top_shapes),
+                name=node.layer.name,
+                type=node.layer.type,
+                tops=list(node.top_shapes),
                 parameters=parameters,
-                multiply_adds=round(count(step) / batch),
+                multiply_adds=round(count(node) / batch),
             )
         )
     return Cost(
@@ -97,64 +97,64 @@ def cost_of(net: Net, is_trained: bool = False) -> Cost:
         learned=sum(p.blob.numel() for p in net.params if p.lr_mult) if is_trained else None,
         layers=len(net.param.layer),
         blob_bytes=_FLOAT * sum(math.prod(shape) for shape in net.shapes.values()),
-        receptive=_receptive(net.steps),
+        receptive=_receptive(net.nodes),
     )
 
 
 # ---- multiply-adds of a batch, by type
 
 
-def _nothing(_step: Step) -> int:
+def _nothing(_step: LayerNode) -> int:
     return 0
 
 
-def _each_value(step: Step) -> int:
-    return math.prod(step.top_shapes[0])
+def _each_value(node: LayerNode) -> int:
+    return math.prod(node.top_shapes[0])
 
 
-def _convolution(step: Step) -> int:
-    filter_size = math.prod(step.layer.blob_shapes[0][1:])
-    return sum(math.prod(top) for top in step.top_shapes) * filter_size
+def _convolution(node: LayerNode) -> int:
+    filter_size = math.prod(node.layer.blob_shapes[0][1:])
+    return sum(math.prod(top) for top in node.top_shapes) * filter_size
 
 
-def _deconvolution(step: Step) -> int:
-    filter_size = math.prod(step.layer.blob_shapes[0][1:])
-    return sum(math.prod(bottom) for bottom in step.bottom_shapes) * filter_size
+def _deconvolution(node: LayerNode) -> int:
+    filter_size = math.prod(node.layer.blob_shapes[0][1:])
+    return sum(math.prod(bottom) for bottom in node.bottom_shapes) * filter_size
 
 
-def _inner_product(step: Step) -> int:
-    outputs = step.layer.param.num_output
-    return math.prod(step.top_shapes[0]) // outputs * math.prod(step.layer.blob_shapes[0])
+def _inner_product(node: LayerNode) -> int:
+    outputs = node.layer.param.num_output
+    return math.prod(node.top_shapes[0]) // outputs * math.prod(node.layer.blob_shapes[0])
 
 
-def _recurrent(step: Step) -> int:
+def _recurrent(node: LayerNode) -> int:
     """Every matrix works once a step of each stream; a static input's once a stream."""
-    steps, streams = step.bottom_shapes[0][:2]
-    matrices = [math.prod(s) for s in step.layer.blob_shapes if len(s) > 1]
-    if len(step.bottoms) > 2:
+    nodes, streams = node.bottom_shapes[0][:2]
+    matrices = [math.prod(s) for s in node.layer.blob_shapes if len(s) > 1]
+    if len(node.bottoms) > 2:
         static = matrices.pop(1)
-        return streams * static + steps * streams * sum(matrices)
-    return steps * streams * sum(matrices)
+        return streams * static + nodes * streams * sum(matrices)
+    return nodes * streams * sum(matrices)
 
 
-def _pooling(step: Step) -> int:
-    plane = step.bottom_shapes[0][2:]
-    kernel = getattr(step.layer, "kernel", None) or plane
-    return math.prod(step.top_shapes[0]) * math.prod(kernel)
+def _pooling(node: LayerNode) -> int:
+    plane = node.bottom_shapes[0][2:]
+    kernel = getattr(node.layer, "kernel", None) or plane
+    return math.prod(node.top_shapes[0]) * math.prod(kernel)
 
 
-def _lrn(step: Step) -> int:
-    param = step.layer.param
+def _lrn(node: LayerNode) -> int:
+    param = node.layer.param
     across = param.norm_region == pb.LRNParameter.ACROSS_CHANNELS
     window = param.local_size if across else param.local_size**2
-    return math.prod(step.top_shapes[0]) * int(window)
+    return math.prod(node.top_shapes[0]) * int(window)
 
 
-def _eltwise(step: Step) -> int:
-    return math.prod(step.top_shapes[0]) * (len(step.bottoms) - 1)
+def _eltwise(node: LayerNode) -> int:
+    return math.prod(node.top_shapes[0]) * (len(node.bottoms) - 1)
 
 
-_COUNTS: dict[str, Callable[[Step], int]] = {
+_COUNTS: dict[str, Callable[[LayerNode], int]] = {
     "BN": _each_value,
     "BatchNorm": _each_value,
     "Bias": _each_value,
@@ -178,26 +178,26 @@ _COUNTS: dict[str, Callable[[Step], int]] = {
 _View = tuple[int, int, int, int]  # rows and columns seen, and the steps between neighbours
 
 
-def _receptive(steps: Iterable[Step]) -> tuple[str, int, int] | None:
+def _receptive(nodes: Iterable[LayerNode]) -> tuple[str, int, int] | None:
     """Follow windows from the inputs on; the deepest blob that is still planes is told."""
     views: dict[str, _View] = {}
     deepest: tuple[str, int, int] | None = None
-    for step in steps:
-        tops = [(name, s) for name, s in zip(step.tops, step.top_shapes, strict=True)]
-        if not step.bottoms:
+    for node in nodes:
+        tops = [(name, s) for name, s in zip(node.tops, node.top_shapes, strict=True)]
+        if not node.bottoms:
             views.update((name, (1, 1, 1, 1)) for name, shape in tops if len(shape) == 4)
             continue
-        before = [views[name] for name in step.bottoms if name in views]
-        if len(before) < len(step.bottoms):
-            for name in step.tops:
+        before = [views[name] for name in node.bottoms if name in views]
+        if len(before) < len(node.bottoms):
+            for name in node.tops:
                 views.pop(name, None)
             continue
-        view = _through(step, before)
+        view = _through(node, before)
         for name, shape in tops:
             views.pop(name, None)
             if view is not None and len(shape) == 4:
                 views[name] = view
-                if view != (1, 1, 1, 1) and step.layer.type in _WINDOWED:
+                if view != (1, 1, 1, 1) and node.layer.type in _WINDOWED:
                     deepest = (name, view[0], view[1])
     return deepest
 
@@ -206,15 +206,15 @@ _WINDOWED = {"Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "Poo
 _SIZED = {"InnerProduct", "Deconvolution", "Reshape", "Flatten", "Crop", "Interp", "Upsample"}
 
 
-def _through(step: Step, before: list[_View]) -> _View | None:
+def _through(node: LayerNode, before: list[_View]) -> _View | None:
     """Return what a layer's values see; None where that is all, or is no window."""
-    if step.layer.type in _SIZED or len({view[2:] for view in before}) > 1:
+    if node.layer.type in _SIZED or len({view[2:] for view in before}) > 1:
         return None
     rows, columns = max(v[0] for v in before), max(v[1] for v in before)
     _, _, down, right = before[0]
-    window = _window(step)
+    window = _window(node)
     if window is None:
-        return None if step.layer.type in _WINDOWED else (rows, columns, down, right)
+        return None if node.layer.type in _WINDOWED else (rows, columns, down, right)
     (high, wide), (step_down, step_right) = window
     return (
         rows + (high - 1) * down,
@@ -224,14 +224,14 @@ def _through(step: Step, before: list[_View]) -> _View | None:
     )
 
 
-def _window(step: Step) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _window(node: LayerNode) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Return extents and strides of a layer's window, or None if it has none, or sees all."""
-    layer = step.layer
+    layer = node.layer
     if layer.type == "Pooling":
         kernel, stride = getattr(layer, "kernel", None), getattr(layer, "stride", None)
         return None if kernel is None or stride is None else (kernel, stride)
     window = getattr(layer, "window", None)
     if layer.type not in _WINDOWED or window is None or len(window.kernel) != 2:
         return None
-    extents = [d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
-    return tuple(extents), tuple(window.stride)
+    lengths = [d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
+    return tuple(lengths), tuple(window.stride)

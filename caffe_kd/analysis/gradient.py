@@ -29,8 +29,8 @@ def receivers(view: View, loss: Node) -> list[Node]:
 
 def _detached(node: Node) -> list[bool]:
     """Return which bottoms get no gradient."""
-    if node.step is not None:
-        return node.step.detached
+    if node.built is not None:
+        return node.built.detached
     given = list(node.proto.propagate_down)
     if len(given) == len(node.parents):
         return [not flag for flag in given]

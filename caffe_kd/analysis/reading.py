@@ -19,14 +19,14 @@ from ..proto.compose import Teacher, compose
 from ..proto.filter import filter_net
 from ..proto.upgrade import Notes, upgrade_net, upgrade_solver
 from ..solver.plan import Overrides, Plan, read_plan
-from .survey import survey
+from .shape_inference import infer_shapes
 from .view import View
 
 Weights = list[tuple[str, list[LayerWeights]]]
 
 
 @dataclass
-class Case:
+class Target:
     """A file and what could be read of it.
 
     Attributes:
@@ -65,12 +65,12 @@ class Case:
 
 
 @dataclass
-class Wishes:
+class ReadOptions:
     """What the doctor is told beside the file.
 
     Attributes:
         weights: a file of weights to start from.
-        shapes: shapes of records where data is absent; see ``survey``.
+        shapes: shapes of records where data is absent; see ``infer_shapes``.
         level: the net's level.
         stages: the net's stages.
     """
@@ -81,32 +81,32 @@ class Wishes:
     stages: Sequence[str] = ()
 
 
-def read_case(path: str | Path, wishes: Wishes | None = None) -> Case:
+def read_target(path: str | Path, options: ReadOptions | None = None) -> Target:
     """Read a net's or solver's prototxt of any year, and look at its nets.
 
     Args:
         path: the file; told to be a net or a solver by its fields.
-        wishes: what is known beside it.
+        options: what is known beside it.
 
     Raises:
         ParseError: the file is neither.
         NetError: a net's layers are of mixed formats or have include and exclude rules.
     """
-    case, wishes = Case(Path(path)), wishes or Wishes()
+    target, options = Target(Path(path)), options or ReadOptions()
     nets, solver = _parsed(path)
-    loaded = [(wishes.weights, read_weights(wishes.weights))] if wishes.weights else []
+    loaded = [(options.weights, read_weights(options.weights))] if options.weights else []
     if solver is None:
         for net in nets:
-            current = upgrade_net(net, str(path), case.upgrades)
-            case.layers += current.layer
+            current = upgrade_net(net, str(path), target.upgrades)
+            target.layers += current.layer
             if _is_part(current, len(nets)):
-                case.parts.append(current.name)
+                target.parts.append(current.name)
             else:
-                case.views += _views(current, case.file, loaded, wishes)
-        return case
-    case.solver = upgrade_solver(solver, str(path), case.upgrades)
-    _read_solver(case, loaded, wishes)
-    return case
+                target.views += _views(current, target.file, loaded, options)
+        return target
+    target.solver = upgrade_solver(solver, str(path), target.upgrades)
+    _read_solver(target, loaded, options)
+    return target
 
 
 def _is_part(net: Any, nets: int) -> bool:
@@ -150,46 +150,46 @@ def _line(error: ParseError) -> int:
     return int(line) if line.isdecimal() else 0
 
 
-def _views(net: Any, file: Path, loaded: Weights, wishes: Wishes) -> Iterable[View]:
+def _views(net: Any, file: Path, loaded: Weights, options: ReadOptions) -> Iterable[View]:
     """Look at a net in each phase that it has a source of data for."""
     tells_phases = any(
         rule.HasField("phase") for layer in net.layer for rule in (*layer.include, *layer.exclude)
     )
-    stages = [*net.state.stage, *wishes.stages]
-    level = wishes.level or net.state.level
+    stages = [*net.state.stage, *options.stages]
+    level = options.level or net.state.level
     params = {
         phase: filter_net(net, pb.NetState(phase=phase, level=level, stage=stages))
         for phase in (pb.TRAIN, pb.TEST)
     }
     fed = [p for p, param in params.items() if any(map(is_source, param.layer))]
     for phase in fed or params:
-        found = survey(params[phase], phase, file, wishes.shapes, net)
+        found = infer_shapes(params[phase], phase, file, options.shapes, net)
         yield View(params[phase], phase, file, found, loaded, is_meant=tells_phases)
 
 
-def _read_solver(case: Case, loaded: Weights, wishes: Wishes) -> None:
+def _read_solver(target: Target, loaded: Weights, options: ReadOptions) -> None:
     overrides = Overrides(
-        weights=[wishes.weights] if wishes.weights else [],
-        level=wishes.level,
-        stages=wishes.stages,
+        weights=[options.weights] if options.weights else [],
+        level=options.level,
+        stages=options.stages,
     )
     try:
-        case.plan = read_plan(case.file, overrides)
+        target.plan = read_plan(target.file, overrides)
     except CaffeKDError as error:
-        case.unplanned = error
-        _look_without_plan(case, loaded, wishes)
+        target.unplanned = error
+        _look_without_plan(target, loaded, options)
         return
-    plan = case.plan
-    case.upgrades.lines += [x for x in plan.notes if x.startswith("Attempting to upgrade")]
-    case.layers = list(plan.composed.layer)
-    case.student = plan.student
-    case.teachers = _teachers(case, Notes())
+    plan = target.plan
+    target.upgrades.lines += [x for x in plan.notes if x.startswith("Attempting to upgrade")]
+    target.layers = list(plan.composed.layer)
+    target.student = plan.student
+    target.teachers = _teachers(target, Notes())
     start: Weights = []
     for path in plan.student_weights:
         if path.exists():
             start.append((str(path), read_weights(path)))
         else:
-            case.missing.append(f"the weights '{path}'")
+            target.missing.append(f"the weights '{path}'")
     for teacher in plan.teachers:
         prefix = f"{teacher.name}/"
         renamed = [replace(w, name=prefix + w.name) for w in teacher.layers]
@@ -197,52 +197,52 @@ def _read_solver(case: Case, loaded: Weights, wishes: Wishes) -> None:
     names = plan.frozen_names
     for phase, nets in ((pb.TRAIN, [plan.train]), (pb.TEST, plan.tests)):
         for net in nets:
-            found = survey(net.param, phase, net.file, wishes.shapes)
+            found = infer_shapes(net.param, phase, net.file, options.shapes)
             view = View(net.param, phase, net.file, found, start, plan.solver, names)
-            case.views.append(view)
+            target.views.append(view)
 
 
-def _look_without_plan(case: Case, loaded: Weights, wishes: Wishes) -> None:
+def _look_without_plan(target: Target, loaded: Weights, options: ReadOptions) -> None:
     """Look at what there is of a solver's nets, though it could not be planned.
 
     A teacher whose weights are not there yet is put in by its net alone.
     """
-    solver = case.solver
+    solver = target.solver
     path = solver.net or solver.train_net
     for entry in solver.teacher:
-        if entry.weights and not os.path.exists(find(entry.weights, case.file)):
-            case.missing.append(f"the teacher's weights '{entry.weights}'")
+        if entry.weights and not os.path.exists(find(entry.weights, target.file)):
+            target.missing.append(f"the teacher's weights '{entry.weights}'")
     models = [entry.net for entry in solver.teacher if entry.net.endswith(".onnx")]
-    lost = [model for model in models if not os.path.exists(find(model, case.file))]
-    case.missing += [f"the teacher's weights '{model}'" for model in lost]
+    lost = [model for model in models if not os.path.exists(find(model, target.file))]
+    target.missing += [f"the teacher's weights '{model}'" for model in lost]
     if lost or (not path and not solver.HasField("net_param")):
         return
     try:
-        net = case.student = _student(case, path)
-        case.teachers = _teachers(case, case.upgrades)
-        teachers = [Teacher(name, own, blob_counts(own)) for name, own in case.teachers]
-        parts = [net, *_distiller(case)]
+        net = target.student = _student(target, path)
+        target.teachers = _teachers(target, target.upgrades)
+        teachers = [Teacher(name, own, blob_counts(own)) for name, own in target.teachers]
+        parts = [net, *_distiller(target)]
         if teachers:
             parts, _ = bundle.name_soft_targets(parts, teachers[0].name)
         composed = compose(parts[0], teachers, *parts[1:])
     except CaffeKDError as error:
         # What keeps the plan from being made is told; what the weights kept hidden is told too.
-        if not case.missing and str(error) != str(case.unplanned):
-            case.unplanned = case.unplanned or error
-        elif case.missing:
-            case.unplanned = error
+        if not target.missing and str(error) != str(target.unplanned):
+            target.unplanned = target.unplanned or error
+        elif target.missing:
+            target.unplanned = error
         return
-    case.layers = list(composed.layer)
-    names = [name for name, _ in case.teachers]
+    target.layers = list(composed.layer)
+    names = [name for name, _ in target.teachers]
     for phase, own in ((pb.TRAIN, [solver.train_state]), (pb.TEST, _test_states(solver))):
         for rules in own:
             state = pb.NetState(phase=phase)
             state.MergeFrom(net.state)
             state.MergeFrom(rules)
             param = filter_net(composed, state)
-            file = _near(case, path) if path else case.file
-            found = survey(param, phase, file, wishes.shapes)
-            case.views.append(View(param, phase, file, found, loaded, solver, names))
+            file = _near(target, path) if path else target.file
+            found = infer_shapes(param, phase, file, options.shapes)
+            target.views.append(View(param, phase, file, found, loaded, solver, names))
 
 
 def _test_states(solver: Any) -> Sequence[Any]:
@@ -252,49 +252,49 @@ def _test_states(solver: Any) -> Sequence[Any]:
     return list(solver.test_state)[:1] or [pb.NetState(phase=pb.TEST)]
 
 
-def _near(case: Case, path: str) -> Path:
+def _near(target: Target, path: str) -> Path:
     """Return where a net is; also one that was moved beside the solver, away from its folder."""
-    file = find(path, case.file)
-    beside = case.file.parent / Path(path).name
+    file = find(path, target.file)
+    beside = target.file.parent / Path(path).name
     return beside if not file.exists() and beside.is_file() else file
 
 
-def _student(case: Case, path: str) -> Any:
+def _student(target: Target, path: str) -> Any:
     if not path:
-        return case.solver.net_param
-    file = _near(case, path)
-    net, _ = bundle.read(file).student(case.solver.layer)
-    return upgrade_net(net, str(file), case.upgrades)
+        return target.solver.net_param
+    file = _near(target, path)
+    net, _ = bundle.read(file).student(target.solver.layer)
+    return upgrade_net(net, str(file), target.upgrades)
 
 
-def _teachers(case: Case, notes: Notes) -> list[tuple[str, Any]]:
+def _teachers(target: Target, notes: Notes) -> list[tuple[str, Any]]:
     """Return the teachers' nets as their files have them, by name."""
-    solver = case.solver
+    solver = target.solver
     path = solver.net or solver.train_net
     entries = [(e.name or bundle.TEACHER, e.net or path) for e in solver.teacher]
-    if not entries and path and bundle.read(_near(case, path)).has_teacher(bundle.TEACHER):
+    if not entries and path and bundle.read(_near(target, path)).has_teacher(bundle.TEACHER):
         entries = [(bundle.TEACHER, path)]
     found = []
     for name, own in entries:
         if own.endswith(".onnx"):
             continue
-        file = find(own, case.file)
+        file = find(own, target.file)
         net = bundle.read(file).net(name, bundle.TEACHER)
         found.append((name, upgrade_net(net, str(file), notes)))
     return found
 
 
-def _distiller(case: Case) -> list[Any]:
-    if not case.solver.distiller_net:
+def _distiller(target: Target) -> list[Any]:
+    if not target.solver.distiller_net:
         return []
-    file = find(case.solver.distiller_net, case.file)
-    return [upgrade_net(bundle.read(file).net("distiller"), str(file), case.upgrades)]
+    file = find(target.solver.distiller_net, target.file)
+    return [upgrade_net(bundle.read(file).net("distiller"), str(file), target.upgrades)]
 
 
 def blob_counts(net: Any) -> dict[str, int]:
     """Return how many parameters each layer of a net has, as far as it can be built."""
     param = filter_net(net, pb.NetState(phase=pb.TEST))
-    found = survey(param, pb.TEST, None)
-    steps = found.net.steps if found.net is not None else []
-    known = {step.layer.name: len(step.layer.blob_shapes) for step in steps}
+    found = infer_shapes(param, pb.TEST, None)
+    nodes = found.net.nodes if found.net is not None else []
+    known = {node.layer.name: len(node.layer.blob_shapes) for node in nodes}
     return {x.name: known.get(x.name, blob_count(x)) for x in reversed(param.layer)}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..layers import layer_types
-from ..net import Step
+from ..net import LayerNode
 from ..net.queries import called, is_data
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
-from .survey import Survey
+from .shape_inference import ShapeInference
 
 # They hand a value on, and what is found before them holds behind them.
 _PASSING = {"Split", "Reshape", "Flatten", "Dropout"}
@@ -30,7 +30,7 @@ class Node:
     """
 
     proto: Any
-    step: Step | None
+    built: LayerNode | None
     parents: list[Node | None] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ class Node:
         return str(self.proto.type)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """``file:line`` of the layer."""
         return str(self.proto.source_line)
 
@@ -59,9 +59,9 @@ class Node:
     def lr_mults(self) -> list[float]:
         """The lr_mult of each blob; of the blobs listed, where the layer could not be built."""
         given = [float(spec.lr_mult) for spec in self.proto.param]
-        if self.step is None:
+        if self.built is None:
             return given
-        blobs = self.step.layer.parameters_in_order
+        blobs = self.built.layer.parameters_in_order
         given += [1.0] * (len(blobs) - len(given))
         learns = [blob.requires_grad for blob in blobs]
         return [m if r or m == 0 else 0.0 for m, r in zip(given, learns, strict=True)]
@@ -69,7 +69,7 @@ class Node:
     @property
     def has_blobs(self) -> bool:
         """Whether the layer is known to have parameters."""
-        return bool(self.step is not None and self.step.layer.blob_shapes)
+        return bool(self.built is not None and self.built.layer.blob_shapes)
 
     def ancestors(self, *bottoms: int) -> list[Node]:
         """Return the nodes that lead to the given bottoms, or to all."""
@@ -98,7 +98,7 @@ class View:
         param: the net, filtered for the phase.
         phase: TRAIN or TEST.
         file: the file it comes from.
-        survey: what could be built of it.
+        inference: what could be built of it.
         weights: the files of weights that it starts from, with what they hold.
         solver: the SolverParameter it is trained by, if it is known.
         teachers: the names of the teachers in it.
@@ -109,7 +109,7 @@ class View:
     param: Any
     phase: int
     file: Path | None
-    survey: Survey
+    inference: ShapeInference
     weights: Sequence[tuple[str, list[LayerWeights]]] = ()
     solver: Any = None
     teachers: Sequence[str] = ()
@@ -130,8 +130,8 @@ class View:
         """The layers in their order, joined to their neighbours."""
         makers: dict[str, Node] = {}
         nodes = []
-        for proto, step in zip(self.param.layer, self._steps(), strict=True):
-            node = Node(proto, step)
+        for proto, built in zip(self.param.layer, self._layer_nodes(), strict=True):
+            node = Node(proto, built)
             node.parents = [makers.get(b) for b in proto.bottom if b]
             for parent in node.parents:
                 if parent is not None:
@@ -140,9 +140,9 @@ class View:
             nodes.append(node)
         return nodes
 
-    def _steps(self) -> list[Step | None]:
-        """Return the step of each layer; those built are in the layers' order."""
-        built = deque(self.survey.net.steps if self.survey.net is not None else ())
+    def _layer_nodes(self) -> list[LayerNode | None]:
+        """Return the LayerNode of each layer, None where it could not be built."""
+        built = deque(self.inference.net.nodes if self.inference.net is not None else ())
         return [
             built.popleft()
             if built
@@ -158,7 +158,7 @@ class View:
         return [node for node in self.nodes if is_data(node.proto)]
 
     @cached_property
-    def judges(self) -> list[Node]:
+    def losses(self) -> list[Node]:
         """The layers with a part in the objective."""
         return [node for node in self.nodes if any(self.loss_weights(node))]
 
@@ -173,7 +173,7 @@ class View:
     @property
     def learns(self) -> bool:
         """Whether the net is one that is trained: of phase TRAIN, with an objective."""
-        return self.is_training and bool(self.judges)
+        return self.is_training and bool(self.losses)
 
     def has_weights(self, node: Node) -> bool:
         """Say whether a file of weights holds the layer's blobs."""

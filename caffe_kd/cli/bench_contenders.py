@@ -110,21 +110,21 @@ def make_solver(folder: Path, student: str, teacher: str | None, records: int) -
 def module(net: str) -> nn.Module:
     """Return a net as a module."""
     modules: list[nn.Module] = []
-    channels, extent, flat = 1, 28, False
+    channels, size, flat = 1, 28, False
     for step in net.split(", "):
         kind, _, number = step.partition(" ")
         if kind == "conv":
             modules.append(nn.Conv2d(channels, int(number), 5))
-            channels, extent = int(number), extent - 4
+            channels, size = int(number), size - 4
         elif kind == "pool":
             modules.append(nn.MaxPool2d(2))
-            extent //= 2
+            size //= 2
         elif kind == "relu":
             modules.append(nn.ReLU())
         else:
             if not flat:
                 modules.append(nn.Flatten())
-                channels, flat = channels * extent**2, True
+                channels, flat = channels * size**2, True
             modules.append(nn.Linear(channels, int(number)))
             channels = int(number)
     return nn.Sequential(*modules)

@@ -228,7 +228,7 @@ def int32(text: str) -> int:
 def input_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Return the shapes that ``-input_shape`` gives, by the name of their blob.
 
-    What their numbers mean is ``doctor.record_shapes.with_batch``'s matter.
+    What their numbers mean is ``doctor.sample_shapes.with_batch``'s matter.
 
     Raises:
         UsageError: one is none.
@@ -239,12 +239,12 @@ def input_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
 def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Read ``data=3,28,28``; without a name it is for any data layer."""
     name, _, numbers = text.rpartition("=")
-    extents = comma_list(numbers)
-    if not extents or not all(e.isdigit() and 0 < int(e) < 2**31 for e in extents):
+    sizes = comma_list(numbers)
+    if not sizes or not all(e.isdigit() and 0 < int(e) < 2**31 for e in sizes):
         raise UsageError(
             f"-input_shape takes an input's shape, as data=1,3,28,28. Received: {text}"
         )
-    return name, tuple(int(extent) for extent in extents)
+    return name, tuple(int(size) for size in sizes)
 
 
 def print_prototxt(message: Any) -> None:

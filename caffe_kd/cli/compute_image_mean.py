@@ -13,7 +13,7 @@ from . import common
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data.source import RecordSource
+    from ..data.source import SampleSource
 
 DESCRIPTION = """Computes the mean image of a database and writes it as a binaryproto, which
 transform_param { mean_file } reads. Prints the mean of each channel, in the images' order (blue,
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _open(path: Path, backend: str | None) -> RecordSource:
+def _open(path: Path, backend: str | None) -> SampleSource:
     from ..data.source import open_source
     from ..proto import caffe_pb2 as pb
 
@@ -46,7 +46,7 @@ def _open(path: Path, backend: str | None) -> RecordSource:
     return open_source(pb.DataParameter(source=str(path), backend=kind), Path)
 
 
-def mean_of(records: RecordSource) -> np.ndarray:
+def mean_of(records: SampleSource) -> np.ndarray:
     """Return the mean image, float32 [C, H, W]; encoded images are decoded as they are stored.
 
     Raises:

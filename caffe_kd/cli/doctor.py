@@ -19,12 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     given = common.input_shapes(arguments.input_shape)
 
-    from ..analysis.reading import Wishes
+    from ..analysis.reading import ReadOptions
     from ..doctor.examine import examine
     from ..doctor.report import as_dict, as_text
 
     stages = common.comma_list(arguments.stage)
-    report = examine(arguments.file, Wishes(arguments.weights, given, arguments.level, stages))
+    report = examine(arguments.file, ReadOptions(arguments.weights, given, arguments.level, stages))
     if arguments.json:
         import json
 

@@ -12,7 +12,7 @@ from ..core.errors import CaffeKDError, UsageError
 from . import common
 
 if TYPE_CHECKING:
-    from ..analysis.reading import Case
+    from ..analysis.reading import Target
 
 DESCRIPTION = """Draws a net's prototxt as PNG, SVG, PDF or dot: layers as boxes, blobs as arrows
 with their shapes. Of a solver the nets that it trains are drawn: each teacher, what student and
@@ -32,25 +32,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"OUTPUT must end with .{', .'.join(_FORMATS)}. Received: {arguments.output}"
         )
     given = common.input_shapes(arguments.input_shape)
-    from ..analysis.reading import Wishes, read_case
+    from ..analysis.reading import ReadOptions, read_target
     from ..proto.filter import is_included
     from ..pycaffe.draw import Drawing, shapes_of
 
     stages = common.comma_list(arguments.stage)
-    case = read_case(arguments.net, Wishes(None, given, arguments.level, stages))
-    if case.unplanned is not None and not case.layers:
-        raise case.unplanned
-    phase = arguments.phase or ("ALL" if case.solver is None else "TRAIN")
-    views = [v for v in case.views if phase in ("ALL", v.phase_name)]
+    target = read_target(arguments.net, ReadOptions(None, given, arguments.level, stages))
+    if target.unplanned is not None and not target.layers:
+        raise target.unplanned
+    phase = arguments.phase or ("ALL" if target.solver is None else "TRAIN")
+    views = [v for v in target.views if phase in ("ALL", v.phase_name)]
     if phase != "ALL":
         layers = _layers_in(views, phase)
     elif stages or arguments.level:
-        layers = [x for x in case.layers if any(is_included(x, v.param.state) for v in views)]
+        layers = [x for x in target.layers if any(is_included(x, v.param.state) for v in views)]
     else:
-        layers = case.layers
-    built = [view.survey.net for view in views if view.survey.net is not None]
-    lanes, titles = _lanes(case)
-    rankdir = arguments.rankdir or ("LR" if case.solver is None else "TB")
+        layers = target.layers
+    built = [view.inference.net for view in views if view.inference.net is not None]
+    lanes, titles = _lanes(target)
+    rankdir = arguments.rankdir or ("LR" if target.solver is None else "TB")
     drawing = Drawing(layers, shapes_of(built), rankdir, arguments.display_lrm, lanes, titles)
     drawing.write(arguments.output)
     print(f"wrote {arguments.output}: {len(drawing.nodes)} layers", file=sys.stderr)
@@ -64,18 +64,18 @@ def _layers_in(views: Sequence[Any], phase: str) -> Sequence[Any]:
     return layers
 
 
-def _lanes(case: Case) -> tuple[dict[str, int], dict[int, str]]:
+def _lanes(target: Target) -> tuple[dict[str, int], dict[int, str]]:
     """Return each layer's column, and the columns' headings; nothing where there is no teacher.
 
     From left to right: the teachers, what belongs to nobody alone, the student.
     """
-    names = [name for name, _ in case.teachers]
-    if not names or case.student is None:
+    names = [name for name, _ in target.teachers]
+    if not names or target.student is None:
         return {}, {}
     lanes = {}
     middle = len(names)
-    own = {layer.name for layer in case.student.layer if layer.bottom}
-    for layer in case.layers:
+    own = {layer.name for layer in target.student.layer if layer.bottom}
+    for layer in target.layers:
         teacher = layer.name.partition("/")[0] if "/" in layer.name else None
         if teacher in names:
             lanes[layer.name] = names.index(teacher)

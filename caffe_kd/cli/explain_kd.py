@@ -24,24 +24,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("Need a solver to explain: -solver SOLVER.prototxt")
 
     given = common.input_shapes(arguments.input_shape)
-    from ..analysis.reading import Wishes, read_case
+    from ..analysis.reading import ReadOptions, read_target
     from ..doctor.explain import as_text, findings
     from ..doctor.report import findings_as_text
     from ..doctor.train_flags import override, remembering
 
     stages = common.comma_list(arguments.stage)
-    case = read_case(arguments.solver, Wishes(None, given, arguments.level, stages))
-    if case.solver is None:
+    target = read_target(arguments.solver, ReadOptions(None, given, arguments.level, stages))
+    if target.solver is None:
         raise UsageError(f"{arguments.solver} is a net. Give the solver that trains it")
-    told = override(case, arguments.temperature, arguments.alpha, given)
-    cache = remembering(case, arguments.teacher_cache)
+    told = override(target, arguments.temperature, arguments.alpha, given)
+    cache = remembering(target, arguments.teacher_cache)
     if cache is not None:
         told.append(cache.told)
-    found = findings(case)
-    for line in [*as_text(case, told), *findings_as_text(found)]:
+    found = findings(target)
+    for line in [*as_text(target, told), *findings_as_text(found)]:
         print(line)
     refused = cache is not None and cache.refused
-    return 1 if refused or any(finding.hit.severity == "error" for finding in found) else 0
+    return 1 if refused or any(finding.occurrence.severity == "error" for finding in found) else 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -42,8 +42,8 @@ def _print(exported: Exported, path: Path) -> None:
         for value in values:
             tensor = value.type.tensor_type
             kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-            extents = ", ".join(d.dim_param or str(d.dim_value or "?") for d in tensor.shape.dim)
-            print(f"{what}: {value.name} {kind} [{extents}]")
+            sizes = ", ".join(d.dim_param or str(d.dim_value or "?") for d in tensor.shape.dim)
+            print(f"{what}: {value.name} {kind} [{sizes}]")
     for blob in exported.mirrored:
         print(f"note: '{blob}' is not mirrored at random, as the net's data layer does")
     report = exported.report

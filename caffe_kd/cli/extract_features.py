@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"Unknown feature blob name {name} in the network {arguments.model}."
                     f"{did_you_mean(name, net.shapes)} It has: {', '.join(net.shapes)}"
                 )
-        net.place(device, channels_last=False)
+        net.to_device(device, channels_last=False)
         log.info("Extracting Features")
         extract(net, dict(zip(names, paths, strict=True)), arguments.batches, log)
         log.info("Successfully extracted the features!")

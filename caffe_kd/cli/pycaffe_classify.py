@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DataError, UsageError
-from . import common, picture_net
+from . import common, preprocessing
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +31,7 @@ grey. Of an ONNX model, classify prints the likeliest classes."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    size = picture_net.integers(arguments.images_dim, "images_dim")
+    size = preprocessing.integers(arguments.images_dim, "images_dim")
     if len(size) != 2:
         raise UsageError(
             f"--images_dim takes height and width, as 256,256. Received: {arguments.images_dim}"
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..core.files import replacing
     from ..pycaffe.classifier import Classifier
 
-    classifier = picture_net.build(Classifier, arguments, lambda mean: mean, image_dims=size)
-    channels = picture_net.check_channels(classifier, (1, 3))
+    classifier = preprocessing.build(Classifier, arguments, lambda mean: mean, image_dims=size)
+    channels = preprocessing.check_channels(classifier, (1, 3))
     pictures = _pictures(os.path.expanduser(arguments.input_file), arguments.ext, channels)
     print(f"Classifying {len(pictures)} inputs.", flush=True)
     start = time.perf_counter()
@@ -69,7 +69,7 @@ def _pictures(path: str, ending: str, channels: int) -> Pictures:
     """
     if path.endswith("npy"):
         print(f"Loading file: {path}")
-        array = picture_net.read_array(path)
+        array = preprocessing.read_array(path)
         if array.ndim != 4 or array.shape[3] != channels or 0 in array.shape:
             raise DataError(
                 f"must hold pictures [N, height, width, {channels}]. Received: {array.shape}", path
@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     parser = common.new_parser("pycaffe_classify", DESCRIPTION)
     parser.add_argument("input_file", help="a picture, a folder of pictures, or an .npy")
     parser.add_argument("output_file", help="the .npy to write")
-    picture_net.add_flags(parser)
+    preprocessing.add_flags(parser)
     common.flag(
         parser,
         "center_only",

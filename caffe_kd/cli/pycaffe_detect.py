@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DataError, UsageError
-from . import common, picture_net
+from . import common, preprocessing
 
 if TYPE_CHECKING:
     import argparse
@@ -52,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     windows = _windows(arguments.input_file, arguments.crop_mode)
     from ..pycaffe.detector import Detector
 
-    detector = picture_net.build(
+    detector = preprocessing.build(
         Detector, arguments, _one_value_each, context_pad=arguments.context_pad
     )
-    picture_net.check_channels(detector, (3,))
+    preprocessing.check_channels(detector, (3,))
     if arguments.crop_mode == "list":
         found = list(_detect(detector, windows))
     else:
@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     parser = common.new_parser("pycaffe_detect", DESCRIPTION)
     parser.add_argument("input_file", help="a .csv of windows, or a .txt of pictures")
     parser.add_argument("output_file", help="the .csv, or HDF5, to write")
-    picture_net.add_flags(parser)
+    preprocessing.add_flags(parser)
     common.flag(
         parser,
         "crop_mode",

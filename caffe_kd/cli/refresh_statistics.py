@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         phases = [pb.TRAIN, pb.TEST] if arguments.test_iterations else [pb.TRAIN]
         net, *tests = (load_net(arguments.model, p, arguments.level, stages) for p in phases)
         load_for_use(net, [arguments.weights], log)
-        net.place(device, channels_last=False)
+        net.to_device(device, channels_last=False)
         for test in tests:
-            test.place(device, channels_last=False)
+            test.to_device(device, channels_last=False)
             test.share_weights(net)
             log.info("Test data with the statistics of the training:")
             score(test, arguments.test_iterations, log)

@@ -101,7 +101,7 @@ def _geometry(layer: Any) -> str:
     return ""
 
 
-def _window(param: Any, extents: Callable[[str], list[int]]) -> str:
+def _window(param: Any, sizes: Callable[[str], list[int]]) -> str:
     text = ""
     for sign, name, short, default in (
         ("", "kernel_size", "kernel", None),
@@ -112,7 +112,7 @@ def _window(param: Any, extents: Callable[[str], list[int]]) -> str:
         if any(param.HasField(side) for side in sides):
             values = [getattr(param, side) for side in sides]
         else:
-            values = extents(name)
+            values = sizes(name)
         if set(values) - {default}:
             text += sign + "x".join(map(str, values))
     return text
@@ -129,8 +129,8 @@ def aligned(table: list[list[str]], max_width: int) -> Iterator[str]:
     ]
     for row in table:
         line, right = "", 0
-        for cell, extent in zip(row, width, strict=True):
-            right += extent
+        for cell, size in zip(row, width, strict=True):
+            right += size
             line += f"{cell} "
             line += " " * (right - len(_ESCAPE.sub("", line)))
         yield line.rstrip()
@@ -142,7 +142,7 @@ def aligned(table: list[list[str]], max_width: int) -> Iterator[str]:
 def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple[int, ...]]) -> int:
     """Print shapes, parameters and multiply-adds in the phase; return the exit status."""
     from ..analysis.cost import cost_of
-    from ..analysis.survey import survey
+    from ..analysis.shape_inference import infer_shapes
     from ..doctor.report import cost_as_text
     from ..proto import caffe_pb2 as pb
     from ..proto.filter import filter_net
@@ -150,7 +150,7 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     phase = pb.Phase.Value(arguments.phase)
     stages = [*net.state.stage, *common.comma_list(arguments.stage)]
     state = pb.NetState(phase=phase, level=arguments.level, stage=stages)
-    found = survey(filter_net(net, state), phase, Path(arguments.net), given, net)
+    found = infer_shapes(filter_net(net, state), phase, Path(arguments.net), given, net)
     for absent in found.absent:
         what = absent.reason or "give its records' shape, as -input_shape data=1,3,28,28"
         print(f"note: {absent.error}: {what}", file=sys.stderr)
@@ -158,7 +158,7 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
         print(f"note: layer '{layer.name}' (Python) is not run, and left out", file=sys.stderr)
     for _, error in found.problems:
         print(f"error: {error}", file=sys.stderr)
-    if found.net is not None and found.net.steps:
+    if found.net is not None and found.net.nodes:
         print("\n" + "\n".join(cost_as_text(cost_of(found.net))))
     return 1 if found.problems else 0
 

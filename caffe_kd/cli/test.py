@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.warning(f"{arguments.model}: {sentence}")
         net.context.notify = log.info
         load_for_use(net, common.comma_list(arguments.weights), log)
-        net.place(device, channels_last=False)
+        net.to_device(device, channels_last=False)
         if net.param.debug_info:
             DebugInfo(net, log.info)
         where = non_finite.in_parameters([net])

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = load_net(arguments.model, phase, arguments.level, stages)
         # The time a layer takes does not hang on its weights.
         load_for_use(net, common.comma_list(arguments.weights), log, needed=False)
-        net.place(device, channels_last=False)
+        net.to_device(device, channels_last=False)
         net.context.writes_files = False
         watch = StopWatch(Graph(net))
         if arguments.profile:

@@ -86,7 +86,7 @@ def _record(arguments: argparse.Namespace) -> int:
         print(f"note: {note}")
     values = record(net, inputs)
     write_recording(arguments.record, values)
-    print(f"{arguments.record}: {len(values)} blobs of {len(net.steps)} layers")
+    print(f"{arguments.record}: {len(values)} blobs of {len(net.nodes)} layers")
     return 0
 
 
@@ -95,7 +95,7 @@ def _print(comparison: Comparison) -> None:
     rows = [
         (
             line.key,
-            f"{line.step.layer.name} ({line.step.layer.type})",
+            f"{line.node.layer.name} ({line.node.layer.type})",
             "x".join(map(str, line.got.shape)) or "1",
             f"{line.difference:.2e}",
             f"{line.scale:.4g}",
@@ -113,7 +113,7 @@ def _print(comparison: Comparison) -> None:
 def _print_first(comparison: Comparison, hints: Sequence[str]) -> None:
     line = comparison.first
     assert line is not None
-    layer = line.step.layer
+    layer = line.node.layer
     place = f"{layer.proto.source_line}: " if layer.proto.source_line else ""
     print(f"first difference: {place}layer '{layer.name}' ({layer.type}), blob '{line.key}'")
     for hint in hints:

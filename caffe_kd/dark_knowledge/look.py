@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import CaffeKDError, NetError
 from ..layers.shared.records import ImageLayer
 from ..losses.soft_targets import softmax_with_temperature
-from ..net import Net, Step
+from ..net import LayerNode, Net
 from .subject import Subject
 
 MOST_DISPUTED = 24
@@ -107,11 +107,11 @@ class Viewer:
             self._scale, self._mean = layer.proto.transform_param.scale, layer.transformer.mean
 
     @staticmethod
-    def _source(net: Net) -> Step:
-        for step in net.steps:
-            shape = step.top_shapes[0] if step.top_shapes else ()
-            if not step.bottoms and len(shape) == 4 and shape[1] in (1, 3):
-                return step
+    def _source(net: Net) -> LayerNode:
+        for node in net.nodes:
+            shape = node.top_shapes[0] if node.top_shapes else ()
+            if not node.bottoms and len(shape) == 4 and shape[1] in (1, 3):
+                return node
         raise NetError(
             "no data layer gives pictures: blobs of shape (N, 1, H, W) or (N, 3, H, W)",
             str(net.context.file),

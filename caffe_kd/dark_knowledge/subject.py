@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..analysis.reading import Wishes, read_case
+from ..analysis.reading import ReadOptions, read_target
 from ..core.errors import NetError, UsageError, did_you_mean
 from ..net import Net, read_net
 from ..net.weights import lacking
@@ -58,12 +58,12 @@ def of_solver(path: str | Path, weights: str | None = None, teacher: str | None 
     Raises:
         CaffeKDError: the solver or one of its files is wrong, or it has no such trained teacher.
     """
-    case = read_case(path, Wishes(weights))
-    if case.solver is None:
+    target = read_target(path, ReadOptions(weights))
+    if target.solver is None:
         raise UsageError(f"{path} is a net: give it as -model, with -weights")
-    if case.plan is None:
-        raise case.unplanned or NetError("cannot be read", str(path))
-    plan = case.plan
+    if target.plan is None:
+        raise target.unplanned or NetError("cannot be read", str(path))
+    plan = target.plan
     known = {t.name: t for t in plan.teachers}
     if not known:
         raise UsageError(f"{path} names no teacher with weights: give -model and -weights of a net")
@@ -79,10 +79,10 @@ def of_solver(path: str | Path, weights: str | None = None, teacher: str | None 
         blobs = loss.bottom[0], loss.bottom[1].removeprefix(f"{trained.name}/")
         temperature = _temperature(loss)
     state = pb.NetState(phase=pb.TEST)
-    for given in case.solver.test_state[:1]:
+    for given in target.solver.test_state[:1]:
         state.MergeFrom(given)
     chosen = plan.teacher_nets[trained.name]
-    subject = _compose(case.student, chosen, blobs, state, plan.train.file)
+    subject = _compose(target.student, chosen, blobs, state, plan.train.file)
     if trained.layers:  # an ONNX model holds its weights itself
         _give(subject, prefixed(trained.name, trained.layers), str(trained.path))
     for file in plan.student_weights:

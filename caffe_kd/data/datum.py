@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from ..core.errors import DataError
 from ..proto import caffe_pb2
 from .image_file import FORMATS, decode_pixels, to_planes
-from .source import RecordSource
+from .source import SampleSource
 
 
 def parse_datum(message: bytes, where: str) -> Any:
@@ -69,7 +69,7 @@ def _decode_image(data: bytes, where: str, force_color: bool | None) -> np.ndarr
         ) from error
 
 
-class DatumRecords(RecordSource):
+class DatumSamples(SampleSource):
     """The records of a database: a key, and a Datum as its value."""
 
     _force_color: bool | None

@@ -22,7 +22,7 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.files import slip_in, write_atomically
 from ..core.memory import growth_problem
-from .source import FolderLookup, MemoryRecords
+from .source import FolderLookup, MemorySamples
 from .stand_in import is_stand_in
 
 IMAGES, LABELS = 0x00000803, 0x00000801
@@ -31,7 +31,7 @@ _LIMIT_BYTES = 2 << 30  # far above any MNIST-like set, far below what would exh
 _CHUNK = 1 << 20
 
 
-def open_idx(source: str, folder_lookup: FolderLookup) -> MemoryRecords:
+def open_idx(source: str, folder_lookup: FolderLookup) -> MemorySamples:
     """Read the images file ``source`` and the labels file that belongs to it.
 
     The labels file has the images file's name with ``images-idx3`` replaced by ``labels-idx1``.
@@ -50,7 +50,7 @@ def open_idx(source: str, folder_lookup: FolderLookup) -> MemoryRecords:
         )
     labels_path = locate(str(images_path.with_name(labels_name)), Path)
     images, labels = read_pair(images_path, labels_path)
-    return MemoryRecords(images[:, None], labels, str(images_path))
+    return MemorySamples(images[:, None], labels, str(images_path))
 
 
 def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:

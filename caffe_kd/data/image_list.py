@@ -16,7 +16,7 @@ from ..core.errors import CaffeKDError, DataError, MissingFile
 from ..core.files import find, read_bytes
 from ..core.memory import growth_problem
 from .image_file import MOST_BYTES, check_size, decode_image
-from .source import RecordSource
+from .source import SampleSource
 
 _LINE_BYTES = 25  # what a line costs beside itself, the arrays growing by an eighth
 _LINE = re.compile(r"(.*\S)\s+(-?\d{1,9})\s*")
@@ -92,7 +92,7 @@ def read_list(path: Path) -> ImageList:
     return ImageList(paths, np.frombuffer(labels, np.int32), np.frombuffer(numbers, np.int32))
 
 
-class ImageRecords(RecordSource):
+class ImageListSamples(SampleSource):
     """Image files, decoded each time they are read.
 
     Args:

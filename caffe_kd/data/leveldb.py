@@ -24,7 +24,7 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.files import read_bytes, slip_in
 from ..core.memory import growth_problem
-from .datum import DatumRecords
+from .datum import DatumSamples
 from .snappy import decompress, decompressed_size, varint
 
 _COMPARATOR = b"leveldb.BytewiseComparator"
@@ -64,7 +64,7 @@ class _Place(NamedTuple):
     length: int
 
 
-class LevelDbRecords(DatumRecords):
+class LevelDbSamples(DatumSamples):
     """The records of a LevelDB, in the order of their keys.
 
     All keys are read at the start; values that are still in the log stay in memory.

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..core.files import OpenFile, put_in_place, slip_in, unfinished
-from .datum import DatumRecords
+from .datum import DatumSamples
 
 # The layout on disk (64-bit, little-endian), after the page header of 16 bytes:
 _PAGE = struct.Struct("<QHHHH")  # page number, unused, flags, end of node pointers, start of nodes
@@ -37,7 +37,7 @@ _COMMIT_EVERY = 1000  # records in a transaction, as in the original's tools
 _FIRST_MAP_BYTES = 16 << 20
 
 
-class LmdbRecords(DatumRecords):
+class LmdbSamples(DatumSamples):
     """The records of an LMDB, in the order of their keys.
 
     Args:

@@ -37,7 +37,7 @@ def digest(*arrays: np.ndarray) -> str:
     return f"{value:08x}"
 
 
-class RecordSource(abc.ABC):
+class SampleSource(abc.ABC):
     """Records by position: image [C, H, W] and integer label.
 
     Attributes:
@@ -121,7 +121,7 @@ class RecordSource(abc.ABC):
         return np.stack(images) if alike else images, labels
 
 
-class MemoryRecords(RecordSource):
+class MemorySamples(SampleSource):
     """Records in memory: images uint8 or float32 [N, C, H, W], labels int64 [N]."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, name: str) -> None:
@@ -151,7 +151,7 @@ class MemoryRecords(RecordSource):
         return self.images[indices], self.labels[indices]
 
 
-class KeptRecords(RecordSource):
+class CachedSamples(SampleSource):
     """Records that are slow to read, each kept in memory once it was read while there is room.
 
     Args:
@@ -159,7 +159,7 @@ class KeptRecords(RecordSource):
         limit_bytes: how much memory their pixels may take.
     """
 
-    def __init__(self, source: RecordSource, limit_bytes: int) -> None:
+    def __init__(self, source: SampleSource, limit_bytes: int) -> None:
         self.name = source.name
         self.encoded = source.encoded
         self._source = source
@@ -184,7 +184,7 @@ class KeptRecords(RecordSource):
         return record
 
 
-def into_memory(source: RecordSource, limit_bytes: int | None = None) -> RecordSource:
+def into_memory(source: SampleSource, limit_bytes: int | None = None) -> SampleSource:
     """Keep records in memory as bytes, within a limit.
 
     Raw ones of one shape and type that fit are read at once. Encoded ones are decoded when they are
@@ -202,12 +202,12 @@ def into_memory(source: RecordSource, limit_bytes: int | None = None) -> RecordS
     Raises:
         DataError: a record is damaged.
     """
-    if isinstance(source, MemoryRecords):
+    if isinstance(source, MemorySamples):
         return source
     if limit_bytes is None:
         limit_bytes = min(KEPT_BYTES, (machine_bytes() or 4 * KEPT_BYTES) // 4)
     if source.encoded:
-        return KeptRecords(source, limit_bytes)
+        return CachedSamples(source, limit_bytes)
     first, _ = source.read(0)
     if first.nbytes * len(source) > limit_bytes:
         return source
@@ -218,12 +218,12 @@ def into_memory(source: RecordSource, limit_bytes: int | None = None) -> RecordS
         if image.shape != first.shape or image.dtype != first.dtype:
             return source
         images[index] = image
-    return MemoryRecords(images, labels, source.name)
+    return MemorySamples(images, labels, source.name)
 
 
 def open_source(
     data_param: Any, folder_lookup: FolderLookup, force_color: bool | None = None
-) -> RecordSource:
+) -> SampleSource:
     """Open the records that a ``data_param`` names, by its backend: LMDB, LEVELDB or IDX.
 
     Of these it gives the ones that ``first``, ``count`` and ``leave_out`` choose.
@@ -237,33 +237,33 @@ def open_source(
         DataError: the records are missing or damaged, none are chosen, or no LevelDB and no backend
             is given.
     """
-    from .choice import choose
+    from .subset import select
 
     if not data_param.source:
         raise DataError(
             "data_param needs a source. Received: none, as in nets of DIGITS, which fills it in "
             'when it trains. Expected: source: "PATH".'
         )
-    return choose(_open_all(data_param, folder_lookup, force_color), data_param)
+    return select(_open_all(data_param, folder_lookup, force_color), data_param)
 
 
 def _open_all(
     data_param: Any, folder_lookup: FolderLookup, force_color: bool | None
-) -> RecordSource:
+) -> SampleSource:
     if data_param.backend == data_param.IDX:
         from .idx import open_idx
 
         return open_idx(data_param.source, folder_lookup)
     path = folder_lookup(data_param.source)
     if data_param.backend == data_param.LMDB:
-        from .lmdb import LmdbRecords
+        from .lmdb import LmdbSamples
 
-        return LmdbRecords(path, force_color)
+        return LmdbSamples(path, force_color)
     if not data_param.HasField("backend") and not (path / "CURRENT").is_file():
         raise _no_backend(path)
-    from .leveldb import LevelDbRecords
+    from .leveldb import LevelDbSamples
 
-    return LevelDbRecords(path, force_color)
+    return LevelDbSamples(path, force_color)
 
 
 def _no_backend(path: Path) -> DataError:

@@ -69,20 +69,20 @@ class Transformer:
         """Whether all it does is a multiplication, which takes next to no time."""
         return self.mean is None and not (self._crop or self._mirror or self._jitter)
 
-    def output_shape(self, record_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def output_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the shape [C, h, w] that a record of shape [C, H, W] gets.
 
         Raises:
             DataError: the record is smaller than the crop, the mean has another shape, or the
                 jitter could move an image out of sight.
         """
-        channels, height, width = record_shape
+        channels, height, width = sample_shape
         if self._crop > min(height, width):
             raise DataError(
                 f"crop_size is larger than the image. Received: crop_size: {self._crop}, an image "
                 f"of {height} x {width}. Expected: crop_size <= {min(height, width)}."
             )
-        self._check_mean(record_shape)
+        self._check_mean(sample_shape)
         shape = channels, self._crop or height, self._crop or width
         if self._jitter >= min(shape[1:]):
             raise DataError(
@@ -91,14 +91,14 @@ class Transformer:
             )
         return shape
 
-    def _check_mean(self, record_shape: tuple[int, ...]) -> None:
-        if self.mean is None or self.mean.shape == record_shape:
+    def _check_mean(self, sample_shape: tuple[int, ...]) -> None:
+        if self.mean is None or self.mean.shape == sample_shape:
             return
-        channels = record_shape[0]
+        channels = sample_shape[0]
         if self._mean_name != "mean_value":
             raise DataError(
                 f"the mean does not have the shape of the images. Received: {self.mean.shape}, "
-                f"images of {tuple(record_shape)} (channels, height, width).",
+                f"images of {tuple(sample_shape)} (channels, height, width).",
                 self._mean_name,
             )
         if len(self.mean) not in (1, channels):

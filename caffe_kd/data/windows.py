@@ -215,7 +215,7 @@ def cut_window(
         down = _Side.of(y1, y2, image.shape[1], crop)
         x1, x2, y1, y2 = across.first, across.last, down.first, down.last
         row, column = down.before, across.after if mirror else across.before
-        height, width = min(down.extent, crop - row), min(across.extent, crop - column)
+        height, width = min(down.length, crop - row), min(across.length, crop - column)
     inside = 0 <= x1 <= x2 < image.shape[2] and 0 <= y1 <= y2 < image.shape[1]
     if not inside or min(height, width) < 1:
         return None
@@ -244,7 +244,7 @@ class _Side(NamedTuple):
 
     first: int
     last: int
-    extent: int  # in the crop
+    length: int  # in the crop
     before: int  # empty pixels of the crop
     after: int
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..analysis.reading import Case
+from ..analysis.reading import Target
 from ..analysis.view import Node, View
 from ..core.errors import CaffeKDError
 from ..layers.shared.batch_statistics import BatchStatistics
 from ..net import Net, statistics
-from .findings import Hit, Hits, case_check, net_check
+from .findings import Occurrence, Occurrences, net_check, target_check
 
 _PARTS = 10  # a training should be so many times as long as what the averages reach back
 _BATCHES = 4
 _REFRESH = "caffe_kd refresh_statistics -model NET -weights W -output W2 takes them once more"
 
 
-@case_check(
+@target_check(
     "numbers",
     why="In TEST batch normalisation uses averages over about 1 / (1 - f) batches, f being "
     "moving_average_fraction (momentum in BN). In a short training most of them are of weights "
@@ -24,12 +24,12 @@ _REFRESH = "caffe_kd refresh_statistics -model NET -weights W -output W2 takes t
     do="Give a smaller fraction, as batch_norm_param { moving_average_fraction: 0.95 }; or "
     f"refresh_statistics: 50 in the solver. After training {_REFRESH}.",
 )
-def averages_longer_than_training(case: Case) -> Hits:
+def averages_longer_than_training(target: Target) -> Occurrences:
     """Averages that reach back over more than a tenth of the training."""
-    view = case.training()
-    if case.solver is None or view is None or case.solver.refresh_statistics:
+    view = target.training()
+    if target.solver is None or view is None or target.solver.refresh_statistics:
         return
-    passes = case.solver.max_iter * case.solver.iter_size
+    passes = target.solver.max_iter * target.solver.iter_size
     slow = [
         (node, layer)
         for node, layer in _norms(view)
@@ -39,7 +39,7 @@ def averages_longer_than_training(case: Case) -> Hits:
         node, layer = slow[0]
         more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
         fact = f"keep averages over about {layer.window:,.0f} batches; the training has {passes:,}"
-        yield Hit("warning", node.place, f"{node.called}{more}: {fact}")
+        yield Occurrence("warning", node.location, f"{node.called}{more}: {fact}")
 
 
 @net_check(
@@ -50,26 +50,26 @@ def averages_longer_than_training(case: Case) -> Hits:
     do=f"{_REFRESH}; where a teacher was trained on other pixels, give the student's data layer "
     "the teacher's transform_param.",
 )
-def averages_lag(view: View) -> Hits:
+def averages_lag(view: View) -> Occurrences:
     """Kept statistics far from those of a few batches, where weights and data are there."""
-    survey = view.survey
-    if not view.is_training or survey.net is None or survey.absent or survey.problems:
+    inference = view.inference
+    if not view.is_training or inference.net is None or inference.absent or inference.problems:
         return
     places = {
         node.proto.name: node
         for node, layer in _norms(view)
         if view.has_weights(node) and (layer.follows or view.of_teacher(node))
     }
-    if not view.data or not places or survey.unrun:
+    if not view.data or not places or inference.unrun:
         return
     for change in _changes(view, list(places)):
         if change.lag > statistics.LAGGING:
-            where = places[change.layer.name].place
-            yield Hit("warning", where, f"{change}, in {_BATCHES} batches")
+            where = places[change.layer.name].location
+            yield Occurrence("warning", where, f"{change}, in {_BATCHES} batches")
 
 
 def _norms(view: View) -> list[tuple[Node, BatchStatistics]]:
-    pairs = [(node, node.step.layer) for node in view.nodes if node.step is not None]
+    pairs = [(node, node.built.layer) for node in view.nodes if node.built is not None]
     return [(node, layer) for node, layer in pairs if isinstance(layer, BatchStatistics)]
 
 
@@ -79,8 +79,8 @@ def _changes(view: View, names: Sequence[str]) -> list[statistics.Change]:
         net = Net(view.param, view.phase, view.file)
         for path, layers in view.weights:
             net.copy_weights(layers, path)
-        steps = [step.layer for step in net.steps if step.layer.name in names]
-        norms = [layer for layer in steps if isinstance(layer, BatchStatistics)]
+        chosen = [node.layer for node in net.nodes if node.layer.name in names]
+        norms = [layer for layer in chosen if isinstance(layer, BatchStatistics)]
         return statistics.measure(net, _BATCHES, norms)
     except CaffeKDError:  # another check's
         return []

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 from ..analysis.gradient import receivers
-from ..analysis.reading import Case
+from ..analysis.reading import Target
 from ..analysis.view import Node, View
 from ..layers import layer_types
 from ..net.queries import is_data, shown
 from ..proto import caffe_pb2 as pb
-from .findings import Hit, Hits, case_check, net_check
+from .findings import Occurrence, Occurrences, net_check, target_check
 
 _LOSSES = {"DistillingLoss", "KnowledgeDistillation"}
 _HARD = {"SoftmaxWithLoss", "SoftmaxLoss"}
@@ -45,15 +45,15 @@ def learns(node: Node | None) -> bool:
     "alone. Where both are one, or exchanged, the student learns nothing from the teacher.",
     do='bottom: "<student\'s logits>" bottom: "teacher/<teacher\'s logits>".',
 )
-def student_as_teacher(view: View) -> Hits:
+def student_as_teacher(view: View) -> Occurrences:
     """A DistillingLoss whose teacher is the student, or whose bottoms are exchanged."""
     for node in distilling_losses(view):
         student, teacher = node.proto.bottom[:2]
         if student == teacher:
-            yield Hit("error", node.place, f"{node.called}: both bottoms are '{student}'")
+            yield Occurrence("error", node.location, f"{node.called}: both bottoms are '{student}'")
         elif not learns(node.parents[0]) and learns(node.parents[1]):
             fact = f"nothing that leads to '{student}' learns, but what leads to '{teacher}' does"
-            yield Hit("error", node.place, f"{node.called}: {fact}")
+            yield Occurrence("error", node.location, f"{node.called}: {fact}")
 
 
 @net_check(
@@ -64,7 +64,7 @@ def student_as_teacher(view: View) -> Hits:
     "param { lr_mult: 0 decay_mult: 0 } for each of its parameters. Where both shall learn from "
     "each other, propagate_down: true to both says so.",
 )
-def unfrozen_teacher(view: View) -> Hits:
+def unfrozen_teacher(view: View) -> Occurrences:
     """A teacher whose parameters learn, though it is none that is trained along."""
     for node in distilling_losses(view):
         student = _learning(node, 0)
@@ -72,7 +72,7 @@ def unfrozen_teacher(view: View) -> Hits:
         if own and student and not _is_trained_along(view, node, own):
             names = ", ".join(f"'{n.proto.name}'" for n in own[:4])
             fact = f"what leads to its teacher '{node.proto.bottom[1]}' learns: {names}"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
 
 
 def _learning(node: Node, bottom: int) -> list[Node]:
@@ -89,7 +89,7 @@ def _is_trained_along(view: View, loss: Node, teacher: list[Node]) -> bool:
     """
     if any(view.of_teacher(n) for n in teacher):
         return False
-    reached = [n for other in view.judges if other is not loss for n in receivers(view, other)]
+    reached = [n for other in view.losses if other is not loss for n in receivers(view, other)]
     if not any(n in reached for n in teacher):
         return False
     student = _learning(loss, 0)
@@ -101,16 +101,20 @@ def _is_trained_along(view: View, loss: Node, teacher: list[Node]) -> bool:
     why="alpha is the share of the teacher, the rest that of the labels.",
     do="0.9 is usual; leave the label out for the teacher alone.",
 )
-def alpha_at_the_end(view: View) -> Hits:
+def alpha_at_the_end(view: View) -> Occurrences:
     """An alpha of 0 or 1."""
     for node in distilling_losses(view):
         if node.type != "DistillingLoss" or len(node.parents) < 3:
             continue
         alpha = node.proto.distilling_loss_param.alpha
         if alpha == 0:
-            yield Hit("warning", node.place, f"{node.called}: alpha is 0: the teacher is not heard")
+            yield Occurrence(
+                "warning", node.location, f"{node.called}: alpha is 0: the teacher is not heard"
+            )
         elif alpha == 1:
-            yield Hit("note", node.place, f"{node.called}: alpha is 1: the labels are not heard")
+            yield Occurrence(
+                "note", node.location, f"{node.called}: alpha is 1: the labels are not heard"
+            )
 
 
 @net_check(
@@ -119,7 +123,7 @@ def alpha_at_the_end(view: View) -> Hits:
     "without, the teacher fades next to the labels, and with it twice the labels do.",
     do="scale_by_temperature: true (the default) and a loss_weight that has no T^2 in it.",
 )
-def temperature_squared(view: View) -> Hits:
+def temperature_squared(view: View) -> Occurrences:
     """A T^2 that is lost, or there twice."""
     for node in distilling_losses(view):
         param = node.proto.distilling_loss_param
@@ -129,10 +133,10 @@ def temperature_squared(view: View) -> Hits:
         square = temperature**2
         if not param.scale_by_temperature and weight < square / 2:
             fact = f"scale_by_temperature is false and loss_weight {weight:g}, at temperature "
-            yield Hit("warning", node.place, f"{node.called}: {fact}{temperature:g}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}{temperature:g}")
         elif param.scale_by_temperature and math.isclose(weight, square, rel_tol=1e-3):
             fact = f"loss_weight {weight:g} is the temperature's square, which the layer has too"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
     for node in view.nodes if view.learns else ():
         temperature = node.proto.softmax_with_temperature_param.temperature
         if node.type != "SoftmaxWithTemperature" or temperature <= 1 or view.of_teacher(node):
@@ -141,7 +145,7 @@ def temperature_squared(view: View) -> Hits:
             weight = sum(view.loss_weights(child))
             if child.is_loss and 0 < weight < temperature**2 / 2 and learns(node):
                 fact = f"takes answers softened at {temperature:g} with loss_weight {weight:g}"
-                yield Hit("warning", child.place, f"{child.called} {fact}")
+                yield Occurrence("warning", child.location, f"{child.called} {fact}")
 
 
 def _is_mse(param: Any) -> bool:
@@ -154,7 +158,7 @@ def _is_mse(param: Any) -> bool:
     "left is the logits' differences. MSE uses no temperature.",
     do="2 to 20; the fewer units the student has, the lower.",
 )
-def temperature(view: View) -> Hits:
+def temperature(view: View) -> Occurrences:
     """A temperature that is 1, very high, or without effect."""
     for node in distilling_losses(view):
         if node.type not in _LOSSES:
@@ -167,12 +171,12 @@ def temperature(view: View) -> Hits:
             param = node.proto.Knowledge_distillation_param
         if is_ours and _is_mse(param):
             if param.HasField("temperature"):
-                yield Hit("note", node.place, f"{node.called}: MSE uses no temperature")
+                yield Occurrence("note", node.location, f"{node.called}: MSE uses no temperature")
         elif param.temperature == 1:
-            yield Hit("note", node.place, f"{node.called}: the temperature is 1")
+            yield Occurrence("note", node.location, f"{node.called}: the temperature is 1")
         elif param.temperature > _HIGH_TEMPERATURE:
-            yield Hit(
-                "note", node.place, f"{node.called}: the temperature is {param.temperature:g}"
+            yield Occurrence(
+                "note", node.location, f"{node.called}: the temperature is {param.temperature:g}"
             )
 
 
@@ -183,15 +187,15 @@ def temperature(view: View) -> Hits:
     do="Use DistillingLoss; of two classes the first term of DecoupledDistillingLoss is all there "
     "is.",
 )
-def decoupled_of_two_classes(view: View) -> Hits:
+def decoupled_of_two_classes(view: View) -> Occurrences:
     """A DecoupledDistillingLoss on two classes, whose second term is always 0."""
     for node in distilling_losses(view):
-        if node.type != "DecoupledDistillingLoss" or node.step is None:
+        if node.type != "DecoupledDistillingLoss" or node.built is None:
             continue
-        param, shape = node.proto.decoupled_distilling_loss_param, node.step.bottom_shapes[0]
+        param, shape = node.proto.decoupled_distilling_loss_param, node.built.bottom_shapes[0]
         if shape[param.axis] == 2:
             fact = f"{node.called}: 2 classes, so that the term with beta {param.beta:g} is 0"
-            yield Hit("warning", node.place, fact)
+            yield Occurrence("warning", node.location, fact)
 
 
 @net_check(
@@ -201,32 +205,32 @@ def decoupled_of_two_classes(view: View) -> Hits:
     do="Leave the student's own loss out while distilling, by exclude { phase: TRAIN stage: "
     '"distil" } and a train_state in the solver; or take the label from the DistillingLoss.',
 )
-def labels_twice(view: View) -> Hits:
+def labels_twice(view: View) -> Occurrences:
     """The labels' loss in the DistillingLoss and beside it."""
     for node in distilling_losses(view):
         if node.type != "DistillingLoss" or len(node.parents) < 3:
             continue
         if node.proto.distilling_loss_param.alpha == 1:
             continue
-        for other in view.judges:
+        for other in view.losses:
             if other.type in _HARD and list(other.proto.bottom) == list(node.proto.bottom)[::2]:
                 fact = f"{other.called} and {node.called} both learn from the labels"
-                yield Hit("warning", other.place, fact)
+                yield Occurrence("warning", other.location, fact)
 
 
-@case_check(
+@target_check(
     "distillation",
     why="The teacher sees the student's data. Where it was trained on pixels of another scale or "
     "mean its answers are not those it knows.",
     do="Give both nets the same transform_param, or train the teacher anew.",
 )
-def teacher_sees_other_data(case: Case) -> Hits:
+def teacher_sees_other_data(target: Target) -> Occurrences:
     """A teacher whose own data layer has another scale or mean than the student's."""
-    view = case.training()
+    view = target.training()
     if view is None:
         return
     mine = {top: node.proto for node in view.data for top in node.proto.top[:1]}
-    for name, net in case.teachers:
+    for name, net in target.teachers:
         for layer in net.layer:
             own = mine.get(layer.top[0]) if is_data(layer) and layer.top else None
             if own is None or own.type != layer.type:
@@ -236,17 +240,17 @@ def teacher_sees_other_data(case: Case) -> Hits:
                 if here != there:
                     fact = f"teacher '{name}' was written for {field} {shown(there)}, and sees "
                     place = f"{shown(here)} ({own.source_line})"
-                    yield Hit("warning", layer.source_line, fact + place)
+                    yield Occurrence("warning", layer.source_line, fact + place)
 
 
-@case_check(
+@target_check(
     "distillation",
     why="The solver names a teacher, but nothing that is trained looks at it.",
     do='Name its blobs in a DistillingLoss, as bottom: "teacher/<blob>", in the distiller_net.',
 )
-def teacher_unheard(case: Case) -> Hits:
+def teacher_unheard(target: Target) -> Occurrences:
     """A teacher without a loss that takes its answers in TRAIN."""
-    view = case.training()
+    view = target.training()
     if view is None or not view.teachers:
         return
     # One that gives a layer need not be heard; without a name it is the only one.
@@ -259,4 +263,6 @@ def teacher_unheard(case: Case) -> Hits:
             for b in node.proto.bottom
         )
         if not heard:
-            yield Hit("error", case.where("teacher"), f"no layer of TRAIN takes a blob of '{name}'")
+            yield Occurrence(
+                "error", target.where("teacher"), f"no layer of TRAIN takes a blob of '{name}'"
+            )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.cost import Cost, cost_of
-from ..analysis.reading import Case, Wishes, read_case
+from ..analysis.reading import ReadOptions, Target, read_target
 from ..core.errors import CaffeKDError
 from . import (  # noqa: F401
     averages,
@@ -22,7 +22,7 @@ from . import (  # noqa: F401
     solving,
     structure,
 )
-from .findings import CASE_CHECKS, NET_CHECKS, SEVERITIES, Check, Finding, Hit
+from .findings import NET_CHECKS, SEVERITIES, TARGET_CHECKS, Check, Finding, Occurrence
 
 _UNREADABLE = Check(
     "cannot_be_read",
@@ -51,46 +51,46 @@ class Report:
 
     def count(self, severity: str) -> int:
         """Return how many findings are of a severity."""
-        return sum(finding.hit.severity == severity for finding in self.findings)
+        return sum(finding.occurrence.severity == severity for finding in self.findings)
 
 
-def examine(path: str | Path, wishes: Wishes | None = None) -> Report:
+def examine(path: str | Path, options: ReadOptions | None = None) -> Report:
     """Examine a net or solver, of any year, with weights or without.
 
     Args:
         path: the prototxt.
-        wishes: weights, the shapes of absent data, level and stages.
+        options: weights, the shapes of absent data, level and stages.
     """
     try:
-        case = read_case(path, wishes)
+        target = read_target(path, options)
     except CaffeKDError as error:
-        hit = Hit("error", error.where or str(path), error.message)
-        return Report(Path(path), "unreadable", [Finding(_UNREADABLE, hit)])
-    kind = "net" if case.solver is None else "solver"
-    report = Report(case.file, kind, findings_of(case))
-    for view in case.views:
-        if view.survey.net is not None and view.survey.net.steps:
-            report.costs.setdefault(view.phase_name, cost_of(view.survey.net, view.learns))
+        occurrence = Occurrence("error", error.where or str(path), error.message)
+        return Report(Path(path), "unreadable", [Finding(_UNREADABLE, occurrence)])
+    kind = "net" if target.solver is None else "solver"
+    report = Report(target.file, kind, findings_of(target))
+    for view in target.views:
+        if view.inference.net is not None and view.inference.net.nodes:
+            report.costs.setdefault(view.phase_name, cost_of(view.inference.net, view.learns))
     return report
 
 
-def findings_of(case: Case) -> list[Finding]:
-    """Run all checks on a case; see ``Report`` for the order."""
-    found: dict[tuple[str, Hit], Finding] = {}
+def findings_of(target: Target) -> list[Finding]:
+    """Run all checks on a target; see ``Report`` for the order."""
+    found: dict[tuple[str, Occurrence], Finding] = {}
 
-    def add(check: Check, hits: Iterable[Hit], phase: str | None) -> None:
-        for hit in hits:
-            finding = found.setdefault((check.name, hit), Finding(check, hit))
+    def add(check: Check, occurrences: Iterable[Occurrence], phase: str | None) -> None:
+        for occurrence in occurrences:
+            finding = found.setdefault((check.name, occurrence), Finding(check, occurrence))
             if phase is not None and phase not in finding.phases:
                 finding.phases.append(phase)
 
-    subjects: list[tuple[list[Check], Any, str | None]] = [(CASE_CHECKS, case, None)]
-    subjects += [(NET_CHECKS, view, view.phase_name) for view in case.views]
+    subjects: list[tuple[list[Check], Any, str | None]] = [(TARGET_CHECKS, target, None)]
+    subjects += [(NET_CHECKS, view, view.phase_name) for view in target.views]
     for checks, subject, phase in subjects:
         for check in checks:
             add(check, check.run(subject), phase)
-    order = {check.name: i for i, check in enumerate([*NET_CHECKS, *CASE_CHECKS])}
+    order = {check.name: i for i, check in enumerate([*NET_CHECKS, *TARGET_CHECKS])}
     return sorted(
         found.values(),
-        key=lambda f: (SEVERITIES.index(f.hit.severity), order[f.check.name]),
+        key=lambda f: (SEVERITIES.index(f.occurrence.severity), order[f.check.name]),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..analysis.gradient import receivers
-from ..analysis.reading import Case
+from ..analysis.reading import Target
 from ..analysis.view import Node, View
 from ..layers import formula, layer_types
 from ..proto import caffe_pb2 as pb
@@ -72,37 +72,37 @@ class Objective:
     decays: dict[str, list[str]] = field(default_factory=dict)
 
 
-def objectives(case: Case) -> list[Objective]:
-    """Return the objective of each net of a case; the one that is trained comes first."""
-    return [_objective(case, view) for view in case.views]
+def objectives(target: Target) -> list[Objective]:
+    """Return the objective of each net of a target; the one that is trained comes first."""
+    return [_objective(target, view) for view in target.views]
 
 
-def findings(case: Case) -> list[Finding]:
+def findings(target: Target) -> list[Finding]:
     """Return what the doctor finds that concerns the objective; errors first."""
     return [
         finding
-        for finding in findings_of(case)
+        for finding in findings_of(target)
         if finding.check.theme == "distillation"
-        or finding.hit.severity == "error"
+        or finding.occurrence.severity == "error"
         or finding.check.name in _OTHER_CHECKS
     ]
 
 
-def _objective(case: Case, view: View) -> Objective:
+def _objective(target: Target, view: View) -> Objective:
     terms = [
-        _term(case, view, node, index, weight)
-        for node in view.judges
+        _term(target, view, node, index, weight)
+        for node in view.losses
         for index, weight in enumerate(view.loss_weights(node))
         if weight
     ]
     decaying = [n for n in view.nodes if view.learns and _decays(n)]
-    names = {(n.proto.name, n.place) for n in view.nodes}
+    names = {(n.proto.name, n.location) for n in view.nodes}
     left_out = [
         _left_out(layer)
-        for layer in case.layers
+        for layer in target.layers
         if (layer.name, layer.source_line) not in names and _is_loss(layer)
     ]
-    return Objective(view, terms, left_out, _by_owner(case, view, decaying))
+    return Objective(view, terms, left_out, _by_owner(target, view, decaying))
 
 
 def _is_loss(layer: Any) -> bool:
@@ -122,14 +122,14 @@ def _decays(node: Node) -> bool:
     return node.has_blobs and any(a and b for a, b in zip(node.lr_mults, decays, strict=False))
 
 
-def _term(case: Case, view: View, node: Node, index: int, weight: float) -> Term:
+def _term(target: Target, view: View, node: Node, index: int, weight: float) -> Term:
     tops = list(node.proto.top) or [node.proto.name]  # its own is automatic, and has no name
     taught = receivers(view, node) if view.learns else []
     learning = [n for n in view.nodes if n.has_blobs and any(n.lr_mults)]
     untaught = [
         n.proto.name
         for n in learning
-        if n not in taught and _owner(case, view, n) == "student" and view.learns
+        if n not in taught and _owner(target, view, n) == "student" and view.learns
     ]
     lines, reduction = _formula(node)
     return Term(
@@ -140,20 +140,20 @@ def _term(case: Case, view: View, node: Node, index: int, weight: float) -> Term
         temperature=_temperature(node),
         reduction=reduction,
         schedules=_schedules(node),
-        taught=_by_owner(case, view, taught) | _heard(case, view, node, taught),
+        taught=_by_owner(target, view, taught) | _heard(target, view, node, taught),
         untaught=untaught,
     )
 
 
-def _heard(case: Case, view: View, node: Node, taught: Sequence[Node]) -> dict[str, list[str]]:
+def _heard(target: Target, view: View, node: Node, taught: Sequence[Node]) -> dict[str, list[str]]:
     """Return the teachers that a term takes values from and gives no gradient."""
-    owners = {_owner(case, view, n) for n in node.ancestors() if view.of_teacher(n)}
-    return {owner: [] for owner in sorted(owners - {_owner(case, view, n) for n in taught})}
+    owners = {_owner(target, view, n) for n in node.ancestors() if view.of_teacher(n)}
+    return {owner: [] for owner in sorted(owners - {_owner(target, view, n) for n in taught})}
 
 
 def _formula(node: Node) -> tuple[list[str], str]:
-    if node.step is not None:
-        layer, shapes = node.step.layer, node.step.bottom_shapes
+    if node.built is not None:
+        layer, shapes = node.built.layer, node.built.bottom_shapes
         with layer.naming("explain"):
             return layer.explain(shapes), formula.reduction(layer, shapes)
     kind = layer_types().get(node.type)
@@ -163,8 +163,8 @@ def _formula(node: Node) -> tuple[list[str], str]:
 
 
 def _param(node: Node) -> Any:
-    if node.step is not None:
-        return node.step.layer.settings
+    if node.built is not None:
+        return node.built.layer.settings
     kind = layer_types().get(node.type)
     return kind.settings_in(node.proto) if kind is not None else None
 
@@ -193,70 +193,70 @@ def _schedules(node: Node) -> list[str]:
     return lines
 
 
-def _owner(case: Case, view: View, node: Node) -> str:
+def _owner(target: Target, view: View, node: Node) -> str:
     """Return whose a layer is: a teacher's, the student's, or the distiller's."""
     name = node.proto.name
     teacher = next((t for t in view.teachers if name.startswith(f"{t}/")), None)
     if teacher is not None:
         return f"teacher '{teacher}'"
-    own = case.student if case.student is not None else view.param
+    own = target.student if target.student is not None else view.param
     return "student" if any(layer.name == name for layer in own.layer) else "distiller"
 
 
-def _by_owner(case: Case, view: View, nodes: Sequence[Node]) -> dict[str, list[str]]:
+def _by_owner(target: Target, view: View, nodes: Sequence[Node]) -> dict[str, list[str]]:
     owners: dict[str, list[str]] = {}
     for node in nodes:
-        owners.setdefault(_owner(case, view, node), []).append(node.proto.name)
+        owners.setdefault(_owner(target, view, node), []).append(node.proto.name)
     return owners
 
 
 # ---- in words
 
 
-def as_text(case: Case, told: Sequence[str] = ()) -> Iterator[str]:
+def as_text(target: Target, told: Sequence[str] = ()) -> Iterator[str]:
     """Yield the lines that explain a solver's or a net's objective.
 
     Args:
-        case: the solver or net.
+        target: the solver or net.
         told: what else is known of the run, to stand beside its teachers.
     """
-    yield f"{case.file}"
-    yield from _teachers_in_words(case)
+    yield f"{target.file}"
+    yield from _teachers_in_words(target)
     yield from told
     seen: list[list[str]] = []
-    for objective in objectives(case):
-        lines = list(_in_words(case, objective))
+    for objective in objectives(target):
+        lines = list(_in_words(target, objective))
         if lines not in seen:
             yield ""
             yield from lines
         seen.append(lines)
 
 
-def _teachers_in_words(case: Case) -> Iterator[str]:
-    view = case.training()
+def _teachers_in_words(target: Target) -> Iterator[str]:
+    view = target.training()
     for name in view.teachers if view is not None else ():
         nodes = [n for n in view.nodes if n.proto.name.startswith(f"{name}/")]  # type: ignore[union-attr]
         learning = [n.proto.name for n in nodes if n.has_blobs and any(n.lr_mults)]
         gets = "no gradient" if not learning else f"LEARNS: {', '.join(learning)}"
         path = (
-            next((t.path for t in case.plan.teachers if t.name == name), None)
-            if case.plan
+            next((t.path for t in target.plan.teachers if t.name == name), None)
+            if target.plan
             else None
         )
         weights = f"weights {path}, " if path else ""
         yield f"teacher '{name}': {weights}{len(nodes)} layers in phase TEST, {gets}"
 
 
-def _in_words(case: Case, objective: Objective) -> Iterator[str]:
+def _in_words(target: Target, objective: Objective) -> Iterator[str]:
     view = objective.view
-    stages = ", ".join(view.param.state.stage) or _stages(case, view)
+    stages = ", ".join(view.param.state.stage) or _stages(target, view)
     phase = view.phase_name + (f", stage {stages}" if stages else "")
     does = "what is minimised" if view.learns else "computed, and nothing learns"
     sums = [f"{_weight(t)} * {t.top}" for t in objective.terms] or ["no loss"]
     yield f"{phase}: {does}"
     yield f"  objective = {' + '.join(sums)}"
     if view.learns:
-        yield from _decay_in_words(case, objective)
+        yield from _decay_in_words(target, objective)
         for term in objective.terms:
             yield ""
             yield from _term_in_words(term)
@@ -264,12 +264,14 @@ def _in_words(case: Case, objective: Objective) -> Iterator[str]:
         yield f"  left out in {view.phase_name}: {line}"
 
 
-def _stages(case: Case, view: View) -> str:
+def _stages(target: Target, view: View) -> str:
     """Return the stages that the solver gives a net."""
-    if case.solver is None:
+    if target.solver is None:
         return ""
     state = (
-        case.solver.train_state if view.is_training else next(iter(case.solver.test_state), None)
+        target.solver.train_state
+        if view.is_training
+        else next(iter(target.solver.test_state), None)
     )
     return ", ".join(state.stage) if state is not None else ""
 
@@ -279,8 +281,8 @@ def _weight(term: Term) -> str:
     return f"{term.weight:g}" + (" * loss_weight_schedule" if scheduled else "")
 
 
-def _decay_in_words(case: Case, objective: Objective) -> Iterator[str]:
-    solver = case.solver
+def _decay_in_words(target: Target, objective: Objective) -> Iterator[str]:
+    solver = target.solver
     if solver is None or not solver.weight_decay or not objective.decays:
         return
     size = "|w|" if solver.regularization_type == "L1" else "w^2 / 2"
@@ -291,14 +293,14 @@ def _decay_in_words(case: Case, objective: Objective) -> Iterator[str]:
 
 def _term_in_words(term: Term) -> Iterator[str]:
     node = term.node
-    yield f"  {term.top}: {node.called}, {node.place}"
+    yield f"  {term.top}: {node.called}, {node.location}"
     rows = [("formula", line) for line in term.formula]
     rows += [("bottoms", _bottoms(node))]
     rows += [("averages", line) for line in _averages(node)]
     rows += [("weight", _weight(term) + ("" if node.proto.loss_weight else " (the default)"))]
     rows += [("schedule", line) for line in term.schedules]
     rows += [("temperature", term.temperature), ("reduction", term.reduction)]
-    is_known = node.step is not None
+    is_known = node.built is not None
     if not is_known:
         rows.append(("gradient to", "not known: see below"))
     elif not any(term.taught.values()):
@@ -332,7 +334,7 @@ def _averages(node: Node) -> Iterator[str]:
 
 
 def _bottoms(node: Node) -> str:
-    shapes = node.step.bottom_shapes if node.step is not None else [()] * len(node.proto.bottom)
+    shapes = node.built.bottom_shapes if node.built is not None else [()] * len(node.proto.bottom)
     sizes = [" x ".join(map(str, shape)) for shape in shapes]
     pairs = zip((b for b in node.proto.bottom if b), sizes, strict=False)
     return ", ".join(f"{name} ({size})" if size else name for name, size in pairs)

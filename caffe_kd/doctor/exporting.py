@@ -9,8 +9,8 @@ from ..core.errors import ExportError
 from ..export.deploy import deploy
 from ..export.graph import Graph
 from ..layers import Layer
-from ..net import Step
-from .findings import Hit, Hits, net_check
+from ..net import LayerNode
+from .findings import Occurrence, Occurrences, net_check
 
 
 class _Sketch(Graph):
@@ -37,21 +37,21 @@ class _Sketch(Graph):
     do="Try tools/export_onnx.py, which checks the model it writes; or leave the layer out of the "
     "net that is deployed.",
 )
-def without_onnx_form(view: View) -> Hits:
+def without_onnx_form(view: View) -> Occurrences:
     """Layers of the deployed net that have no ONNX form."""
-    if view.is_training or view.survey.net is None or view.survey.problems:
+    if view.is_training or view.inference.net is None or view.inference.problems:
         return
     names = _deployed(view)
-    sketch = _Sketch(list(view.survey.net.shapes))
-    for name, shape in view.survey.net.shapes.items():
+    sketch = _Sketch(list(view.inference.net.shapes))
+    for name, shape in view.inference.net.shapes.items():
         sketch.define(name, shape)
     for node in view.nodes:
-        if node.step is None or not node.step.bottoms or node.proto.name not in names:
+        if node.built is None or not node.built.bottoms or node.proto.name not in names:
             continue
-        told = _try(sketch, node.step)
+        told = _try(sketch, node.built)
         if told:
             severity, fact = told
-            yield Hit(severity, node.place, f"{node.called}: {fact}")
+            yield Occurrence(severity, node.location, f"{node.called}: {fact}")
 
 
 def _deployed(view: View) -> set[str]:
@@ -68,16 +68,16 @@ def _with_inputs(view: View) -> Any:
     param.CopyFrom(view.param)
     del param.layer[:]
     for node in view.nodes:
-        stands_in = node.step is not None and not node.step.bottoms
-        param.layer.append(node.step.layer.proto if stands_in and node.step else node.proto)
+        stands_in = node.built is not None and not node.built.bottoms
+        param.layer.append(node.built.layer.proto if stands_in and node.built else node.proto)
     return param
 
 
-def _try(sketch: _Sketch, step: Step) -> tuple[str, str] | None:
+def _try(sketch: _Sketch, built: LayerNode) -> tuple[str, str] | None:
     sketch.spliced = False
-    sketch.begin(step.layer.name)
+    sketch.begin(built.layer.name)
     try:
-        step.layer.onnx(sketch, list(step.bottoms), [f"{top}/top" for top in step.tops])
+        built.layer.onnx(sketch, list(built.bottoms), [f"{top}/top" for top in built.tops])
     except ExportError as error:
         return "warning", error.message.partition(": ")[2] or error.message
     except Exception:  # a form that looks at values, of which there are none here

@@ -3,13 +3,13 @@
 A check is a generator in a module of its theme::
 
     @net_check("numbers", why="what it does to the user's figures", do="what to write instead")
-    def mirror_in_test(view: View) -> Hits:
+    def mirror_in_test(view: View) -> Occurrences:
         for node in view.nodes:
             if ...:
-                yield Hit("warning", node.place, "what is written there")
+                yield Occurrence("warning", node.location, "what is written there")
 
-``net_check`` is run on each net in each phase, ``case_check`` once on the whole file. Importing the
-module registers its checks; the first line of a check's docstring says what it looks for.
+``net_check`` is run on each net in each phase, ``target_check`` once on the whole file. Importing
+the module registers its checks; the first line of a check's docstring says what it looks for.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..analysis.reading import Case
+    from ..analysis.reading import Target
     from ..analysis.view import View
 
 SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
-class Hit:
+class Occurrence:
     """One place where a check found something.
 
     Attributes:
@@ -40,7 +40,7 @@ class Hit:
     what: str
 
 
-Hits = Iterator[Hit]
+Occurrences = Iterator[Occurrence]
 
 
 @dataclass(frozen=True)
@@ -51,38 +51,38 @@ class Check:
     theme: str
     why: str
     do: str
-    run: Callable[[Any], Hits]
+    run: Callable[[Any], Occurrences]
 
 
 @dataclass
 class Finding:
-    """A hit with its check, and the phases it was found in (none: outside any net)."""
+    """An occurrence with its check, and the phases it was found in (none: outside any net)."""
 
     check: Check
-    hit: Hit
+    occurrence: Occurrence
     phases: list[str] = field(default_factory=list)
 
 
 NET_CHECKS: list[Check] = []
-CASE_CHECKS: list[Check] = []
+TARGET_CHECKS: list[Check] = []
 
 
 def net_check(
     theme: str, why: str, do: str
-) -> Callable[[Callable[[View], Hits]], Callable[[View], Hits]]:
+) -> Callable[[Callable[[View], Occurrences]], Callable[[View], Occurrences]]:
     """Register a check of one net in one phase."""
     return _registrar(NET_CHECKS, theme, why, do)
 
 
-def case_check(
+def target_check(
     theme: str, why: str, do: str
-) -> Callable[[Callable[[Case], Hits]], Callable[[Case], Hits]]:
+) -> Callable[[Callable[[Target], Occurrences]], Callable[[Target], Occurrences]]:
     """Register a check of the whole file."""
-    return _registrar(CASE_CHECKS, theme, why, do)
+    return _registrar(TARGET_CHECKS, theme, why, do)
 
 
 def _registrar(checks: list[Check], theme: str, why: str, do: str) -> Callable[[Any], Any]:
-    def add(run: Callable[[Any], Hits]) -> Callable[[Any], Hits]:
+    def add(run: Callable[[Any], Occurrences]) -> Callable[[Any], Occurrences]:
         checks.append(Check(run.__name__, theme, why, do, run))
         return run
 

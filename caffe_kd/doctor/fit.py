@@ -10,7 +10,7 @@ from ..analysis.view import Node, View
 from ..core.errors import WeightsError
 from ..net.weights import shown
 from ..proto.binary import LayerWeights
-from .findings import Hit, Hits, net_check
+from .findings import Occurrence, Occurrences, net_check
 
 
 def _pairs(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
@@ -34,16 +34,16 @@ def _layers(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
     "shapes.",
     do="Take the net these weights were trained with, or rename the layer to begin it anew.",
 )
-def weights_do_not_fit(view: View) -> Hits:
+def weights_do_not_fit(view: View) -> Occurrences:
     """A layer of the file whose blobs differ from the net's in number or shape."""
-    net = view.survey.net
+    net = view.inference.net
     for path, weights, node in _layers(view):
-        if net is None or node is None or node.step is None:
+        if net is None or node is None or node.built is None:
             continue
         try:
             net.copy_weights([weights], path)
         except WeightsError as error:
-            yield Hit("error", node.place, error.message)
+            yield Occurrence("error", node.location, error.message)
 
 
 @net_check(
@@ -52,7 +52,7 @@ def weights_do_not_fit(view: View) -> Hits:
     "where names have changed.",
     do="Compare the names with those of the file; a layer is found by its name alone.",
 )
-def layers_without_weights(view: View) -> Hits:
+def layers_without_weights(view: View) -> Occurrences:
     """Layers with parameters that no file of weights holds."""
     if not view.weights:
         return
@@ -62,7 +62,7 @@ def layers_without_weights(view: View) -> Hits:
         lacking = [n for n in nodes if not view.has_weights(n)]
         if lacking and (of_teacher or brings_own or not view.teachers):
             fact = f"no weights for {shown([n.proto.name for n in lacking])}"
-            yield Hit("error" if of_teacher else "warning", lacking[0].place, fact)
+            yield Occurrence("error" if of_teacher else "warning", lacking[0].location, fact)
 
 
 def _is_teachers(view: View, name: str) -> bool:
@@ -75,7 +75,7 @@ def _is_teachers(view: View, name: str) -> bool:
     "renamed, or a net that was cut.",
     do="Nothing, if it is meant; else compare the names.",
 )
-def weights_without_layer(view: View) -> Hits:
+def weights_without_layer(view: View) -> Occurrences:
     """Layers of the file that the net lacks."""
     for path, layers in view.weights:
         held = {w.name for w in layers if w.blobs}
@@ -87,9 +87,9 @@ def weights_without_layer(view: View) -> Hits:
         own = [n.proto.name for n in view.nodes if n.has_blobs and not view.of_teacher(n)]
         if lost == held and own:
             fact += f", and the net's are {shown(own)}: nothing of the file fits"
-            yield Hit("error" if view.solver is None else "warning", path, fact)
+            yield Occurrence("error" if view.solver is None else "warning", path, fact)
         else:
-            yield Hit("note", path, fact)
+            yield Occurrence("note", path, fact)
 
 
 @net_check(
@@ -97,12 +97,14 @@ def weights_without_layer(view: View) -> Hits:
     why="NaN or infinity in a parameter makes every answer NaN: the training had diverged.",
     do="Go back to an earlier snapshot, and train on with a smaller base_lr or clip_gradients.",
 )
-def weights_not_finite(view: View) -> Hits:
+def weights_not_finite(view: View) -> Occurrences:
     """Parameters that are NaN or infinite."""
     for path, weights, _ in _pairs(view):
         for index, blob in enumerate(weights.blobs):
             if blob is not None and blob.size and not np.isfinite(blob).all():
-                yield Hit("error", path, f"layer '{weights.name}': blob {index} is not finite")
+                yield Occurrence(
+                    "error", path, f"layer '{weights.name}': blob {index} is not finite"
+                )
 
 
 @net_check(
@@ -110,13 +112,13 @@ def weights_not_finite(view: View) -> Hits:
     why="A layer of zero weights passes nothing on.",
     do="Look whether the file was written before training, or the layer never learned.",
 )
-def weights_all_zero(view: View) -> Hits:
+def weights_all_zero(view: View) -> Occurrences:
     """Weights that are all 0."""
     for path, weights, node in _pairs(view):
         first = weights.blobs[0]
         kind = node.type if node is not None else weights.type
         if first is not None and kind not in ("BatchNorm", "Bias") and not first.any():
-            yield Hit("warning", path, f"layer '{weights.name}': every weight is 0")
+            yield Occurrence("warning", path, f"layer '{weights.name}': every weight is 0")
 
 
 @net_check(
@@ -126,7 +128,7 @@ def weights_all_zero(view: View) -> Hits:
     do="Train in TRAIN without use_global_stats before testing; after joining BatchNorm into the "
     "layer before it, remove it from the net.",
 )
-def statistics_never_collected(view: View) -> Hits:
+def statistics_never_collected(view: View) -> Occurrences:
     """A BatchNorm whose factor is 0 in the weights, and which uses them."""
     for path, weights, node in _pairs(view):
         if node is None or node.type != "BatchNorm" or len(weights.blobs) != 3:
@@ -137,7 +139,7 @@ def statistics_never_collected(view: View) -> Hits:
         factor = weights.blobs[2]
         if uses and factor is not None and not factor.any():
             fact = f"layer '{weights.name}' (BatchNorm): its scale factor, blob 2, is 0"
-            yield Hit("error", path, fact)
+            yield Occurrence("error", path, fact)
 
 
 @net_check(
@@ -145,7 +147,7 @@ def statistics_never_collected(view: View) -> Hits:
     why="A variance cannot be negative: the root of it is NaN.",
     do="Look how the file was made; a converter may have mixed up the order of mean and variance.",
 )
-def negative_variance(view: View) -> Hits:
+def negative_variance(view: View) -> Occurrences:
     """A BatchNorm or BN with a negative variance."""
     for path, weights, node in _pairs(view):
         index = {"BatchNorm": 1, "BN": 3}.get(node.type if node is not None else "")
@@ -154,4 +156,4 @@ def negative_variance(view: View) -> Hits:
         variance = weights.blobs[index]
         if variance is not None and variance.size and variance.min() < 0:
             least = float(variance.min())
-            yield Hit("error", path, f"layer '{weights.name}': a variance is {least:.3g}")
+            yield Occurrence("error", path, f"layer '{weights.name}': a variance is {least:.3g}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..analysis.view import Node, View
 from .distilling import learns
-from .findings import Hit, Hits, net_check
+from .findings import Occurrence, Occurrences, net_check
 
 # Whose gradient Caffe computes from the layer's own top, as its memory is by then.
 _FROM_TOP = {"TanH", "Sigmoid", "ELU", "Swish", "Exp", "Softmax", "LRN", "MVN"}
@@ -23,19 +23,19 @@ _CHANGING = {
     do="Nothing, for training here. To get the same numbers in both, give the layer that works in "
     "place a top of its own name.",
 )
-def overwritten_in_place(view: View) -> Hits:
+def overwritten_in_place(view: View) -> Occurrences:
     """A layer in place over what a gradient needs in BVLC Caffe."""
     for node in view.nodes if view.learns else ():
         if view.of_teacher(node) or not learns(node.parents[0] if node.parents else None):
             continue
         top, bottom = (list(names)[:1] for names in (node.proto.top, node.proto.bottom))
         if node.type in _FROM_BOTTOM and top == bottom and not _is_linear(node):
-            yield Hit("warning", node.place, f"{node.called} works in place")
+            yield Occurrence("warning", node.location, f"{node.called} works in place")
         if node.type in _FROM_TOP:
             after = next((c for c in node.children if top[0] in c.proto.top), None)
             if after is not None and _changes(node, after):
                 fact = f"{after.called} works in place on the top of {node.called}"
-                yield Hit("warning", after.place, fact)
+                yield Occurrence("warning", after.location, fact)
 
 
 def _is_linear(node: Node) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..analysis.reading import Case
+from ..analysis.reading import Target
 from ..analysis.view import Node, View
 from ..net.queries import filler, has_bias
 from ..proto import text
-from .findings import Hit, Hits, case_check, net_check
+from .findings import Occurrence, Occurrences, net_check, target_check
 
 _MATRICES = {"Convolution", "Deconvolution", "InnerProduct"}
 
@@ -19,20 +19,22 @@ _MATRICES = {"Convolution", "Deconvolution", "InnerProduct"}
     do='weight_filler { type: "msra" } before a ReLU, "xavier" elsewhere; in a BN layer '
     'slope_filler { type: "constant" value: 1 }.',
 )
-def zero_weights(view: View) -> Hits:
+def zero_weights(view: View) -> Occurrences:
     """Weights that begin at 0 and learn."""
     weighted = [n for n in _learning(view) if filler(n.proto) and any(n.lr_mults[:1] or [1.0])]
     begun = [n for n in weighted if not view.has_weights(n)]
     without = [n for n in begun if not filler(n.proto).ListFields()]  # type: ignore[union-attr]
     if len(without) == len(weighted) > 1 and view.solver is None:
         fact = f"none of its {len(weighted)} layers with weights has a filler: it is to start from "
-        yield Hit("note", str(view.file), f"net '{view.param.name}': {fact}weights")
+        yield Occurrence("note", str(view.file), f"net '{view.param.name}': {fact}weights")
         return
     for node in begun:
         given = filler(node.proto)
         if given is not None and given.type == "constant" and given.value == 0:
             said = "is not given, so it is constant 0" if node in without else "is constant 0"
-            yield Hit("warning", node.place, f"{node.called}: the filler of its weights {said}")
+            yield Occurrence(
+                "warning", node.location, f"{node.called}: the filler of its weights {said}"
+            )
 
 
 @net_check(
@@ -40,14 +42,14 @@ def zero_weights(view: View) -> Hits:
     why="The standard deviation is then 1, some hundred times what a layer of usual size can bear.",
     do='Write std, as std: 0.01; or use "xavier" or "msra", which go by the layer\'s size.',
 )
-def gaussian_without_std(view: View) -> Hits:
+def gaussian_without_std(view: View) -> Occurrences:
     """A gaussian filler of weights without std."""
     for node in _learning(view):
         given = filler(node.proto)
         if given is not None and given.type == "gaussian" and not given.HasField("std"):
             if not view.has_weights(node) and node.type != "BN":
-                yield Hit(
-                    "warning", node.place, f'{node.called}: weight_filler "gaussian" has no std'
+                yield Occurrence(
+                    "warning", node.location, f'{node.called}: weight_filler "gaussian" has no std'
                 )
 
 
@@ -62,7 +64,7 @@ def _learning(view: View) -> list[Node]:
     do="Start from weights that hold the layer (-weights, or weights in the solver), or let it "
     "learn.",
 )
-def frozen_at_random(view: View) -> Hits:
+def frozen_at_random(view: View) -> Occurrences:
     """A layer with lr_mult 0 and no weights to start from."""
     known = view.solver is not None or bool(view.weights)
     injected = {x.to or x.layer for x in view.solver.inject} if view.solver is not None else set()
@@ -78,7 +80,9 @@ def frozen_at_random(view: View) -> Hits:
         below = node.parents[0] if node.parents else None
         projects = below is not None and view.of_teacher(below)  # at random, so that it cannot move
         severity = "warning" if known and not projects else "note"
-        yield Hit(severity, node.place, f"{node.called}: lr_mult is 0 and no weights are named")
+        yield Occurrence(
+            severity, node.location, f"{node.called}: lr_mult is 0 and no weights are named"
+        )
 
 
 @net_check(
@@ -86,28 +90,28 @@ def frozen_at_random(view: View) -> Hits:
     why="Training would compute, and change nothing.",
     do="Give the layers that are to learn an lr_mult above 0, or leave it out: 1 is the default.",
 )
-def nothing_learns(view: View) -> Hits:
+def nothing_learns(view: View) -> Occurrences:
     """A net with an objective in which no parameter learns."""
-    if not view.learns or view.survey.problems or view.survey.net is None:
+    if not view.learns or view.inference.problems or view.inference.net is None:
         return
-    nodes = [node for node in _learning(view) if node.has_blobs and node.step is not None]
-    if all(node.step is not None for node in view.nodes):
+    nodes = [node for node in _learning(view) if node.has_blobs and node.built is not None]
+    if all(node.built is not None for node in view.nodes):
         if not any(mult for node in nodes for mult in node.lr_mults):
             severity = "error" if view.solver is not None else "warning"
             fact = "every lr_mult is 0" if nodes else "no layer has parameters"
-            yield Hit(severity, str(view.file), f"net '{view.param.name}': {fact}")
+            yield Occurrence(severity, str(view.file), f"net '{view.param.name}': {fact}")
 
 
-@case_check(
+@target_check(
     "learning",
     why="Without a loss there is no gradient: no parameter changes.",
     do="Add a loss layer, such as SoftmaxWithLoss; check its include rules and its loss_weight.",
 )
-def nothing_to_minimise(case: Case) -> Hits:
+def nothing_to_minimise(target: Target) -> Occurrences:
     """A solver's net without an objective."""
-    view = case.training()
-    if case.solver is not None and view is not None and not view.judges:
-        yield Hit("error", str(view.file), f"net '{view.param.name}' has no loss in TRAIN")
+    view = target.training()
+    if target.solver is not None and view is not None and not view.losses:
+        yield Occurrence("error", str(view.file), f"net '{view.param.name}' has no loss in TRAIN")
 
 
 @net_check(
@@ -116,7 +120,7 @@ def nothing_to_minimise(case: Case) -> Hits:
     "learns twice as fast and does not decay; here it is the other way round.",
     do="Exchange the two param blocks.",
 )
-def multipliers_reversed(view: View) -> Hits:
+def multipliers_reversed(view: View) -> Occurrences:
     """Multipliers of weights and bias in the wrong order."""
     for node in _learning(view):
         specs = list(node.proto.param)
@@ -127,10 +131,10 @@ def multipliers_reversed(view: View) -> Hits:
         )
         if fast == 2 * slow > 0:
             fact = f"lr_mult is {fast:g} for the weights and {slow:g} for the bias"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
         if decay == 0 and other > 0:
             fact = f"decay_mult is 0 for the weights and {other:g} for the bias"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
 
 
 @net_check(
@@ -138,26 +142,26 @@ def multipliers_reversed(view: View) -> Hits:
     why="The parameter moves up the gradient, so that the loss grows.",
     do="Make it positive; to turn a gradient round on purpose, give the loss a negative weight.",
 )
-def negative_multiplier(view: View) -> Hits:
+def negative_multiplier(view: View) -> Occurrences:
     """A negative lr_mult or decay_mult."""
     for node in view.nodes if view.is_training else ():
         for index, spec in enumerate(node.proto.param):
             for name in ("lr_mult", "decay_mult"):
                 if getattr(spec, name) < 0:
                     fact = f"{node.called}: {name} of param {index} is {getattr(spec, name):g}"
-                    yield Hit("warning", node.place, fact)
+                    yield Occurrence("warning", node.location, fact)
 
 
-@case_check(
+@target_check(
     "learning",
     why="Weight decay pulls every parameter towards 0 unless its decay_mult is 0. For a bias, a "
     "PReLU's slope or the factor after a BatchNorm that is seldom meant; the harm is small.",
     do="param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }.",
 )
-def decay_on_bias(case: Case) -> Hits:
+def decay_on_bias(target: Target) -> Occurrences:
     """Biases that decay."""
-    view = case.training()
-    if view is None or case.solver is None or not case.solver.weight_decay:
+    view = target.training()
+    if view is None or target.solver is None or not target.solver.weight_decay:
         return
     decaying = []
     for node in _learning(view):
@@ -168,8 +172,8 @@ def decay_on_bias(case: Case) -> Hits:
                 decaying.append(node.proto.name)
     if decaying:
         names = ", ".join(decaying[:4]) + (f" and {len(decaying) - 4} more" * (len(decaying) > 4))
-        fact = f"weight_decay {case.solver.weight_decay:g} pulls on the bias of {names}"
-        yield Hit("note", text.locate(case.file, "weight_decay"), fact)
+        fact = f"weight_decay {target.solver.weight_decay:g} pulls on the bias of {names}"
+        yield Occurrence("note", text.locate(target.file, "weight_decay"), fact)
 
 
 @net_check(
@@ -180,7 +184,7 @@ def decay_on_bias(case: Case) -> Hits:
     do="Write phase: TEST in these layers (use_global_stats: true for BatchNorm), or name the net "
     "as the solver's teacher, which does it all.",
 )
-def frozen_but_training(view: View) -> Hits:
+def frozen_but_training(view: View) -> Occurrences:
     """A BatchNorm or Dropout at work amid layers that do not learn."""
     if not view.learns:
         return
@@ -194,4 +198,4 @@ def frozen_but_training(view: View) -> Hits:
         before = [n for n in node.ancestors() if n.has_blobs and n.type in _MATRICES]
         if before and all(not any(n.lr_mults) for n in before):
             fact = f"{node.called} is in phase TRAIN; what leads to it has lr_mult 0"
-            yield Hit("warning", node.place, fact)
+            yield Occurrence("warning", node.location, fact)

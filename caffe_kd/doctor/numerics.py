@@ -8,7 +8,7 @@ from typing import Any
 
 from ..analysis.view import Node, View
 from ..proto import caffe_pb2 as pb
-from .findings import Hit, Hits, net_check
+from .findings import Occurrence, Occurrences, net_check
 
 _FEW_VALUES = 16  # of a channel in a batch: the variance of fewer is off by a third and more
 _MANY_POSITIONS = 100
@@ -24,31 +24,31 @@ _FILLED_BY = {"Convolution": "convolution_param", "InnerProduct": "inner_product
     do="Nothing here and in our ONNX export; elsewhere use ceil_mode=True. For a new net "
     "round_mode: FLOOR gives the other size.",
 )
-def ceil_pooling(view: View) -> Hits:
+def ceil_pooling(view: View) -> Occurrences:
     """A Pooling whose size depends on the rounding."""
     for node in view.nodes:
-        if node.type != "Pooling" or node.step is None:
+        if node.type != "Pooling" or node.built is None:
             continue
-        kernel = getattr(node.step.layer, "kernel", None)
-        if kernel is None or len(node.step.bottom_shapes[0]) != 4:
+        kernel = getattr(node.built.layer, "kernel", None)
+        if kernel is None or len(node.built.bottom_shapes[0]) != 4:
             continue
-        layer: Any = node.step.layer
-        plane = node.step.bottom_shapes[0][2:]
+        layer: Any = node.built.layer
+        plane = node.built.bottom_shapes[0][2:]
         numbers = zip(plane, kernel, layer.stride, layer.pad, strict=True)
         floor = tuple((e + 2 * p - k) // s + 1 for e, k, s, p in numbers)
-        real = node.step.top_shapes[0][2:]
+        real = node.built.top_shapes[0][2:]
         if real != floor:
             fact = f"{node.called}: {_by(plane)} becomes {_by(real)}; rounding down gives "
-            yield Hit("note", node.place, f"{fact}{_by(floor)}")
+            yield Occurrence("note", node.location, f"{fact}{_by(floor)}")
             if not layer.is_max:
                 what = (
                     "windows at the far edge are divided by what of them lies in the padded plane"
                 )
-                yield Hit("note", node.place, f"{node.called}: pool: AVE; {what}")
+                yield Occurrence("note", node.location, f"{node.called}: pool: AVE; {what}")
 
 
-def _by(extents: tuple[int, ...]) -> str:
-    return " x ".join(map(str, extents))
+def _by(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 @net_check(
@@ -59,20 +59,22 @@ def _by(extents: tuple[int, ...]) -> str:
     do="Nothing, where values are seldom equal. Behind a ReLU many are 0: judge the scores before "
     "it.",
 )
-def ties(view: View) -> Hits:
+def ties(view: View) -> Occurrences:
     """A layer whose answer depends on which of equal values wins."""
     for node in view.nodes:
         if node.type == "ArgMax":
-            yield Hit("note", node.place, f"{node.called}: of equal values the highest index wins")
+            yield Occurrence(
+                "note", node.location, f"{node.called}: of equal values the highest index wins"
+            )
         elif node.type == "Accuracy":
             before = node.source(0)
             if before is not None and before.type == "ReLU":
                 fact = f"{node.called}: its scores come from {before.called}, where many are equal"
-                yield Hit("warning", node.place, fact)
+                yield Occurrence("warning", node.location, fact)
         elif node.type == "Eltwise" and view.learns:
             if node.proto.eltwise_param.operation == pb.EltwiseParameter.MAX:
                 fact = "of equal values one bottom gets the gradient"
-                yield Hit("note", node.place, f"{node.called}: {fact}")
+                yield Occurrence("note", node.location, f"{node.called}: {fact}")
 
 
 @net_check(
@@ -80,11 +82,11 @@ def ties(view: View) -> Hits:
     why="mirror flips at random in TEST too: two tests of the same weights differ.",
     do="Leave mirror out of the data layer of TEST.",
 )
-def mirror_in_test(view: View) -> Hits:
+def mirror_in_test(view: View) -> Occurrences:
     """Random mirroring in TEST."""
     for node in view.data:
         if not view.is_training and view.is_meant and node.proto.transform_param.mirror:
-            yield Hit("warning", node.place, f"{node.called}: mirror: true in TEST")
+            yield Occurrence("warning", node.location, f"{node.called}: mirror: true in TEST")
 
 
 @net_check(
@@ -93,12 +95,14 @@ def mirror_in_test(view: View) -> Hits:
     "the first record.",
     do="Leave it out.",
 )
-def rand_skip(view: View) -> Hits:
+def rand_skip(view: View) -> Occurrences:
     """rand_skip of a Data layer."""
     for node in view.data:
         if node.type == "Data" and node.proto.data_param.rand_skip:
             skip = node.proto.data_param.rand_skip
-            yield Hit("note", node.place, f"{node.called}: rand_skip: {skip} has no effect")
+            yield Occurrence(
+                "note", node.location, f"{node.called}: rand_skip: {skip} has no effect"
+            )
 
 
 @net_check(
@@ -107,7 +111,7 @@ def rand_skip(view: View) -> Hits:
     "first losses are large and training may diverge.",
     do="transform_param { scale: 0.00390625 }, or a mean_file or mean_value.",
 )
-def raw_pixels(view: View) -> Hits:
+def raw_pixels(view: View) -> Occurrences:
     """Images without scale and mean."""
     for node in view.data if view.learns else ():
         transform = node.proto.transform_param
@@ -118,11 +122,11 @@ def raw_pixels(view: View) -> Hits:
                 continue
             risky = next((child for child in node.children if _is_too_fast(view, child)), None)
             if risky is None:
-                yield Hit("note", node.place, f"{node.called}: neither scale nor mean")
+                yield Occurrence("note", node.location, f"{node.called}: neither scale nor mean")
                 continue
-            yield Hit(
+            yield Occurrence(
                 "warning",
-                node.place,
+                node.location,
                 f"{node.called}: neither scale nor mean, and {risky.called} has large weights for "
                 f"such values; with base_lr {view.solver.base_lr:g} training is likely to diverge "
                 "or to stay at chance",
@@ -170,7 +174,7 @@ def _starts_by_scaling(node: Node) -> bool:
     "statistics.",
     do="Leave use_global_stats out: it is then true in TEST and false in TRAIN.",
 )
-def batch_statistics_in_test(view: View) -> Hits:
+def batch_statistics_in_test(view: View) -> Occurrences:
     """A BatchNorm that takes the batch's statistics in TEST."""
     if view.is_training:
         return
@@ -179,9 +183,13 @@ def batch_statistics_in_test(view: View) -> Hits:
         if node.type != "BatchNorm":
             continue
         if param.HasField("use_global_stats") and not param.use_global_stats:
-            yield Hit("warning", node.place, f"{node.called}: use_global_stats: false in TEST")
+            yield Occurrence(
+                "warning", node.location, f"{node.called}: use_global_stats: false in TEST"
+            )
         elif node.proto.HasField("phase") and node.proto.phase == pb.TRAIN:
-            yield Hit("warning", node.place, f"{node.called}: phase: TRAIN in the net of TEST")
+            yield Occurrence(
+                "warning", node.location, f"{node.called}: phase: TRAIN in the net of TEST"
+            )
 
 
 @net_check(
@@ -190,7 +198,7 @@ def batch_statistics_in_test(view: View) -> Hits:
     "the layer divides by the root of eps, that is, multiplies by 316.",
     do="Start from weights that have statistics, or leave use_global_stats out of TRAIN.",
 )
-def stored_statistics_in_train(view: View) -> Hits:
+def stored_statistics_in_train(view: View) -> Occurrences:
     """A BatchNorm that takes stored statistics in TRAIN, where no weights bring them."""
     if not view.learns:
         return
@@ -201,7 +209,9 @@ def stored_statistics_in_train(view: View) -> Hits:
             continue
         if not view.has_weights(node):
             severity = "warning" if view.solver is not None or view.weights else "note"
-            yield Hit(severity, node.place, f"{node.called}: use_global_stats: true in TRAIN")
+            yield Occurrence(
+                severity, node.location, f"{node.called}: use_global_stats: true in TRAIN"
+            )
 
 
 @net_check(
@@ -209,20 +219,20 @@ def stored_statistics_in_train(view: View) -> Hits:
     why="Mean and variance of so few values are mostly noise; of one value the answer is 0.",
     do="Raise batch_size. iter_size does not help: each of its batches is normalised alone.",
 )
-def few_values_for_statistics(view: View) -> Hits:
+def few_values_for_statistics(view: View) -> Occurrences:
     """A BatchNorm in TRAIN over few values of a channel."""
     if not view.learns:
         return
     for node in view.nodes:
-        if node.step is None or node.type not in ("BatchNorm", "BN"):
+        if node.built is None or node.type not in ("BatchNorm", "BN"):
             continue
-        if getattr(node.step.layer, "stored", False):
+        if getattr(node.built.layer, "stored", False):
             continue
-        shape = node.step.bottom_shapes[0]
+        shape = node.built.bottom_shapes[0]
         values = math.prod(shape) // (shape[1] if len(shape) > 1 else 1)
         if values < _FEW_VALUES:
             fact = f"{node.called}: {values} value(s) of a channel in a batch"
-            yield Hit("warning", node.place, fact)
+            yield Occurrence("warning", node.location, fact)
 
 
 @net_check(
@@ -232,17 +242,17 @@ def few_values_for_statistics(view: View) -> Hits:
     do="Give the layer a small loss_weight; SigmoidCrossEntropyLoss takes "
     "loss_param { normalization: FULL }.",
 )
-def loss_over_many_values(view: View) -> Hits:
+def loss_over_many_values(view: View) -> Occurrences:
     """A loss that sums over many values of a record."""
     if not view.learns:
         return
     for node in view.nodes:
-        if node.type not in ("EuclideanLoss", "SigmoidCrossEntropyLoss") or node.step is None:
+        if node.type not in ("EuclideanLoss", "SigmoidCrossEntropyLoss") or node.built is None:
             continue
         if node.proto.loss_param.HasField("normalization") or node.proto.loss_weight:
             continue
-        shape = node.step.bottom_shapes[0]
+        shape = node.built.bottom_shapes[0]
         values = math.prod(shape[1:])
         if values > _MANY_POSITIONS:
             fact = f"{node.called}: sums over {values} values of a record, with loss_weight 1"
-            yield Hit("note", node.place, fact)
+            yield Occurrence("note", node.location, fact)

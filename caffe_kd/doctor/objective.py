@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from ..analysis.gradient import receivers
-from ..analysis.reading import Case
+from ..analysis.reading import Target
 from ..analysis.view import Node, View
 from ..net.queries import is_data
 from ..proto import caffe_pb2 as pb
 from ..proto import schedule
 from .distilling import distilling_losses, learns
-from .findings import Hit, Hits, case_check, net_check
+from .findings import Occurrence, Occurrences, net_check, target_check
 
 
 @net_check(
@@ -22,22 +22,22 @@ from .findings import Hit, Hits, case_check, net_check
     do="DistillingLoss, which has the T^2 in both; or compare runs by accuracy, and give "
     "TempSoftmaxCrossEntropyLoss a loss_weight of T^2.",
 )
-def temperature_in_forks(view: View) -> Hits:
+def temperature_in_forks(view: View) -> Occurrences:
     """A fork's loss whose value or gradient lacks T^2."""
     for node in distilling_losses(view):
-        if node.type == "KnowledgeDistillation" and node.step is not None:
-            t = node.step.layer.param.temperature
+        if node.type == "KnowledgeDistillation" and node.built is not None:
+            t = node.built.layer.param.temperature
             if t != 1:
                 fact = f"the value lacks the factor {t:g}^2 = {t * t:g} that the gradient has"
-                yield Hit("note", node.place, f"{node.called}: {fact}")
-    for node in view.judges if view.learns else ():
+                yield Occurrence("note", node.location, f"{node.called}: {fact}")
+    for node in view.losses if view.learns else ():
         if node.type == "TempSoftmaxCrossEntropyLoss":
             t, weight = node.proto.tempsoftmax_param.temperature, sum(view.loss_weights(node))
             if 0 < weight < t * t / 2:
                 fact = (
                     f"the gradient is divided by {t:g}^2 = {t * t:g}, and loss_weight is {weight:g}"
                 )
-                yield Hit("warning", node.place, f"{node.called}: {fact}")
+                yield Occurrence("warning", node.location, f"{node.called}: {fact}")
 
 
 @net_check(
@@ -46,27 +46,27 @@ def temperature_in_forks(view: View) -> Hits:
     "the term is as many times smaller, and the more classes, the less the teacher counts.",
     do="Sum over the classes and divide by the records, as DistillingLoss does.",
 )
-def mean_over_classes(view: View) -> Hits:
+def mean_over_classes(view: View) -> Occurrences:
     """A distillation term that is divided by the number of classes."""
     for node in distilling_losses(view):
-        axis = getattr(node.step.layer, "class_axis", None) if node.step is not None else None
-        if axis is None or node.step is None:
+        axis = getattr(node.built.layer, "class_axis", None) if node.built is not None else None
+        if axis is None or node.built is None:
             continue
-        classes, weight = node.step.bottom_shapes[0][axis], sum(view.loss_weights(node))
+        classes, weight = node.built.bottom_shapes[0][axis], sum(view.loss_weights(node))
         if axis == 0:
             fact = f"axis 0 has the records: the softmax is over the {classes} records of a batch"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
         elif classes > 2 and math.isclose(weight, 1 / classes, rel_tol=1e-3):
             fact = f"loss_weight {weight:g} is one over its {classes} classes"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
-    for node in view.judges if view.learns else ():
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
+    for node in view.losses if view.learns else ():
         is_mean = node.proto.reduction_param.operation == pb.ReductionParameter.MEAN
-        if node.type != "Reduction" or not is_mean or node.step is None:
+        if node.type != "Reduction" or not is_mean or node.built is None:
             continue
-        shape = node.step.bottom_shapes[0]
+        shape = node.built.bottom_shapes[0]
         if len(shape) > 1 and math.prod(shape[1:]) > 1 and _of_both(view, node):
             fact = f"averages over {math.prod(shape[1:])} values of a record, not only over records"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
 
 
 def _of_both(view: View, node: Node) -> bool:
@@ -82,7 +82,7 @@ def _of_both(view: View, node: Node) -> bool:
     do="Give it a weight, and let gradients pass from its first bottom to the student: no "
     "propagate_down: false on the way.",
 )
-def term_without_effect(view: View) -> Hits:
+def term_without_effect(view: View) -> Occurrences:
     """A distillation loss that teaches nothing: by its schedule, or by where gradients end."""
     for node in distilling_losses(view):
         weights = view.loss_weights(node)
@@ -91,10 +91,10 @@ def term_without_effect(view: View) -> Hits:
         points = node.proto.loss_weight_schedule
         if points.point and schedule.fault(points) is None and _always_zero(points, view):
             fact = "loss_weight_schedule is 0 in all iterations"
-            yield Hit("warning", node.place, f"{node.called}: {fact}")
+            yield Occurrence("warning", node.location, f"{node.called}: {fact}")
         elif learns(node.parents[0]) and not set(_ids(receivers(view, node))) - {id(node)}:
             fact = f"no gradient gets from it to what makes '{node.proto.bottom[0]}'"
-            yield Hit("error", node.place, f"{node.called}: {fact}")
+            yield Occurrence("error", node.location, f"{node.called}: {fact}")
 
 
 def _ids(nodes: list[Node]) -> list[int]:
@@ -113,11 +113,11 @@ def _always_zero(points: object, view: View) -> bool:
     "where no gradient reaches it: a teacher that is part of the net fades while it teaches.",
     do="Name it as the solver's teacher { net weights }; or param { lr_mult: 0 decay_mult: 0 }.",
 )
-def decay_on_teacher(view: View) -> Hits:
+def decay_on_teacher(view: View) -> Occurrences:
     """A teacher whose parameters decay."""
     decay = view.solver.weight_decay if view.solver is not None else 0
     for node in distilling_losses(view) if decay else ():
-        taught = {id(n) for loss in view.judges for n in receivers(view, loss)}
+        taught = {id(n) for loss in view.losses for n in receivers(view, loss)}
         for layer in [node.parents[1], *node.ancestors(1)]:
             if layer is None or not layer.has_blobs or id(layer) in taught:
                 continue
@@ -125,7 +125,7 @@ def decay_on_teacher(view: View) -> Hits:
             decays += [1.0] * (len(layer.lr_mults) - len(decays))
             if any(lr and d for lr, d in zip(layer.lr_mults, decays, strict=True)):
                 fact = f"weight_decay {decay:g} shrinks it, and no gradient makes up for that"
-                yield Hit("warning", layer.place, f"{layer.called}: {fact}")
+                yield Occurrence("warning", layer.location, f"{layer.called}: {fact}")
 
 
 @net_check(
@@ -135,7 +135,7 @@ def decay_on_teacher(view: View) -> Hits:
     do="Take mirror, crop_size, jitter and shuffle out of the layer, or let the teacher run "
     "along as the solver's teacher { net weights }.",
 )
-def recorded_answers_of_other_views(view: View) -> Hits:
+def recorded_answers_of_other_views(view: View) -> Occurrences:
     """A teacher's answers from a database beside images that change at random."""
     for node in distilling_losses(view):
         source = node.source(1)
@@ -145,7 +145,7 @@ def recorded_answers_of_other_views(view: View) -> Hits:
             random = _random(images)
             if images is not source and random and images in node.ancestors(0):
                 fact = f"{images.called} has {random}; '{node.proto.bottom[1]}' is recorded"
-                yield Hit("warning", images.place, f"{fact} ({source.called})")
+                yield Occurrence("warning", images.location, f"{fact} ({source.called})")
 
 
 @net_check(
@@ -154,7 +154,7 @@ def recorded_answers_of_other_views(view: View) -> Hits:
     "runs on each batch, as is right. -teacher_cache memory and disk are refused.",
     do="Nothing, if the variety is wanted; without it the cache saves the teacher's time.",
 )
-def teacher_not_remembered(view: View) -> Hits:
+def teacher_not_remembered(view: View) -> Occurrences:
     """A random transformation before a frozen teacher."""
     if not view.learns or not view.teachers:
         return
@@ -162,7 +162,7 @@ def teacher_not_remembered(view: View) -> Hits:
         random = _random(node, with_order=False)
         fed = [n for n in view.nodes if view.of_teacher(n) and node in n.ancestors()]
         if random and fed:
-            yield Hit("note", node.place, f"{node.called}: {random} before the teacher")
+            yield Occurrence("note", node.location, f"{node.called}: {random} before the teacher")
 
 
 def _random(node: Node, with_order: bool = True) -> str:
@@ -181,20 +181,20 @@ def _shuffles(node: Node) -> bool:
     return bool(node.proto.image_data_param.shuffle or node.proto.hdf5_data_param.shuffle)
 
 
-@case_check(
+@target_check(
     "distillation",
     why="A loss that the solver's train net leaves out is never minimised, whatever its weight.",
     do="Take the TEST rule out, or give the solver the train_state that the rule asks for.",
 )
-def loss_not_in_train(case: Case) -> Hits:
+def loss_not_in_train(target: Target) -> Occurrences:
     """A distillation loss whose rules leave it out of TRAIN."""
-    view = case.training()
+    view = target.training()
     if view is None or not view.teachers or distilling_losses(view):
         return
-    for other in case.layers:
+    for other in target.layers:
         compares = any(b.startswith(f"{name}/") for name in view.teachers for b in other.bottom)
         ours = any(other.name.startswith(f"{name}/") for name in view.teachers)
         if compares and not ours and other.type.endswith(("Loss", "Distillation")):
             if other.name not in {n.proto.name for n in view.nodes}:
                 fact = f"layer '{other.name}' ({other.type}) is left out of TRAIN by its rules"
-                yield Hit("error", other.source_line, fact)
+                yield Occurrence("error", other.source_line, fact)

@@ -44,13 +44,15 @@ def findings_as_text(findings: list[Finding]) -> Iterator[str]:
 
 
 def _groups(findings: list[Finding]) -> Iterator[str]:
-    for (severity, _), group in groupby(findings, key=lambda f: (f.hit.severity, f.check.name)):
+    for (severity, _), group in groupby(
+        findings, key=lambda f: (f.occurrence.severity, f.check.name)
+    ):
         yield from _group(severity, list(group))
 
 
 def _counts(findings: list[Finding]) -> Iterator[str]:
     yield ""
-    severities = [finding.hit.severity for finding in findings]
+    severities = [finding.occurrence.severity for finding in findings]
     yield ", ".join(_counted(severities.count(s), s) for s in SEVERITIES)
 
 
@@ -61,8 +63,8 @@ def _group(severity: str, findings: list[Finding]) -> Iterator[str]:
     yield f"{severity}: {check.name} ({check.theme})"
     for finding in findings[:_PLACES_SHOWN]:
         phases = f" [{', '.join(finding.phases)}]" if len(finding.phases) == 1 else ""
-        where = f"{finding.hit.where}: " if finding.hit.where else ""
-        yield f"  {where}{finding.hit.what}{phases}"
+        where = f"{finding.occurrence.where}: " if finding.occurrence.where else ""
+        yield f"  {where}{finding.occurrence.what}{phases}"
     if len(findings) > _PLACES_SHOWN:
         yield f"  and {len(findings) - _PLACES_SHOWN} more (doctor -json lists all)"
     yield f"  Why: {check.why}"
@@ -125,11 +127,11 @@ def as_dict(report: Report) -> dict[str, Any]:
         "counts": {severity: report.count(severity) for severity in SEVERITIES},
         "findings": [
             {
-                "severity": finding.hit.severity,
+                "severity": finding.occurrence.severity,
                 "check": finding.check.name,
                 "theme": finding.check.theme,
-                "where": finding.hit.where,
-                "what": finding.hit.what,
+                "where": finding.occurrence.where,
+                "what": finding.occurrence.what,
                 "why": finding.check.why,
                 "do": finding.check.do,
                 "phases": finding.phases,

@@ -5,80 +5,80 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..analysis.reading import Case
+from ..analysis.reading import Target
 from ..analysis.view import View
 from ..core.errors import SolverError
 from ..net.queries import batch_size
 from ..proto import text
 from ..solver import lr_policy
 from ..solver.updates import rule_of
-from .findings import Hit, Hits, case_check
+from .findings import Occurrence, Occurrences, target_check
 
 _NO_RATE = 1e-9  # of base_lr: below float32's precision of what it would change
 _HIGH_RATE = 1.0
 _MOST_DECAY = 0.1
 
 
-@case_check(
+@target_check(
     "solver",
     why="The solver refuses to begin.",
     do="Correct the file as the message says.",
 )
-def cannot_be_planned(case: Case) -> Hits:
+def cannot_be_planned(target: Target) -> Occurrences:
     """A solver, or the nets it names, that cannot be made into a run."""
-    if case.unplanned is not None and not (case.missing and _is_missing(case)):
-        fact = case.unplanned.message
-        path = case.solver.net or case.solver.train_net
-        beside = case.file.parent / Path(path).name
+    if target.unplanned is not None and not (target.missing and _is_missing(target)):
+        fact = target.unplanned.message
+        path = target.solver.net or target.solver.train_net
+        beside = target.file.parent / Path(path).name
         if "no such file" in fact and path in fact and beside.is_file():
             fact += f" One of that name is: write '{beside.name}'"
-        yield Hit("error", case.unplanned.where or str(case.file), fact)
+        yield Occurrence("error", target.unplanned.where or str(target.file), fact)
 
 
-def _is_missing(case: Case) -> bool:
+def _is_missing(target: Target) -> bool:
     """Say whether it is only the absent weights that keep the run from being planned."""
-    return "no such file" in str(case.unplanned) and "weights" in str(case.unplanned)
+    return "no such file" in str(target.unplanned) and "weights" in str(target.unplanned)
 
 
-@case_check(
+@target_check(
     "solver",
     why="Training cannot begin until they are there. In a file for distilling that is so until the "
     "teacher has been trained.",
     do="Train the teacher first, or name the file in the solver or with -teacher_weights.",
 )
-def weights_missing(case: Case) -> Hits:
+def weights_missing(target: Target) -> Occurrences:
     """Weights that the solver names and that are not there."""
-    for what in case.missing:
-        yield Hit("warning", case.where("weights"), f"{what}: no such file")
+    for what in target.missing:
+        yield Occurrence("warning", target.where("weights"), f"{what}: no such file")
 
 
-@case_check(
+@target_check(
     "solver",
     why="The rate of an iteration is base_lr times what lr_policy makes of the others; what is not "
     "given counts as 0.",
     do="Write the settings of the policy: step: gamma, stepsize; multistep: gamma, stepvalue; exp: "
     "gamma; inv: gamma, power; poly: power; sigmoid: gamma, stepsize.",
 )
-def policy_settings(case: Case) -> Hits:
+def policy_settings(target: Target) -> Occurrences:
     """An lr_policy that is unknown or lacks its settings."""
-    if case.solver is None:
+    if target.solver is None:
         return
-    where = case.where("lr_policy")
+    where = target.where("lr_policy")
     try:
-        for note in lr_policy.check(case.solver):
-            yield Hit("error" if "base_lr" in note else "warning", where, note)
+        for note in lr_policy.check(target.solver):
+            yield Occurrence("error" if "base_lr" in note else "warning", where, note)
     except SolverError as error:
-        yield Hit("error", where, error.message)
+        yield Occurrence("error", where, error.message)
 
 
-@case_check(
+@target_check(
     "solver",
     why="The rate is what the net learns by: at 0 it stops, and what grows ends in a loss of NaN.",
     do="Look at gamma, stepsize and stepvalue beside max_iter; tools/train_kd.py logs the rate.",
 )
-def rate_over_time(case: Case) -> Hits:
+def rate_over_time(target: Target) -> Occurrences:
     """A rate that falls to nothing early, never changes though it should, or grows."""
-    solver = case.solver
+    solver = target.solver
     if solver is None or solver.max_iter < 1 or not solver.base_lr:
         return
     try:
@@ -86,17 +86,17 @@ def rate_over_time(case: Case) -> Hits:
         rates = [(i, _rate(solver, i)) for i in _samples(solver.max_iter)]
     except SolverError as error:
         if solver.lr_policy not in str(error) or "no finite rate" in str(error):
-            yield Hit("warning", case.where("lr_policy"), error.message)
+            yield Occurrence("warning", target.where("lr_policy"), error.message)
         return
     gone = next((i for i, r in rates if abs(r) < _NO_RATE * abs(solver.base_lr)), None)
-    where = case.where("gamma" if solver.HasField("gamma") else "lr_policy")
+    where = target.where("gamma" if solver.HasField("gamma") else "lr_policy")
     if gone is not None and gone < 0.9 * solver.max_iter:
-        yield Hit("warning", where, f"the rate is practically 0 by iteration {gone}")
+        yield Occurrence("warning", where, f"the rate is practically 0 by iteration {gone}")
     highest = max(r for _, r in rates)
     if highest > 1.5 * rates[0][1] and solver.lr_policy != "sigmoid":
-        yield Hit("warning", where, f"the rate grows from {rates[0][1]:g} to {highest:g}")
+        yield Occurrence("warning", where, f"the rate grows from {rates[0][1]:g} to {highest:g}")
     if highest >= _HIGH_RATE and solver.type in ("SGD", "Nesterov", "Adam", "RMSProp"):
-        yield Hit("warning", case.where("base_lr"), f"the rate reaches {highest:g}")
+        yield Occurrence("warning", target.where("base_lr"), f"the rate reaches {highest:g}")
 
 
 def _samples(last: int) -> list[int]:
@@ -116,230 +116,248 @@ def _rate(solver: object, iteration: int) -> float:
     return lr_policy.learning_rate(param, iteration, step)
 
 
-@case_check(
+@target_check(
     "solver",
     why="A stepvalue is reached in its turn: one after max_iter never, one that is smaller than "
     "the one before it at once after that.",
     do="Write them in ascending order, below max_iter.",
 )
-def step_values(case: Case) -> Hits:
+def step_values(target: Target) -> Occurrences:
     """Stepvalue out of order, or out of reach."""
-    if case.solver is None or case.solver.lr_policy not in ("multistep", "step"):
+    if target.solver is None or target.solver.lr_policy not in ("multistep", "step"):
         return
-    solver, values = case.solver, list(case.solver.stepvalue)
+    solver, values = target.solver, list(target.solver.stepvalue)
     if solver.lr_policy == "step":
         if solver.stepsize >= solver.max_iter > 0:
             fact = f"stepsize {solver.stepsize} is not below max_iter {solver.max_iter}: no step"
-            yield Hit("note", case.where("stepsize"), fact)
+            yield Occurrence("note", target.where("stepsize"), fact)
         return
     if values != sorted(values):
-        yield Hit("warning", case.where("stepvalue"), f"stepvalue is not ascending: {values}")
+        yield Occurrence(
+            "warning", target.where("stepvalue"), f"stepvalue is not ascending: {values}"
+        )
     late = [value for value in values if value >= solver.max_iter > 0]
     if late:
         fact = f"stepvalue {late[0]} is not below max_iter {solver.max_iter}: no step there"
-        yield Hit("note", case.where("stepvalue"), fact)
+        yield Occurrence("note", target.where("stepvalue"), fact)
 
 
-@case_check(
+@target_check(
     "solver",
     why="The rule refuses the setting, as the original does.",
     do="Take momentum out for AdaGrad and RMSProp; keep rms_decay, momentum and momentum2 from 0 "
     "to below 1.",
 )
-def rule_settings(case: Case) -> Hits:
+def rule_settings(target: Target) -> Occurrences:
     """A type that is unknown, or has a setting it cannot take."""
-    if case.solver is None:
+    if target.solver is None:
         return
     try:
-        rule_of(case.solver)
+        rule_of(target.solver)
     except SolverError as error:
         field = "momentum" if "omentum" in error.message else "type"
-        yield Hit("error", case.where(field), error.message)
-    if case.solver.regularization_type not in ("L1", "L2"):
-        fact = f"Unknown regularization type: '{case.solver.regularization_type}'; L1 or L2"
-        yield Hit("error", case.where("regularization_type"), fact)
+        yield Occurrence("error", target.where(field), error.message)
+    if target.solver.regularization_type not in ("L1", "L2"):
+        fact = f"Unknown regularization type: '{target.solver.regularization_type}'; L1 or L2"
+        yield Occurrence("error", target.where("regularization_type"), fact)
 
 
-@case_check(
+@target_check(
     "solver",
     why="momentum means another thing in each rule: the share of the last step kept (SGD, "
     "Nesterov), beta1 (Adam), rho (AdaDelta); unset it is 0.",
     do="momentum: 0.9 for SGD, Nesterov and Adam, 0.95 for AdaDelta; always below 1.",
 )
-def momentum(case: Case) -> Hits:
+def momentum(target: Target) -> Occurrences:
     """A momentum that is not given where it is usual, or is 1 and more."""
-    if case.solver is None or case.solver.type in ("AdaGrad", "RMSProp"):
+    if target.solver is None or target.solver.type in ("AdaGrad", "RMSProp"):
         return
-    value, rule = case.solver.momentum, case.solver.type
+    value, rule = target.solver.momentum, target.solver.type
     if rule != "Adam" and value >= 1:
-        yield Hit("error", case.where("momentum"), f"momentum is {value:g}: the steps never fade")
+        yield Occurrence(
+            "error", target.where("momentum"), f"momentum is {value:g}: the steps never fade"
+        )
     elif value == 0:
         severity = "warning" if rule == "AdaDelta" else "note"
-        yield Hit(severity, case.where("type"), f"{rule} without momentum")
+        yield Occurrence(severity, target.where("type"), f"{rule} without momentum")
 
 
-@case_check(
+@target_check(
     "solver",
     why="Weight decay is added to the gradient, so that the rate, and in Adam the division by the "
     "gradients' size, act on it too: Adam's is not the AdamW of other programs.",
     do="0.0005 and less is usual with SGD; with Adam take much less, or none.",
 )
-def weight_decay(case: Case) -> Hits:
+def weight_decay(target: Target) -> Occurrences:
     """A weight decay that is large, or goes through Adam's division."""
-    if case.solver is None:
+    if target.solver is None:
         return
-    decay, where = case.solver.weight_decay, case.where("weight_decay")
+    decay, where = target.solver.weight_decay, target.where("weight_decay")
     if decay > _MOST_DECAY or decay < 0:
-        yield Hit("warning", where, f"weight_decay is {decay:g}")
-    elif decay and case.solver.type in ("Adam", "RMSProp", "AdaGrad", "AdaDelta"):
-        yield Hit("note", where, f"weight_decay {decay:g} with {case.solver.type}")
+        yield Occurrence("warning", where, f"weight_decay is {decay:g}")
+    elif decay and target.solver.type in ("Adam", "RMSProp", "AdaGrad", "AdaDelta"):
+        yield Occurrence("note", where, f"weight_decay {decay:g} with {target.solver.type}")
 
 
-@case_check(
+@target_check(
     "solver",
     why="Clipping looks at the sum of the gradients of iter_size batches, before it is divided: "
     "with more batches it clips sooner.",
     do="Multiply clip_gradients by iter_size to clip as with one batch.",
 )
-def clipping_sums(case: Case) -> Hits:
+def clipping_sums(target: Target) -> Occurrences:
     """clip_gradients together with iter_size."""
-    if case.solver is not None and case.solver.iter_size > 1 and case.solver.clip_gradients >= 0:
-        fact = f"clip_gradients {case.solver.clip_gradients:g} with iter_size "
-        yield Hit("warning", case.where("clip_gradients"), f"{fact}{case.solver.iter_size}")
+    if (
+        target.solver is not None
+        and target.solver.iter_size > 1
+        and target.solver.clip_gradients >= 0
+    ):
+        fact = f"clip_gradients {target.solver.clip_gradients:g} with iter_size "
+        yield Occurrence(
+            "warning", target.where("clip_gradients"), f"{fact}{target.solver.iter_size}"
+        )
 
 
-@case_check(
+@target_check(
     "solver",
     why="An update sees iter_size * batch_size records, in iter_size passes. BatchNorm sees each "
     "batch alone, and max_iter, display and the rate count updates.",
     do="Nothing, if the memory does not hold a larger batch.",
 )
-def several_passes(case: Case) -> Hits:
+def several_passes(target: Target) -> Occurrences:
     """iter_size above 1."""
-    if case.solver is None or case.solver.iter_size < 2:
+    if target.solver is None or target.solver.iter_size < 2:
         return
-    view = case.training()
+    view = target.training()
     sizes = [batch_size(node.proto) for node in view.data] if view is not None else []
-    total = f", {case.solver.iter_size * sizes[0]} records an update" if sizes and sizes[0] else ""
-    yield Hit("note", case.where("iter_size"), f"iter_size is {case.solver.iter_size}{total}")
+    total = (
+        f", {target.solver.iter_size * sizes[0]} records an update" if sizes and sizes[0] else ""
+    )
+    yield Occurrence(
+        "note", target.where("iter_size"), f"iter_size is {target.solver.iter_size}{total}"
+    )
 
 
-@case_check(
+@target_check(
     "solver",
     why="The figures are of so many records: fewer than there are leave some out, always the same "
     "last ones only by chance; more count some twice.",
     do="test_iter * batch_size = records.",
 )
-def test_coverage(case: Case) -> Hits:
+def test_coverage(target: Target) -> Occurrences:
     """Tests that do not cover the test records once."""
-    if case.solver is None:
+    if target.solver is None:
         return
-    tests = [view for view in case.views if not view.is_training]
-    for batches, view in zip(case.solver.test_iter, tests, strict=False):
+    tests = [view for view in target.views if not view.is_training]
+    for batches, view in zip(target.solver.test_iter, tests, strict=False):
         for name, size, records in _counted(view):
             seen = batches * size
             if seen != records:
                 severity = "warning" if seen < records else "note"
                 fact = f"test_iter {batches} * batch_size {size} = {seen} of the {records} records"
-                yield Hit(severity, case.where("test_iter"), f"{fact} of layer '{name}'")
+                yield Occurrence(severity, target.where("test_iter"), f"{fact} of layer '{name}'")
 
 
 def _counted(view: View) -> Iterator[tuple[str, int, int]]:
     for node in view.data:
-        records = view.survey.counts.get(node.proto.name)
+        records = view.inference.counts.get(node.proto.name)
         size = batch_size(node.proto)
         if records and size:
             yield node.proto.name, size, records
 
 
-@case_check(
+@target_check(
     "solver",
     why="How well the net answers on records it has not seen is only known by testing.",
     do="Name test_iter and test_interval, and a data layer with include { phase: TEST }.",
 )
-def no_test(case: Case) -> Hits:
+def no_test(target: Target) -> Occurrences:
     """A solver that never tests."""
-    solver = case.solver
+    solver = target.solver
     if solver is None:
         return
     if not solver.test_iter:
-        yield Hit("note", str(case.file), "the solver has no test net (no test_iter)")
+        yield Occurrence("note", str(target.file), "the solver has no test net (no test_iter)")
     elif solver.test_interval > solver.max_iter > 0:
         fact = f"test_interval {solver.test_interval} is above max_iter {solver.max_iter}"
-        yield Hit("note", case.where("test_interval"), f"{fact}: no test but the first")
+        yield Occurrence("note", target.where("test_interval"), f"{fact}: no test but the first")
 
 
-@case_check(
+@target_check(
     "solver",
     why="Fewer updates than it takes to see each record once.",
     do="max_iter * iter_size * batch_size / records is the number of passes.",
 )
-def less_than_a_pass(case: Case) -> Hits:
+def less_than_a_pass(target: Target) -> Occurrences:
     """A training that ends before the first pass over the records."""
-    view = case.training()
-    if case.solver is None or view is None or case.solver.max_iter < 1:
+    view = target.training()
+    if target.solver is None or view is None or target.solver.max_iter < 1:
         return
     for name, size, records in _counted(view):
-        seen = case.solver.max_iter * case.solver.iter_size * size
+        seen = target.solver.max_iter * target.solver.iter_size * size
         if seen < records:
             fact = f"{seen} of the {records} records of layer '{name}' are seen"
-            yield Hit("note", case.where("max_iter"), fact)
+            yield Occurrence("note", target.where("max_iter"), fact)
 
 
-@case_check(
+@target_check(
     "solver",
     why="What is not written is lost when the run ends or breaks.",
     do="snapshot: 1000, snapshot_after_train: true (the default), and a snapshot_prefix in a "
     "folder that exists.",
 )
-def snapshots(case: Case) -> Hits:
+def snapshots(target: Target) -> Occurrences:
     """Snapshots that are never written, or whose folder is not there."""
-    solver = case.solver
+    solver = target.solver
     if solver is None:
         return
     if not solver.snapshot_after_train and not 0 < solver.snapshot <= solver.max_iter:
         fact = "no snapshot is ever written: snapshot_after_train is false and none comes before"
-        yield Hit("warning", case.where("snapshot_after_train"), fact)
+        yield Occurrence("warning", target.where("snapshot_after_train"), fact)
     elif not 0 < solver.snapshot <= solver.max_iter:
-        where = case.where("snapshot") if solver.snapshot else str(case.file)
-        yield Hit("note", where, "the only snapshot is that at the end")
+        where = target.where("snapshot") if solver.snapshot else str(target.file)
+        yield Occurrence("note", where, "the only snapshot is that at the end")
     folder = Path(solver.snapshot_prefix).parent
     if solver.snapshot_prefix and not folder.exists():
         fact = f"the folder of snapshot_prefix, '{folder}', is not there; it is made when needed, "
-        where = case.where("snapshot_prefix")
-        yield Hit("note", where, f"{fact}but the original Caffe ends the run at its first snapshot")
+        where = target.where("snapshot_prefix")
+        yield Occurrence(
+            "note", where, f"{fact}but the original Caffe ends the run at its first snapshot"
+        )
 
 
-@case_check(
+@target_check(
     "solver",
     why="Fillers, dropout, crops and mirrors draw other numbers in each run.",
     do="random_seed: 1 makes a run that can be repeated.",
 )
-def no_seed(case: Case) -> Hits:
+def no_seed(target: Target) -> Occurrences:
     """A solver without random_seed."""
-    if case.solver is not None and case.solver.random_seed < 0:
-        yield Hit("note", str(case.file), "random_seed is not given")
+    if target.solver is not None and target.solver.random_seed < 0:
+        yield Occurrence("note", str(target.file), "random_seed is not given")
 
 
-@case_check(
+@target_check(
     "solver",
     why="type, a name, took its place in 2015; writing both is an error.",
     do='type: "SGD" (or Nesterov, AdaGrad, RMSProp, AdaDelta, Adam).',
 )
-def solver_type(case: Case) -> Hits:
+def solver_type(target: Target) -> Occurrences:
     """The older solver_type."""
-    if case.solver is not None:
-        where = text.locate(case.file, "solver_type")
-        if where != str(case.file):
-            yield Hit("note", where, f'solver_type is the older form of type: "{case.solver.type}"')
+    if target.solver is not None:
+        where = text.locate(target.file, "solver_type")
+        if where != str(target.file):
+            yield Occurrence(
+                "note", where, f'solver_type is the older form of type: "{target.solver.type}"'
+            )
 
 
-@case_check(
+@target_check(
     "solver",
     why="It logs the mean of every blob and gradient in every pass: slow, and a long log.",
     do="Leave it out unless you look for a NaN.",
 )
-def debug_info(case: Case) -> Hits:
+def debug_info(target: Target) -> Occurrences:
     """debug_info in a training."""
-    if case.solver is not None and case.solver.debug_info:
-        yield Hit("note", case.where("debug_info"), "debug_info is on")
+    if target.solver is not None and target.solver.debug_info:
+        yield Occurrence("note", target.where("debug_info"), "debug_info is on")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..analysis.reading import Case
+from ..analysis.reading import Target
 from ..analysis.view import Node, View
-from ..net.queries import called, share_records, shown, source
+from ..net.queries import called, share_samples, shown, source
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 from ..proto.filter import asked_for, is_included
-from .findings import Hit, Hits, case_check, net_check
+from .findings import Occurrence, Occurrences, net_check, target_check
 
 _NOTICEABLE_DROPOUT = 0.9
 _SCORED = {
@@ -23,14 +23,14 @@ _SCORED = {
     do="Correct the layer as the message says. A type of your own is made known with -layers FILE; "
     "a layer that only some stages have, with -stage.",
 )
-def cannot_be_built(view: View) -> Hits:
+def cannot_be_built(view: View) -> Occurrences:
     """A layer, or the net as a whole, that cannot be built."""
-    for proto, error in view.survey.problems:
+    for proto, error in view.inference.problems:
         where = error.where or getattr(proto, "source_line", "") or str(view.file)
-        by_guess = not view.survey.supposed.isdisjoint(getattr(proto, "bottom", ()))
+        by_guess = not view.inference.supposed.isdisjoint(getattr(proto, "bottom", ()))
         guess = ". The shape of its labels is only supposed" if by_guess else ""
         message = error.message.partition(" Known types: ")[0]
-        yield Hit("warning" if by_guess else "error", where, message + guess)
+        yield Occurrence("warning" if by_guess else "error", where, message + guess)
 
 
 @net_check(
@@ -39,23 +39,25 @@ def cannot_be_built(view: View) -> Hits:
     "them is left out.",
     do="-python_layers, if you trust the file and the module.",
 )
-def python_layer(view: View) -> Hits:
+def python_layer(view: View) -> Occurrences:
     """A Python layer, which is not run."""
-    for proto in view.survey.unrun:
+    for proto in view.inference.unrun:
         param = proto.python_param
         fact = f"{called(proto)}: {param.module}.{param.layer} is not run"
-        yield Hit("note", proto.source_line, fact)
+        yield Occurrence("note", proto.source_line, fact)
 
 
-@case_check(
+@target_check(
     "structure",
     why="It can be built only together with the nets whose blobs it names.",
     do="Examine the solver that names it.",
 )
-def part_of_a_net(case: Case) -> Hits:
+def part_of_a_net(target: Target) -> Occurrences:
     """A net without data and inputs, to which other files bring them."""
-    for name in case.parts:
-        yield Hit("note", str(case.file), f"net '{name}' has neither data nor inputs of its own")
+    for name in target.parts:
+        yield Occurrence(
+            "note", str(target.file), f"net '{name}' has neither data nor inputs of its own"
+        )
 
 
 @net_check(
@@ -65,29 +67,33 @@ def part_of_a_net(case: Case) -> Hits:
     do="Bring the data, or tell the records' shape, as -input_shape data=1,3,28,28 (batch, "
     "channels, rows, columns).",
 )
-def data_absent(view: View) -> Hits:
+def data_absent(view: View) -> Occurrences:
     """A data layer whose database, list or files are not there."""
-    for absent in view.survey.absent:
+    for absent in view.inference.absent:
         taken = " x ".join(map(str, absent.taken or ()))
         supposed = f"Supposed: {taken}, {absent.reason}" if taken else "No shape can be supposed"
         severity = "note" if absent.reason.startswith("as -input_shape") else "warning"
         fact = absent.error.message.removeprefix(f"{called(absent.proto)}: ").rstrip(".")
-        yield Hit(severity, absent.proto.source_line, f"{called(absent.proto)}: {fact}. {supposed}")
+        yield Occurrence(
+            severity, absent.proto.source_line, f"{called(absent.proto)}: {fact}. {supposed}"
+        )
 
 
-@case_check(
+@target_check(
     "structure",
     why="It is read, but the original's newer tools and other programs may not.",
     do="tools/upgrade_net_proto_text.py IN OUT (or upgrade_solver_proto_text.py) writes it anew.",
 )
-def old_format(case: Case) -> Hits:
+def old_format(target: Target) -> Occurrences:
     """A file in the format of an earlier year."""
-    for line in dict.fromkeys(case.upgrades.lines):
+    for line in dict.fromkeys(target.upgrades.lines):
         what = line.removeprefix("Attempting to upgrade input file specified using deprecated ")
         if what != line and not what.startswith("input fields"):
-            yield Hit("note", what.rpartition(": ")[2], f"written with {what.rpartition(': ')[0]}")
-    for problem in case.upgrades.problems:
-        yield Hit("warning", str(case.file), problem)
+            yield Occurrence(
+                "note", what.rpartition(": ")[2], f"written with {what.rpartition(': ')[0]}"
+            )
+    for problem in target.upgrades.problems:
+        yield Occurrence("warning", str(target.file), problem)
 
 
 @net_check(
@@ -96,7 +102,7 @@ def old_format(case: Case) -> Hits:
     do="Leave out the layers that only lead there, or end them in a Silence layer to say that it "
     "is meant.",
 )
-def unused_blob(view: View) -> Hits:
+def unused_blob(view: View) -> Occurrences:
     """A blob that no layer takes, in a net that is trained."""
     if not view.learns:
         return
@@ -106,7 +112,9 @@ def unused_blob(view: View) -> Hits:
         if taken or node.is_loss or any(view.loss_weights(node)):
             continue
         if node.type not in ("Accuracy", "LearningRate") and not view.of_teacher(node):
-            yield Hit("note", node.place, f"{node.called}: no layer takes its top '{top}'")
+            yield Occurrence(
+                "note", node.location, f"{node.called}: no layer takes its top '{top}'"
+            )
 
 
 @net_check(
@@ -114,13 +122,13 @@ def unused_blob(view: View) -> Hits:
     why="A loss of weight 0 is computed and logged, but nothing learns from it.",
     do="Give it a loss_weight, or leave the layer out of TRAIN.",
 )
-def zero_loss_weight(view: View) -> Hits:
+def zero_loss_weight(view: View) -> Occurrences:
     """A loss whose weight is 0 while the net is trained."""
     if not view.is_training:
         return
     for node in view.nodes:
         if node.is_loss and not any(view.loss_weights(node)) and not view.of_teacher(node):
-            yield Hit("warning", node.place, f"{node.called}: loss_weight is 0 in TRAIN")
+            yield Occurrence("warning", node.location, f"{node.called}: loss_weight is 0 in TRAIN")
 
 
 @net_check(
@@ -129,12 +137,12 @@ def zero_loss_weight(view: View) -> Hits:
     "time in every iteration; it says little of how well the net answers.",
     do="include { phase: TEST }.",
 )
-def accuracy_in_train(view: View) -> Hits:
+def accuracy_in_train(view: View) -> Occurrences:
     """An Accuracy layer in TRAIN."""
     if view.learns:
         for node in view.nodes:
             if node.type == "Accuracy":
-                yield Hit("note", node.place, f"{node.called} runs in TRAIN")
+                yield Occurrence("note", node.location, f"{node.called} runs in TRAIN")
 
 
 @net_check(
@@ -143,7 +151,7 @@ def accuracy_in_train(view: View) -> Hits:
     "gradients are small and the loss cannot come near 0.",
     do="Give the loss the logits, which the Softmax takes; keep the Softmax for deployment.",
 )
-def softmax_twice(view: View) -> Hits:
+def softmax_twice(view: View) -> Occurrences:
     """A Softmax in front of a loss that has one inside."""
     for node in view.nodes:
         if node.type not in _SCORED:
@@ -152,59 +160,59 @@ def softmax_twice(view: View) -> Hits:
             before = node.source(index)
             if before is not None and before.type in ("Softmax", "SoftmaxWithTemperature"):
                 bottom = node.proto.bottom[index]
-                yield Hit(
+                yield Occurrence(
                     "warning",
-                    node.place,
+                    node.location,
                     f"{node.called}: its bottom '{bottom}' is the softmax of {before.called}",
                 )
 
 
-@case_check(
+@target_check(
     "structure",
     why="The state in a net wins over the solver's: the net is trained, or tested, as if in the "
     "other phase, with other data layers, BatchNorm and Dropout.",
     do="Take the phase out of the state; training and testing choose it.",
 )
-def state_overrides_phase(case: Case) -> Hits:
+def state_overrides_phase(target: Target) -> Occurrences:
     """A ``state`` with a phase in a net."""
-    net = case.student
-    if case.solver is not None and net is not None and net.state.HasField("phase"):
+    net = target.student
+    if target.solver is not None and net is not None and net.state.HasField("phase"):
         phase = pb.Phase.Name(net.state.phase)
-        where = text.locate(case.views[0].file or case.file, "state")
-        yield Hit("warning", where, f"the net's own state has phase: {phase}")
+        where = text.locate(target.views[0].file or target.file, "state")
+        yield Occurrence("warning", where, f"the net's own state has phase: {phase}")
 
 
-@case_check(
+@target_check(
     "structure",
     why="The test measures what the net has learned by heart, not what it makes of records it has "
     "not seen.",
     do="Keep records apart for testing, in a data layer with include { phase: TEST }.",
 )
-def same_data_in_both_phases(case: Case) -> Hits:
+def same_data_in_both_phases(target: Target) -> Occurrences:
     """One database for TRAIN and TEST."""
-    train = {source(n.proto): n for v in case.views if v.learns for n in v.data}
-    for view in case.views:
+    train = {source(n.proto): n for v in target.views if v.learns for n in v.data}
+    for view in target.views:
         for node in view.data if not view.is_training and view.is_meant else ():
             path = source(node.proto)
             if (
                 path
                 and path in train
-                and share_records(train[path].proto, node.proto)
+                and share_samples(train[path].proto, node.proto)
                 and any(n.type == "Accuracy" or n.is_loss for n in view.nodes)
             ):
                 fact = f"{node.called}: TEST reads '{path}', as TRAIN does"
-                yield Hit("warning", node.place, fact)
+                yield Occurrence("warning", node.location, fact)
 
 
-@case_check(
+@target_check(
     "structure",
     why="In TEST the net gets numbers of another range than it has learned from.",
     do="Write the same scale and mean in both; mirror and the crop's place may differ.",
 )
-def transforms_differ(case: Case) -> Hits:
+def transforms_differ(target: Target) -> Occurrences:
     """Scale or mean that differ between TRAIN and TEST."""
-    train = {t: n for v in case.views if v.is_training for n in v.data for t in n.proto.top[:1]}
-    for view in case.views:
+    train = {t: n for v in target.views if v.is_training for n in v.data for t in n.proto.top[:1]}
+    for view in target.views:
         for node in view.data if not view.is_training else ():
             twin = train.get(node.proto.top[0]) if node.proto.top else None
             if twin is None or twin.type != node.type:
@@ -214,7 +222,9 @@ def transforms_differ(case: Case) -> Hits:
                 mine, other = getattr(here, name), getattr(there, name)
                 if mine != other:
                     fact = f"{node.called}: {name} is {shown(mine)} in TEST, in TRAIN "
-                    yield Hit("warning", node.place, f"{fact}{shown(other)} ({twin.place})")
+                    yield Occurrence(
+                        "warning", node.location, f"{fact}{shown(other)} ({twin.location})"
+                    )
 
 
 @net_check(
@@ -223,14 +233,16 @@ def transforms_differ(case: Case) -> Hits:
     "anew each time.",
     do="Give each layer its own name.",
 )
-def same_layer_name(view: View) -> Hits:
+def same_layer_name(view: View) -> Occurrences:
     """Two layers of one name, both with parameters."""
     first: dict[str, Node] = {}
     for node in view.nodes:
         if node.has_blobs:
             other = first.setdefault(node.proto.name, node)
             if other is not node:
-                yield Hit("warning", node.place, f"{node.called} has the name of {other.place}")
+                yield Occurrence(
+                    "warning", node.location, f"{node.called} has the name of {other.location}"
+                )
 
 
 @net_check(
@@ -239,21 +251,21 @@ def same_layer_name(view: View) -> Hits:
     "anything passes.",
     do="0.5 is usual behind fully connected layers, less behind convolutions.",
 )
-def dropout_ratio(view: View) -> Hits:
+def dropout_ratio(view: View) -> Occurrences:
     """A Dropout that drops nothing or nearly all."""
     if not view.learns:
         for node in view.nodes:
             ratio = node.proto.dropout_param.dropout_ratio
             if node.type == "Dropout" and not 0 <= ratio < 1:
                 fact = f"{node.called}: dropout_ratio is {ratio:g}; in TEST the layer does nothing"
-                yield Hit("note", node.place, fact)
+                yield Occurrence("note", node.location, fact)
         return
     for node in view.nodes:
         ratio = node.proto.dropout_param.dropout_ratio
         if node.type == "Dropout" and ratio == 0:
-            yield Hit("note", node.place, f"{node.called}: dropout_ratio is 0")
+            yield Occurrence("note", node.location, f"{node.called}: dropout_ratio is 0")
         elif node.type == "Dropout" and ratio >= _NOTICEABLE_DROPOUT:
-            yield Hit("warning", node.place, f"{node.called}: dropout_ratio is {ratio:g}")
+            yield Occurrence("warning", node.location, f"{node.called}: dropout_ratio is {ratio:g}")
 
 
 @net_check(
@@ -262,7 +274,7 @@ def dropout_ratio(view: View) -> Hits:
     "did not give.",
     do="Put the Dropout before the layer that makes the scores.",
 )
-def dropout_on_scores(view: View) -> Hits:
+def dropout_on_scores(view: View) -> Occurrences:
     """A Dropout between the scores and the loss."""
     if not view.learns:
         return
@@ -271,7 +283,9 @@ def dropout_on_scores(view: View) -> Hits:
         while before is not None and before.type == "Split":
             before = before.parents[0] if before.parents else None
         if node.is_loss and before is not None and before.type == "Dropout":
-            yield Hit("warning", before.place, f"{before.called}: its top goes to {node.called}")
+            yield Occurrence(
+                "warning", before.location, f"{before.called}: its top goes to {node.called}"
+            )
 
 
 @net_check(
@@ -279,29 +293,29 @@ def dropout_on_scores(view: View) -> Hits:
     why="BatchNorm has no learned factor and offset: each channel keeps mean 0 and variance 1.",
     do="Add a Scale layer with scale_param { bias_term: true } behind it.",
 )
-def batch_norm_without_scale(view: View) -> Hits:
+def batch_norm_without_scale(view: View) -> Occurrences:
     """A BatchNorm that no Scale follows."""
     if not view.learns:
         return
     for node in view.nodes:
         if node.type == "BatchNorm" and not any(c.type == "Scale" for c in node.children):
-            yield Hit("note", node.place, f"{node.called}: no Scale layer follows")
+            yield Occurrence("note", node.location, f"{node.called}: no Scale layer follows")
 
 
-@case_check(
+@target_check(
     "structure",
     why="A layer with rules is in the net only where one of them is met.",
     do="Give the stage or level, with -stage and -level or in the solver's train_state and "
     "test_state; or leave the layer out.",
 )
-def never_included(case: Case) -> Hits:
+def never_included(target: Target) -> Occurrences:
     """A layer whose include rules none of the nets meets."""
-    if not case.views or case.unplanned is not None:
+    if not target.views or target.unplanned is not None:
         return
-    states = [view.param.state for view in case.views]
+    states = [view.param.state for view in target.views]
     states += [pb.NetState(phase=phase) for phase in (pb.TRAIN, pb.TEST)]
-    for layer in case.layers:
+    for layer in target.layers:
         if layer.include and not any(is_included(layer, state) for state in states):
-            yield Hit(
+            yield Occurrence(
                 "note", layer.source_line, f"{called(layer)} is in no phase: {asked_for(layer)}"
             )

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..analysis.reading import Case
-from ..analysis.survey import survey
+from ..analysis.reading import Target
+from ..analysis.shape_inference import infer_shapes
 from ..analysis.view import View
 from ..core.errors import CaffeKDError, UsageError
 from ..layers import Shape
@@ -18,15 +18,15 @@ from ..solver.frozen import Frozen, choose
 
 
 def override(
-    case: Case, temperature: float | None, alpha: float | None, shapes: Mapping[str, Shape]
+    target: Target, temperature: float | None, alpha: float | None, shapes: Mapping[str, Shape]
 ) -> list[str]:
-    """Set temperature and alpha of every DistillingLoss in a case's nets, and look at them again.
+    """Set temperature and alpha of every DistillingLoss in a target's nets, and look at them again.
 
     Args:
-        case: the solver.
+        target: the solver.
         temperature: as the flag; None: not given.
         alpha: likewise.
-        shapes: shapes of records where data is absent; see ``survey``.
+        shapes: shapes of records where data is absent; see ``infer_shapes``.
 
     Returns:
         What was changed, in words.
@@ -42,11 +42,11 @@ def override(
     if alpha is not None and not 0 <= alpha <= 1:
         raise UsageError(f"-alpha must be in 0..1. Received: {alpha:g}")
     changes: dict[str, None] = {}
-    for index, view in enumerate(case.views):
+    for index, view in enumerate(target.views):
         changes |= dict.fromkeys(override_distillation(view.param, temperature, alpha))
-        found = survey(view.param, view.phase, view.file, shapes)
-        case.views[index] = replace(view, survey=found)
-    if case.views and not changes:
+        found = infer_shapes(view.param, view.phase, view.file, shapes)
+        target.views[index] = replace(view, inference=found)
+    if target.views and not changes:
         raise UsageError(NO_DISTILLING_LOSS)
     return list(changes)
 
@@ -59,28 +59,30 @@ class Remembering:
     refused: bool = False
 
 
-def remembering(case: Case, mode: str) -> Remembering | None:
+def remembering(target: Target, mode: str) -> Remembering | None:
     """Return what ``-teacher_cache`` would do; None where the net has nothing to remember.
 
     The train net is built for it, without weights.
 
     Args:
-        case: the solver.
+        target: the solver.
         mode: auto, off, memory or disk.
     """
-    view = case.training()
+    view = target.training()
     if view is None or not (_has_frozen(view) or mode in ("memory", "disk")):
         return None
     if mode == "off":
         return Remembering("teacher_cache off: what is frozen runs on each batch")
-    unknown = [absent.error for absent in view.survey.absent]
-    unknown += [error for _, error in view.survey.problems]
-    if unknown or view.survey.unrun:
+    unknown = [absent.error for absent in view.inference.absent]
+    unknown += [error for _, error in view.inference.problems]
+    if unknown or view.inference.unrun:
         why = str(unknown[0]) if unknown else "a Python layer is not run here"
         return Remembering(f"teacher_cache {mode}: not known: {why}")
     try:
         net = Net(view.param, view.phase, view.file)
-        frozen = choose(net, mode, case.solver.max_iter * case.solver.iter_size, _moving(case, net))
+        frozen = choose(
+            net, mode, target.solver.max_iter * target.solver.iter_size, _moving(target, net)
+        )
     except UsageError as error:
         return Remembering(f"training refuses {error.message}", refused=True)
     except CaffeKDError as error:
@@ -96,8 +98,8 @@ def _has_frozen(view: View) -> bool:
     return bool(view.teachers) or any(not all(n.lr_mults) for n in frozen)
 
 
-def _moving(case: Case, net: Net) -> list[str]:
+def _moving(target: Target, net: Net) -> list[str]:
     """Return the layers of the teachers that follow the student."""
-    means = {t.name or bundle.TEACHER for t in case.solver.teacher if t.HasField("ema")}
-    names = [step.layer.name for step in net.steps if "/" in step.layer.name]
+    means = {t.name or bundle.TEACHER for t in target.solver.teacher if t.HasField("ema")}
+    names = [node.layer.name for node in net.nodes if "/" in node.layer.name]
     return [name for name in names if name.partition("/")[0] in means]

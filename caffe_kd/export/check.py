@@ -119,10 +119,10 @@ def _random_inputs(
 def index_counts(net: Net) -> dict[str, int]:
     """Return the blobs that are indices, as in an Embed layer, and how many values each has."""
     counts: dict[str, int] = {}
-    for step in reversed(net.steps):
-        passed_on = [counts[top] for top in step.tops if top in counts]
-        own = step.layer.index_bottoms if isinstance(step.layer, IndexingLayer) else {}
-        for index, bottom in enumerate(step.bottoms):
+    for node in reversed(net.nodes):
+        passed_on = [counts[top] for top in node.tops if top in counts]
+        own = node.layer.index_bottoms if isinstance(node.layer, IndexingLayer) else {}
+        for index, bottom in enumerate(node.bottoms):
             known = [counts[bottom]] if bottom in counts else []
             limits = [own[index]] if index in own else passed_on
             if known or limits:
@@ -133,16 +133,16 @@ def index_counts(net: Net) -> dict[str, int]:
 @contextmanager
 def _inputs_kept(net: Net) -> Iterator[None]:
     """Restore the net's inputs, blobs and layer states at the end."""
-    layers = [step.layer for step in net.steps if isinstance(step.layer, Input)]
+    layers = [node.layer for node in net.nodes if isinstance(node.layer, Input)]
     before = [(list(layer.values), list(layer.shapes)) for layer in layers]
     blobs = dict(net.blobs)
-    states = [step.layer.state() for step in net.steps]
+    states = [node.layer.state() for node in net.nodes]
     try:
         yield
     finally:
-        for step, state in zip(net.steps, states, strict=True):
+        for node, state in zip(net.nodes, states, strict=True):
             if state:
-                step.layer.restore(state)
+                node.layer.restore(state)
         for layer, (values, shapes) in zip(layers, before, strict=True):
             layer.values, layer.shapes = values, shapes
         net.blobs.clear()

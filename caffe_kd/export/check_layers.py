@@ -52,17 +52,17 @@ def compare_layers(
     blobs: dict[str, torch.Tensor] = {}
     names: dict[str, str] = {}  # blob → the model's value that it is after the last layer
     greatest = 0.0
-    for step, tops in zip(net.steps, value_names(net, rules, outputs), strict=True):
+    for node, tops in zip(net.nodes, value_names(net, rules, outputs), strict=True):
         # Copied, for a layer may work in place.
-        given = {names[b]: blobs[b].cpu().numpy().copy() for b in step.bottoms}
-        made = step.layer(*(blobs[b] for b in step.bottoms))
+        given = {names[b]: blobs[b].cpu().numpy().copy() for b in node.bottoms}
+        made = node.layer(*(blobs[b] for b in node.bottoms))
         results = [made] if isinstance(made, torch.Tensor) else list(made)
-        blobs.update(zip(step.tops, results, strict=True))
-        names.update(zip(step.tops, tops, strict=True))
-        if isinstance(step.layer, Input):
-            given = {top: values[top] for top in step.tops}
+        blobs.update(zip(node.tops, results, strict=True))
+        names.update(zip(node.tops, tops, strict=True))
+        if isinstance(node.layer, Input):
+            given = {top: values[top] for top in node.tops}
         wanted = dict(zip(tops, (r.cpu().numpy() for r in results), strict=True))
-        where = f"layer '{step.layer.name}' ({step.layer.type})"
+        where = f"layer '{node.layer.name}' ({node.layer.type})"
         greatest = max(greatest, parts.compare(given, wanted, where))
     expected = output_names(net, outputs)
     if [output.name for output in model.graph.output] != expected:

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import CaffeKDError, ExportError, UsageError, did_you_mean
 from ..layers import Layer, Shape, layer_types
 from ..net import Net
-from ..net.record_shapes import guessed_shape, with_batch
+from ..net.sample_shapes import guessed_shape, with_batch
 from ..proto import caffe_pb2 as pb
 from ..proto.filter import filter_net, made_elsewhere
 from ..proto.sources import DATA, Source, source_of_layer
@@ -23,7 +23,7 @@ TEACHER = "teacher/"  # begins the names of a composed net's teacher layers and 
 
 # They look at the net from outside and are not part of its answer.
 _OBSERVERS = {"Accuracy", "HDF5Output", "LearningRate", "Silence"}
-_BECOMES_INPUT = (Source.RECORDS, Source.VALUES)
+_BECOMES_INPUT = (Source.SAMPLES, Source.VALUES)
 _TRAINING_FIELDS = (
     *("include", "exclude", "propagate_down", "blobs"),
     *("loss_weight", "loss_weight_schedule", "frozen"),

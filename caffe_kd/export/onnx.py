@@ -14,7 +14,7 @@ from ..core.errors import CaffeKDError, ExportError
 from ..core.files import write_atomically
 from ..layers import Shape
 from ..layers.data.input import Input
-from ..net import Net, Step
+from ..net import LayerNode, Net
 from ..proto import caffe_pb2 as pb
 from ..version import VERSION
 from .graph import OPSET, Dims, Graph
@@ -73,10 +73,10 @@ def output_names(net: Net, wanted: Sequence[str] = ()) -> list[str]:
     if wanted:
         return [name for name in net.shapes if name in wanted]
     names = set(net.outputs)
-    for step in net.steps:
-        if step.layer.type == "Softmax" and names.issuperset(step.tops):
-            names.update(step.bottoms)
-    made = {top for step in net.steps if not isinstance(step.layer, Input) for top in step.tops}
+    for node in net.nodes:
+        if node.layer.type == "Softmax" and names.issuperset(node.tops):
+            names.update(node.bottoms)
+    made = {top for node in net.nodes if not isinstance(node.layer, Input) for top in node.tops}
     return [name for name in net.shapes if name in names and name in made]
 
 
@@ -100,20 +100,20 @@ def shapes_at(net: Net, batch: int) -> list[tuple[list[Shape], list[Shape]]]:
     """
     shapes: dict[str, Shape] = {}
     result = []
-    for step in net.steps:
-        bottoms = [shapes[name] for name in step.bottoms]
-        if isinstance(step.layer, Input):
-            tops = [_with_batch(net, s, batch) for s in step.top_shapes]
+    for node in net.nodes:
+        bottoms = [shapes[name] for name in node.bottoms]
+        if isinstance(node.layer, Input):
+            tops = [_with_batch(net, s, batch) for s in node.top_shapes]
         else:
             try:
-                tops = step.layer.top_shapes(bottoms)
+                tops = node.layer.top_shapes(bottoms)
             except (CaffeKDError, RuntimeError, ValueError) as error:
                 raise ExportError(
-                    f"layer '{step.layer.name}' ({step.layer.type}) cannot take another batch "
+                    f"layer '{node.layer.name}' ({node.layer.type}) cannot take another batch "
                     f"than the net was written for (tried {batch}): {error}",
-                    step.layer.proto.source_line or None,
+                    node.layer.proto.source_line or None,
                 ) from error
-        shapes.update(zip(step.tops, tops, strict=True))
+        shapes.update(zip(node.tops, tops, strict=True))
         result.append((bottoms, tops))
     return result
 
@@ -156,21 +156,21 @@ class _Exporter:
         self.values: dict[str, Dims] = {}
         self.tops: list[list[str]] = []  # each layer's values
         self.outputs = output_names(net, outputs)
-        self.last_writer = {top: step for step in net.steps for top in step.tops}
+        self.last_writer = {top: node for node in net.nodes for top in node.tops}
         start = net.shapes[net.inputs[0]][0]
         self.batches = (start, start + 1)
         self.probes = [shapes_at(net, batch) for batch in self.batches]
 
     def model(self) -> onnx.ModelProto:
         inputs: dict[str, tuple[int, Dims]] = {}
-        for step, *probes in zip(self.net.steps, *self.probes, strict=True):
-            if isinstance(step.layer, Input):
+        for node, *probes in zip(self.net.nodes, *self.probes, strict=True):
+            if isinstance(node.layer, Input):
                 dims = [self._dims(shapes) for shapes in zip(*(p[1] for p in probes), strict=True)]
-                for top, top_dims in zip(step.tops, dims, strict=True):
+                for top, top_dims in zip(node.tops, dims, strict=True):
                     inputs[top] = self._input(top, top_dims)
             else:
-                self._layer(step, probes)
-            self.tops.append([self.current[top] for top in step.tops])
+                self._layer(node, probes)
+            self.tops.append([self.current[top] for top in node.tops])
         outputs = {self.current[blob]: self.values[self.current[blob]] for blob in self.outputs}
         name = self.net.name or "net"
         graph = self.graph.finish(name, inputs, outputs, self.values)
@@ -212,21 +212,21 @@ class _Exporter:
             value = result
         return value
 
-    def _layer(self, step: Step, probes: list[tuple[list[Shape], list[Shape]]]) -> None:
-        layer, graph = step.layer, self.graph
-        bottoms = [self.current[name] for name in step.bottoms]
+    def _layer(self, node: LayerNode, probes: list[tuple[list[Shape], list[Shape]]]) -> None:
+        layer, graph = node.layer, self.graph
+        bottoms = [self.current[name] for name in node.bottoms]
         tops = []
-        for blob in step.tops:
-            is_last = self.last_writer[blob] is step and blob not in self.net.inputs
+        for blob in node.tops:
+            is_last = self.last_writer[blob] is node and blob not in self.net.inputs
             tops.append(blob if is_last else graph.unique(f"{blob}/{layer.name}"))
-        for top, shape in zip(tops, step.top_shapes, strict=True):
+        for top, shape in zip(tops, node.top_shapes, strict=True):
             graph.define(top, shape)
         graph.begin(layer.name)
         with layer.naming("onnx"):
             layer.onnx(graph, bottoms, tops)
         for top, *shapes in zip(tops, *(p[1] for p in probes), strict=True):
             self.values[top] = self._dims(tuple(shapes))
-        self.current.update(zip(step.tops, tops, strict=True))
+        self.current.update(zip(node.tops, tops, strict=True))
 
     def _dims(self, shapes: tuple[Shape, ...]) -> Dims:
         """Return a value's dims, from its shapes at the two batches that were tried."""

@@ -127,8 +127,8 @@ def load_all_weights(net: Net, path: str | Path) -> None:
     """
     weights = read_weights(path)
     given = {layer.name for layer in weights if layer.blobs}
-    for step in net.steps:
-        layer = step.layer
+    for node in net.nodes:
+        layer = node.layer
         if layer.blobs and layer.name not in given:
             raise WeightsError(
                 f"layer '{layer.name}' ({layer.type}) has no weights in '{path}'."

@@ -28,8 +28,8 @@ def session_of(model: onnx.ModelProto) -> ort.InferenceSession:
 
 def start(net: Net, values: Mapping[str, np.ndarray], rules: Mapping[str, Preprocess]) -> None:
     """Set a net's inputs, pixels as the rules say, and reset its layers."""
-    for step in net.steps:
-        step.layer.reset()  # every run of the model starts from the beginning
+    for node in net.nodes:
+        node.layer.reset()  # every run of the model starts from the beginning
     floats = {n: rules[n](v) if n in rules else v for n, v in values.items()}
     net.set_inputs({n: torch.from_numpy(v).to(net.context.device) for n, v in floats.items()})
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..core.errors import ExportError
 from ..core.files import write_atomically
 from ..layers import Shape
-from ..net import Net, Step
+from ..net import LayerNode, Net
 from .deploy import DeployOptions
 from .pipeline import deployed_net
 from .torch_emitters import EMITTERS, Code, NoCodeError
@@ -113,11 +113,11 @@ def to_torch(net: Net, file: str = "", outputs: Sequence[str] = ()) -> Module:
     Raises:
         ExportError: layers cannot be written as PyTorch code; the message lists them all.
     """
-    steps = [step for step in net.steps if step.layer.type != "Input"]
+    nodes = [node for node in net.nodes if node.layer.type != "Input"]
     blobs = _Names(_OF_MODULE)
     arguments = "".join(f", {blobs[name]}: Tensor" for name in net.inputs)
-    codes = _codes(steps, blobs)
-    made, run, weights = _statements(steps, codes, blobs)
+    codes = _codes(nodes, blobs)
+    made, run, weights = _statements(nodes, codes, blobs)
     helpers = dict.fromkeys(helper for code in codes for helper in code.helpers)
     reserved = _OF_MODULE | {helper.__name__ for helper in helpers}
     name = _Names(reserved)[net.name[:1].upper() + net.name[1:] or "Net"]
@@ -143,20 +143,20 @@ def to_torch(net: Net, file: str = "", outputs: Sequence[str] = ()) -> Module:
 
 
 def _statements(
-    steps: Sequence[Step], codes: Sequence[Code], blobs: _Names
+    nodes: Sequence[LayerNode], codes: Sequence[Code], blobs: _Names
 ) -> tuple[list[str], list[str], dict[str, Tensor]]:
     """Return the statements that make the modules, those that run them, and their weights."""
     modules, weights = _Names(dir(nn.Module())), _Weights()
     made: list[str] = []
     run: list[str] = []
-    for step, code in zip(steps, codes, strict=True):
-        value, location = code.value, _location(step)
+    for node, code in zip(nodes, codes, strict=True):
+        value, location = code.value, _location(node)
         if code.module:
-            name = modules.another(step.layer.name)  # several layers may bear one name
+            name = modules.another(node.layer.name)  # several layers may bear one name
             made += statement(f"self.{name} = {code.module}", location)
-            made += [line for tie in weights.add(step, code, name) for line in statement(tie)]
+            made += [line for tie in weights.add(node, code, name) for line in statement(tie)]
             value, location = value.replace("{self}", f"self.{name}"), ""
-        run += statement(f"{', '.join(blobs[top] for top in step.tops)} = {value}", location)
+        run += statement(f"{', '.join(blobs[top] for top in node.tops)} = {value}", location)
     return made, run, weights.tensors
 
 
@@ -183,22 +183,22 @@ def _source_of(helper: Any) -> str:
         ) from error
 
 
-def _codes(steps: Sequence[Step], blobs: _Names) -> list[Code]:
+def _codes(nodes: Sequence[LayerNode], blobs: _Names) -> list[Code]:
     """Call the types' emitters, and collect their errors.
 
     Raises:
         ExportError: layers cannot be written.
     """
     codes, problems = [], []
-    for step in steps:
-        kind = step.layer.type
-        where = f"{step.layer.proto.source_line}: layer '{step.layer.name}' ({kind})".lstrip(": ")
+    for node in nodes:
+        kind = node.layer.type
+        where = f"{node.layer.proto.source_line}: layer '{node.layer.name}' ({kind})".lstrip(": ")
         emitter = EMITTERS.get(kind)
         if emitter is None:
-            problems.append(f"{where}: {step.layer.no_torch or _OWN_TYPE}")
+            problems.append(f"{where}: {node.layer.no_torch or _OWN_TYPE}")
             continue
         try:
-            codes.append(emitter(step, [blobs[name] for name in step.bottoms]))
+            codes.append(emitter(node, [blobs[name] for name in node.bottoms]))
         except NoCodeError as error:
             problems.append(f"{where}: {error}")
     if problems:
@@ -218,10 +218,10 @@ class _Weights:
         self.tensors: dict[str, Tensor] = {}
         self._owners: dict[int, str] = {}
 
-    def add(self, step: Step, code: Code, module: str) -> list[str]:
+    def add(self, node: LayerNode, code: Code, module: str) -> list[str]:
         """Add a module's weights; return the statements that share those it does not own."""
         ties = []
-        blobs = step.layer.parameters_in_order if code.as_stored else []
+        blobs = node.layer.parameters_in_order if code.as_stored else []
         for blob, key in zip(blobs, code.weights, strict=False):
             name = _join(module, key)
             owner = self._owners.setdefault(id(blob), name)
@@ -266,10 +266,10 @@ def _clean(text: str) -> str:
     return re.sub(r"[^\w .,:/()+-]", "_", text)
 
 
-def _location(step: Step) -> str:
+def _location(node: LayerNode) -> str:
     """Return the position of a layer in the prototxt."""
-    line = _clean(Path(step.layer.proto.source_line).name)
-    return f"{line} {_clean(step.layer.name)} ({step.layer.type})".strip()
+    line = _clean(Path(node.layer.proto.source_line).name)
+    return f"{line} {_clean(node.layer.name)} ({node.layer.type})".strip()
 
 
 def _about(net: Net, outputs: Sequence[str]) -> str:

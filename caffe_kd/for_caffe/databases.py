@@ -12,8 +12,8 @@ from typing import Any
 
 from ..core.errors import DataError
 from ..core.files import find
-from ..data.lmdb import LmdbRecords, write_lmdb
-from ..data.source import RecordSource, open_source
+from ..data.lmdb import LmdbSamples, write_lmdb
+from ..data.source import SampleSource, open_source
 from ..proto import caffe_pb2 as pb
 
 # What of a data_param only this package knows.
@@ -95,12 +95,12 @@ def _stem(source: str) -> str:
     return name or "samples"
 
 
-def _entries(source: RecordSource) -> Iterator[tuple[bytes, bytes]]:
+def _entries(source: SampleSource) -> Iterator[tuple[bytes, bytes]]:
     for index in range(len(source)):
         yield b"%08d" % index, source.datum(index)
 
 
-def _checksum(source: RecordSource) -> str:
+def _checksum(source: SampleSource) -> str:
     """Return the checksum of all samples in their order."""
     sha = hashlib.sha256()
     for index in range(len(source)):
@@ -115,7 +115,7 @@ def _holds(path: Path, count: int, digest: str) -> bool:
     if not path.exists():
         return False
     try:
-        found = LmdbRecords(path)
+        found = LmdbSamples(path)
         return len(found) == count and _checksum(found) == digest
     except DataError:
         return False  # cut short or damaged: it is written again

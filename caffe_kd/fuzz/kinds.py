@@ -20,7 +20,7 @@ from ..core.errors import printable
 from . import seeds
 
 if TYPE_CHECKING:
-    from ..data.source import RecordSource
+    from ..data.source import SampleSource
 
 Commands = Callable[[list[str]], int]
 """Runs a command of ``caffe_kd`` by its words, the first of which is its name."""
@@ -217,21 +217,21 @@ def _read_idx(path: Path) -> None:
     open_idx(str(path), Path).read(0)
 
 
-def _read_database(records: RecordSource) -> None:
+def _read_database(records: SampleSource) -> None:
     for index in range(min(len(records), 12)):
         records.read(index)
 
 
 def _read_lmdb(path: Path) -> None:
-    from ..data.lmdb import LmdbRecords
+    from ..data.lmdb import LmdbSamples
 
-    _read_database(LmdbRecords(path))
+    _read_database(LmdbSamples(path))
 
 
 def _read_leveldb(path: Path) -> None:
-    from ..data.leveldb import LevelDbRecords
+    from ..data.leveldb import LevelDbSamples
 
-    _read_database(LevelDbRecords(path))
+    _read_database(LevelDbSamples(path))
 
 
 def _read_image(path: Path) -> None:
@@ -243,9 +243,9 @@ def _read_image(path: Path) -> None:
 
 
 def _read_list(path: Path) -> None:
-    from ..data.image_list import ImageRecords, read_list
+    from ..data.image_list import ImageListSamples, read_list
 
-    records = ImageRecords(read_list(path), path)
+    records = ImageListSamples(read_list(path), path)
     for index in range(min(len(records), 3)):
         records.read(index)
 

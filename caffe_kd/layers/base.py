@@ -314,10 +314,10 @@ class Layer(nn.Module):
     def check_shape(self, shape: Shape, what: str) -> Shape:
         """Return ``shape``, or fail if an extent is not positive or the count is absurd."""
         count = 1
-        for extent in shape:
-            if extent < 1:
+        for length in shape:
+            if length < 1:
                 self.fail(f"every extent of {what} must be at least 1", shape=shape)
-            count *= extent
+            count *= length
         if count > MAX_COUNT:
             self.fail(
                 f"{what} is too large: blob size exceeds INT_MAX ({MAX_COUNT} values)", shape=shape

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..losses.normalization import BATCH_SIZE, FULL, NONE, VALID, extents, normalizer
+from ..losses.normalization import BATCH_SIZE, FULL, NONE, VALID, normalizer, split_at_axis
 
 if TYPE_CHECKING:
     from .base import Layer, Shape
@@ -78,13 +78,13 @@ def names(layer: Layer) -> list[str]:
 
 def divisor(layer: Any, shape: Shape) -> str:
     """Return what a loss with a ``normalization`` divides its sum by, at most."""
-    outer, _, inner = _extents(layer, shape)
+    outer, _, inner = _split_at_axis(layer, shape)
     return f"{normalizer(layer.normalization, outer, inner):g}"
 
 
-def _extents(layer: Any, shape: Shape) -> tuple[int, int, int]:
+def _split_at_axis(layer: Any, shape: Shape) -> tuple[int, int, int]:
     if hasattr(layer, "class_axis"):
-        return extents(shape, layer.class_axis)
+        return split_at_axis(shape, layer.class_axis)
     return shape[0], 1, math.prod(shape[1:])  # every value is a position
 
 
@@ -93,7 +93,7 @@ def reduction(layer: Any, bottom_shapes: Sequence[Shape]) -> str:
     if not hasattr(layer, "normalization"):
         records = bottom_shapes[0][0] if bottom_shapes and bottom_shapes[0] else 1
         return f"as the formula says, for N = {records} records"
-    outer, classes, inner = _extents(layer, bottom_shapes[0])
+    outer, classes, inner = _split_at_axis(layer, bottom_shapes[0])
     over = f"{outer * inner} positions ({outer} records of {inner})"
     if classes > 1:
         over = f"{classes} classes and {over}"

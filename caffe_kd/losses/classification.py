@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import capped
-from .normalization import BATCH_SIZE, VALID, extents, normalizer
+from .normalization import BATCH_SIZE, VALID, normalizer, split_at_axis
 
 # Caffe takes the logarithm of max(probability, FLT_MIN), for double blobs too.
 MAX_CROSS_ENTROPY = -math.log(torch.finfo(torch.float32).tiny)  # 87.3365
@@ -73,7 +73,7 @@ def softmax_cross_entropy(
     Source: Caffe's SoftmaxWithLossLayer. Smoothing: Szegedy et al. 2016, Rethinking the Inception
         Architecture for Computer Vision, https://arxiv.org/abs/1512.00567, section 7.
     """
-    outer, classes, inner = extents(tuple(logits.shape), axis)
+    outer, classes, inner = split_at_axis(tuple(logits.shape), axis)
     positions = (outer, inner) if inner > 1 else (outer,)
     if logits.dim() != 2 or axis % 2 != 1:
         logits = logits.reshape(outer, classes, *positions[1:])
@@ -123,7 +123,7 @@ def infogain(
 
     Source: Caffe's InfogainLossLayer.
     """
-    outer, classes, inner = extents(tuple(logits.shape), axis)
+    outer, classes, inner = split_at_axis(tuple(logits.shape), axis)
     labels = labels.long().reshape(outer, inner)
     valid = None if ignore_label is None else labels.ne(ignore_label)
     if valid is not None:
@@ -202,7 +202,7 @@ def sigmoid_cross_entropy(
     Source: Caffe's SigmoidCrossEntropyLossLayer.
     """
     targets = targets.reshape(logits.shape)
-    _, outer, inner = extents(tuple(logits.shape), 0)
+    _, outer, inner = split_at_axis(tuple(logits.shape), 0)
     if ignore_label is None:
         total = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
         return total / normalizer(normalization, outer, inner)

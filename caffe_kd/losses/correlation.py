@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .normalization import extents
+from .normalization import split_at_axis
 from .soft_targets import softmax_with_temperature
 
 _LEAST_PRODUCT = 1e-8  # of deviations; as in the published code
@@ -42,7 +42,7 @@ def dist(
     Source: Huang et al. 2022, Knowledge Distillation from A Stronger Teacher,
         https://arxiv.org/abs/2205.10536; tau^2 as in its code.
     """
-    outer, classes, inner = extents(tuple(student.shape), axis)
+    outer, classes, inner = split_at_axis(tuple(student.shape), axis)
     p_s, p_t = (
         softmax_with_temperature(z.reshape(outer, classes, inner), temperature)
         .transpose(1, 2)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .normalization import VALID, extents, normalizer
+from .normalization import VALID, normalizer, split_at_axis
 
 
 def decoupled_kd(
@@ -44,7 +44,7 @@ def decoupled_kd(
     Source: Zhao et al. 2022, Decoupled Knowledge Distillation, https://arxiv.org/abs/2203.08679.
         There the label is kept out of q by a logit of -1000, here by leaving it out.
     """
-    outer, classes, inner = extents(tuple(student.shape), axis)
+    outer, classes, inner = split_at_axis(tuple(student.shape), axis)
     student, teacher = (z.reshape(outer, classes, inner) / temperature for z in (student, teacher))
     labels = labels.reshape(outer, 1, inner)
     valid = None if ignore_label is None else labels.ne(ignore_label)

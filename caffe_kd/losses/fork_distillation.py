@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import capped, scale_gradient
-from .normalization import VALID, extents, normalizer
+from .normalization import VALID, normalizer, split_at_axis
 
 # The forks take the logarithm of max(probability, FLT_MIN), for double blobs too.
 _LEAST_LOG = math.log(torch.finfo(torch.float32).tiny)
@@ -47,7 +47,7 @@ def knowledge_distillation(
 
     Source: the KnowledgeDistillation layer of public forks, first wentianli's.
     """
-    shape = outer, _, inner = extents(tuple(student.shape), axis)
+    shape = outer, _, inner = split_at_axis(tuple(student.shape), axis)
     student, teacher = student.reshape(shape), teacher.detach().reshape(shape)
     if teaches is not None:
         student = torch.where(teaches.reshape(outer, 1, inner), student, student.detach())

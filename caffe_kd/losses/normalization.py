@@ -58,7 +58,7 @@ def normalizer(mode: int, outer: int, inner: int, valid: Tensor | None = None) -
     return float(max(outer * inner, 1))
 
 
-def extents(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+def split_at_axis(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
     """Return (outer, classes, inner): the extents before, at and after the class axis, as products.
 
     Args:

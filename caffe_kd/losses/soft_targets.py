@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .normalization import VALID, extents, normalizer
+from .normalization import VALID, normalizer, split_at_axis
 
 DIVERGENCES = ("KL", "CROSS_ENTROPY", "MSE", "PSEUDO_LABEL")
 
@@ -146,7 +146,7 @@ def soft_target_loss(
     """
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence must be one of {DIVERGENCES}, not {divergence!r}")
-    outer, classes, inner = extents(tuple(student.shape), axis)
+    outer, classes, inner = split_at_axis(tuple(student.shape), axis)
     reduction = "sum" if valid is None and weights is None else "none"
     factor = temperature**2 if scale_by_temperature else 1.0
     if divergence == "MSE":

@@ -31,7 +31,7 @@ AUTOMATIC_TOP = "(automatic)"
 
 
 @dataclass
-class Step:
+class LayerNode:
     """One layer's place in the net."""
 
     layer: Layer
@@ -68,7 +68,7 @@ class Net(nn.Module):
         blobs: the blobs of the last forward pass by name, in the order they are first made.
         loss_weights: the weight of each blob in the objective, 0 for most.
         schedules: what changes with the iteration, each under the layer's and its field's name.
-        steps: the layers in their order; ``running`` are those a forward pass runs.
+        nodes: the layers in their order; ``running`` are those a forward pass runs.
         outputs: names of the blobs no layer takes as bottom, alphabetically, as Caffe logs them.
         params: the learnable blobs at their owners, in Caffe's order, lr_mult 0 included.
 
@@ -95,24 +95,24 @@ class Net(nn.Module):
         self._unfiltered = unfiltered
         self.phase: int = param.state.phase if param.state.HasField("phase") else phase
         self.context = Context(file=Path(file) if file else None)
-        self.steps: list[Step] = []
+        self.nodes: list[LayerNode] = []
         self.shapes: dict[str, Shape] = {}
         self.blobs: dict[str, Tensor] = {}
         self.params: list[Param] = []
         self.loss_weights: dict[str, float] = {}
         self.schedules: dict[str, Any] = {}
-        self._scheduled: list[tuple[Step, list[float]]] = []  # with the weights as given
+        self._scheduled: list[tuple[LayerNode, list[float]]] = []  # with the weights as given
         self._owners: dict[str, Param] = {}
         self._unused: set[str] = set()
         self._filled: set[str] = set()  # layers that have got weights from a file
         for proto in param.layer:
             self._add(proto)
         self.set_iteration(0)
-        self.layers = nn.ModuleList(step.layer for step in self.steps)
-        self.running = self.steps
+        self.layers = nn.ModuleList(node.layer for node in self.nodes)
+        self.running = self.nodes
         self.outputs: list[str] = sorted(self._unused)
         self.inputs: list[str] = [
-            t for s in self.steps if isinstance(s.layer, Input) for t in s.tops
+            t for node in self.nodes if isinstance(node.layer, Input) for t in node.tops
         ]
 
     # ---- building
@@ -140,12 +140,14 @@ class Net(nn.Module):
             self.shapes[name] = layer.check_shape(shape, f"top '{name}'")
         self._unused.difference_update(bottoms)
         self._unused.update(proto.top)  # an automatic top is no output
-        step = Step(layer, bottoms, tops, self._detached(layer, bottoms), [], shapes, top_shapes)
-        step.loss_weights = self.loss_weights_of(layer, tops)
-        self.loss_weights.update(zip(tops, step.loss_weights, strict=True))
-        self._add_schedules(step)
+        node = LayerNode(
+            layer, bottoms, tops, self._detached(layer, bottoms), [], shapes, top_shapes
+        )
+        node.loss_weights = self.loss_weights_of(layer, tops)
+        self.loss_weights.update(zip(tops, node.loss_weights, strict=True))
+        self._add_schedules(node)
         self._add_params(layer)
-        self.steps.append(step)
+        self.nodes.append(node)
 
     def _bottom_shape(self, layer: Layer, name: str, index: int) -> Shape:
         if name not in self.shapes:
@@ -213,15 +215,15 @@ class Net(nn.Module):
             )
         return [1.0 if layer.is_loss and i == 0 else 0.0 for i in range(len(tops))]
 
-    def _add_schedules(self, step: Step) -> None:
-        layer = step.layer
+    def _add_schedules(self, node: LayerNode) -> None:
+        layer = node.layer
         if layer.proto.HasField("loss_weight_schedule"):
             fault = schedule.fault(layer.proto.loss_weight_schedule)
-            if fault is None and not any(step.loss_weights):
+            if fault is None and not any(node.loss_weights):
                 fault = "multiplies a loss_weight, but no top has one"
             if fault is not None:
                 layer.fail(f"loss_weight_schedule {fault}")
-            self._scheduled.append((step, step.loss_weights))
+            self._scheduled.append((node, node.loss_weights))
         for message in (layer.proto, layer.settings):
             for f, value in message.ListFields() if message is not None else ():
                 if f.message_type is pb.ScheduleParameter.DESCRIPTOR:
@@ -230,10 +232,10 @@ class Net(nn.Module):
     def set_iteration(self, iteration: int) -> None:
         """Give everything that has a schedule its value of an iteration."""
         self.context.iteration = iteration
-        for step, given in self._scheduled:
-            factor = schedule.value_at(step.layer.proto.loss_weight_schedule, iteration)
-            step.loss_weights = [factor * weight for weight in given]
-            self.loss_weights.update(zip(step.tops, step.loss_weights, strict=True))
+        for node, given in self._scheduled:
+            factor = schedule.value_at(node.layer.proto.loss_weight_schedule, iteration)
+            node.loss_weights = [factor * weight for weight in given]
+            self.loss_weights.update(zip(node.tops, node.loss_weights, strict=True))
 
     def _add_params(self, layer: Layer) -> None:
         specs = list(layer.proto.param)
@@ -303,15 +305,15 @@ class Net(nn.Module):
         blobs = self.blobs
         objective: Tensor | None = None
         force = self.param.force_backward and torch.is_grad_enabled()
-        for step in self.running:
-            bottoms = [blobs[name] for name in step.bottoms]
-            if any(step.detached):
-                pairs = zip(bottoms, step.detached, strict=True)
+        for node in self.running:
+            bottoms = [blobs[name] for name in node.bottoms]
+            if any(node.detached):
+                pairs = zip(bottoms, node.detached, strict=True)
                 bottoms = [b.detach() if d else b for b, d in pairs]
-            tops = step.layer.run(*bottoms)
-            if force and not step.bottoms:
+            tops = node.layer.run(*bottoms)
+            if force and not node.bottoms:
                 tops = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in tops)
-            for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
+            for name, top, weight in zip(node.tops, tops, node.loss_weights, strict=True):
                 blobs[name] = top
                 if weight:
                     term = weight * (top if top.dim() == 0 else top.sum())
@@ -328,10 +330,10 @@ class Net(nn.Module):
             objective.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
         except Exception as error:
             files = user_code.files(error)
-            for step in self.steps:
-                code = getattr(type(step.layer).forward, "__code__", None)
+            for node in self.nodes:
+                code = getattr(type(node.layer).forward, "__code__", None)
                 if code is not None and code.co_filename in files:
-                    with step.layer.naming("backward"):
+                    with node.layer.naming("backward"):
                         raise
             raise
 
@@ -342,9 +344,9 @@ class Net(nn.Module):
             NetError: the net has no such input.
         """
         for name, value in inputs.items():
-            for step in self.steps:
-                if isinstance(step.layer, Input) and name in step.tops:
-                    step.layer.set(step.tops.index(name), value)
+            for node in self.nodes:
+                if isinstance(node.layer, Input) and name in node.tops:
+                    node.layer.set(node.tops.index(name), value)
                     break
             else:
                 raise NetError(
@@ -352,11 +354,11 @@ class Net(nn.Module):
                     f"Inputs: {', '.join(self.inputs) or 'none'}"
                 )
 
-    def step_of(self, name: str) -> Step | None:
+    def node_of(self, name: str) -> LayerNode | None:
         """Return the first layer of this name with its place, or None."""
-        return next((s for s in self.steps if s.layer.name == name), None)
+        return next((node for node in self.nodes if node.layer.name == name), None)
 
-    def place(self, device: torch.device, channels_last: bool) -> None:
+    def to_device(self, device: torch.device, channels_last: bool) -> None:
         """Move the net to a device, and lay out 4-D blobs NHWC or NCHW in memory.
 
         Only the parameters need it: a convolution follows the layout of its weight.
@@ -367,9 +369,9 @@ class Net(nn.Module):
         # What one layer sees under another shape is a view, and those need plain order.
         viewed = {
             id(blob)
-            for step in self.steps
+            for node in self.nodes
             for blob, shape in zip(
-                step.layer.parameters_in_order, step.layer.blob_shapes, strict=True
+                node.layer.parameters_in_order, node.layer.blob_shapes, strict=True
             )
             if blob.shape != shape
         }
@@ -384,11 +386,11 @@ class Net(nn.Module):
     def weights(self) -> dict[str, list[np.ndarray]]:
         """Return copies of all layers' blobs by layer name, in Caffe's axis order."""
         return {
-            step.layer.name: [
-                b.detach().cpu().contiguous().numpy().copy() for b in step.layer.blobs
+            node.layer.name: [
+                b.detach().cpu().contiguous().numpy().copy() for b in node.layer.blobs
             ]
-            for step in self.steps
-            if step.layer.blobs
+            for node in self.nodes
+            if node.layer.blobs
         }
 
     def load_weights(self, path: str | Path) -> Copied:
@@ -405,23 +407,23 @@ class Net(nn.Module):
 
     def copy_weights(self, layers: Iterable[LayerWeights], source: str) -> Copied:
         """Copy weights into the layers of the same name; see ``load_weights``."""
-        wanted = [step.layer.name for step in self.steps if step.layer.blobs]
+        wanted = [node.layer.name for node in self.nodes if node.layer.blobs]
         copied = Copied(source, self.name, wanted)
         for weights in layers:
-            step = self.step_of(weights.name)
-            if step is not None:
-                owned = {p.index for p in self.params if p.layer is step.layer}
-                copy_into(step.layer, owned, weights, source)
+            node = self.node_of(weights.name)
+            if node is not None:
+                owned = {p.index for p in self.params if p.layer is node.layer}
+                copy_into(node.layer, owned, weights, source)
             if weights.blobs:
-                (copied.unused if step is None else copied.filled).append(weights.name)
-            if step is None:
+                (copied.unused if node is None else copied.filled).append(weights.name)
+            if node is None:
                 copied.ignored.append(weights.name)
         self._filled.update(copied.filled)
         return copied
 
     def without_weights(self) -> list[str]:
         """Return the names of layers with parameters that have come from no file."""
-        layers = [step.layer for step in self.steps]
+        layers = [node.layer for node in self.nodes]
         filled = {
             id(blob)
             for layer in layers
@@ -442,8 +444,8 @@ class Net(nn.Module):
 
         Source: Caffe's Net::ShareTrainedLayersWith.
         """
-        for theirs in other.steps:
-            mine = self.step_of(theirs.layer.name)
+        for theirs in other.nodes:
+            mine = self.node_of(theirs.layer.name)
             if mine is None:
                 continue
             blobs = theirs.layer.parameters_in_order

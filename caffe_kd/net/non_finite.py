@@ -13,7 +13,7 @@ from ..layers.shared.records import RecordLayer
 from ..proto.sources import DATA, source_of_layer
 
 if TYPE_CHECKING:
-    from . import Net, Step
+    from . import LayerNode, Net
 
 
 def in_parameters(nets: Iterable[Net]) -> str | None:
@@ -35,8 +35,8 @@ def first_in(net: Net) -> str | None:
     The layers are looked at in the order in which they run: a layer's parameters, then its tops.
     """
     params = {(id(p.layer), p.index): p.blob for p in net.params}
-    for step in net.running:
-        layer = step.layer
+    for node in net.running:
+        layer = node.layer
         for index, blob in enumerate(layer.blobs):
             blob = params.get((id(layer), index), blob)
             if not bool(torch.isfinite(blob).all()):
@@ -44,16 +44,16 @@ def first_in(net: Net) -> str | None:
                     f"in parameter blob {index} of layer '{layer.name}' ({layer.type}), with "
                     f"{_count(blob)}: an update before this pass made them"
                 )
-        for index, name in enumerate(step.tops):
+        for index, name in enumerate(node.tops):
             top = net.blobs.get(name)
             if top is not None and not bool(torch.isfinite(top).all()):
-                made = f"{_maker(step, index)}, with {_count(top)}{_sample(step, top)}"
+                made = f"{_maker(node, index)}, with {_count(top)}{_sample(node, top)}"
                 return f"in blob '{name}', {made}"
     return None
 
 
-def _maker(step: Step, index: int) -> str:
-    layer = step.layer
+def _maker(node: LayerNode, index: int) -> str:
+    layer = node.layer
     what = f"top {index} of layer '{layer.name}' ({layer.type})"
     return f"{what}, which the data is read by" if source_of_layer(layer.proto) in DATA else what
 
@@ -64,10 +64,10 @@ def _count(values: Tensor) -> str:
     return f"{' and '.join(kinds)} of {values.numel()} values"
 
 
-def _sample(step: Step, top: Tensor) -> str:
+def _sample(node: LayerNode, top: Tensor) -> str:
     """Return which of the batch's samples has the first such value, where a layer reads data."""
-    layer = step.layer
-    if step.bottoms or top.dim() == 0:
+    layer = node.layer
+    if node.bottoms or top.dim() == 0:
         return ""
     bad = ~torch.isfinite(top.detach().reshape(len(top), -1)).all(1)
     position = int(torch.nonzero(bad)[0])
@@ -98,10 +98,10 @@ class OutputGuard:
     def __init__(self, net: Net) -> None:
         self._net = net
         self._taken: dict[str, list[str]] = {}
-        for step in net.steps:
-            for top in step.tops:
+        for node in net.nodes:
+            for top in node.tops:
                 if top in net.outputs:
-                    self._taken[top] = list(dict.fromkeys([*step.bottoms, top]))
+                    self._taken[top] = list(dict.fromkeys([*node.bottoms, top]))
         self._bad: dict[str, Tensor] = {}
 
     def add(self) -> None:

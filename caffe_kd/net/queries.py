@@ -33,7 +33,7 @@ WEIGHT_FILLERS = {
 
 def is_data(proto: Any) -> bool:
     """Say whether a layer brings records from outside."""
-    return is_source(proto) and source_of_layer(proto) is Source.RECORDS
+    return is_source(proto) and source_of_layer(proto) is Source.SAMPLES
 
 
 def is_source(proto: Any) -> bool:
@@ -61,7 +61,7 @@ def source(proto: Any) -> str:
     return str(getattr(data_param(proto), "source", ""))
 
 
-def share_records(one: Any, other: Any) -> bool:
+def share_samples(one: Any, other: Any) -> bool:
     """Say whether two data layers read the same records of a source, as far as ranges tell."""
     (begin, end), (from_, to) = _range(one), _range(other)
     return source(one) == source(other) and begin < to and from_ < end

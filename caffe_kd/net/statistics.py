@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.errors import NetError
 from ..layers import Layer
 from ..layers.shared.batch_statistics import BatchStatistics, Totals
-from . import Net, Step
+from . import LayerNode, Net
 
 LAGGING = 0.2  # a ``Change.lag`` from which on a test by kept statistics can be far too low
 _HANDED = ("Python", "Input")  # types whose data somebody else hands them
@@ -67,7 +67,7 @@ class Change:
 
 def following(net: Net) -> list[BatchStatistics]:
     """Return the layers that normalise by each batch and keep averages of them for TEST."""
-    layers = [step.layer for step in net.steps]
+    layers = [node.layer for node in net.nodes]
     return [x for x in layers if isinstance(x, BatchStatistics) and x.follows]
 
 
@@ -160,38 +160,38 @@ def refresh(net: Net, iterations: int) -> list[Change]:
     return changes
 
 
-def _leading_to(net: Net, layers: Sequence[Layer]) -> list[Step]:
+def _leading_to(net: Net, layers: Sequence[Layer]) -> list[LayerNode]:
     """Return the steps that a forward pass needs up to the last of these layers.
 
     Raises:
         NetError: a Python or Input layer brings the data.
     """
     wanted: set[str] = set()
-    steps = []
-    for step in reversed(net.steps):
-        if any(step.layer is layer for layer in layers) or not wanted.isdisjoint(step.tops):
-            wanted.update(step.bottoms)
-            steps.append(step)
-            if step.layer.type in _HANDED and not step.bottoms:
-                step.layer.fail(
+    nodes = []
+    for node in reversed(net.nodes):
+        if any(node.layer is layer for layer in layers) or not wanted.isdisjoint(node.tops):
+            wanted.update(node.bottoms)
+            nodes.append(node)
+            if node.layer.type in _HANDED and not node.bottoms:
+                node.layer.fail(
                     "the batches for the statistics must come from a data layer, such as Data, "
                     "which can be put back where it was"
                 )
-    return steps[::-1]
+    return nodes[::-1]
 
 
 @contextmanager
-def _put_back(net: Net, steps: list[Step]) -> Iterator[None]:
+def _put_back(net: Net, nodes: list[LayerNode]) -> Iterator[None]:
     """Run some steps of a net alone; afterwards all is as if they had not run."""
     states = [
-        (step.layer, {key: np.array(value) for key, value in step.layer.state().items()})
-        for step in steps
+        (node.layer, {key: np.array(value) for key, value in node.layer.state().items()})
+        for node in nodes
     ]
     last = [(x, x.last_batch) for x in following(net)]
     cuda = torch.cuda.is_available()
     random = torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None
     running, blobs, notify = net.running, dict(net.blobs), net.context.notify
-    net.running, net.context.notify = steps, lambda line: None
+    net.running, net.context.notify = nodes, lambda line: None
     try:
         yield
     finally:

@@ -48,7 +48,7 @@ class TeacherEnsemble(LogitLayer):
         shapes = [tuple(b.shape) for b in blobs(bottom)]
         if len(set(shapes)) > 1:
             self.refuse(f"all teachers must have logits of the same shape. Received: {shapes}")
-        self.extents(shapes[0])
+        self.split_at_axis(shapes[0])
         top[0].reshape(*shapes[0])
 
     def forward(self, bottom: Any, top: Any) -> None:
@@ -83,7 +83,7 @@ class ClassMap(LogitLayer):
 
     def reshape(self, bottom: Any, top: Any) -> None:
         shape = list(bottom[0].shape)
-        classes = self.extents(shape)[1]
+        classes = self.split_at_axis(shape)[1]
         named = [c for group in self.settings["group"] or () for c in group]
         if not named or len(set(named)) < len(named) or max(named) >= classes:
             self.refuse(f"group must name classes of 0..{classes - 1}, each only once")

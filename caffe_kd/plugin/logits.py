@@ -31,7 +31,7 @@ _OF_LOSSES: Known = {
 class LogitLayer(PluginLayer):
     """A layer on logits, which it takes as (outer, classes, inner)."""
 
-    def extents(self, shape: Sequence[int]) -> Tuple[int, int, int]:
+    def split_at_axis(self, shape: Sequence[int]) -> Tuple[int, int, int]:
         """Return the products of the sizes before, at and after the class axis."""
         axis, rank = self.settings["axis"], len(shape)
         if not -rank <= axis < rank:
@@ -42,7 +42,7 @@ class LogitLayer(PluginLayer):
 
     def logits(self, values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Return values in double precision, in the extents that a blob of the shape has."""
-        return np.asarray(values, dtype=np.float64).reshape(self.extents(tuple(shape)))
+        return np.asarray(values, dtype=np.float64).reshape(self.split_at_axis(tuple(shape)))
 
 
 class SoftmaxWithTemperature(LogitLayer):
@@ -61,7 +61,7 @@ class SoftmaxWithTemperature(LogitLayer):
     known = {"temperature": (number, 1.0), "axis": AXIS}
 
     def reshape(self, bottom: Any, top: Any) -> None:
-        self.extents(tuple(bottom[0].shape))
+        self.split_at_axis(tuple(bottom[0].shape))
         top[0].reshape(*bottom[0].shape)
 
     def forward(self, bottom: Any, top: Any) -> None:
@@ -88,13 +88,13 @@ class _LogitLoss(LogitLayer, LossLayer):
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         student, others = shapes[0], shapes[1:]
-        extents = self.extents(student)
-        if self.teachers and self.extents(others.pop(0)) != extents:
+        sizes = self.split_at_axis(student)
+        if self.teachers and self.split_at_axis(others.pop(0)) != sizes:
             self.refuse(
                 "student and teacher must have logits of the same shape. "
                 f"Received: {student} and {shapes[1]}"
             )
-        if others and np.prod(others[0], dtype=int) != extents[0] * extents[2]:
+        if others and np.prod(others[0], dtype=int) != sizes[0] * sizes[2]:
             self.refuse(
                 "Number of labels must match number of predictions. "
                 f"Received: labels {others[0]}, predictions {student}"
@@ -182,7 +182,7 @@ class DistillingLoss(_LogitLoss):
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         super().check_shapes(shapes)
-        if self.settings["standardize"] and self.extents(shapes[0])[1] < 2:
+        if self.settings["standardize"] and self.split_at_axis(shapes[0])[1] < 2:
             self.refuse("standardize needs at least 2 classes")
 
     def sum(self, logits: List[np.ndarray], label: Optional[np.ndarray], valid: np.ndarray) -> Pair:
@@ -265,7 +265,7 @@ class DecoupledDistillingLoss(_LogitLoss):
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         super().check_shapes(shapes)
-        if self.extents(shapes[0])[1] < 2:
+        if self.split_at_axis(shapes[0])[1] < 2:
             self.refuse("needs at least 2 classes")
 
     def sum(self, logits: List[np.ndarray], label: Optional[np.ndarray], valid: np.ndarray) -> Pair:

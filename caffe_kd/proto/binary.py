@@ -359,8 +359,8 @@ def write_blob(path: str | Path, array: NDArray[Any]) -> None:
     """
     parts = blob_parts(array, None)
     if array.ndim == 4:
-        extents = [number_field(i, extent) for i, extent in enumerate(array.shape, 1)]
-        parts = [*extents, *parts[:-1]]
+        sizes = [number_field(i, size) for i, size in enumerate(array.shape, 1)]
+        parts = [*sizes, *parts[:-1]]
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.writelines(parts)
 

@@ -15,15 +15,15 @@ from .wire import I32, I64, LEN, VARINT, Damaged, Field, Walker, header, signed,
 Array = NDArray[np.float32]
 
 MAX_AXES = 32  # the original's limit of a blob
-MAX_EXTENT = 2**31 - 1
+MAX_DIM = 2**31 - 1
 
 # Field numbers of caffe.proto, with the wire types a field may have.
-_LEGACY_EXTENTS = (1, 2, 3, 4)  # num, channels, height, width
+_LEGACY_DIMS = (1, 2, 3, 4)  # num, channels, height, width
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA = 5, 6, 7, 8
 _RAW_TYPE, _RAW_DATA = 10, 12  # of NVIDIA's fork: the values as they lie in memory, and their type
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 _BLOB = {
-    **{number: (VARINT,) for number in _LEGACY_EXTENTS},
+    **{number: (VARINT,) for number in _LEGACY_DIMS},
     _DATA: (LEN, I32),
     _SHAPE: (LEN,),
     _DOUBLE_DATA: (LEN, I64),
@@ -44,7 +44,7 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
         Damaged: the blob is malformed, or has not the number of values its shape says; the message
             begins with ``name``.
     """
-    extents: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     dims: list[int] = []
     payloads: dict[int, Field] = {}
     in_pieces = False
@@ -53,8 +53,8 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
         if field.number == _SHAPE:
             for dim in walker.fields(field.start, field.end, _DIMS):
                 dims.extend(signed(value, 64) for value in walker.varints(dim))
-        elif field.number in _LEGACY_EXTENTS:
-            extents[field.number] = signed(field.value, 32)
+        elif field.number in _LEGACY_DIMS:
+            sizes[field.number] = signed(field.value, 32)
         elif field.number in (_RAW_TYPE, _RAW_DATA):
             if field.number == _RAW_TYPE and field.kind == VARINT:
                 raw_type = field.value
@@ -68,8 +68,8 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
     if in_pieces:
         values, dims, legacy = _blob_in_pieces(bytes(walker.data[start:end]))
     else:
-        legacy = bool(extents)
-        dims = [extents.get(number, 0) for number in _LEGACY_EXTENTS] if legacy else dims
+        legacy = bool(sizes)
+        dims = [sizes.get(number, 0) for number in _LEGACY_DIMS] if legacy else dims
         values = _values(walker, payloads, raw_type, name)
     return _shaped(values, dims, name), legacy
 
@@ -115,7 +115,7 @@ def _blob_in_pieces(serialized: bytes) -> tuple[Array, list[int], bool]:
 
 def _shaped(values: Array, dims: list[int], name: str) -> Array:
     shape = " ".join(map(str, dims[: MAX_AXES + 1]))
-    if len(dims) > MAX_AXES or any(not 0 <= dim <= MAX_EXTENT for dim in dims):
+    if len(dims) > MAX_AXES or any(not 0 <= dim <= MAX_DIM for dim in dims):
         raise Damaged(f"{name} has the shape {shape}")
     if math.prod(dims) != values.size:
         raise Damaged(
@@ -135,7 +135,7 @@ def blob_parts(array: NDArray[Any], gradient: NDArray[Any] | None) -> list[bytes
         if values is not None and values.size:
             flat = np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
             parts += [header(number, flat.size), flat.data]
-    dims = b"".join(varint(extent) for extent in array.shape)
+    dims = b"".join(varint(length) for length in array.shape)
     shape = header(1, len(dims)) + dims if dims else b""
     parts.append(header(_SHAPE, len(shape)) + shape if dims else b"")
     return parts

@@ -88,8 +88,8 @@ def _port(value: Any) -> Port:
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
         return Port(value.name, None)
-    extents = (d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-    return Port(value.name, tuple(e if e is not None and e > 0 else None for e in extents))
+    sizes = (d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return Port(value.name, tuple(e if e is not None and e > 0 else None for e in sizes))
 
 
 def _graphs(model: Any) -> Iterator[Any]:
@@ -152,7 +152,7 @@ def _check_memory(model: Any, path: str | Path) -> None:
     shapes = [(v.name, [d.dim_value for d in v.type.tensor_type.shape.dim]) for v in values]
     shapes += [(t.name, list(t.dims)) for t in graph.initializer]
     for name, shape in shapes:
-        size = math.prod(max(1, extent) for extent in shape)
+        size = math.prod(max(1, length) for length in shape)
         if size > memory:
             raise ParseError(
                 f"its value '{name}' of shape {shape} takes more memory than this machine's "

@@ -9,7 +9,7 @@ from typing import Any
 class Source(Enum):
     """What the tops of a layer without bottoms are."""
 
-    RECORDS = "records of a database, list or file, or of a user's own type"
+    SAMPLES = "records of a database, list or file, or of a user's own type"
     INPUT = "what the program sets"
     VALUES = "values that the layer makes itself"
     PARAMETER = "what is learnt"
@@ -17,7 +17,7 @@ class Source(Enum):
 
 
 # What teaches, tests and predicts is computed from these.
-DATA = (Source.RECORDS, Source.INPUT, Source.VALUES)
+DATA = (Source.SAMPLES, Source.INPUT, Source.VALUES)
 
 _OF_TYPES = {
     "Input": Source.INPUT,
@@ -29,7 +29,7 @@ _OF_TYPES = {
 
 def source_of_type(name: str) -> Source:
     """Return what layers of a type bring where they have no bottoms."""
-    return _OF_TYPES.get(name, Source.RECORDS)
+    return _OF_TYPES.get(name, Source.SAMPLES)
 
 
 def declare(name: str, source: Source) -> None:

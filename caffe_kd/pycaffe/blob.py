@@ -10,11 +10,11 @@ import torch
 
 from ..core.errors import NetError
 from ..layers.base import MAX_COUNT
-from ..python_layers.user_layer import LegacyExtents
+from ..python_layers.user_layer import LegacyDims
 from .storage import Shape, Storage
 
 
-class Blob(LegacyExtents):
+class Blob(LegacyDims):
     """Values and their gradients, writable as float32 arrays in C order.
 
     What is written to ``data`` or ``diff`` takes effect in the next pass that reads it. The arrays

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..analysis.survey import survey
+from ..analysis.shape_inference import infer_shapes
 from ..core.errors import NetError, UsageError
 from ..core.files import write_atomically
 from ..layers import Shape, layer_types
@@ -167,7 +167,7 @@ def _settings(layer: Any) -> list[str]:
 def _window(param: Any, default_stride: int) -> str:
     """Return ``5x5, stride 2, pad 1``; a stride of 1 and a pad of 0 are left out."""
     kernel, stride, pad = (
-        _extents(param, *names)
+        _sizes(param, *names)
         for names in (
             ("kernel_size", "kernel_h", "kernel_w"),
             ("stride", "stride_h", "stride_w"),
@@ -180,7 +180,7 @@ def _window(param: Any, default_stride: int) -> str:
     return ", ".join(words)
 
 
-def _extents(param: Any, name: str, of_height: str, of_width: str) -> str:
+def _sizes(param: Any, name: str, of_height: str, of_width: str) -> str:
     if param.HasField(of_height) or param.HasField(of_width):
         return f"{getattr(param, of_height)}x{getattr(param, of_width)}"
     value = getattr(param, name)
@@ -238,8 +238,8 @@ def shapes_of(nets: Iterable[Any]) -> dict[str, list[Shape]]:
     """Return the shapes of the tops of each layer that was built, by the layer's name."""
     found: dict[str, list[Shape]] = {}
     for net in nets:
-        for step in net.steps:
-            found.setdefault(step.layer.name, step.top_shapes)
+        for node in net.nodes:
+            found.setdefault(node.layer.name, node.top_shapes)
     return found
 
 
@@ -265,7 +265,7 @@ def get_pydot_graph(
     phases = [caffe_pb2.TRAIN, caffe_pb2.TEST] if phase is None else [phase]
     nets = {p: filter_net(caffe_net, _state(caffe_net, p)) for p in phases}
     layers = caffe_net.layer if phase is None else nets[phase].layer
-    built = [survey(nets[p], p, None).net for p in phases] if label_edges else []
+    built = [infer_shapes(nets[p], p, None).net for p in phases] if label_edges else []
     shapes = shapes_of(net for net in built if net is not None)
     return Drawing(layers, shapes, rankdir, display_lrm)
 

@@ -118,7 +118,7 @@ class Net:
             raise UsageError(f"stages must be a list of names, as ['{stages}']")
         mode.seed_once()
         core = load_net(fspath(network_file), phase, level or 0, list(stages or ()))
-        core.place(mode.device(), channels_last=any(p.blob.dim() == 4 for p in core.params))
+        core.to_device(mode.device(), channels_last=any(p.blob.dim() == 4 for p in core.params))
         core.context.exact_sums = mode.exact_sums()
         if core.param.force_backward:
             _let_all_have_gradients(core)

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layers import Layer, Shape
+from ..net import LayerNode
 from ..net import Net as CoreNet
-from ..net import Step
 from ..proto import schedule
 from ..proto.insert_splits import insert_splits
 
@@ -91,12 +91,12 @@ class NodeList:
         self.names: list[str] = []
         self._latest: dict[str, int] = {}
         self._net = net
-        steps = iter(net.steps)
-        step = next(steps, None)
+        remaining = iter(net.nodes)
+        core = next(remaining, None)
         for proto in self.param.layer:
-            if step is not None and step.layer.name == proto.name:
-                self._add(proto, step)
-                step = next(steps, None)
+            if core is not None and core.layer.name == proto.name:
+                self._add(proto, core)
+                core = next(remaining, None)
             else:
                 self._add_split(proto)
         owners = {id(p.blob): i for i, p in enumerate(net.params)}
@@ -105,19 +105,19 @@ class NodeList:
             node.params = [owners[id(blob)] for blob in blobs]
         _mark_backward(self.nodes, self.names, net)
 
-    def _add(self, proto: Any, step: Step) -> None:
+    def _add(self, proto: Any, node: LayerNode) -> None:
         bottoms = [self._latest[name] for name in proto.bottom if name]
-        tops = [self._top(name, i, bottoms) for i, name in enumerate(step.tops)]
-        own = step.layer.proto
+        tops = [self._top(name, i, bottoms) for i, name in enumerate(node.tops)]
+        own = node.layer.proto
         self.nodes.append(
             Node(
-                step.layer.name,
-                step.layer.type,
-                step.layer,
+                node.layer.name,
+                node.layer.type,
+                node.layer,
                 bottoms,
                 tops,
-                CoreNet.loss_weights_of(step.layer, step.tops),
-                step.detached,
+                CoreNet.loss_weights_of(node.layer, node.tops),
+                node.detached,
                 own.loss_weight_schedule if own.HasField("loss_weight_schedule") else None,
                 given=bool(own.propagate_down),
             )

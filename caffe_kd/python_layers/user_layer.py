@@ -23,7 +23,7 @@ class LegacyAxesError(NetError, RuntimeError):
     """A blob of more than four axes was asked for one of the four that blobs once had."""
 
 
-class LegacyExtents:
+class LegacyDims:
     """The extents by the names that blobs had when they always had four axes."""
 
     @property
@@ -39,24 +39,24 @@ class LegacyExtents:
     @property
     def num(self) -> int:
         """The first extent of at most four, 1 if there is none."""
-        return self._legacy_extent(0)
+        return self._legacy_dim(0)
 
     @property
     def channels(self) -> int:
         """The second extent of at most four, 1 if there is none."""
-        return self._legacy_extent(1)
+        return self._legacy_dim(1)
 
     @property
     def height(self) -> int:
         """The third extent of at most four, 1 if there is none."""
-        return self._legacy_extent(2)
+        return self._legacy_dim(2)
 
     @property
     def width(self) -> int:
         """The fourth extent of at most four, 1 if there is none."""
-        return self._legacy_extent(3)
+        return self._legacy_dim(3)
 
-    def _legacy_extent(self, axis: int) -> int:
+    def _legacy_dim(self, axis: int) -> int:
         if len(self.shape) > _LEGACY_AXES:
             raise LegacyAxesError(
                 "Cannot use legacy accessors on Blobs with > 4 axes: use shape. "
@@ -65,7 +65,7 @@ class LegacyExtents:
         return self.shape[axis] if axis < len(self.shape) else 1
 
 
-class ArrayBlob(LegacyExtents):
+class ArrayBlob(LegacyDims):
     """A blob as numpy arrays: ``data`` and ``diff``, both of ``shape`` and writable in place.
 
     After ``reshape`` the values stay as far as they have room, in memory's order.
@@ -100,8 +100,8 @@ class ArrayBlob(LegacyExtents):
             TypeError: an extent is no whole number.
             ValueError: an extent is below 0.
         """
-        shape = tuple(operator.index(extent) for extent in dims)
-        if any(extent < 0 for extent in shape):
+        shape = tuple(operator.index(length) for length in dims)
+        if any(length < 0 for length in shape):
             raise ValueError(f"no extent of a blob may be below 0. Received: shape={shape}")
         self._shape = shape
         if self._values.size < self.count:

@@ -33,22 +33,22 @@ def build(
     log.info(f"Creating {what} from {file}")
     net = Net(param, phase, file)
     if param.force_backward and phase == pb.TRAIN:
-        for step in net.steps:
-            check_backward(step.layer)
+        for node in net.nodes:
+            check_backward(node.layer)
     net.context.notify = log.info
     net.context.exact_sums = exact_sums
-    for step in net.steps:
+    for node in net.nodes:
         tops = ", ".join(
             f"{name} {' '.join(map(str, shape))}"
-            for name, shape in zip(step.tops, step.top_shapes, strict=True)
+            for name, shape in zip(node.tops, node.top_shapes, strict=True)
         )
-        log.info(f"Layer {step.layer.name} ({step.layer.type}) -> {tops}")
+        log.info(f"Layer {node.layer.name} ({node.layer.type}) -> {tops}")
     count = sum(p.blob.numel() for p in net.params)
     learning = sum(p.blob.numel() for p in net.params if p.blob.requires_grad)
-    blobs = sum(math.prod(s) for step in net.steps for s in step.top_shapes)
+    blobs = sum(math.prod(s) for node in net.nodes for s in node.top_shapes)
     log.info(f"{count} parameters, of which {learning} learn")
     log.info(f"Memory required for data: {4 * blobs}")
-    net.place(device, channels_last=any(p.blob.dim() == 4 for p in net.params))
+    net.to_device(device, channels_last=any(p.blob.dim() == 4 for p in net.params))
     return net
 
 
@@ -60,13 +60,13 @@ def check_students_come_first(net: Net) -> None:
             what leads to its others does.
     """
     learning: set[str] = set()
-    for step in net.steps:
-        layer = step.layer
+    for node in net.nodes:
+        layer = node.layer
         taught, heard = (
-            [b for b, cut in zip(step.bottoms, step.detached, strict=True) if cut == is_cut]
+            [b for b, cut in zip(node.bottoms, node.detached, strict=True) if cut == is_cut]
             for is_cut in (False, True)
         )
-        weighs = any(step.loss_weights) or layer.proto.HasField("loss_weight_schedule")
+        weighs = any(node.loss_weights) or layer.proto.HasField("loss_weight_schedule")
         if layer.origin == "caffe_kd" and layer.is_loss and weighs:
             others = [b for b in heard if b in learning]
             if taught and others and learning.isdisjoint(taught):
@@ -74,11 +74,11 @@ def check_students_come_first(net: Net) -> None:
                     f"nothing that leads to '{taught[0]}' learns, but what leads to '{others[0]}' "
                     "does, and gets no gradient: the student's bottoms come first, then the "
                     "teacher's",
-                    bottoms=step.bottoms,
+                    bottoms=node.bottoms,
                 )
         own = any(blob.requires_grad for blob in layer.parameters_in_order)
-        if own or not learning.isdisjoint(step.bottoms):
-            learning.update(step.tops)
+        if own or not learning.isdisjoint(node.bottoms):
+            learning.update(node.tops)
 
 
 def prefixed(name: str, layers: Iterable[LayerWeights]) -> list[LayerWeights]:
@@ -96,7 +96,7 @@ def load_teachers(plan: Plan, nets: Sequence[Net], log: Log) -> None:
         renamed = prefixed(teacher.name, teacher.layers)
         given = {w.name for w in renamed if w.blobs}
         for net in nets:
-            for layer in (step.layer for step in net.steps):
+            for layer in (node.layer for node in net.nodes):
                 if layer.name.startswith(f"{teacher.name}/") and layer.blobs:
                     _check_given(layer, given, teacher)
             net.copy_weights(renamed, str(teacher.path))
@@ -129,10 +129,10 @@ def inject(plan: Plan, net: Net, log: Log) -> None:
         WeightsError: a layer's parameters differ in number or shape from the teacher's.
     """
     for injection in plan.injections:
-        step = net.step_of(injection.to)
-        if step is None:
+        node = net.node_of(injection.to)
+        if node is None:
             continue  # of another phase
-        layer = step.layer
+        layer = node.layer
         given = [None if blob is None else tuple(blob.shape) for blob in injection.weights.blobs]
         if [*given] != [tuple(shape) for shape in layer.blob_shapes]:
             raise WeightsError(

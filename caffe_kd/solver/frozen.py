@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..core.errors import UsageError
 from ..layers import Shape
 from ..layers.shared.records import RecordLayer
-from ..net import Net, Step
+from ..net import LayerNode, Net
 
 AUTO_LIMIT = 2 << 30  # bytes of memory that `auto` may take
 
@@ -28,8 +28,8 @@ class Frozen:
         blobs: the names of its blobs that the rest of the net takes.
     """
 
-    source: Step
-    steps: list[Step]
+    source: LayerNode
+    nodes: list[LayerNode]
     blobs: list[str]
 
     @property
@@ -49,7 +49,7 @@ class Frozen:
     def told(self, net: Net) -> str:
         """Return what is remembered, in words."""
         return (
-            f"{len(self.steps)} frozen layers: {', '.join(self.blobs)} of {self.records} records, "
+            f"{len(self.nodes)} frozen layers: {', '.join(self.blobs)} of {self.records} records, "
             f"{self.bytes(net) / 2**20:.1f} MB"
         )
 
@@ -61,11 +61,11 @@ def find_frozen(net: Net, moving: Collection[str] = ()) -> Frozen | str:
         net: the train net, with its weights.
         moving: the names of frozen layers whose parameters change all the same.
     """
-    sources = [s for s in net.steps if isinstance(s.layer, RecordLayer)]
+    sources = [node for node in net.nodes if isinstance(node.layer, RecordLayer)]
     reason = "no layer with parameters is frozen"
     for source in sources:
-        steps = _frozen_steps(net, source, moving)
-        if not any(_has_weights(step) for step in steps):
+        nodes = _frozen_steps(net, source, moving)
+        if not any(_has_weights(node) for node in nodes):
             continue
         if not source.layer.deterministic:
             reason = (
@@ -73,59 +73,59 @@ def find_frozen(net: Net, moving: Collection[str] = ()) -> Frozen | str:
                 "(mirror, jitter or random crop)"
             )
             continue
-        blobs = _frontier(net, steps)
+        blobs = _frontier(net, nodes)
         if isinstance(blobs, str):
             reason = blobs
             continue
-        return Frozen(source, steps, blobs)
+        return Frozen(source, nodes, blobs)
     return reason
 
 
-def _has_weights(step: Step) -> bool:
-    return bool(step.layer.blobs or step.layer.digest)
+def _has_weights(node: LayerNode) -> bool:
+    return bool(node.layer.blobs or node.layer.digest)
 
 
-def _frozen_steps(net: Net, source: Step, moving: Collection[str]) -> list[Step]:
+def _frozen_steps(net: Net, source: LayerNode, moving: Collection[str]) -> list[LayerNode]:
     """Return the steps whose answers depend on the source's records alone."""
     remembered = set(source.tops)
-    steps: list[Step] = []
-    for step in net.steps[net.steps.index(source) + 1 :]:
-        layer = step.layer
+    nodes: list[LayerNode] = []
+    for node in net.nodes[net.nodes.index(source) + 1 :]:
+        layer = node.layer
         frozen = (
-            bool(step.bottoms)
-            and remembered.issuperset(step.bottoms)
+            bool(node.bottoms)
+            and remembered.issuperset(node.bottoms)
             and layer.per_sample
-            and not any(step.loss_weights)
+            and not any(node.loss_weights)
             and not layer.proto.HasField("loss_weight_schedule")
             and not any(blob.requires_grad for blob in layer.blobs)
             and layer.name not in moving
         )
         if frozen:
-            steps.append(step)
-            remembered.update(step.tops)
+            nodes.append(node)
+            remembered.update(node.tops)
         else:
-            remembered.difference_update(step.tops)  # changed in place by a layer that learns
+            remembered.difference_update(node.tops)  # changed in place by a layer that learns
     # What leads to no parameter is not worth remembering; the net runs it as ever.
-    while steps and not _has_weights(steps[-1]) and _only_source(steps[-1], source):
-        steps.pop()
-    return steps
+    while nodes and not _has_weights(nodes[-1]) and _only_source(nodes[-1], source):
+        nodes.pop()
+    return nodes
 
 
-def _only_source(step: Step, source: Step) -> bool:
-    return set(step.bottoms) <= set(source.tops)
+def _only_source(node: LayerNode, source: LayerNode) -> bool:
+    return set(node.bottoms) <= set(source.tops)
 
 
-def _frontier(net: Net, steps: Sequence[Step]) -> list[str] | str:
+def _frontier(net: Net, nodes: Sequence[LayerNode]) -> list[str] | str:
     """Return the frozen blobs that other steps or the net's outputs take."""
     version: dict[str, tuple[int, bool]] = {}  # of a name: who wrote it last, and whether frozen
     taken: dict[str, set[tuple[int, bool]]] = {}
-    frozen = {id(step) for step in steps}
-    for index, step in enumerate(net.steps):
-        if id(step) not in frozen:
-            for name in step.bottoms:
+    frozen = {id(node) for node in nodes}
+    for index, node in enumerate(net.nodes):
+        if id(node) not in frozen:
+            for name in node.bottoms:
                 taken.setdefault(name, set()).add(version[name])
-        for name in step.tops:
-            version[name] = (index, id(step) in frozen)
+        for name in node.tops:
+            version[name] = (index, id(node) in frozen)
     for name in net.outputs:
         taken.setdefault(name, set()).add(version[name])
     blobs = []
@@ -169,4 +169,4 @@ def choose(net: Net, mode: str, batches: int, moving: Collection[str] = ()) -> F
 
 def _any_frozen(net: Net) -> bool:
     blobs = any(not p.blob.requires_grad and p.layer.type != "BatchNorm" for p in net.params)
-    return blobs or any(step.layer.digest for step in net.steps)
+    return blobs or any(node.layer.digest for node in net.nodes)

@@ -156,9 +156,9 @@ def _restorable(
 def _layers(nets: Sequence[Net]) -> dict[str, Layer]:
     """Return the nets' layers by the name under which their state lies in the file."""
     return {
-        f"{number}/{index}": step.layer
+        f"{number}/{index}": node.layer
         for number, net in enumerate(nets)
-        for index, step in enumerate(net.steps)
+        for index, node in enumerate(net.nodes)
     }
 
 

@@ -104,8 +104,8 @@ def models(nets: Sequence[Net], plan: Plan) -> list[Model]:
     """
     own, param = learned(nets[0], plan.frozen_names)
     names = {layer.name for layer in param.layer}
-    steps = [s for s in nets[0].steps if s.layer.name in names and s.layer.blobs]
-    whole = Model(None, param, {s.layer.name: s.layer for s in steps})
+    nodes = [node for node in nets[0].nodes if node.layer.name in names and node.layer.blobs]
+    whole = Model(None, param, {node.layer.name: node.layer for node in nodes})
     whole.owned = {(p.layer.name, p.index) for p in own}
     students = [_part(student.name, nets[:1]) for student in plan.students]
     return [whole, *students, *(_part(name, nets) for name in plan.means)]
@@ -117,8 +117,8 @@ def _part(name: str, nets: Sequence[Net]) -> Model:
     part = Model(name, pb.NetParameter(name=name))
     known: set[str] = set()
     for net in nets:
-        steps = [s for s in net.steps if s.layer.name.startswith(prefix)]
-        new = {s.layer.name.removeprefix(prefix): s.layer for s in steps}
+        nodes = [node for node in net.nodes if node.layer.name.startswith(prefix)]
+        new = {node.layer.name.removeprefix(prefix): node.layer for node in nodes}
         new = {own: layer for own, layer in new.items() if own not in known}
         known.update(new)
         for own, layer in new.items():

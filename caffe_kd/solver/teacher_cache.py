@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core.errors import DataError
 from ..layers import Context, Layer
 from ..layers.shared.records import Indices, RecordLayer
-from ..net import Net, Step
+from ..net import LayerNode, Net
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 from .cache_store import DiskStore, MemoryStore, Store
@@ -88,13 +88,13 @@ class TeacherCache:
             self._store = DiskStore(self._folder, about, shapes, self.chunk, self._notify)
 
     def _attach(self) -> None:
-        skipped = {id(step) for step in self.frozen.steps}
-        lookup = Step(_Lookup(self), [], self.frozen.blobs, [], [0.0] * len(self.frozen.blobs))
-        running: list[Step] = []
-        for step in self.net.steps:
-            if id(step) not in skipped:
-                running.append(step)
-            if step is self.frozen.source:
+        skipped = {id(node) for node in self.frozen.nodes}
+        lookup = LayerNode(_Lookup(self), [], self.frozen.blobs, [], [0.0] * len(self.frozen.blobs))
+        running: list[LayerNode] = []
+        for node in self.net.nodes:
+            if id(node) not in skipped:
+                running.append(node)
+            if node is self.frozen.source:
                 running.append(lookup)
         self.net.running = running
 
@@ -127,9 +127,9 @@ class TeacherCache:
         started = time.perf_counter()
         rows = slice(chunk * self.chunk, min(self.records, (chunk + 1) * self.chunk))
         blobs = dict(zip(self.frozen.source.tops, self.source.read(rows), strict=True))
-        for step in self.frozen.steps:
-            tops = step.layer.run(*(blobs[name] for name in step.bottoms))
-            blobs.update(zip(step.tops, tops, strict=True))
+        for node in self.frozen.nodes:
+            tops = node.layer.run(*(blobs[name] for name in node.bottoms))
+            blobs.update(zip(node.tops, tops, strict=True))
         values: dict[str, Tensor] = {}
         for name, (_, *rest) in self.frozen.shapes(self.net).items():
             shape = (rows.stop - rows.start, *rest)
@@ -157,10 +157,10 @@ class TeacherCache:
     def fingerprint(self) -> dict[str, str]:
         """Return what the answers depend on: net, weights, data and its transformation."""
         net, weights = hashlib.sha256(), hashlib.sha256()
-        for step in self.frozen.steps:
-            net.update(text.to_text(step.layer.proto).encode())
-            weights.update(step.layer.digest)
-            for blob in step.layer.blobs:
+        for node in self.frozen.nodes:
+            net.update(text.to_text(node.layer.proto).encode())
+            weights.update(node.layer.digest)
+            for blob in node.layer.blobs:
                 weights.update(blob.detach().cpu().contiguous().numpy().tobytes())
         data = hashlib.sha256(str(self.records).encode())
         for index in range(0, self.records, self.chunk):

@@ -62,7 +62,7 @@ class PixelTeacher:
         lacking = net.without_weights()
         if lacking:  # noise would be made of noise
             raise WeightsError(f"no weights for layer '{lacking[0]}'", str(weights))
-        net.place(device or torch.device("cpu"), channels_last=False)
+        net.to_device(device or torch.device("cpu"), channels_last=False)
         net.requires_grad_(False)
         self._input = self._only_input(model)
         self.shape: Shape = net.shapes[self._input][1:]  # type: ignore[assignment]
@@ -88,7 +88,7 @@ class PixelTeacher:
             raise NetError(f"blob '{self._logits}' has one value: no classes", str(model))
         self._features = self._find_features()
         self._distances: list[Tensor] = []
-        norms = [s.layer for s in net.steps if isinstance(s.layer, BatchNorm)]
+        norms = [node.layer for node in net.nodes if isinstance(node.layer, BatchNorm)]
         for norm in norms:
             norm.register_forward_pre_hook(self._compare)
         self.has_statistics = bool(norms)
@@ -110,11 +110,11 @@ class PixelTeacher:
                     f"-blob: the net has no blob '{blob}'.{did_you_mean(blob, net.shapes)}"
                 )
             return blob
-        last = next(s for s in reversed(net.steps) if set(s.tops) & set(net.outputs))
+        last = next(node for node in reversed(net.nodes) if set(node.tops) & set(net.outputs))
         return last.bottoms[0] if last.layer.type == "Softmax" else last.tops[0]
 
     def _find_features(self) -> str:
-        maker = next(s for s in self._net.steps if self._logits in s.tops)
+        maker = next(node for node in self._net.nodes if self._logits in node.tops)
         return maker.bottoms[0]
 
     def __call__(self, pixels: Tensor) -> Tensor:

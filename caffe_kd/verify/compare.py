@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.errors import DataError, NetError, WeightsError, did_you_mean
 from ..layers.base import tops_of
-from ..net import Net, Step, read_net
+from ..net import LayerNode, Net, read_net
 from ..net.weights import lacking
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import read_weights
@@ -30,7 +30,7 @@ from .recording import Arrays
 
 RTOL, ATOL = 1e-4, 1e-5  # two engines add in different orders
 _LOGITS = "logits"
-_FROM_OUTSIDE = (Source.RECORDS, Source.INPUT)
+_FROM_OUTSIDE = (Source.SAMPLES, Source.INPUT)
 _SHOWN = 6
 
 Values = list[list[Tensor]]  # of each layer
@@ -42,7 +42,7 @@ class Line:
 
     Attributes:
         key: the value's name, as in the recording.
-        step: the layer that makes it.
+        node: the layer that makes it.
         top: which of the layer's tops it is.
         got: what the net computed.
         want: what was recorded.
@@ -52,7 +52,7 @@ class Line:
     """
 
     key: str
-    step: Step
+    node: LayerNode
     top: int
     got: np.ndarray
     want: np.ndarray
@@ -241,7 +241,7 @@ def run(
         bottoms.append(list(given))
         tops.append(list(tops_of(made)))
 
-    hooks = [step.layer.register_forward_hook(keep) for step in net.steps]
+    hooks = [node.layer.register_forward_hook(keep) for node in net.nodes]
     try:
         with torch.no_grad():
             net.forward({n: torch.from_numpy(_floats(inputs[n])) for n in net.inputs})
@@ -256,13 +256,13 @@ def _floats(value: np.ndarray) -> np.ndarray:
 
 
 def value_names(net: Net) -> Iterator[tuple[int, int, str]]:
-    """Yield step, top and name of each value that a layer computes, in the layers' order."""
-    last = {top: step for step in net.steps for top in step.tops}
-    for number, step in enumerate(net.steps):
-        for index, top in enumerate(step.tops):
-            if top not in net.inputs or step.bottoms:
-                is_last = last[top] is step
-                yield number, index, top if is_last else f"{top}/{step.layer.name}"
+    """Yield node, top and name of each value that a layer computes, in the layers' order."""
+    last = {top: node for node in net.nodes for top in node.tops}
+    for number, node in enumerate(net.nodes):
+        for index, top in enumerate(node.tops):
+            if top not in net.inputs or node.bottoms:
+                is_last = last[top] is node
+                yield number, index, top if is_last else f"{top}/{node.layer.name}"
 
 
 def record(net: Net, inputs: Mapping[str, np.ndarray]) -> Arrays:
@@ -299,7 +299,7 @@ def compare(
         if name in wanted:
             got = tops[number][index].cpu().numpy()
             want = np.asarray(wanted[name], np.float32)
-            result.lines.append(_line(name, net.steps[number], index, got, want, rtol, atol))
+            result.lines.append(_line(name, net.nodes[number], index, got, want, rtol, atol))
     if not result.lines:
         names = ", ".join(name for _, _, name in value_names(net))
         raise DataError(
@@ -332,15 +332,15 @@ def _wanted(net: Net, recording: Mapping[str, np.ndarray], notes: list[str]) -> 
 
 def _logits(net: Net) -> str | None:
     """Return the blob that the last Softmax takes, or the net's only output."""
-    for step in reversed(net.steps):
-        if step.layer.type == "Softmax":
-            return step.bottoms[0]
+    for node in reversed(net.nodes):
+        if node.layer.type == "Softmax":
+            return node.bottoms[0]
     return net.outputs[0] if len(net.outputs) == 1 else None
 
 
 def _line(
     key: str,
-    step: Step,
+    node: LayerNode,
     top: int,
     got: np.ndarray,
     want: np.ndarray,
@@ -352,10 +352,10 @@ def _line(
     if got.size == want.size == 1:  # a loss is a scalar here, and was one of 1 in old nets
         want = want.reshape(got.shape)
     if got.shape != want.shape:
-        return Line(key, step, top, got, want, float("inf"), scale, agrees=False)
+        return Line(key, node, top, got, want, float("inf"), scale, agrees=False)
     difference = greatest_difference(got, want)
     agrees = difference <= atol + rtol * scale
-    return Line(key, step, top, got, want, difference, scale, agrees)
+    return Line(key, node, top, got, want, difference, scale, agrees)
 
 
 def greatest_difference(got: np.ndarray, want: np.ndarray) -> float:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..net import Net, Step
+from ..net import LayerNode, Net
 from .compare import Comparison, Line, greatest_difference, run
 from .recording import Arrays
 
@@ -33,7 +33,7 @@ def hints(net: Net, comparison: Comparison) -> list[str]:
     line = comparison.first
     if line is None:
         return []
-    number = next(i for i, step in enumerate(net.steps) if step is line.step)
+    number = next(i for i, node in enumerate(net.nodes) if node is line.node)
     bottoms = comparison.inputs[number]
     found = [_known_before(net, comparison, line)]
     if line.got.shape != line.want.shape:
@@ -68,15 +68,15 @@ def _known_before(net: Net, comparison: Comparison, line: Line) -> str:
 
 def _unknown(net: Net, comparison: Comparison, line: Line) -> list[str]:
     """Return the bottoms of a line's layer whose values were computed and not compared."""
-    checked = {id(other.step) for other in comparison.lines}
-    makers: dict[str, Step] = {}
-    for step in net.steps:
-        if step is line.step:
+    checked = {id(other.node) for other in comparison.lines}
+    makers: dict[str, LayerNode] = {}
+    for node in net.nodes:
+        if node is line.node:
             break
-        makers.update((top, step) for top in step.tops)
+        makers.update((top, node) for top in node.tops)
     return [
         name
-        for name in line.step.bottoms
+        for name in line.node.bottoms
         if name in makers and makers[name].bottoms and id(makers[name]) not in checked
     ]
 
@@ -87,10 +87,10 @@ def _not_finite(line: Line) -> str:
 
 
 def _shape_hints(line: Line) -> list[str]:
-    layer: Any = line.step.layer
+    layer: Any = line.node.layer
     if layer.type != "Pooling" or line.got.ndim != 4 or line.want.ndim != 4:
         return []
-    plane = line.step.bottom_shapes[0][2:]
+    plane = line.node.bottom_shapes[0][2:]
     kernel = layer.kernel or plane
     numbers = zip(plane, kernel, layer.stride, layer.pad, strict=True)
     floor = tuple((e + 2 * p - k) // s + 1 for e, k, s, p in numbers)
@@ -100,17 +100,17 @@ def _shape_hints(line: Line) -> list[str]:
 
 
 def _suspicions(net: Net, comparison: Comparison, line: Line, number: int) -> Suspicions:
-    layer: Any = line.step.layer
+    layer: Any = line.node.layer
     if layer.type in _BY_TYPE:
         yield from _BY_TYPE[layer.type](layer, comparison.inputs[number])
-    if line.step.bottoms[:1] and _is_unchecked(net, comparison, line):
+    if line.node.bottoms[:1] and _is_unchecked(net, comparison, line):
         for inputs, words in _other_inputs(comparison.given):
             yield run(net, inputs)[0][number][line.top], words
 
 
 def _is_unchecked(net: Net, comparison: Comparison, line: Line) -> bool:
     """Say whether a layer's bottoms are inputs, or values that were not compared."""
-    return bool(_unknown(net, comparison, line)) or line.step.bottoms[0] in net.inputs
+    return bool(_unknown(net, comparison, line)) or line.node.bottoms[0] in net.inputs
 
 
 def _other_inputs(given: Arrays) -> Iterator[tuple[Arrays, str]]:
@@ -269,16 +269,16 @@ def _of_the_difference(net: Net, line: Line, bottoms: list[Tensor]) -> list[str]
     difference = line.want - line.got
     bound = _CLOSE * max(float(np.abs(difference).max()), 1e-30)
     found = []
-    if line.step.layer.type in ("Convolution", "InnerProduct") and difference.ndim > 1:
+    if line.node.layer.type in ("Convolution", "InnerProduct") and difference.ndim > 1:
         axes = tuple(i for i in range(difference.ndim) if i != 1)
         spread = (difference.max(axes) - difference.min(axes)).max()
         if difference.size > difference.shape[1] and spread <= bound * 10:
             words = "its channels are off by a constant each: another bias"
-            if line.step.bottoms[0] in net.inputs:
+            if line.node.bottoms[0] in net.inputs:
                 words += ", or another mean taken from the input"
             found.append(words)
-    if line.step.layer.type == "Dropout" and bottoms:
-        ratio = line.step.layer.param.dropout_ratio
+    if line.node.layer.type == "Dropout" and bottoms:
+        ratio = line.node.layer.param.dropout_ratio
         x = bottoms[0].numpy()
         kept = np.isclose(line.want, x / (1 - ratio), rtol=_CLOSE, atol=1e-6)
         if (kept | (line.want == 0)).all() and not kept.all():

@@ -133,7 +133,7 @@ def test_weights_for_caffe_bring_as_many_blobs_as_each_layer_of_the_net_has(fold
     composed_for_caffe()
     for phase in (pb.TRAIN, pb.TEST):
         blobs = caffe.Net("net.prototxt", phase).params
-        layers = {step.layer.name for step in load_net("net.prototxt", phase).steps}
+        layers = {node.layer.name for node in load_net("net.prototxt", phase).nodes}
         for source in read_weights("frozen.caffemodel"):
             if source.name in layers:
                 shapes = [blob.data.shape for blob in blobs.get(source.name, ())]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from caffe_kd.cli.convert_imageset import main
-from caffe_kd.data.lmdb import LmdbRecords
+from caffe_kd.data.lmdb import LmdbSamples
 from caffe_kd.proto import caffe_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def stored(path: str, index: int) -> pb.Datum:
-    records = LmdbRecords(Path(path))
+    records = LmdbSamples(Path(path))
     return pb.Datum.FromString(records._value(index))
 
 
@@ -53,7 +53,7 @@ def fails(capsys, *argv, status=1):
 
 def test_list_gives_the_originals_keys_labels_and_bgr_pixels(capsys):
     assert main(["pets/", "list.txt", "db"]) == 0
-    records = LmdbRecords(Path("db"))
+    records = LmdbSamples(Path("db"))
     keys = [records.key(index) for index in range(len(records))]
     assert keys == [b"00000000_dog/a b.png", b"00000001_cat/1.png", b"00000002_/cat/2.png"]
     image, label = records.read(0)
@@ -66,7 +66,7 @@ def test_list_gives_the_originals_keys_labels_and_bgr_pixels(capsys):
 
 def test_folders_are_classes_and_their_names_are_written(capsys):
     assert main(["pets", "made/db"]) == 0
-    records = LmdbRecords(Path("made/db"))
+    records = LmdbSamples(Path("made/db"))
     names = [records.key(index).decode()[9:] for index in range(4)]
     assert names == ["cat/0.png", "cat/1.png", "cat/2.png", "dog/a b.png"]
     assert [records.read(index)[1] for index in range(4)] == [0, 0, 0, 1]
@@ -90,7 +90,7 @@ def test_shuffle_mixes_alike_each_time():
         save(f"pets/dog/{index}.png")
     for name in ("one", "two"):
         assert main(["-shuffle", "pets", name]) == 0
-    one, two = (LmdbRecords(Path(name)) for name in ("one", "two"))
+    one, two = (LmdbSamples(Path(name)) for name in ("one", "two"))
     labels = [one.read(index)[1] for index in range(44)]
     assert sorted(labels) == [0] * 3 + [1] * 41 and labels != sorted(labels)
     assert [one.key(i) for i in range(44)] == [two.key(i) for i in range(44)]
@@ -102,7 +102,7 @@ def test_resized_pictures_are_the_originals_to_the_bit():
     names = [line.rpartition(" ") for line in (GOLDEN / "list.txt").read_text().splitlines()]
     size = ["-resize_height=14", "--resize_width", "17"]
     assert main([str(GOLDEN), str(GOLDEN / "list.txt"), "db", *size]) == 0
-    images, labels = LmdbRecords(Path("db")).batch(slice(None))
+    images, labels = LmdbSamples(Path("db")).batch(slice(None))
     recorded = np.load(GOLDEN / "image_resize.npz")
     batches = len([key for key in recorded.files if key.endswith("/data")])
     order = np.arange(4 * batches) % len(names)
@@ -117,12 +117,12 @@ def test_resized_pictures_are_the_originals_to_the_bit():
 def test_gray_gives_one_channel():
     save("grey/a/0.png", GREY)
     assert main(["grey", "db", "--gray=true"]) == 0
-    np.testing.assert_array_equal(LmdbRecords(Path("db")).read(0)[0], GREY[None])
+    np.testing.assert_array_equal(LmdbSamples(Path("db")).read(0)[0], GREY[None])
 
 
 def test_switch_turned_off_is_off():
     assert main(["pets", "db", "--gray=false", "--shuffle=0"]) == 0
-    assert LmdbRecords(Path("db")).read(0)[0].shape == (3, 9, 7)
+    assert LmdbSamples(Path("db")).read(0)[0].shape == (3, 9, 7)
 
 
 def test_encoded_keeps_the_files_bytes():
@@ -152,7 +152,7 @@ def test_encoded_keeps_files_of_any_format_which_the_data_layer_reads(suffix):
     save(f"one/a/0.{suffix}")
     assert main(["one", "db", "-encoded"]) == 0
     assert stored("db", 0).data == Path(f"one/a/0.{suffix}").read_bytes()
-    assert LmdbRecords(Path("db")).read(0)[0].shape == (3, 9, 7)
+    assert LmdbSamples(Path("db")).read(0)[0].shape == (3, 9, 7)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG"])
@@ -197,7 +197,7 @@ def test_unreadable_pictures_are_told_and_left_out(capsys):
     assert "error: pets/cat/0.png: Could not open or find file" in captured.err
     assert "error: pets/cat/1.png: Could not open or find file" in captured.err
     assert "Processed 2 files. Left out: 2." in captured.out
-    assert LmdbRecords(Path("db")).key(0) == b"00000002_cat/2.png"
+    assert LmdbSamples(Path("db")).key(0) == b"00000002_cat/2.png"
 
 
 def test_check_size_refuses_pictures_of_another_size(capsys):
@@ -231,7 +231,7 @@ def test_missing_and_empty_input_is_named(capsys):
 def test_existing_database_is_kept(capsys):
     assert main(["pets", "db"]) == 0
     assert "db: exists already" in fails(capsys, "pets", "list.txt", "db")
-    assert len(LmdbRecords(Path("db"))) == 4
+    assert len(LmdbSamples(Path("db"))) == 4
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from caffe_kd.cli.convert_mnist_data import main
 from caffe_kd.data.idx import write_idx
-from caffe_kd.data.lmdb import LmdbRecords
+from caffe_kd.data.lmdb import LmdbSamples
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_mnist_data.py"
 PIXELS = np.random.default_rng(0).integers(0, 256, (1003, 3, 4), np.uint8)
@@ -33,7 +33,7 @@ def test_tool_writes_the_originals_keys_and_datum(folder: Path) -> None:
         check=True,
     )
     assert "A total of 1003 items." in done.stdout
-    records = LmdbRecords(folder / "new" / "db")
+    records = LmdbSamples(folder / "new" / "db")
     assert len(records) == 1003
     assert [records.key(index) for index in (0, 10, 1002)] == [
         b"00000000",
@@ -53,9 +53,9 @@ def test_existing_database_is_kept_unless_told(
     write_idx(folder / "labels", DIGITS[:2])
     assert main(["images", "labels", "db", "--backend=lmdb"]) == 1
     assert "error: db: exists already; give -overwrite" in capsys.readouterr().err
-    assert len(LmdbRecords(folder / "db")) == 1003
+    assert len(LmdbSamples(folder / "db")) == 1003
     assert main(["images", "labels", "db", "-overwrite"]) == 0
-    assert len(LmdbRecords(folder / "db")) == 2
+    assert len(LmdbSamples(folder / "db")) == 2
 
 
 def test_bad_input_is_one_error_and_no_database(
@@ -85,4 +85,4 @@ def test_files_are_found_with_gz_as_they_were_downloaded(folder: Path) -> None:
         (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
         (folder / name).unlink()
     assert main(["images", "labels", "db"]) == 0
-    np.testing.assert_array_equal(LmdbRecords(folder / "db").batch(slice(None))[1], DIGITS)
+    np.testing.assert_array_equal(LmdbSamples(folder / "db").batch(slice(None))[1], DIGITS)

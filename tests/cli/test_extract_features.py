@@ -10,7 +10,7 @@ import torch
 
 from caffe_kd.cli.extract_features import main
 from caffe_kd.data.idx import write_idx
-from caffe_kd.data.lmdb import LmdbRecords
+from caffe_kd.data.lmdb import LmdbSamples
 from caffe_kd.net import Net, load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
@@ -58,7 +58,7 @@ def test_blobs_are_written_record_by_record(capsys: pytest.CaptureFixture[str]) 
             for name, values in wanted.items():
                 values += list(net.blobs[name].numpy().copy())
     for name, shape in (("conv", (2, 3, 4)), ("ip", (5, 1, 1))):
-        records = LmdbRecords(Path({"conv": "conv_db", "ip": "made/ip_db"}[name]))
+        records = LmdbSamples(Path({"conv": "conv_db", "ip": "made/ip_db"}[name]))
         assert len(records) == 12
         assert [records.key(i) for i in (0, 11)] == [b"0000000000", b"0000000011"]
         for index in range(12):

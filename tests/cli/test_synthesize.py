@@ -11,7 +11,7 @@ import pytest
 from caffe_kd.cli.synthesize import main
 from caffe_kd.cli.train import main as train
 from caffe_kd.core import examples
-from caffe_kd.data.lmdb import LmdbRecords
+from caffe_kd.data.lmdb import LmdbSamples
 from caffe_kd.data.mnist import get_mnist
 from caffe_kd.net import load_net
 
@@ -76,7 +76,7 @@ def test_student_learns_real_digits_it_never_saw(folder: Path, method: str) -> N
     words = ["-method", method, "-overwrite", *QUICK[method]]
     assert main(command(folder, database, *words)) == 0
 
-    records = LmdbRecords(database)
+    records = LmdbSamples(database)
     assert len(records) == COUNT
     images, labels = records.batch(slice(None))
     assert isinstance(images, np.ndarray)
@@ -101,7 +101,7 @@ def test_same_seed_makes_the_same_images(folder: Path, tmp_path: Path) -> None:
     def images(name: str, *more: str) -> np.ndarray:
         quick = ["-count", "8", "-iterations", "3", "-batch", "8"]
         assert main(command(folder, tmp_path / name, *quick, *more)) == 0
-        made = LmdbRecords(tmp_path / name).batch(slice(None))[0]
+        made = LmdbSamples(tmp_path / name).batch(slice(None))[0]
         assert isinstance(made, np.ndarray)
         return made
 
@@ -129,7 +129,7 @@ def test_a_deployed_net_takes_scale_from_a_flag(folder: Path, tmp_path: Path) ->
     words = command(folder, tmp_path / "b", *quick)
     words[words.index("-model") + 1] = str(path)
     assert main(words) == 0
-    one, other = (LmdbRecords(tmp_path / name).batch(slice(None)) for name in "ab")
+    one, other = (LmdbSamples(tmp_path / name).batch(slice(None)) for name in "ab")
     assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
 
 

@@ -188,7 +188,7 @@ def test_mistakes_are_told(folder: Path) -> None:
     with pytest.raises(CaffeKDError, match="shape mismatch"):
         of_models(["wide.prototxt"], ["teacher.caffemodel"])
     subject = of_models(*BOTH)
-    subject.net.steps[0].top_shapes[0] = (2, 5, 3, 1)
+    subject.net.nodes[0].top_shapes[0] = (2, 5, 3, 1)
     with pytest.raises(NetError, match="no data layer gives pictures"):
         look(subject)
 

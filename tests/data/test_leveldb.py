@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from caffe_kd.core.errors import CaffeKDError, DataError
-from caffe_kd.data.leveldb import LevelDbRecords
-from caffe_kd.data.lmdb import LmdbRecords
+from caffe_kd.data.leveldb import LevelDbSamples
+from caffe_kd.data.lmdb import LmdbSamples
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
@@ -114,12 +114,12 @@ def datum(label: int, size: int = 1) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def labels_of(records: LevelDbRecords) -> dict[str, int]:
+def labels_of(records: LevelDbSamples) -> dict[str, int]:
     return {records.key(i).decode(): records.read(i)[1] for i in range(len(records))}
 
 
 def test_recorded_database_equals_the_lmdb_of_the_same_images() -> None:
-    ours, theirs = LevelDbRecords(GOLDEN / "raw_leveldb"), LmdbRecords(GOLDEN / "raw_lmdb")
+    ours, theirs = LevelDbSamples(GOLDEN / "raw_leveldb"), LmdbSamples(GOLDEN / "raw_lmdb")
     assert len(ours) == len(theirs) == 10
     assert not ours.encoded
     for index in range(10):
@@ -135,7 +135,7 @@ def test_reading_changes_no_file_and_needs_no_permission_to_write(tmp_path: Path
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     folder.chmod(0o555)
     try:
-        assert len(LevelDbRecords(folder)) == 10
+        assert len(LevelDbSamples(folder)) == 10
     finally:
         folder.chmod(0o755)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -148,7 +148,7 @@ def test_log_holds_records_in_any_order_and_larger_than_its_blocks(tmp_path: Pat
             batch(3, (b"a", datum(3, size=CHUNK - 60)), (b"d", datum(4))),
         ]
     )
-    records = LevelDbRecords(database(tmp_path / "db", log))
+    records = LevelDbSamples(database(tmp_path / "db", log))
     assert labels_of(records) == {"a": 3, "b": 1, "c": 2, "d": 4}
     assert records.read(2)[0].shape == (1, 1, 3 * CHUNK)
 
@@ -158,37 +158,37 @@ def test_newest_write_counts_and_deleted_records_are_gone(tmp_path: Path) -> Non
     # Newest first, as a table holds them.
     new = table_of((b"k2", 5, DELETE, b""), (b"k4", 6, PUT, datum(6)), (b"k4", 4, PUT, datum(4)))
     log = log_of([batch(7, (b"k3", datum(7)), (b"k5", datum(8)), (b"k5", None))])
-    records = LevelDbRecords(database(tmp_path / "db", log, {12: old, 5: new}))
+    records = LevelDbSamples(database(tmp_path / "db", log, {12: old, 5: new}))
     assert labels_of(records) == {"k1": 1, "k3": 7, "k4": 6}
 
 
 def test_log_that_a_table_has_taken_over_is_not_read(tmp_path: Path) -> None:
     folder = database(tmp_path / "db", log_of([batch(2, (b"a", datum(1)))]))
     (folder / "000001.log").write_bytes(b"of old")
-    assert labels_of(LevelDbRecords(folder)) == {"a": 1}
+    assert labels_of(LevelDbSamples(folder)) == {"a": 1}
 
 
 def test_space_reserved_in_a_log_holds_nothing(tmp_path: Path) -> None:
     log = log_of([batch(1, (b"a", datum(1)))]) + bytes(2 * CHUNK)
-    assert len(LevelDbRecords(database(tmp_path / "db", log))) == 1
+    assert len(LevelDbSamples(database(tmp_path / "db", log))) == 1
 
 
 def test_folder_of_another_kind_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent: no LevelDB here"):
-        LevelDbRecords(tmp_path / "absent")
+        LevelDbSamples(tmp_path / "absent")
     with pytest.raises(DataError, match="this is an LMDB: write backend: LMDB"):
-        LevelDbRecords(GOLDEN / "raw_lmdb")
+        LevelDbSamples(GOLDEN / "raw_lmdb")
     with pytest.raises(DataError, match="holds no records"):
-        LevelDbRecords(database(tmp_path / "empty"))
+        LevelDbSamples(database(tmp_path / "empty"))
     with pytest.raises(DataError, match="ordered by b'mine'"):
-        LevelDbRecords(database(tmp_path / "mine", comparator=b"mine"))
+        LevelDbSamples(database(tmp_path / "mine", comparator=b"mine"))
 
 
 def test_manifest_outside_the_folder_is_refused(tmp_path: Path) -> None:
     folder = database(tmp_path / "db")
     (folder / "CURRENT").write_text("../db/MANIFEST-000002\n")
     with pytest.raises(DataError, match=r"CURRENT: .*names the manifest"):
-        LevelDbRecords(folder)
+        LevelDbSamples(folder)
 
 
 def test_missing_and_truncated_tables_are_told_by_name(tmp_path: Path) -> None:
@@ -197,12 +197,12 @@ def test_missing_and_truncated_tables_are_told_by_name(tmp_path: Path) -> None:
     whole = table.read_bytes()
     table.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=r"000005\.ldb: .*12091 bytes of 12092"):
-        LevelDbRecords(folder)
+        LevelDbSamples(folder)
     table.unlink()
     with pytest.raises(DataError, match=r"lacks its table 000005\.ldb"):
-        LevelDbRecords(folder)
+        LevelDbSamples(folder)
     table.with_suffix(".sst").write_bytes(whole)  # as LevelDB called it before 2012
-    assert len(LevelDbRecords(folder)) == 10
+    assert len(LevelDbSamples(folder)) == 10
 
 
 def test_truncated_log_is_told_by_name(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_truncated_log_is_told_by_name(tmp_path: Path) -> None:
     for cut in (1, 15):
         folder = database(tmp_path / f"{cut}", log[:-cut])
         with pytest.raises(DataError, match=r"000003\.log: .*its last record is cut off"):
-            LevelDbRecords(folder)
+            LevelDbSamples(folder)
 
 
 def test_blocks_named_twice_are_refused(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_blocks_named_twice_are_refused(tmp_path: Path) -> None:
     footer = (bytes(2) + varint(35) + varint(len(index))).ljust(40, b"\0")
     table = data + stored(index) + footer + struct.pack("<Q", 0xDB4775248B80FB57)
     with pytest.raises(DataError, match="blocks overlap"):
-        LevelDbRecords(database(tmp_path / "db", tables={5: table}))
+        LevelDbSamples(database(tmp_path / "db", tables={5: table}))
 
 
 @pytest.mark.parametrize("name", ["MANIFEST-000004", "000005.ldb"])
@@ -232,14 +232,14 @@ def test_a_flipped_bit_shows_in_the_checksum(name: str, tmp_path: Path) -> None:
     whole[len(whole) * 3 // 4] ^= 1
     (folder / name).write_bytes(whole)
     with pytest.raises(DataError, match=rf"{name}: .*its checksum differs"):
-        LevelDbRecords(folder)
+        LevelDbSamples(folder)
 
 
 def test_countless_small_keys_are_refused(tmp_path: Path) -> None:
     keys = [(b"%06d" % number, b"") for number in range(200_000)]
     log = log_of([batch(at + 1, *keys[at : at + 2000]) for at in range(0, len(keys), 2000)])
     with pytest.raises(DataError, match=r"000003\.log: .*countless keys"):
-        LevelDbRecords(database(tmp_path / "db", log))
+        LevelDbSamples(database(tmp_path / "db", log))
 
 
 @pytest.mark.parametrize("name", ["CURRENT", "MANIFEST-000004", "000005.ldb"])
@@ -251,7 +251,7 @@ def test_damage_anywhere_is_an_error_of_ours_or_shows_in_no_size(name: str, tmp_
     for at in [*range(0, len(whole), 97), *range(max(0, len(whole) - 300), len(whole), 3)]:
         (folder / name).write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
-            records = LevelDbRecords(folder)
+            records = LevelDbSamples(folder)
             for index in range(len(records)):
                 records.read(index)
         except CaffeKDError:

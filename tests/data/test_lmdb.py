@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from caffe_kd.core.errors import DataError
-from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
+from caffe_kd.data.lmdb import LmdbSamples, write_lmdb
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
@@ -27,7 +27,7 @@ def datum(value: int, size: int = 1) -> bytes:
 
 
 def read_all(path: Path) -> int:
-    records = LmdbRecords(path)
+    records = LmdbSamples(path)
     return sum(int(records.read(index)[0].size) for index in range(len(records)))
 
 
@@ -39,7 +39,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["raw_lmdb", "png_lmdb", "gray_lmdb"])
 def test_records_are_those_the_lmdb_library_finds(name: str) -> None:
-    records = LmdbRecords(GOLDEN / name)
+    records = LmdbSamples(GOLDEN / name)
     with lmdb.open(str(GOLDEN / name), readonly=True, lock=False) as database:
         with database.begin() as transaction:
             expected = list(transaction.cursor())
@@ -57,7 +57,7 @@ def test_write_then_read_gives_the_same_in_key_order(tmp_path: Path, sizes: list
     pairs = [(b"%08d" % index, datum(index, size)) for index, size in enumerate(sizes)]
     shuffled = random.Random(1).sample(pairs, len(pairs))
     assert write_lmdb(tmp_path / "db", shuffled) == len(pairs)
-    records = LmdbRecords(tmp_path / "db")
+    records = LmdbSamples(tmp_path / "db")
     assert len(records) == len(pairs)
     for index, size in enumerate(sizes):
         image, label = records.read(index)
@@ -76,7 +76,7 @@ def test_records_changed_by_later_transactions_are_read_as_last_committed(tmp_pa
             txn.put(b"9%03d" % txn.stat()["entries"], datum(200, 5000))
     with lmdb.open(str(path), readonly=True, lock=False) as database, database.begin() as txn:
         expected = list(txn.cursor())
-    records = LmdbRecords(path)
+    records = LmdbSamples(path)
     assert [records.key(index) for index in range(len(records))] == [key for key, _ in expected]
     assert [records.read(i)[1] for i in range(len(records))] == [
         caffe_pb2.Datum.FromString(value).label for _, value in expected
@@ -84,8 +84,8 @@ def test_records_changed_by_later_transactions_are_read_as_last_committed(tmp_pa
 
 
 def test_open_by_file_and_twice_at_once() -> None:
-    one = LmdbRecords(GOLDEN / "raw_lmdb" / "data.mdb")
-    two = LmdbRecords(GOLDEN / "raw_lmdb")
+    one = LmdbSamples(GOLDEN / "raw_lmdb" / "data.mdb")
+    two = LmdbSamples(GOLDEN / "raw_lmdb")
     np.testing.assert_array_equal(one.read(3)[0], two.read(3)[0])
 
 
@@ -96,19 +96,19 @@ def test_open_leaves_the_folder_as_it_is(copy: Path) -> None:
 
 def test_missing_database_tells_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no LMDB at .*mnist; make it with tools/convert_mnist"):
-        LmdbRecords(tmp_path / "mnist")
+        LmdbSamples(tmp_path / "mnist")
     with pytest.raises(DataError, match=r"no LMDB at .*none; tools/convert_imageset.py ROOT LIST"):
-        LmdbRecords(tmp_path / "none")
+        LmdbSamples(tmp_path / "none")
     with pytest.raises(DataError, match="no LMDB at"):
-        LmdbRecords(tmp_path)
+        LmdbSamples(tmp_path)
     with pytest.raises(DataError, match="this is a LevelDB"):
-        LmdbRecords(GOLDEN / "raw_leveldb")
+        LmdbSamples(GOLDEN / "raw_leveldb")
 
 
 def test_another_file_is_not_an_lmdb(copy: Path) -> None:
     (copy / "data.mdb").write_bytes(b"layer { }" * 1000)
     with pytest.raises(DataError, match=r"not an LMDB database.*Expected: 0xbeefc0de"):
-        LmdbRecords(copy)
+        LmdbSamples(copy)
 
 
 @pytest.mark.parametrize("keep", [*range(0, 49152, 1024), 100, 4112, 8191, 49151])
@@ -145,7 +145,7 @@ def test_page_that_leads_to_itself_is_an_error(copy: Path) -> None:
     content[node : node + 6] = root.to_bytes(6, "little")
     (copy / "data.mdb").write_bytes(content)
     with pytest.raises(DataError, match=f"page {root} is reached twice"):
-        LmdbRecords(copy)
+        LmdbSamples(copy)
 
 
 def patched(path: Path, at: int, new: bytes) -> Path:
@@ -157,12 +157,12 @@ def patched(path: Path, at: int, new: bytes) -> Path:
 
 def test_header_that_counts_other_records_is_an_error(copy: Path) -> None:
     with pytest.raises(DataError, match="10 records found, 11 announced"):
-        LmdbRecords(patched(copy, 4096 + 16 + 104, b"\x0b"))
+        LmdbSamples(patched(copy, 4096 + 16 + 104, b"\x0b"))
 
 
 def test_page_with_another_number_is_an_error(copy: Path) -> None:
     with pytest.raises(DataError, match="page 5 bears the number 6"):
-        LmdbRecords(patched(copy, 5 * 4096, b"\x06"))
+        LmdbSamples(patched(copy, 5 * 4096, b"\x06"))
 
 
 def test_record_that_reaches_beyond_its_page_is_an_error(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_record_that_reaches_beyond_its_page_is_an_error(tmp_path: Path) -> None
     content = (tmp_path / "db" / "data.mdb").read_bytes()
     node = leaf + int.from_bytes(content[leaf + 16 : leaf + 18], "little")
     with pytest.raises(DataError, match="a record of page 2 reaches beyond it"):
-        LmdbRecords(patched(tmp_path / "db", node, b"\xff\xff"))
+        LmdbSamples(patched(tmp_path / "db", node, b"\xff\xff"))
 
 
 def test_large_value_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
@@ -181,16 +181,16 @@ def test_large_value_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
     overflow = next(at for at in range(8192, len(whole), 4096) if whole[at + 10] == 4)
     path.write_bytes(whole[: overflow + 8192])
     with pytest.raises(DataError, match="is cut off|lies outside"):
-        LmdbRecords(tmp_path / "db")
+        LmdbSamples(tmp_path / "db")
     path.write_bytes(whole)
     with pytest.raises(DataError, match="is cut off"):
-        LmdbRecords(patched(tmp_path / "db", overflow + 12, b"\x02"))
+        LmdbSamples(patched(tmp_path / "db", overflow + 12, b"\x02"))
 
 
 def test_empty_database_is_an_error(tmp_path: Path) -> None:
     lmdb.open(str(tmp_path / "db")).close()
     with pytest.raises(DataError, match="holds no records"):
-        LmdbRecords(tmp_path / "db")
+        LmdbSamples(tmp_path / "db")
 
 
 def test_several_values_for_a_key_are_an_error(tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_several_values_for_a_key_are_an_error(tmp_path: Path) -> None:
         with database.begin(write=True, db=database.open_db(b"named")) as transaction:
             transaction.put(b"a", b"b")
     with pytest.raises(DataError, match="named databases"):
-        LmdbRecords(tmp_path / "db")
+        LmdbSamples(tmp_path / "db")
 
 
 def test_record_of_wrong_length_is_named_by_its_key(tmp_path: Path) -> None:
     bad = caffe_pb2.Datum(channels=3, height=2, width=2, data=b"short").SerializeToString()
     write_lmdb(tmp_path / "db", [(b"good", datum(1)), (b"later", bad), (b"other", b"\xff")])
-    records = LmdbRecords(tmp_path / "db")
+    records = LmdbSamples(tmp_path / "db")
     assert records.read(0)[1] == 1
     with pytest.raises(DataError, match="key 'later': Incorrect data field size 5.*3 x 2 x 2"):
         records.read(1)
@@ -223,9 +223,9 @@ def test_write_does_not_overwrite_unless_told(tmp_path: Path) -> None:
     write_lmdb(path, [(b"a", datum(1))])
     with pytest.raises(DataError, match="exists already"):
         write_lmdb(path, [(b"a", datum(2))])
-    assert LmdbRecords(path).read(0)[1] == 1
+    assert LmdbSamples(path).read(0)[1] == 1
     write_lmdb(path, [(b"a", datum(2))], overwrite=True)
-    assert LmdbRecords(path).read(0)[1] == 2
+    assert LmdbSamples(path).read(0)[1] == 2
 
 
 def test_write_never_replaces_a_folder_with_other_files(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_write_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) -> No
         write_lmdb(tmp_path / "db", broken(), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == (["db"] if old else [])
     if old:
-        assert LmdbRecords(tmp_path / "db").read(0)[1] == 1
+        assert LmdbSamples(tmp_path / "db").read(0)[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_killed_conversion_does_not_stand_in_the_way_of_the_next(tmp_path: Path,
     assert len(list(folder.iterdir())) == 1 + old  # else it was not killed in the middle
     write_lmdb(folder / "db", [(b"a", datum(2))], overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["db"]
-    assert LmdbRecords(folder / "db").read(0)[1] == 2
+    assert LmdbSamples(folder / "db").read(0)[1] == 2
 
 
 @pytest.mark.parametrize("size", [10, 5000])  # in a page of the tree, and on pages of its own
@@ -294,9 +294,9 @@ def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, siz
     """In a process of its own: reading by a map would end that with a bus error."""
     write_lmdb(tmp_path / "db", [(b"%04d" % i, datum(i, size)) for i in range(500)])
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom caffe_kd.data.lmdb import LmdbRecords\n"
+        "import os, sys\nfrom pathlib import Path\nfrom caffe_kd.data.lmdb import LmdbSamples\n"
         "from caffe_kd.core.errors import CaffeKDError\n"
-        "records = LmdbRecords(Path('db'))\nos.truncate('db/data.mdb', 8192)\n"
+        "records = LmdbSamples(Path('db'))\nos.truncate('db/data.mdb', 8192)\n"
         "try:\n    for index in range(500):\n        records.read(index)\n"
         "except CaffeKDError as error:\n    print(error)\n"
     )
@@ -323,4 +323,4 @@ def test_pointers_to_one_record_are_refused(tmp_path: Path) -> None:
     content[leaf + 18 : leaf + 20] = content[leaf + 16 : leaf + 18]
     file.write_bytes(content)
     with pytest.raises(DataError, match=r"nodes of page \d+ overlap"):
-        LmdbRecords(tmp_path / "db")
+        LmdbSamples(tmp_path / "db")

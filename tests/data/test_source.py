@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from caffe_kd.core.errors import DataError
-from caffe_kd.data.leveldb import LevelDbRecords
-from caffe_kd.data.lmdb import LmdbRecords, write_lmdb
-from caffe_kd.data.source import MemoryRecords, RecordSource, into_memory, open_source
+from caffe_kd.data.leveldb import LevelDbSamples
+from caffe_kd.data.lmdb import LmdbSamples, write_lmdb
+from caffe_kd.data.source import MemorySamples, SampleSource, into_memory, open_source
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
@@ -19,9 +19,9 @@ def lookup(path: str) -> Path:
     return GOLDEN / path
 
 
-def lmdb_of(path: Path, *datums: caffe_pb2.Datum) -> LmdbRecords:
+def lmdb_of(path: Path, *datums: caffe_pb2.Datum) -> LmdbSamples:
     write_lmdb(path, ((b"%d" % i, d.SerializeToString()) for i, d in enumerate(datums)))
-    return LmdbRecords(path)
+    return LmdbSamples(path)
 
 
 def test_open_source_lmdb_finds_relative_folder() -> None:
@@ -43,7 +43,7 @@ def test_open_source_leveldb_is_the_default_backend() -> None:
     named = caffe_pb2.DataParameter(source="raw_leveldb", backend=caffe_pb2.DataParameter.LEVELDB)
     for param in (named, caffe_pb2.DataParameter(source="raw_leveldb")):
         source = open_source(param, lookup)
-        assert isinstance(source, LevelDbRecords)
+        assert isinstance(source, LevelDbSamples)
         assert len(source) == 10
 
 
@@ -53,9 +53,9 @@ def test_open_source_without_source_says_so() -> None:
 
 
 def test_into_memory_raw_records_are_the_same() -> None:
-    source = LmdbRecords(GOLDEN / "raw_lmdb")
+    source = LmdbSamples(GOLDEN / "raw_lmdb")
     memory = into_memory(source)
-    assert isinstance(memory, MemoryRecords)
+    assert isinstance(memory, MemorySamples)
     assert memory.name == source.name
     for index in range(len(source)):
         image, label = source.read(index)
@@ -75,7 +75,7 @@ def test_into_memory_float_records_stay_float(tmp_path: Path) -> None:
 
 
 def test_into_memory_leaves_source_where_it_does_not_fit() -> None:
-    source = LmdbRecords(GOLDEN / "raw_lmdb")
+    source = LmdbSamples(GOLDEN / "raw_lmdb")
     exact = 10 * 3 * 20 * 24
     assert into_memory(source, limit_bytes=exact - 1) is source
     assert into_memory(source, limit_bytes=exact) is not source
@@ -106,7 +106,7 @@ def test_batch_of_several_kinds_is_an_error(tmp_path: Path) -> None:
         records.batch(np.array([0, 2]))
 
 
-class Counting(RecordSource):
+class Counting(SampleSource):
     """Three encoded records of 12 bytes that count how often they are read."""
 
     name = "counting"
@@ -140,7 +140,7 @@ def test_into_memory_keeps_decoded_records_while_there_is_room(
 
 
 def test_batch_takes_slices_and_positions() -> None:
-    source = LmdbRecords(GOLDEN / "raw_lmdb")
+    source = LmdbSamples(GOLDEN / "raw_lmdb")
     memory = into_memory(source)
     for indices in (slice(8, 12), np.array([9, 0, 0])):
         for got, want in zip(memory.batch(indices), source.batch(indices), strict=True):
@@ -151,6 +151,6 @@ def test_batch_takes_slices_and_positions() -> None:
 
 def test_memory_records_of_other_shape_are_refused() -> None:
     with pytest.raises(DataError, match=r"Received: \(3, 2, 2\)"):
-        MemoryRecords(np.zeros((3, 2, 2), np.uint8), np.zeros(3, np.int64), "made")
+        MemorySamples(np.zeros((3, 2, 2), np.uint8), np.zeros(3, np.int64), "made")
     with pytest.raises(DataError, match="at least one record"):
-        MemoryRecords(np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, np.int64), "made")
+        MemorySamples(np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, np.int64), "made")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caffe_kd.analysis.reading import Wishes
+from caffe_kd.analysis.reading import ReadOptions
 from caffe_kd.doctor.examine import Report, examine
 from caffe_kd.python_layers import user_code
 
@@ -30,15 +30,15 @@ def write(folder: Path, **files: str) -> Path:
     return folder / f"{next(iter(files))}.prototxt"
 
 
-def report_of(path: Path, **wishes: object) -> Report:
+def report_of(path: Path, **options: object) -> Report:
     """Examine a file."""
-    return examine(path, Wishes(**wishes))  # type: ignore[arg-type]
+    return examine(path, ReadOptions(**options))  # type: ignore[arg-type]
 
 
-def found(path: Path, check: str, **wishes: object) -> list[tuple[str, str]]:
+def found(path: Path, check: str, **options: object) -> list[tuple[str, str]]:
     """Return severity and words of what one check found in a file."""
-    findings = report_of(path, **wishes).findings
-    return [(f.hit.severity, f.hit.what) for f in findings if f.check.name == check]
+    findings = report_of(path, **options).findings
+    return [(f.occurrence.severity, f.occurrence.what) for f in findings if f.check.name == check]
 
 
 def with_layer(layer: str) -> str:
@@ -62,6 +62,6 @@ def assert_tells_apart(
 ) -> None:
     """Assert that a check speaks of one file, in some words, and is silent on another."""
     with user_code.forbidden():  # as in the command
-        hits = found(write(folder, bad=bad), check)
-        assert any(s == severity and words in what for s, what in hits), hits
+        occurrences = found(write(folder, bad=bad), check)
+        assert any(s == severity and words in what for s, what in occurrences), occurrences
         assert found(write(folder, good=good), check) == []

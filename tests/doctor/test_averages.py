@@ -40,10 +40,10 @@ def test_kept_statistics_are_compared_with_those_of_a_few_batches() -> None:
     write_solver(Path())
     assert train(["-solver", "solver.prototxt"]) == 0
     weights = f"s_iter_{ITERATIONS}.caffemodel"
-    hits = found(Path("net.prototxt"), LAG, weights=weights)
-    assert len(hits) >= 5
-    assert all(severity == "warning" for severity, _ in hits)
-    assert "layer 'bn3' (BatchNorm): the kept variance was " in hits[-3][1]
+    occurrences = found(Path("net.prototxt"), LAG, weights=weights)
+    assert len(occurrences) >= 5
+    assert all(severity == "warning" for severity, _ in occurrences)
+    assert "layer 'bn3' (BatchNorm): the kept variance was " in occurrences[-3][1]
     new = ["-weights", weights, "-output", "new.caffemodel", "-iterations", "12"]
     assert refresh(["-model", "net.prototxt", *new]) == 0
     assert found(Path("net.prototxt"), LAG, weights="new.caffemodel") == []
@@ -59,9 +59,11 @@ def test_teacher_whose_statistics_lag_is_found_in_the_students_solver() -> None:
     Path(f"s_iter_{ITERATIONS}.caffemodel").rename("t.caffemodel")
     teacher = 'teacher { name: "t" net: "net.prototxt" weights: "t.caffemodel" }'
     write_solver(Path(), more=f'{teacher} distiller_net: "distiller.prototxt"')
-    hits = found(Path("solver.prototxt"), LAG)
-    assert any("layer 't/bn3' (BatchNorm): the kept variance was " in what for _, what in hits)
-    assert not any("layer 'bn3'" in what for _, what in hits)  # it has no weights yet
+    occurrences = found(Path("solver.prototxt"), LAG)
+    assert any(
+        "layer 't/bn3' (BatchNorm): the kept variance was " in what for _, what in occurrences
+    )
+    assert not any("layer 'bn3'" in what for _, what in occurrences)  # it has no weights yet
 
 
 @pytest.mark.parametrize("name", ["mnist/teacher_solver", "mnist/kd_solver"])

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.analysis.survey import survey
+from caffe_kd.analysis.shape_inference import infer_shapes
 from caffe_kd.data.image_file import encode_image
 from caffe_kd.doctor.examine import examine
-from caffe_kd.doctor.findings import CASE_CHECKS, NET_CHECKS
+from caffe_kd.doctor.findings import NET_CHECKS, TARGET_CHECKS
 from caffe_kd.doctor.report import as_dict, as_text, short
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
@@ -28,13 +28,13 @@ DATA = """layer { name: "d" type: "Data" top: "data" top: "label" transform_para
 
 def test_every_check_has_a_test() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    checks = [*NET_CHECKS, *CASE_CHECKS]
+    checks = [*NET_CHECKS, *TARGET_CHECKS]
     assert len(checks) > 50
     assert [check.name for check in checks if f'"{check.name}"' not in tests] == []
 
 
 def test_checks_have_names_of_their_own_and_say_what_to_do() -> None:
-    checks = [*NET_CHECKS, *CASE_CHECKS]
+    checks = [*NET_CHECKS, *TARGET_CHECKS]
     assert len({check.name for check in checks}) == len(checks)
     assert all(check.why.endswith(".") and check.do.endswith(".") for check in checks)
     assert all(check.run.__doc__ for check in checks)
@@ -43,7 +43,7 @@ def test_checks_have_names_of_their_own_and_say_what_to_do() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_examples_have_no_errors(path: Path) -> None:
     report = examine(path)
-    assert [f.hit for f in report.findings if f.hit.severity == "error"] == []
+    assert [f.occurrence for f in report.findings if f.occurrence.severity == "error"] == []
 
 
 @pytest.mark.parametrize("folder", ["golden/corpus", "models", "article"])
@@ -74,9 +74,9 @@ def test_file_that_cannot_be_read_is_a_finding(
     path = write(tmp_path, broken=content)
     (finding,) = report_of(path).findings
     assert finding.check.name == "cannot_be_read"
-    assert finding.hit.severity == "error"
-    assert words in finding.hit.what
-    assert finding.hit.where == (f"{path}:{line}" if line else str(path))
+    assert finding.occurrence.severity == "error"
+    assert words in finding.occurrence.what
+    assert finding.occurrence.where == (f"{path}:{line}" if line else str(path))
 
 
 def test_net_is_examined_in_the_phases_it_has_data_for(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_layers_behind_one_that_fails_are_left_out_and_the_others_looked_at(tmp_
       {IP}{LOSS}"""
     report = report_of(write(tmp_path, net=broken))
     assert [row.name for row in report.costs["TEST"].rows] == ["in", "ip", "loss"]
-    errors = [f.hit.what for f in report.findings if f.hit.severity == "error"]
+    errors = [f.occurrence.what for f in report.findings if f.occurrence.severity == "error"]
     assert errors == [
         "layer 'bad' (InnerProduct): num_output must be at least 1. Received: none, as in the "
         "last layer of nets of DIGITS, which fills in the number of classes when it trains"
@@ -117,8 +117,8 @@ def test_absent_datas_shape_is_supposed_from_the_settings(
 ) -> None:
     write_blob(tmp_path / "mean.binaryproto", np.zeros((1, 3, 7, 5), np.float32))
     path = write(tmp_path, net=DATA.replace("TRANSFORM", transform) + IP + LOSS)
-    (hit,) = found(path, "data_absent")
-    assert words in hit[1]
+    (occurrence,) = found(path, "data_absent")
+    assert words in occurrence[1]
 
 
 IMAGES = """layer { name: "d" type: "ImageData" top: "data" top: "label"
@@ -144,26 +144,26 @@ def test_images_that_do_not_fit_are_an_error_with_both_sizes(
     (tmp_path / "list.txt").write_text("p.png 0\n")
     path = write(tmp_path, net=IMAGES.replace("TRANSFORM", transform) + IP + LOSS)
     report = report_of(path)
-    (error,) = [f.hit.what for f in report.findings if f.hit.severity == "error"]
+    (error,) = [f.occurrence.what for f in report.findings if f.occurrence.severity == "error"]
     assert all(word in error for word in words)
     assert not found(path, "data_absent")
 
 
 def test_absent_list_and_absent_image_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, net=IMAGES.replace("TRANSFORM", "crop_size: 9") + IP + LOSS)
-    (hit,) = found(path, "data_absent")
-    assert "list.txt: no such file" in hit[1] and "Supposed: 3 x 9 x 9" in hit[1]
+    (occurrence,) = found(path, "data_absent")
+    assert "list.txt: no such file" in occurrence[1] and "Supposed: 3 x 9 x 9" in occurrence[1]
     (tmp_path / "list.txt").write_text("gone/p.png 0\n")
-    (hit,) = found(path, "data_absent")
-    assert "list.txt:1: Could not load gone/p.png: no such file" in hit[1]
+    (occurrence,) = found(path, "data_absent")
+    assert "list.txt:1: Could not load gone/p.png: no such file" in occurrence[1]
 
 
 @pytest.mark.parametrize("backend", ["", "backend: LMDB", "backend: LEVELDB", "backend: IDX"])
 def test_windows_path_of_absent_data_says_that_it_holds_a_tab(tmp_path: Path, backend: str) -> None:
     net = DATA.replace("TRANSFORM", "crop_size: 9").replace('"gone"', rf'"D:\train" {backend}')
-    hits = [f.hit for f in report_of(write(tmp_path, net=net + IP + LOSS)).findings]
-    assert [hit.severity for hit in hits] == ["error"]
-    assert r'holds a tab: in a prototxt "\t" stands for it' in hits[0].what
+    occurrences = [f.occurrence for f in report_of(write(tmp_path, net=net + IP + LOSS)).findings]
+    assert [occurrence.severity for occurrence in occurrences] == ["error"]
+    assert r'holds a tab: in a prototxt "\t" stands for it' in occurrences[0].what
 
 
 def test_shape_of_records_can_be_told(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_layer_type_of_a_user_that_fails_in_any_way_is_told(tmp_path: Path) -> N
 
 def test_parameters_take_no_memory(tmp_path: Path) -> None:
     param = text.parse(NET, pb.NetParameter())
-    net = survey(param, pb.TEST, None).net
+    net = infer_shapes(param, pb.TEST, None).net
     assert net is not None
     assert [tuple(p.blob.shape) for p in net.params] == [(5, 243), (5,)]
     assert all(p.blob.is_meta for p in net.params)

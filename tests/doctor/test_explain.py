@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.analysis.reading import read_case
+from caffe_kd.analysis.reading import read_target
 from caffe_kd.doctor.explain import Objective, as_text, findings, objectives
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained(objective_of: str = "solver.prototxt") -> Objective:
-    first = objectives(read_case(objective_of))[0]
+    first = objectives(read_target(objective_of))[0]
     assert first.view.is_training
     return first
 
@@ -69,7 +69,7 @@ def test_what_an_ensemble_averages_is_said(folder: Path, param: str, words: str)
     )
     changed = DISTILLER.replace(f'"{blob}"', '"ens"')
     (folder / "distiller.prototxt").write_text(ensemble + changed)
-    lines = [line for line in as_text(read_case("solver.prototxt")) if " averages " in line]
+    lines = [line for line in as_text(read_target("solver.prototxt")) if " averages " in line]
     assert len(lines) == 1
     assert "'ens' (TeacherEnsemble) averages " in lines[0]
     assert words.replace("teacher/out", blob) in lines[0]
@@ -85,12 +85,12 @@ def test_layers_said_to_be_taught_are_those_that_get_a_gradient(
     net.set_iteration(9)
     net()
     for term in trained().terms:
-        step = net.step_of(term.node.proto.name)
-        assert step is not None
+        node = net.node_of(term.node.proto.name)
+        assert node is not None
         net.zero_grad()
-        bottoms = [net.blobs[name] for name in step.bottoms]
-        pairs = zip(bottoms, step.detached, strict=True)
-        value = step.layer(*(b.detach() if cut else b for b, cut in pairs))
+        bottoms = [net.blobs[name] for name in node.bottoms]
+        pairs = zip(bottoms, node.detached, strict=True)
+        value = node.layer(*(b.detach() if cut else b for b, cut in pairs))
         reached = set()
         if value.requires_grad:
             value.backward(retain_graph=True)
@@ -100,7 +100,7 @@ def test_layers_said_to_be_taught_are_those_that_get_a_gradient(
 
 
 def test_text_tells_terms_decay_and_schedule(folder: Path) -> None:
-    lines = list(as_text(read_case("solver.prototxt")))
+    lines = list(as_text(read_target("solver.prototxt")))
     text = "\n".join(lines)
     assert "teacher 'teacher': weights teacher.caffemodel, 5 layers in phase TEST" in text
     assert "objective = 1 * loss + 1 * kd + 3 * loss_weight_schedule * hint" in text
@@ -121,7 +121,7 @@ def test_test_net_and_what_rules_leave_out_are_told(folder: Path) -> None:
         'bottom: "label" top: "loss" exclude { phase: TRAIN stage: "distil" } }',
     )
     (folder / "net.prototxt").write_text(content)
-    text = "\n".join(as_text(read_case("solver.prototxt")))
+    text = "\n".join(as_text(read_target("solver.prototxt")))
     assert "TRAIN, stage distil: what is minimised" in text
     rule = 'exclude { phase: TRAIN stage: "distil" }'
     assert f"left out in TRAIN: 'loss' (SoftmaxWithLoss), net.prototxt:10: {rule}" in text
@@ -132,11 +132,11 @@ def test_test_net_and_what_rules_leave_out_are_told(folder: Path) -> None:
 def test_data_and_weights_need_not_be_there(folder: Path) -> None:
     (folder / "teacher.caffemodel").unlink()
     (folder / "rows.txt").unlink()
-    case = read_case("solver.prototxt")
-    text = "\n".join(as_text(case))
+    target = read_target("solver.prototxt")
+    text = "\n".join(as_text(target))
     assert "hint_loss" not in text
     assert "HintLoss" in text and "loss = mean over all values of (f_s - f_t)^2" in text
-    assert {"weights_missing", "data_absent"} <= {f.check.name for f in findings(case)}
+    assert {"weights_missing", "data_absent"} <= {f.check.name for f in findings(target)}
     assert "gradient to  not known: see below" in text
     assert "nobody" not in text
 
@@ -144,5 +144,5 @@ def test_data_and_weights_need_not_be_there(folder: Path) -> None:
 def test_findings_are_of_distillation_or_errors(folder: Path) -> None:
     content = DISTILLER.replace('top: "kd"', 'top: "kd" loss_weight: 0')
     (folder / "distiller.prototxt").write_text(content)
-    found = findings(read_case("solver.prototxt"))
+    found = findings(read_target("solver.prototxt"))
     assert [f.check.name for f in found] == ["zero_loss_weight"]  # and not that there is no test

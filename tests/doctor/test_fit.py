@@ -60,8 +60,8 @@ CASES = [
 def test_check_speaks_of_such_weights_and_is_silent_on_others(
     tmp_path: Path, check: str, severity: str, words: str, weights: Mapping[str, list[np.ndarray]]
 ) -> None:
-    hits = examined(tmp_path, check, weights)
-    assert any(s == severity and words in what for s, what in hits), hits
+    occurrences = examined(tmp_path, check, weights)
+    assert any(s == severity and words in what for s, what in occurrences), occurrences
     assert examined(tmp_path, check, {}) == []
 
 
@@ -76,8 +76,8 @@ def test_layers_without_weights(tmp_path: Path) -> None:
 def test_batch_norm_in_train_does_not_use_the_factor(tmp_path: Path) -> None:
     trained = NET.replace('type: "BatchNorm"', 'type: "BatchNorm" phase: TRAIN')
     only_train = trained.replace('name: "in"', 'name: "in" include { phase: TRAIN }')
-    hits = examined(tmp_path, "statistics_never_collected", {"bn": zeros(*BN)}, only_train)
-    assert hits == []
+    occurrences = examined(tmp_path, "statistics_never_collected", {"bn": zeros(*BN)}, only_train)
+    assert occurrences == []
 
 
 def test_stored_statistics_come_from_weights(tmp_path: Path) -> None:

@@ -426,8 +426,8 @@ def test_old_format_is_told_with_its_year_and_problems(tmp_path: Path) -> None:
     old = """layers { name: "ip" type: INNER_PRODUCT bottom: "data" top: "ip"
       inner_product_param { num_output: 2 } } input: "data" input_dim: 1 input_dim: 2
       input_dim: 1 input_dim: 1"""
-    (hit,) = found(write(tmp_path, old=old), "old_format")
-    assert hit == ("note", "written with V1LayerParameter")
+    (occurrence,) = found(write(tmp_path, old=old), "old_format")
+    assert occurrence == ("note", "written with V1LayerParameter")
     assert found(write(tmp_path, new=NET), "old_format") == []
 
 

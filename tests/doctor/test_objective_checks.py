@@ -148,14 +148,14 @@ def test_teacher_not_remembered_where_images_change(tmp_path: Path) -> None:
     shapes = {"": (3, 9, 9)}
     for transform, wanted in (("mirror: true", 1), ("", 0)):
         path = distillation(tmp_path, transform)
-        hits = found(path, "teacher_not_remembered", shapes=shapes)
-        assert len(hits) == wanted
-        assert all("mirror before the teacher" in what for _, what in hits)
+        occurrences = found(path, "teacher_not_remembered", shapes=shapes)
+        assert len(occurrences) == wanted
+        assert all("mirror before the teacher" in what for _, what in occurrences)
 
 
 def test_loss_not_in_train_is_an_error(tmp_path: Path) -> None:
     shapes = {"": (3, 9, 9)}
     for rule, wanted in (("include { phase: TRAIN stage: 'kd' }", 1), ("", 0)):
-        hits = found(distillation(tmp_path, rule=rule), "loss_not_in_train", shapes=shapes)
-        assert len(hits) == wanted
-        assert all("'kd' (DistillingLoss) is left out of TRAIN" in what for _, what in hits)
+        occurrences = found(distillation(tmp_path, rule=rule), "loss_not_in_train", shapes=shapes)
+        assert len(occurrences) == wanted
+        assert all("'kd' (DistillingLoss) is left out of TRAIN" in what for _, what in occurrences)

@@ -225,8 +225,8 @@ def test_check_speaks_of_one_solver_and_is_silent_on_another(
     good: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    hits = found(write(tmp_path, bad=bad, net=NET), check)
-    assert any(s == severity and words in what for s, what in hits), hits
+    occurrences = found(write(tmp_path, bad=bad, net=NET), check)
+    assert any(s == severity and words in what for s, what in occurrences), occurrences
     assert found(write(tmp_path, good=good, net=NET), check) == []
 
 
@@ -268,8 +268,8 @@ def test_raw_pixels_are_warned_of_where_rate_and_fillers_are_for_small_values(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     net = RAW.replace("FILLER", filler).replace("BEHIND", behind)
-    hits = found(write(tmp_path, bad=solver, net=net), "raw_pixels")
-    assert [s for s, _ in hits] == [severity], hits
+    occurrences = found(write(tmp_path, bad=solver, net=net), "raw_pixels")
+    assert [s for s, _ in occurrences] == [severity], occurrences
 
 
 def test_nets_that_learn_nothing_are_errors_of_a_solver(tmp_path: Path) -> None:
@@ -311,8 +311,8 @@ def test_tests_are_held_against_the_records(tmp_path: Path, records: int, wanted
 def test_training_shorter_than_a_pass(tmp_path: Path) -> None:
     net = with_records(tmp_path, 13)
     short = SOLVER.replace("max_iter: 100", "max_iter: 3")
-    hit = ("note", "12 of the 13 records of layer 'd' are seen")
-    assert found(write(tmp_path, solver=short, net=net), "less_than_a_pass") == [hit]
+    occurrence = ("note", "12 of the 13 records of layer 'd' are seen")
+    assert found(write(tmp_path, solver=short, net=net), "less_than_a_pass") == [occurrence]
     assert found(write(tmp_path, solver=SOLVER, net=net), "less_than_a_pass") == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.analysis.reading import Case, read_case
+from caffe_kd.analysis.reading import Target, read_target
 from caffe_kd.core.errors import UsageError
 from caffe_kd.data.idx import write_idx
 from caffe_kd.doctor.explain import objectives
@@ -57,8 +57,8 @@ def use_images(transform: str) -> None:
         path.write_text(path.read_text().replace(DATA, images))
 
 
-def solver_case() -> Case:
-    return read_case("solver.prototxt")
+def solver_case() -> Target:
+    return read_target("solver.prototxt")
 
 
 def logged(mode: str) -> list[str]:
@@ -72,20 +72,20 @@ def logged(mode: str) -> list[str]:
     "flags", [{"temperature": 8.0}, {"alpha": 0.25}, {"temperature": 2.0, "alpha": 1.0}]
 )
 def test_overridden_loss_is_the_one_that_is_trained(folder: Path, flags: dict[str, float]) -> None:
-    case = solver_case()
-    told = override(case, flags.get("temperature"), flags.get("alpha"), {})
+    target = solver_case()
+    told = override(target, flags.get("temperature"), flags.get("alpha"), {})
     plan = read_plan("solver.prototxt", Overrides(**flags))
     assert told and set(told) <= set(plan.notes)
-    step = Solver(plan, MemoryLog()).net.step_of("kd")
-    (term,) = [t for t in objectives(case)[0].terms if t.top == "kd"]
-    assert step is not None and term.formula == step.layer.explain(step.bottom_shapes)
+    node = Solver(plan, MemoryLog()).net.node_of("kd")
+    (term,) = [t for t in objectives(target)[0].terms if t.top == "kd"]
+    assert node is not None and term.formula == node.layer.explain(node.bottom_shapes)
 
 
 def test_overriding_counts_where_the_teacher_is_not_trained_yet(folder: Path) -> None:
     (folder / "teacher.caffemodel").unlink()
-    case = solver_case()
-    override(case, 8.0, None, {})
-    (term,) = [t for t in objectives(case)[0].terms if t.top == "kd"]
+    target = solver_case()
+    override(target, 8.0, None, {})
+    (term,) = [t for t in objectives(target)[0].terms if t.top == "kd"]
     assert term.temperature == "8" and "softmax(z / 8)" in term.formula[1]
 
 

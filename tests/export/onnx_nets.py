@@ -27,11 +27,11 @@ def net_of(layers, shapes):
     )
     net = Net(text.parse('name: "n"' + inputs + layers, pb.NetParameter()), pb.TEST)
     generator = torch.Generator().manual_seed(0)
-    for step in net.steps:
-        for blob in step.layer.parameters_in_order:
+    for node in net.nodes:
+        for blob in node.layer.parameters_in_order:
             values = torch.rand(blob.shape, generator=generator)
             # BatchNorm's blobs are sums of positive terms, or means; any other blob has both signs.
-            is_normal = step.layer.type in ("BatchNorm", "BN")
+            is_normal = node.layer.type in ("BatchNorm", "BN")
             blob.data = values + 0.5 if is_normal else values - 0.5
     return net
 
@@ -68,8 +68,8 @@ def assert_agree(net, model, batches=(1, 3)):
     for batch in batches:
         inputs = random_inputs(net, batch)
         results = run(model, inputs)
-        for step in net.steps:
-            step.layer.reset()  # as every run of the model begins
+        for node in net.nodes:
+            node.layer.reset()  # as every run of the model begins
         with torch.no_grad():
             net({name: torch.from_numpy(value) for name, value in inputs.items()})
         for blob, result in zip(output_names(net), results.values(), strict=True):

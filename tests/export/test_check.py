@@ -53,7 +53,7 @@ def test_check_reports_what_it_compared(exported):
 @pytest.mark.parametrize(("change", "agrees"), [(0.5e-4, True), (2e-4, False)])
 def test_check_allows_1e_4_of_the_greatest_value(exported, change, agrees):
     net, model = exported
-    net.step_of("ip").layer.blobs[1].data.fill_(50)  # the greatest value becomes about 50
+    net.node_of("ip").layer.blobs[1].data.fill_(50)  # the greatest value becomes about 50
     bias = np.full(5, 50 * (1 + change), np.float32)
     replace(model, "ip.1", bias)
     if agrees:
@@ -65,7 +65,7 @@ def test_check_allows_1e_4_of_the_greatest_value(exported, change, agrees):
 
 def test_check_small_values_may_differ_by_1e_4(exported):
     net, model = exported
-    for blob in net.step_of("ip").layer.blobs:
+    for blob in net.node_of("ip").layer.blobs:
         blob.data.zero_()
     replace(model, "ip.0", np.zeros((5, 12), np.float32))
     replace(model, "ip.1", np.full(5, 0.9e-4, np.float32))
@@ -92,7 +92,7 @@ def tying(tmp_path):
     """A net whose scores tie but for 1e-6, and its model, in which they tie the other way."""
     torch.manual_seed(0)
     net = Net(text.parse(NET + TIES, pb.NetParameter()), pb.TEST)
-    weight, bias = net.step_of("ip").layer.blobs
+    weight, bias = net.node_of("ip").layer.blobs
     weight.data[:] = weight.data[:1]
     bias.data[:] = torch.tensor([1e-6, 0, 0, 0, 0])
     model = to_onnx(net, tmp_path / "m.onnx")
@@ -167,7 +167,7 @@ def test_check_refuses_nan_weights_in_the_net_and_in_the_model(exported):
     replace(model, "ip.0", np.full((5, 12), np.nan, np.float32))
     with pytest.raises(ExportError, match="differs"):
         check(net, model)
-    net.step_of("ip").layer.blobs[0].data.fill_(torch.nan)
+    net.node_of("ip").layer.blobs[0].data.fill_(torch.nan)
     with pytest.raises(ExportError, match="nowhere finite"):
         check(net, model)
 

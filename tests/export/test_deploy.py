@@ -217,7 +217,7 @@ def test_deploy_shared_parameters_stay_shared():
     deployed = deploy(parse(INPUT, student, LOSS))
     assert str(deployed.layer[1].param[0]) == 'name: "w"\n'
     net = Net(deployed, pb.TEST)
-    assert net.step_of("a").layer.blobs[0] is net.step_of("b").layer.blobs[0]
+    assert net.node_of("a").layer.blobs[0] is net.node_of("b").layer.blobs[0]
 
 
 def test_deploy_holds_no_field_caffe_does_not_know():

@@ -106,7 +106,7 @@ def filled(body: str) -> tuple[str, dict[str, list[np.ndarray]]]:
 
 def outputs(net, weights: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     for name, blobs in weights.items():
-        for blob, value in zip(net.step_of(name).layer.blobs, blobs, strict=True):
+        for blob, value in zip(net.node_of(name).layer.blobs, blobs, strict=True):
             blob.data.copy_(torch.from_numpy(value))
     torch.manual_seed(1)
     net({"x0": torch.randn(2, 4, 8, 8)})

@@ -70,7 +70,7 @@ def test_student_bears_caffes_names(tmp_path):
     for tensor in graph.initializer:
         layer, _, index = tensor.name.partition(".")
         if index:
-            wanted = net.step_of(layer).layer.blobs[int(index)].detach().numpy()
+            wanted = net.node_of(layer).layer.blobs[int(index)].detach().numpy()
             assert np.array_equal(onnx.numpy_helper.to_array(tensor), wanted)
     assert {p.key: p.value for p in model.metadata_props} == {"producer": "caffe_kd", "net": "n"}
     assert (model.producer_name, model.opset_import[0].version, graph.name) == ("caffe_kd", 17, "n")
@@ -166,7 +166,7 @@ def test_shared_parameter_is_stored_once(tmp_path):
 def test_channels_last_net_gives_the_same_file(tmp_path):
     net = net_of(STUDENT, IMAGE)
     plain = to_onnx(net, tmp_path / "a.onnx")
-    net.place(torch.device("cpu"), channels_last=True)
+    net.to_device(torch.device("cpu"), channels_last=True)
     assert to_onnx(net, tmp_path / "b.onnx") == plain
 
 

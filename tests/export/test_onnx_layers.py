@@ -248,7 +248,7 @@ def test_every_type_that_is_deployed_has_a_case_or_is_run_by_its_sample(tmp_path
 def test_layer_agrees_with_onnx_runtime(tmp_path, type_name, options, shapes):
     net = one(type_name, options, shapes)
     model = to_onnx(net, tmp_path / "m.onnx")
-    assert assert_agree(net, model) == list(net.step_of("L").tops)
+    assert assert_agree(net, model) == list(net.node_of("L").tops)
     declared = [value.type.tensor_type.shape.dim for value in model.graph.output]
     for dims, blob in zip(declared, output_names(net), strict=True):
         sizes = [d.dim_param or d.dim_value for d in dims]
@@ -272,7 +272,7 @@ def recorded():
 @pytest.mark.parametrize("param", [pytest.param(p, id=name) for name, p in recorded().items()])
 def test_recorded_layer_agrees_with_onnx_runtime(tmp_path, param):
     net = Net(param, pb.TEST)
-    for step in net.steps:
-        for blob in step.layer.parameters_in_order:
+    for node in net.nodes:
+        for blob in node.layer.parameters_in_order:
             torch.nn.init.uniform_(blob, 0.2, 1)
     check(net, to_onnx(net, tmp_path / "m.onnx"))

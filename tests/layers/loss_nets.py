@@ -21,6 +21,6 @@ def input_net(shapes: dict[str, tuple[int, ...]], layers: str) -> Net:
 
 def layer_of(net: Net, name: str = "L") -> Layer:
     """Return the layer of this name."""
-    step = net.step_of(name)
-    assert step is not None
-    return step.layer
+    node = net.node_of(name)
+    assert node is not None
+    return node.layer

@@ -100,7 +100,7 @@ def _hold_deployment(body: str, shapes: tuple[Shape, ...]) -> None:
     for index, shape in enumerate(shapes):
         source = "ip" if index < half else "teacher/ip"
         net += _product(f"fit{index}", source, f"flat{index}", math.prod(shape[1:]))
-        dims = " ".join(f"dim: {extent}" for extent in (0, *shape[1:]))
+        dims = " ".join(f"dim: {size}" for size in (0, *shape[1:]))
         net += (
             f'layer {{ name: "shape{index}" type: "Reshape" bottom: "flat{index}" '
             f'top: "fit{index}" reshape_param {{ shape {{ {dims} }} }} }}'

@@ -32,12 +32,12 @@ def recurrent_net(type_name, static=False, expose=False, phase=pb.TRAIN, options
     return layer_net(body, *shapes(type_name, static, expose), tops=tops, phase=phase)
 
 
-def random_bottoms(type_name, static=False, expose=False, begin=False, seed=0, **extents):
+def random_bottoms(type_name, static=False, expose=False, begin=False, seed=0, **sizes):
     """Return bottoms; cont is 0 and 1, and with ``begin`` 0 at the first timestep."""
     generator = torch.Generator().manual_seed(seed)
     values = [
         torch.randn(shape, generator=generator)
-        for shape in shapes(type_name, static, expose, **extents)
+        for shape in shapes(type_name, static, expose, **sizes)
     ]
     values[1] = (values[1] > -0.5).float()
     if begin:

@@ -26,7 +26,7 @@ def hold_teacher_gets_no_gradient(make: Callable[..., Net], values: dict[str, Te
     student, teacher = gradients(make(), values)
     assert student is not None and student.any()
     assert teacher is None
-    bottoms = len(make().steps[-1].bottoms)
+    bottoms = len(make().nodes[-1].bottoms)
     flags = ["true", "true", "false"][:bottoms]
     asked = make(extra=" ".join(f"propagate_down: {flag}" for flag in flags))
     student, teacher = gradients(asked, values)

@@ -144,8 +144,8 @@ def test_phase_of_the_layer_wins():
     net = make_net(
         inputs_text((2,)) + 'layer { name: "r" type: "ReLU" phase: TRAIN bottom: "x0" top: "y" }'
     )
-    assert net.steps[-1].layer.is_training
-    assert not net.steps[0].layer.is_training
+    assert net.nodes[-1].layer.is_training
+    assert not net.nodes[0].layer.is_training
 
 
 def test_relative_path_is_looked_up_beside_the_file_that_has_the_layer(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def test_process_without_the_type_keeps_its_block_in_text_and_binary(tmp_path: P
     kept.ParseFromString((tmp_path / "text.bin").read_bytes())
     for param in (read_net(tmp_path / "text.prototxt"), kept):
         built = Net(param, pb.TRAIN)
-        assert built.steps[1].layer.param.factor == 2
+        assert built.nodes[1].layer.param.factor == 2
 
 
 def test_number_of_a_block_follows_from_its_name_alone() -> None:

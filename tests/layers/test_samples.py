@@ -143,7 +143,7 @@ def test_sample_runs_and_its_blobs_have_the_shapes_it_gives(
         FILES[file](tmp_path / file)
     torch.manual_seed(0)
     net = net_of(sample)
-    layer = net.steps[-1].layer
+    layer = net.nodes[-1].layer
     if isinstance(layer, MemoryData):
         layer.set(np.ones((2, 3, 8, 8), np.float32), np.zeros(2, np.float32))
     net({blob: torch.rand(shape) for blob, shape in shapes_of(sample, "bottom").items()})

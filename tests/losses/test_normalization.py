@@ -6,9 +6,9 @@ from caffe_kd.losses.normalization import (
     FULL,
     NONE,
     VALID,
-    extents,
     normalization_mode,
     normalizer,
+    split_at_axis,
 )
 from caffe_kd.proto import caffe_pb2 as pb
 
@@ -54,4 +54,4 @@ def test_normalizer_of_a_mask_needs_no_values():
     ("axis", "expected"), [(0, (1, 2, 60)), (1, (2, 3, 20)), (-1, (24, 5, 1)), (2, (6, 4, 5))]
 )
 def test_extents_split_the_shape_at_the_class_axis(axis, expected):
-    assert extents((2, 3, 4, 5), axis) == expected
+    assert split_at_axis((2, 3, 4, 5), axis) == expected

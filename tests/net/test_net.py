@@ -40,7 +40,7 @@ def test_in_place_layers_work_one_after_the_other():
     net = make_net(X + ip("f", "x0", "y") + relu("r", "y", "y") + ip("g", "y", "z", 1))
     x = torch.randn(2, 3)
     net.forward({"x0": x})
-    f, g = net.step_of("f").layer, net.step_of("g").layer
+    f, g = net.node_of("f").layer, net.node_of("g").layer
     assert torch.equal(net.blobs["y"], torch.relu(f(x)))
     assert torch.equal(net.blobs["z"], g(torch.relu(f(x))))
     assert list(net.blobs) == ["x0", "y", "z"]
@@ -97,7 +97,7 @@ def test_empty_bottom_is_none():
 
 def test_state_of_the_message_wins_over_the_phase_given():
     net = make_net("state { phase: TRAIN }" + X, pb.TEST)
-    assert net.steps[0].layer.is_training
+    assert net.nodes[0].layer.is_training
 
 
 def test_load_net_filters_for_phase_and_stages(tmp_path):
@@ -107,9 +107,9 @@ def test_load_net_filters_for_phase_and_stages(tmp_path):
         + relu("train", "x0", "a", "include { phase: TRAIN }")
         + relu("test", "x0", "b", 'include { phase: TEST stage: "deploy" }')
     )
-    names = [s.layer.name for s in load_net(path, pb.TEST, stages=["deploy"]).steps]
+    names = [s.layer.name for s in load_net(path, pb.TEST, stages=["deploy"]).nodes]
     assert names == ["in0", "test"]
-    assert [s.layer.name for s in load_net(path, pb.TRAIN).steps] == ["in0", "train"]
+    assert [s.layer.name for s in load_net(path, pb.TRAIN).nodes] == ["in0", "train"]
 
 
 def test_error_of_a_file_names_it(tmp_path):
@@ -205,7 +205,7 @@ def shared(*specs: str, outputs: tuple[int, ...] = (3, 3, 3)) -> str:
 
 def test_shared_blob_is_one_and_gathers_gradients():
     net = make_net(shared("", ""))
-    first, second = (net.step_of(n).layer for n in ("f0", "f1"))
+    first, second = (net.node_of(n).layer for n in ("f0", "f1"))
     assert first.blobs[0] is second.blobs[0]
     assert len(net.params) == 3
     assert len(list(net.parameters())) == 3
@@ -244,7 +244,7 @@ def test_permissive_sharing_asks_for_the_count_alone():
 
 def test_permissive_sharing_survives_channels_last():
     net = make_net(permissive())
-    net.place(torch.device("cpu"), channels_last=True)
+    net.to_device(torch.device("cpu"), channels_last=True)
     net.forward({"x0": torch.randn(2, 4, 1, 1)})
     torch.testing.assert_close(net.blobs["y0"].flatten(1), net.blobs["y1"])
 
@@ -260,7 +260,7 @@ def test_place_lays_convolutions_out_channels_last(channels):
     x = torch.randn(2, channels, 5, 5)
     net.forward({"x0": x})
     before, weights = net.blobs["y"], net.weights()
-    net.place(torch.device("cpu"), channels_last=True)
+    net.to_device(torch.device("cpu"), channels_last=True)
     assert net.params[0].blob.is_contiguous(memory_format=torch.channels_last)
     net.forward({"x0": x})
     assert net.blobs["y"].is_contiguous(memory_format=torch.channels_last)
@@ -365,7 +365,7 @@ def test_shared_weights_follow_the_other_net():
     test.share_weights(train)
     with torch.no_grad():
         train.params[0].blob.fill_(7)
-    assert (test.step_of("f").layer.blobs[0] == 7).all()
+    assert (test.node_of("f").layer.blobs[0] == 7).all()
     assert [p.blob for p in test.params] == [p.blob for p in train.params]
     x = torch.randn(2, 3)
     train.forward({"x0": x})

@@ -67,7 +67,7 @@ def test_new_averages_are_those_of_the_batches(tmp_path: Path, kind: str) -> Non
     Path("net.prototxt").write_text(f'{data}layer {{ name: "norm" {NORMS[kind]} }}')
     net = load_net("net.prototxt", pb.TRAIN)
     net()  # so that something else is kept
-    net.steps[0].layer.restore({**net.steps[0].layer.state(), "position": np.array(0)})
+    net.nodes[0].layer.restore({**net.nodes[0].layer.state(), "position": np.array(0)})
     ((change,), batches) = refresh(net, 3), np.arange(96).reshape(3, 32)
     images = read_idx(Path("train-images-idx3-ubyte"), IMAGES)[:, None] * 0.004
     mean = np.mean([images[b].mean() for b in batches])

@@ -38,7 +38,7 @@ def python(layer: str, param_str: str) -> str:
 def drawn(shape, bottoms, axis=1, ignore=None):
     generator = torch.Generator().manual_seed(1)
     logits = [torch.randn(shape, generator=generator) * 3 for _ in range(min(bottoms, 2))]
-    positions = [extent for i, extent in enumerate(shape) if i != axis % len(shape)]
+    positions = [length for i, length in enumerate(shape) if i != axis % len(shape)]
     label = torch.randint(shape[axis], positions, generator=generator).float()
     if ignore is not None:
         label.reshape(-1)[::3] = ignore

@@ -214,7 +214,7 @@ def test_shared_params_are_shared_within_the_teacher():
     assert specs[0].share_mode == pb.ParamSpec.PERMISSIVE
     assert not specs[1].HasField("share_mode")
     built = Net(filter_net(net, pb.NetState(phase=pb.TRAIN)))
-    one, two, own = (built.step_of(n).layer.blobs[0] for n in ("teacher/x", "teacher/fc", "fc"))
+    one, two, own = (built.node_of(n).layer.blobs[0] for n in ("teacher/x", "teacher/fc", "fc"))
     assert one is two
     assert one is not own
 

@@ -13,8 +13,8 @@ from caffe_kd.proto.sources import Source, source_of_layer, source_of_type
 @pytest.mark.parametrize(
     ("kind", "source"),
     [
-        ("Data", Source.RECORDS),
-        ("HDF5Data", Source.RECORDS),
+        ("Data", Source.SAMPLES),
+        ("HDF5Data", Source.SAMPLES),
         ("Input", Source.INPUT),
         ("DummyData", Source.VALUES),
         ("Parameter", Source.PARAMETER),
@@ -25,7 +25,7 @@ def test_every_type_without_bottoms_brings_one_thing(kind: str, source: Source) 
     assert layer_types()[kind].bottoms[0] == 0
     assert source_of_layer(pb.LayerParameter(type=kind)) is source
     assert source_of_layer(pb.LayerParameter(type=kind, bottom=["x"])) is None
-    assert source_of_type("OfAUser") is Source.RECORDS
+    assert source_of_type("OfAUser") is Source.SAMPLES
 
 
 @pytest.mark.parametrize("name", sorted(layer_types()))
@@ -51,7 +51,7 @@ def test_type_of_a_users_own_says_what_it_brings(monkeypatch: pytest.MonkeyPatch
         """Take images."""
 
     assert source_of_layer(pb.LayerParameter(type="Ramp")) is Ramp.brings is Source.VALUES
-    assert source_of_layer(pb.LayerParameter(type="Camera")) is Camera.brings is Source.RECORDS
+    assert source_of_layer(pb.LayerParameter(type="Camera")) is Camera.brings is Source.SAMPLES
     assert becomes_input(Ramp) and becomes_input(Camera)
 
 

@@ -125,7 +125,7 @@ def test_field_of_a_distiller_or_teacher_net_is_refused_by_the_composed_one() ->
 def test_layer_that_is_left_out_needs_no_known_field() -> None:
     prototxt = START + layer_of("Nonesuch").replace("bottom", "include { phase: TEST } bottom")
     net = filter_net(upgrade_net(net_of(prototxt), "n"), pb.NetState(phase=pb.TRAIN))
-    assert [step.layer.name for step in Net(net, pb.TRAIN).steps] == ["input", "c"]
+    assert [node.layer.name for node in Net(net, pb.TRAIN).nodes] == ["input", "c"]
 
 
 @pytest.mark.parametrize("kind", ["Nonesuch", "Pooling"])

@@ -174,7 +174,7 @@ def test_distilling_loss_is_written_down_like_any_layer() -> None:
     )
     net = Net(n.to_proto())
     assert net.loss_weights["kd"] == 2
-    assert net.steps[-1].layer.param.temperature == 3
+    assert net.nodes[-1].layer.param.temperature == 3
 
 
 def test_copy_of_a_spec_is_another_one() -> None:

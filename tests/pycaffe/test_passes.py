@@ -16,8 +16,8 @@ def one_graph(path: Path, net):
     """Return the values and gradients that one autograd graph gives for the net's weights."""
     core = load_net(path / "net.prototxt", caffe.TRAIN)
     weights = {n: [b.data.copy() for b in blobs] for n, blobs in net.params.items()}
-    for step in core.steps:
-        for blob, value in zip(step.layer.blobs, weights.get(step.layer.name, []), strict=True):
+    for node in core.nodes:
+        for blob, value in zip(node.layer.blobs, weights.get(node.layer.name, []), strict=True):
             blob.detach().copy_(torch.from_numpy(value))
     inputs = {n: torch.tensor(net.blobs[n].data, requires_grad=True) for n in net.inputs}
     objective = core.forward(inputs)

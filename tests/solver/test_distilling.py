@@ -124,7 +124,7 @@ def test_student_and_teacher_exchanged_is_told(folder, type, more):
 def test_student_and_teacher_exchanged_may_be_where_it_does_no_harm(folder, settings):
     exchanged = DISTILLER.replace('"ip" bottom: "teacher/ip"', '"teacher/ip" bottom: "ip"')
     Path("distiller.prototxt").write_text(exchanged.replace("include", f"{settings} include"))
-    assert make_solver(DISTIL).net.step_of("kd") is not None
+    assert make_solver(DISTIL).net.node_of("kd") is not None
 
 
 def test_resumed_student_goes_on_with_its_teacher(folder):

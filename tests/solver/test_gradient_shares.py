@@ -47,7 +47,7 @@ def test_norms_are_those_of_each_terms_own_gradient(folder: Path, iter_size: int
     twin = Solver(read_plan("solver.prototxt"), MemoryLog())
     solver.step(1)
     sums: dict[str, list[torch.Tensor]] = {}
-    kd = next(s.layer for s in twin.net.steps if s.layer.name == "kd")
+    kd = next(node.layer for node in twin.net.nodes if node.layer.name == "kd")
     for _ in range(iter_size):
         twin.net()
         blobs = twin.net.blobs

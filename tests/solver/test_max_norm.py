@@ -39,8 +39,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def blobs(solver) -> dict[str, list[torch.Tensor]]:
     return {
-        step.layer.name: [blob.detach().clone() for blob in step.layer.blobs]
-        for step in solver.net.steps
+        node.layer.name: [blob.detach().clone() for blob in node.layer.blobs]
+        for node in solver.net.nodes
     }
 
 
@@ -76,7 +76,7 @@ def test_limit_holds_after_every_update(folder: Path) -> None:
     seen = []
     for _ in range(6):
         solver.step(1)
-        (weights,) = (s.layer.blobs[0] for s in solver.net.steps if s.layer.name == "ip")
+        (weights,) = (node.layer.blobs[0] for node in solver.net.nodes if node.layer.name == "ip")
         seen.append(float(weights.detach().norm(dim=1).max()))
     np.testing.assert_allclose(seen, 0.5, rtol=CLOSE)  # at this rate each update goes beyond it
 

@@ -57,8 +57,8 @@ def test_mean_follows_by_the_papers_formula() -> None:
                 scale = max(1, np.abs(got).max())
                 assert np.abs(got - blobs[index]).max() < TOLERANCE * scale
     # The test net sees the same mean.
-    step = solver.test_nets[0].step_of("mean/ip")
-    assert step.layer.blobs[0] is solver.net.step_of("mean/ip").layer.blobs[0]
+    node = solver.test_nets[0].node_of("mean/ip")
+    assert node.layer.blobs[0] is solver.net.node_of("mean/ip").layer.blobs[0]
 
 
 def test_mean_starts_as_the_weights_that_are_loaded() -> None:
@@ -111,7 +111,7 @@ def test_mean_is_not_remembered_by_the_teacher_cache() -> None:
     told = [line for line in lines_of(solver) if "Remembering" in line]
     assert told == [line for line in told if "mean" not in line]
     weight, bias = weights_of(solver)["mean/ip"]
-    assert any(step.layer.name == "mean/ip" for step in solver.net.running)
+    assert any(node.layer.name == "mean/ip" for node in solver.net.running)
     assert np.isfinite(weight).all()
     assert np.isfinite(bias).all()
 

@@ -131,7 +131,7 @@ def test_resumed_run_with_batches_made_ahead_gives_the_same_bits(folder: Path) -
     Path("net.prototxt").write_text(pictures)
     whole, lines_of_whole = make()
     whole.solve()
-    assert whole.net.steps[0].layer.depth > 0
+    assert whole.net.nodes[0].layer.depth > 0
     before = Path("run_iter_20.caffemodel").read_bytes()
     resumed, again = make()
     resumed.solve("run_iter_8.solverstate")
@@ -145,7 +145,7 @@ def test_without_resume_file_the_data_starts_over_and_it_is_said(folder: Path) -
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
     assert "The data starts over, as in the original Caffe: there is no" in lines.getvalue()
-    assert resumed.net.steps[0].layer.position == 0
+    assert resumed.net.nodes[0].layer.position == 0
 
 
 def test_resume_file_of_other_weights_is_not_used(folder: Path) -> None:
@@ -154,7 +154,7 @@ def test_resume_file_of_other_weights_is_not_used(folder: Path) -> None:
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
     assert "run_iter_16.resume belongs to another snapshot" in lines.getvalue()
-    assert resumed.net.steps[0].layer.position == 0
+    assert resumed.net.nodes[0].layer.position == 0
 
 
 @pytest.mark.parametrize("size", [0, 10, 500, -1])
@@ -284,7 +284,7 @@ def test_other_data_than_the_snapshot_s_starts_over_with_a_warning(
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
     net_of_it = resumed.test_nets[0] if change == "batch" else resumed.net
-    assert net_of_it.steps[0].layer.position == 0
+    assert net_of_it.nodes[0].layer.position == 0
     warnings = [x for x in lines.getvalue().splitlines() if "layer 'd' (Data) starts its" in x]
     assert warnings[0].startswith("W") and message in warnings[0]
 
@@ -298,7 +298,7 @@ def test_data_that_was_moved_goes_on(folder: Path) -> None:
     Path("net.prototxt").write_text(net.replace("images-idx3", "moved/images-idx3"))
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
-    assert resumed.net.steps[0].layer.position != 0
+    assert resumed.net.nodes[0].layer.position != 0
     assert "starts its data over" not in lines.getvalue()
 
 

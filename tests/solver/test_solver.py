@@ -174,7 +174,7 @@ def test_test_nets_see_the_weights_being_trained(folder):
     solver.step(6)
     after = solver.test_all()
     assert before != after
-    trained, tested = solver.net.step_of("ip").layer, solver.test_nets[0].step_of("ip").layer
+    trained, tested = solver.net.node_of("ip").layer, solver.test_nets[0].node_of("ip").layer
     assert trained.blobs[0] is tested.blobs[0]
 
 

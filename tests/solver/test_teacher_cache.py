@@ -95,7 +95,7 @@ def test_frozen_trunk_is_found_up_to_what_learns(folder: Path) -> None:
     run, _ = solver(folder, "auto")
     frozen = find_frozen(run.net)
     assert isinstance(frozen, Frozen)
-    assert [s.layer.name for s in frozen.steps] == ["t1", "bn", "relu", "pool"]
+    assert [node.layer.name for node in frozen.nodes] == ["t1", "bn", "relu", "pool"]
     assert frozen.blobs == ["t2"]
 
 
@@ -236,7 +236,7 @@ def test_batch_norm_in_train_ends_the_frozen_part(folder: Path) -> None:
     frozen = find_frozen(run.net)
     assert isinstance(frozen, Frozen)
     assert frozen.blobs == ["t1"]
-    assert [s.layer.name for s in frozen.steps] == ["t1"]
+    assert [node.layer.name for node in frozen.nodes] == ["t1"]
     live = trained(solver(folder, "off", layers=TRUNK.replace("phase: TEST", "") + HEAD)[0])
     for a, b in zip(live, trained(run), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
@@ -281,10 +281,10 @@ def test_new_weights_are_not_answered_from_the_old_cache(folder: Path) -> None:
     other.load_weights(weights)
     live, _ = solver(folder, "off", seed=9)
     live.load_weights(weights)
-    live.net.steps[0].layer.position = other.net.steps[0].layer.position
+    live.net.nodes[0].layer.position = other.net.nodes[0].layer.position
     other.net()
     other.step(0)  # takes the new weights' outputs into the cache
-    live.net.steps[0].layer.position = other.net.steps[0].layer.position
+    live.net.nodes[0].layer.position = other.net.nodes[0].layer.position
     torch.testing.assert_close(other.net(), live.net(), rtol=0, atol=1e-6)
 
 
@@ -300,7 +300,7 @@ def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode:
             f"batch_size: {BATCH} channels: 1 height: 8 width: 8 }} }}" + TRUNK + HEAD
         )
         run = Solver(read_plan(folder / "solver.prototxt"), Log(stream=None), options=Options(mode))
-        layer = run.net.steps[0].layer
+        layer = run.net.nodes[0].layer
         assert isinstance(layer, MemoryData)
         draw = np.random.default_rng(0)
         losses = []
@@ -337,7 +337,7 @@ def test_records_made_ahead_in_any_order_are_remembered(folder: Path, mode: str)
     live = trained(image_solver(folder, "off", param))
     run = image_solver(folder, mode, param)
     remembered = trained(run)
-    assert run.net.steps[0].layer.depth > 0
+    assert run.net.nodes[0].layer.depth > 0
     assert cache_of(run) is not None and cache_of(run).computed == 6
     for a, b in zip(live, remembered, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)

@@ -149,7 +149,7 @@ def test_samples_that_are_augmented_in_test_are_left_alone() -> None:
     Path("net.prototxt").write_text(STUDENT % "mirror: true")
     solver = make_solver(SOLVER)
     solver.step(1)
-    mirrored = not solver.test_nets[0].steps[0].layer.deterministic  # type: ignore[attr-defined]
+    mirrored = not solver.test_nets[0].nodes[0].layer.deterministic  # type: ignore[attr-defined]
     assert (reported(solver) is None) == mirrored
 
 

@@ -46,7 +46,7 @@ def assert_params(solver: Solver, recording, kind: str, index: int) -> None:
     for key in recording.files:
         if key.startswith(f"{kind}/"):
             _, layer, blob = key.split("/")
-            got = solver.net.step_of(layer).layer.blobs[int(blob)].detach()
+            got = solver.net.node_of(layer).layer.blobs[int(blob)].detach()
             assert_recorded(got, recording[key][index], f"{key} after {solver.iter}")
 
 
@@ -100,7 +100,7 @@ def to_double(solver: Solver) -> None:
     """Let nets, data and history be float64."""
     for net in (solver.net, *solver.test_nets):
         net.double()
-        data = net.step_of("mnist").layer
+        data = net.node_of("mnist").layer
         data.register_forward_hook(lambda _layer, _in, tops: tuple(t.double() for t in tops))
     params = [(p.blob, p.lr_mult, p.decay_mult) for p in solver.net.params]
     solver.updater = Updater(solver.param, params)

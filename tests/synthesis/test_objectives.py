@@ -69,7 +69,7 @@ def test_noise_objective_is_its_formula(teacher: PixelTeacher, tmp_path: Path) -
     planes = x.double().numpy()
     variation = np.abs(np.diff(planes, axis=2)).mean() + np.abs(np.diff(planes, axis=3)).mean()
     conv = net.blobs["conv"].detach().double().numpy()
-    mean, var, count = (b.detach().double().numpy() for b in net.steps[2].layer.blobs)
+    mean, var, count = (b.detach().double().numpy() for b in net.nodes[2].layer.blobs)
     distance = np.sqrt(((conv.mean((0, 2, 3)) - mean / count) ** 2).sum())
     distance += np.sqrt(((conv.var((0, 2, 3)) - var / count) ** 2).sum())
     settings = noise.NoiseSettings(total_variation=3.0, l2=0.5, statistics=0.25)

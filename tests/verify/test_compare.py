@@ -51,7 +51,7 @@ def model(tmp_path: Path) -> Callable[..., tuple[Net, Arrays]]:
         path = tmp_path / "net.prototxt"
         path.write_text(NET.replace("POOL", pool))
         net = load_net(path)
-        mean, var, factor = net.step_of("bn").layer.blobs
+        mean, var, factor = net.node_of("bn").layer.blobs
         mean.copy_(torch.rand(4))
         var.copy_(torch.rand(4) + 0.5)
         factor.fill_(2)
@@ -89,7 +89,7 @@ def test_first_difference_is_that_of_the_first_layer(model) -> None:
         recording[key] = recording[key] + 1
     comparison = compare(net, recording, inputs_of(recording))
     assert comparison.first.key == "pool"
-    assert comparison.first.step.layer.name == "pool"
+    assert comparison.first.node.layer.name == "pool"
     assert [line.key for line in comparison.lines if not line.agrees] == ["pool", "ip", "prob"]
 
 
@@ -148,17 +148,17 @@ def changed(recording: Arrays, key: str, value: torch.Tensor) -> Arrays:
 
 
 def conv_of(net: Net, x: torch.Tensor, turned: bool = False, biased: bool = True) -> torch.Tensor:
-    weight, bias = net.step_of("conv").layer.blobs
+    weight, bias = net.node_of("conv").layer.blobs
     return F.conv2d(x, weight.flip(2, 3) if turned else weight, bias if biased else None)
 
 
 def ip_of(net: Net, x: torch.Tensor, transposed: bool = False) -> torch.Tensor:
-    weight, bias = net.step_of("ip").layer.blobs
+    weight, bias = net.node_of("ip").layer.blobs
     return F.linear(x, weight.reshape(weight.shape[::-1]).t() if transposed else weight, bias)
 
 
 def bn_of(net: Net, x: torch.Tensor, factor: float, eps: float = 1e-5) -> torch.Tensor:
-    mean, var, _ = net.step_of("bn").layer.blobs
+    mean, var, _ = net.node_of("bn").layer.blobs
     return F.batch_norm(x, mean / factor, var / factor, eps=eps)
 
 

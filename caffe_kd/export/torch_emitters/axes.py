@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...net import Step
+from ...net import LayerNode
 from ...proto import caffe_pb2 as pb
 from .base import Code, emits, layer_of, listed, number, trailing, tuple_of
 
@@ -26,8 +26,8 @@ class ArgMax(nn.Module):
 
 
 @emits("ArgMax")
-def _arg_max(step: Step, bottoms: list[str]) -> Code:
-    layer, rank, x = layer_of(step), len(step.bottom_shapes[0]), bottoms[0]
+def _arg_max(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, rank, x = layer_of(node), len(node.bottom_shapes[0]), bottoms[0]
     param = layer.param
     module = f"ArgMax({layer.max_axis}, top_k={param.top_k})"
     if layer.has_axis:
@@ -40,20 +40,20 @@ def _arg_max(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("Flatten")
-def _flatten(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
-    end = -1 if layer.end == len(step.bottom_shapes[0]) - 1 else layer.end
+def _flatten(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
+    end = -1 if layer.end == len(node.bottom_shapes[0]) - 1 else layer.end
     return Code(f"{{self}}({bottoms[0]})", f"nn.Flatten({layer.start}, {end})")
 
 
 @emits("Concat")
-def _concat(step: Step, bottoms: list[str]) -> Code:
-    return Code(f"torch.cat([{listed(bottoms)}], dim={layer_of(step).concat_axis})")
+def _concat(node: LayerNode, bottoms: list[str]) -> Code:
+    return Code(f"torch.cat([{listed(bottoms)}], dim={layer_of(node).concat_axis})")
 
 
 @emits("Slice")
-def _slice(step: Step, bottoms: list[str]) -> Code:
-    layer, (x,), tops = layer_of(step), bottoms, len(step.tops)
+def _slice(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, (x,), tops = layer_of(node), bottoms, len(node.tops)
     if tops == 1:
         return Code(x)
     if layer.param.slice_point:
@@ -63,39 +63,39 @@ def _slice(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("Split")
-def _split(step: Step, bottoms: list[str]) -> Code:
-    return Code(listed(bottoms * len(step.tops)))
+def _split(node: LayerNode, bottoms: list[str]) -> Code:
+    return Code(listed(bottoms * len(node.tops)))
 
 
 @emits("Reshape")
-def _reshape(step: Step, bottoms: list[str]) -> Code:
-    (shape,), (top,) = step.bottom_shapes, step.top_shapes
-    keeps_batch = shape[:1] == top[:1] and -1 not in list(layer_of(step).param.shape.dim[:1])
-    if keeps_batch or layer_of(step).param.axis > 0:
+def _reshape(node: LayerNode, bottoms: list[str]) -> Code:
+    (shape,), (top,) = node.bottom_shapes, node.top_shapes
+    keeps_batch = shape[:1] == top[:1] and -1 not in list(layer_of(node).param.shape.dim[:1])
+    if keeps_batch or layer_of(node).param.axis > 0:
         return Code(f"{bottoms[0]}.reshape({bottoms[0]}.shape[0], {listed(top[1:])})")
     return Code(f"{bottoms[0]}.reshape(-1, {listed(top[1:])})")
 
 
 @emits("Permute")
-def _permute(step: Step, bottoms: list[str]) -> Code:
-    return Code(f"{bottoms[0]}.permute({listed(layer_of(step).order)})")
+def _permute(node: LayerNode, bottoms: list[str]) -> Code:
+    return Code(f"{bottoms[0]}.permute({listed(layer_of(node).order)})")
 
 
 @emits("ShuffleChannel")
-def _shuffle_channel(step: Step, bottoms: list[str]) -> Code:
-    return Code(f"F.channel_shuffle({bottoms[0]}, {layer_of(step).group})")
+def _shuffle_channel(node: LayerNode, bottoms: list[str]) -> Code:
+    return Code(f"F.channel_shuffle({bottoms[0]}, {layer_of(node).group})")
 
 
 @emits("Tile")
-def _tile(step: Step, bottoms: list[str]) -> Code:
-    axis, tiles = layer_of(step).tile_axis, layer_of(step).param.tiles
+def _tile(node: LayerNode, bottoms: list[str]) -> Code:
+    axis, tiles = layer_of(node).tile_axis, layer_of(node).param.tiles
     return Code(f"torch.cat([{bottoms[0]}] * {tiles}, dim={axis})")
 
 
 @emits("Reduction")
-def _reduction(step: Step, bottoms: list[str]) -> Code:
-    layer, x, ops = layer_of(step), bottoms[0], pb.ReductionParameter
-    axes = tuple_of(range(layer.first_axis, len(step.bottom_shapes[0])))
+def _reduction(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, x, ops = layer_of(node), bottoms[0], pb.ReductionParameter
+    axes = tuple_of(range(layer.first_axis, len(node.bottom_shapes[0])))
     value = {
         ops.SUM: f"{x}.sum({axes})",
         ops.ASUM: f"{x}.abs().sum({axes})",
@@ -107,8 +107,8 @@ def _reduction(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("Axpy")
-def _axpy(step: Step, bottoms: list[str]) -> Code:
-    (factor, x, y), (given, shape, _) = bottoms, step.bottom_shapes
+def _axpy(node: LayerNode, bottoms: list[str]) -> Code:
+    (factor, x, y), (given, shape, _) = bottoms, node.bottom_shapes
     if len(given) > len(shape):
         factor = f"{factor}.flatten(1)"
         given = given[:2]
@@ -116,11 +116,11 @@ def _axpy(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("BatchReindex")
-def _batch_reindex(step: Step, bottoms: list[str]) -> Code:
+def _batch_reindex(node: LayerNode, bottoms: list[str]) -> Code:
     return Code(f"{bottoms[0]}[{bottoms[1]}.long()]")
 
 
 @emits("Filter")
-def _filter(step: Step, bottoms: list[str]) -> Code:
+def _filter(node: LayerNode, bottoms: list[str]) -> Code:
     *blobs, selector = bottoms
     return Code(listed([f"{blob}[{selector}.flatten() != 0]" for blob in blobs]))

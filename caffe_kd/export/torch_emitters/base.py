@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...net import Step
+from ...net import LayerNode
 
 
 @dataclass
@@ -43,7 +43,7 @@ class NoCodeError(Exception):
 
 
 # Of a layer in its net and the Python names of its bottoms.
-Emitter = Callable[[Step, list[str]], Code]
+Emitter = Callable[[LayerNode, list[str]], Code]
 
 EMITTERS: dict[str, Emitter] = {}
 
@@ -58,9 +58,9 @@ def emits(*types: str) -> Callable[[Emitter], Emitter]:
     return decorate
 
 
-def layer_of(step: Step) -> Any:
+def layer_of(node: LayerNode) -> Any:
     """Return the layer, untyped, to access its type's attributes."""
-    return step.layer
+    return node.layer
 
 
 # ---- how values are written
@@ -109,6 +109,6 @@ def values_of(blob: Tensor) -> Tensor:
     return blob.detach().cpu().contiguous().clone()
 
 
-def named(step: Step, *names: str) -> dict[str, Tensor]:
+def named(node: LayerNode, *names: str) -> dict[str, Tensor]:
     """Return a layer's blobs under the names they have in a module; there may be fewer blobs."""
-    return dict(zip(names, map(values_of, layer_of(step).blobs), strict=False))
+    return dict(zip(names, map(values_of, layer_of(node).blobs), strict=False))

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 
 from ...layers.shared.scheduled import current
-from ...net import Step
+from ...net import LayerNode
 from ...proto import caffe_pb2 as pb
 from .base import Code, emits, layer_of, listed, number
 
 
 @emits("Softmax", "SoftmaxWithTemperature")
-def _softmax(step: Step, bottoms: list[str]) -> Code:
-    layer, x = layer_of(step), bottoms[0]
+def _softmax(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, x = layer_of(node), bottoms[0]
     if layer.temperature != 1:
         x = f"{x} / {number(layer.temperature)}"
     return Code(f"{{self}}({x})", f"nn.Softmax(dim={layer.class_axis})")
 
 
 @emits("SoftmaxTemperature")
-def _softmax_temperature(step: Step, bottoms: list[str]) -> Code:
-    layer, x = layer_of(step), bottoms[0]
+def _softmax_temperature(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, x = layer_of(node), bottoms[0]
     axis = layer.class_axis
     scores = x if layer.param.temperature == 1 else f"{number(layer.param.temperature)} * {x}"
     if not layer.param.is_append:
@@ -30,8 +30,8 @@ def _softmax_temperature(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("ClassMap")
-def _class_map(step: Step, bottoms: list[str]) -> Code:
-    layer, x = layer_of(step), bottoms[0]
+def _class_map(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, x = layer_of(node), bottoms[0]
     axis, before = layer.class_axis, ":, " * layer.class_axis
     groups = [
         [c for c, is_padding in zip(*rows, strict=True) if not is_padding]
@@ -45,8 +45,8 @@ def _class_map(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("TeacherEnsemble")
-def _teacher_ensemble(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _teacher_ensemble(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     pairs = list(zip(bottoms, layer.weights, strict=True))
     if layer.param.mean == pb.TeacherEnsembleParameter.LOGITS:
         return Code(" + ".join(f"{number(weight)} * {x}" for x, weight in pairs))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...net import Step
+from ...net import LayerNode
 from ...proto import caffe_pb2 as pb
 from .base import Code, call, emits, layer_of, listed, number
 
@@ -216,8 +216,8 @@ class PSROIPooling(nn.Module):
 
 
 @emits("PriorBox")
-def _prior_box(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _prior_box(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     sizes = listed([f"({number(width)}, {number(height)})" for width, height in layer.sizes])
     module = call(
         "PriorBox",
@@ -236,8 +236,8 @@ def _pair(values: tuple[float, float] | None) -> str | None:
 
 
 @emits("DetectionOutput")
-def _detection_output(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _detection_output(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     param, nms = layer.param, layer.param.nms_param
     module = call(
         "DetectionOutput",
@@ -255,15 +255,15 @@ def _detection_output(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("ROIPooling")
-def _roi_pooling(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _roi_pooling(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     module = f"ROIPooling({listed(layer.pooled)}, scale={number(layer.param.spatial_scale)})"
     return Code(f"{{self}}({listed(bottoms)})", module, helpers=(rounded, ROIPooling))
 
 
 @emits("PSROIPooling")
-def _psroi_pooling(step: Step, bottoms: list[str]) -> Code:
-    param = layer_of(step).param
+def _psroi_pooling(node: LayerNode, bottoms: list[str]) -> Code:
+    param = layer_of(node).param
     scale = number(param.spatial_scale)
     module = f"PSROIPooling({param.output_dim}, bins={param.group_size}, scale={scale})"
     return Code(f"{{self}}({listed(bottoms)})", module, helpers=(rounded, PSROIPooling))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...net import Step
+from ...net import LayerNode
 from ...proto import caffe_pb2 as pb
 from .base import EMITTERS, Code, Emitter, emits, layer_of, number
 
 
 def _plain(module: str) -> Emitter:
-    return lambda step, bottoms: Code(f"{{self}}({bottoms[0]})", module)
+    return lambda node, bottoms: Code(f"{{self}}({bottoms[0]})", module)
 
 
 EMITTERS.update(
@@ -17,25 +17,25 @@ EMITTERS.update(
 
 
 @emits("ReLU")
-def _relu(step: Step, bottoms: list[str]) -> Code:
-    slope = layer_of(step).param.negative_slope
+def _relu(node: LayerNode, bottoms: list[str]) -> Code:
+    slope = layer_of(node).param.negative_slope
     module = f"nn.LeakyReLU({number(slope)})" if slope else "nn.ReLU()"
     return Code(f"{{self}}({bottoms[0]})", module)
 
 
 @emits("ELU")
-def _elu(step: Step, bottoms: list[str]) -> Code:
-    return Code(f"{{self}}({bottoms[0]})", f"nn.ELU({number(layer_of(step).param.alpha)})")
+def _elu(node: LayerNode, bottoms: list[str]) -> Code:
+    return Code(f"{{self}}({bottoms[0]})", f"nn.ELU({number(layer_of(node).param.alpha)})")
 
 
 @emits("Dropout")
-def _dropout(step: Step, bottoms: list[str]) -> Code:
-    return Code(f"{{self}}({bottoms[0]})", f"nn.Dropout({number(layer_of(step).ratio)})")
+def _dropout(node: LayerNode, bottoms: list[str]) -> Code:
+    return Code(f"{{self}}({bottoms[0]})", f"nn.Dropout({number(layer_of(node).ratio)})")
 
 
 @emits("Eltwise")
-def _eltwise(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _eltwise(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     if layer.param.operation == pb.EltwiseParameter.PROD:
         return Code(" * ".join(bottoms))
     if layer.param.operation == pb.EltwiseParameter.MAX:
@@ -48,36 +48,36 @@ def _eltwise(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("AbsVal")
-def _abs_val(step: Step, bottoms: list[str]) -> Code:
+def _abs_val(node: LayerNode, bottoms: list[str]) -> Code:
     return Code(f"{bottoms[0]}.abs()")
 
 
 @emits("BNLL")
-def _bnll(step: Step, bottoms: list[str]) -> Code:
+def _bnll(node: LayerNode, bottoms: list[str]) -> Code:
     return Code(f"-F.logsigmoid(-{bottoms[0]})")
 
 
 @emits("Clip")
-def _clip(step: Step, bottoms: list[str]) -> Code:
-    param = layer_of(step).param
+def _clip(node: LayerNode, bottoms: list[str]) -> Code:
+    param = layer_of(node).param
     return Code(f"{bottoms[0]}.clamp({number(param.min)}, {number(param.max)})")
 
 
 @emits("Swish")
-def _swish(step: Step, bottoms: list[str]) -> Code:
-    x, beta = bottoms[0], layer_of(step).param.beta
+def _swish(node: LayerNode, bottoms: list[str]) -> Code:
+    x, beta = bottoms[0], layer_of(node).param.beta
     return Code(f"F.silu({x})" if beta == 1 else f"{x} * torch.sigmoid({number(beta)} * {x})")
 
 
 @emits("Threshold")
-def _threshold(step: Step, bottoms: list[str]) -> Code:
-    x, threshold = bottoms[0], number(layer_of(step).param.threshold)
+def _threshold(node: LayerNode, bottoms: list[str]) -> Code:
+    x, threshold = bottoms[0], number(layer_of(node).param.threshold)
     return Code(f"({x} > {threshold}).to({x}.dtype)")
 
 
 @emits("Power")
-def _power(step: Step, bottoms: list[str]) -> Code:
-    param, x = layer_of(step).param, bottoms[0]
+def _power(node: LayerNode, bottoms: list[str]) -> Code:
+    param, x = layer_of(node).param, bottoms[0]
     if param.power == 0 or param.scale == 0:  # whatever x is, even infinite
         constant = f"torch.full_like({x}, {number(param.shift)})"
         return Code(f"{constant} ** {number(param.power)}")
@@ -86,14 +86,14 @@ def _power(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("Exp")
-def _exp(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _exp(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     return Code(f"torch.exp({_linear(bottoms[0], layer.scale, layer.shift)})")
 
 
 @emits("Log")
-def _log(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _log(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     y = f"torch.log({_linear(bottoms[0], layer.param.scale, layer.param.shift)})"
     return Code(y if layer.factor == 1 else f"{number(layer.factor)} * {y}")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...layers import Shape
-from ...net import Step
+from ...net import LayerNode
 from .base import (
     Code,
     NoCodeError,
@@ -125,8 +125,8 @@ class MVN(nn.Module):
 
 
 @emits("Pooling")
-def _pooling(step: Step, bottoms: list[str]) -> Code:
-    module, helpers = _pool(layer_of(step), step.bottom_shapes[0])
+def _pooling(node: LayerNode, bottoms: list[str]) -> Code:
+    module, helpers = _pool(layer_of(node), node.bottom_shapes[0])
     return Code(f"{{self}}({bottoms[0]})", module, helpers=helpers)
 
 
@@ -165,9 +165,9 @@ def _pool(layer: Any, shape: Shape) -> tuple[str, tuple[Any, ...]]:
 
 
 @emits("SPP")
-def _spp(step: Step, bottoms: list[str]) -> Code:
-    shape = step.bottom_shapes[0]
-    levels = [_pool(pooling, shape) for pooling in layer_of(step)._pyramid(shape)]
+def _spp(node: LayerNode, bottoms: list[str]) -> Code:
+    shape = node.bottom_shapes[0]
+    levels = [_pool(pooling, shape) for pooling in layer_of(node)._pyramid(shape)]
     value = f"{{self}}({bottoms[0]})"
     if len(levels) == 1:
         return Code(value, levels[0][0], helpers=levels[0][1])
@@ -176,16 +176,16 @@ def _spp(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("Upsample")
-def _upsample(step: Step, bottoms: list[str]) -> Code:
-    height, width = step.top_shapes[0][2:]
+def _upsample(node: LayerNode, bottoms: list[str]) -> Code:
+    height, width = node.top_shapes[0][2:]
     return Code(f"{{self}}({listed(bottoms)})", f"Upsample({height}, {width})", helpers=(Upsample,))
 
 
 @emits("LRN")
-def _lrn(step: Step, bottoms: list[str]) -> Code:
-    param = layer_of(step).param
+def _lrn(node: LayerNode, bottoms: list[str]) -> Code:
+    param = layer_of(node).param
     alpha, beta = number(param.alpha), number(param.beta)
-    if layer_of(step).within:
+    if layer_of(node).within:
         module = f"LRNWithinChannel({param.local_size}, alpha={alpha}, beta={beta})"
         return Code(f"{{self}}({bottoms[0]})", module, helpers=(LRNWithinChannel,))
     module = f"nn.LocalResponseNorm({param.local_size}, {alpha}, {beta}, k={number(param.k)})"
@@ -193,9 +193,9 @@ def _lrn(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("MVN")
-def _mvn(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
-    x, axes = trailing(bottoms[0], 4 - len(step.bottom_shapes[0])), tuple_of(layer.axes)
+def _mvn(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
+    x, axes = trailing(bottoms[0], 4 - len(node.bottom_shapes[0])), tuple_of(layer.axes)
     if layer.param.normalize_variance:
         module = f"MVN({axes}, eps={number(layer.param.eps)})"
         return Code(f"{{self}}({x})", module, helpers=(MVN,))
@@ -203,32 +203,32 @@ def _mvn(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("Crop")
-def _crop(step: Step, bottoms: list[str]) -> Code:
-    layer, (x, reference) = layer_of(step), bottoms
+def _crop(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, (x, reference) = layer_of(node), bottoms
     for axis, offset in enumerate(layer.offsets, layer.first_axis):
         x += f".narrow({axis}, {offset}, {reference}.shape[{axis}])"
     return Code(x)
 
 
 @emits("Interp")
-def _interp(step: Step, bottoms: list[str]) -> Code:
-    x, param = bottoms[0], layer_of(step).param
+def _interp(node: LayerNode, bottoms: list[str]) -> Code:
+    x, param = bottoms[0], layer_of(node).param
     if param.pad_beg or param.pad_end:
         x = f"F.pad({x}, {tuple_of([param.pad_beg, param.pad_end] * 2)})"
-    size = tuple_of(step.top_shapes[0][2:])
+    size = tuple_of(node.top_shapes[0][2:])
     return Code(f'F.interpolate({x}, {size}, mode="bilinear", align_corners=True)')
 
 
 @emits("Reorg")
-def _reorg(step: Step, bottoms: list[str]) -> Code:
-    read_as, order = layer_of(step)._plan(step.bottom_shapes[0])
+def _reorg(node: LayerNode, bottoms: list[str]) -> Code:
+    read_as, order = layer_of(node)._plan(node.bottom_shapes[0])
     x = f"{bottoms[0]}.reshape(-1, {listed(read_as)}).permute({listed(order)})"
-    return Code(f"{x}.reshape(-1, {listed(step.top_shapes[0][1:])})")
+    return Code(f"{x}.reshape(-1, {listed(node.top_shapes[0][1:])})")
 
 
 @emits("Im2col")
-def _im2col(step: Step, bottoms: list[str]) -> Code:
-    layer, rank = layer_of(step), len(step.bottom_shapes[0])
+def _im2col(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, rank = layer_of(node), len(node.bottom_shapes[0])
     if (layer.channel_axis, rank) != (1, 4):
         raise NoCodeError(
             "the bottom must be (N, C, H, W) with axis: 1. A Reshape before it gives it these axes"
@@ -242,4 +242,4 @@ def _im2col(step: Step, bottoms: list[str]) -> Code:
         padding=(size_of(window.pad), "0"),
         dilation=(size_of(window.dilation), "1"),
     )
-    return Code(f"{value}.unflatten(2, {tuple_of(step.top_shapes[0][2:])})")
+    return Code(f"{value}.unflatten(2, {tuple_of(node.top_shapes[0][2:])})")

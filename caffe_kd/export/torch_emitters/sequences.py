@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...net import Step
+from ...net import LayerNode
 from .base import Code, call, emits, layer_of, listed, named
 
 
@@ -95,8 +95,8 @@ class LSTMUnit(nn.Module):
 
 
 @emits("LSTM", "RNN")
-def _recurrent(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _recurrent(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     arguments, state = bottoms, []
     if layer.exposed:
         arguments, state = bottoms[: -layer.exposed], bottoms[-layer.exposed :]
@@ -107,7 +107,7 @@ def _recurrent(step: Step, bottoms: list[str]) -> Code:
         names.remove("static.weight")
     if layer.type == "RNN":
         names += ["output.weight", "output.bias"]
-    weights = named(step, *names)
+    weights = named(node, *names)
     static = layer.blob_shapes[2][1] if layer.has_static else 0
     inputs, outputs = layer.blob_shapes[0][1], layer.param.num_output
     module = call(layer.type, inputs, outputs, static=(static, 0))
@@ -116,5 +116,5 @@ def _recurrent(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("LSTMUnit")
-def _lstm_unit(step: Step, bottoms: list[str]) -> Code:
+def _lstm_unit(node: LayerNode, bottoms: list[str]) -> Code:
     return Code(f"{{self}}({listed(bottoms)})", "LSTMUnit()", helpers=(LSTMUnit,))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.normalization.bn import _SEGNET_EPS as SEGNET_EPS
-from ...net import Step
+from ...net import LayerNode
 from .base import (
     Code,
     NoCodeError,
@@ -60,8 +60,8 @@ class Embed(nn.Embedding):
 
 
 @emits("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "Deconvolution")
-def _convolution(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _convolution(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     window, axes = layer.window, layer.spatial_axes
     if layer.channel_axis != 1 or not 1 <= axes <= 3:
         raise NoCodeError(
@@ -81,31 +81,31 @@ def _convolution(step: Step, bottoms: list[str]) -> Code:
         bias=(bool(layer.param.bias_term), True),
     )
     value = ", ".join(f"{{self}}({bottom})" for bottom in bottoms)
-    return Code(value, module, named(step, "weight", "bias"))
+    return Code(value, module, named(node, "weight", "bias"))
 
 
 @emits("InnerProduct")
-def _inner_product(step: Step, bottoms: list[str]) -> Code:
-    layer, x = layer_of(step), bottoms[0]
-    weights, transposed = named(step, "weight", "bias"), bool(layer.param.transpose)
+def _inner_product(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, x = layer_of(node), bottoms[0]
+    weights, transposed = named(node, "weight", "bias"), bool(layer.param.transpose)
     if transposed:
         weights["weight"] = weights["weight"].t().contiguous()
     outputs, inputs = weights["weight"].shape
     module = call("nn.Linear", inputs, outputs, bias=(bool(layer.param.bias_term), True))
-    if len(step.bottom_shapes[0]) != layer.start + 1:
+    if len(node.bottom_shapes[0]) != layer.start + 1:
         x = f"{x}.flatten({layer.start})"
     return Code(f"{{self}}({x})", module, weights, as_stored=not transposed)
 
 
 @emits("BatchNorm")
-def _batch_norm(step: Step, bottoms: list[str]) -> Code:
-    layer = layer_of(step)
+def _batch_norm(node: LayerNode, bottoms: list[str]) -> Code:
+    layer = layer_of(node)
     momentum = 1 - float(number(layer.param.moving_average_fraction))
     if not layer.stored:
-        return _normalized(step, bottoms[0], layer.param.eps, None, affine=False)
+        return _normalized(node, bottoms[0], layer.param.eps, None, affine=False)
     mean, var, scale = layer.blobs
     factor = 0.0 if scale.item() == 0 else 1 / scale
-    code = _normalized(step, bottoms[0], layer.param.eps, momentum, affine=False)
+    code = _normalized(node, bottoms[0], layer.param.eps, momentum, affine=False)
     code.weights = {
         "running_mean": values_of(mean * factor),
         "running_var": values_of(var * factor),
@@ -116,8 +116,8 @@ def _batch_norm(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("BN")
-def _bn(step: Step, bottoms: list[str]) -> Code:
-    layer, rank = layer_of(step), len(step.bottom_shapes[0])
+def _bn(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, rank = layer_of(node), len(node.bottom_shapes[0])
     if layer.is_affine:
         weights = {
             name: values_of(blob.reshape(-1, *[1] * (rank - 2)))
@@ -129,21 +129,21 @@ def _bn(step: Step, bottoms: list[str]) -> Code:
     if layer.stored:
         weights["num_batches_tracked"] = torch.tensor(0)
         momentum = 1 - float(number(layer.param.momentum))
-        code = _normalized(step, bottoms[0], layer.param.eps, momentum, affine=True)
+        code = _normalized(node, bottoms[0], layer.param.eps, momentum, affine=True)
     else:
-        code = _normalized(step, bottoms[0], SEGNET_EPS, None, affine=True)
+        code = _normalized(node, bottoms[0], SEGNET_EPS, None, affine=True)
     axes = tuple_of([0, *range(2, rank)])
     statistics = [f"{bottoms[0]}.mean({axes})", f"{bottoms[0]}.var({axes}, correction=0)"]
     values = [code.value, *(f"{s}.reshape(1, -1, 1, 1)" for s in statistics)]
-    return Code(", ".join(values[: len(step.tops)]), code.module, weights)
+    return Code(", ".join(values[: len(node.tops)]), code.module, weights)
 
 
-def _normalized(step: Step, x: str, eps: float, momentum: float | None, affine: bool) -> Code:
+def _normalized(node: LayerNode, x: str, eps: float, momentum: float | None, affine: bool) -> Code:
     """Write batch normalization; without a momentum the statistics are always the batch's."""
-    rank = len(step.bottom_shapes[0])
+    rank = len(node.bottom_shapes[0])
     module = call(
         f"nn.BatchNorm{rank - 2 if rank in (4, 5) else 1}d",
-        layer_of(step).channels,
+        layer_of(node).channels,
         eps=(number(eps), "1e-05"),
         momentum=("0.1" if momentum is None else number(momentum), "0.1"),
         affine=(affine, True),
@@ -155,13 +155,13 @@ def _normalized(step: Step, x: str, eps: float, momentum: float | None, affine: 
 
 
 @emits("Scale", "Bias")
-def _scale(step: Step, bottoms: list[str]) -> Code:
-    layer, rank = layer_of(step), len(step.bottom_shapes[0])
+def _scale(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, rank = layer_of(node), len(node.bottom_shapes[0])
     axes = rank - layer.start
     names = ["bias"] if layer.type == "Bias" else ["weight", "bias"]
     x, weights = bottoms[0], {}
     if len(bottoms) == 2:
-        operand = trailing(bottoms[1], axes - len(step.bottom_shapes[1]))
+        operand = trailing(bottoms[1], axes - len(node.bottom_shapes[1]))
         x = f"{x} {'+' if layer.type == 'Bias' else '*'} {operand}"
         names = names[1:]
         if not layer.blobs:
@@ -180,14 +180,14 @@ def _scaled(x: str, weights: dict[str, Tensor]) -> Code:
 
 
 @emits("PReLU")
-def _prelu(step: Step, bottoms: list[str]) -> Code:
-    slope = values_of(layer_of(step).blobs[0]).reshape(-1)
+def _prelu(node: LayerNode, bottoms: list[str]) -> Code:
+    slope = values_of(layer_of(node).blobs[0]).reshape(-1)
     return Code(f"{{self}}({bottoms[0]})", f"nn.PReLU({len(slope)})", {"weight": slope})
 
 
 @emits("Normalize")
-def _normalize(step: Step, bottoms: list[str]) -> Code:
-    layer, rank = layer_of(step), len(step.bottom_shapes[0])
+def _normalize(node: LayerNode, bottoms: list[str]) -> Code:
+    layer, rank = layer_of(node), len(node.bottom_shapes[0])
     scale = values_of(layer.blobs[0])
     weight = scale.reshape(-1, *[1] * (rank - 2)) if scale.dim() else scale
     axes = tuple_of(range(1, rank) if layer.param.across_spatial else [1])
@@ -197,16 +197,16 @@ def _normalize(step: Step, bottoms: list[str]) -> Code:
 
 
 @emits("Embed")
-def _embed(step: Step, bottoms: list[str]) -> Code:
-    param, value = layer_of(step).param, f"{{self}}({bottoms[0]}.long())"
+def _embed(node: LayerNode, bottoms: list[str]) -> Code:
+    param, value = layer_of(node).param, f"{{self}}({bottoms[0]}.long())"
     sizes = f"({param.input_dim}, {param.num_output})"
-    weights = named(step, "weight", "bias")
+    weights = named(node, "weight", "bias")
     if "bias" in weights:
         return Code(value, f"Embed{sizes}", weights, helpers=(Embed,))
     return Code(value, f"nn.Embedding{sizes}", weights)
 
 
 @emits("Parameter")
-def _parameter(step: Step, bottoms: list[str]) -> Code:
-    shape = tuple_of(layer_of(step).blob_shapes[0])
-    return Code("{self}", f"nn.Parameter(torch.zeros({shape}))", named(step, ""))
+def _parameter(node: LayerNode, bottoms: list[str]) -> Code:
+    shape = tuple_of(layer_of(node).blob_shapes[0])
+    return Code("{self}", f"nn.Parameter(torch.zeros({shape}))", named(node, ""))

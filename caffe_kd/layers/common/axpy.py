@@ -40,7 +40,7 @@ class Axpy(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         a, x, y = bottom_shapes
-        if len(x) < 2 or a[:2] != x[:2] or any(extent != 1 for extent in a[2:]):
+        if len(x) < 2 or a[:2] != x[:2] or any(size != 1 for size in a[2:]):
             self.fail(
                 "the first bottom must be (N, C) or (N, C, 1, 1), of the second bottom's N and C",
                 bottom0=a,
@@ -63,8 +63,8 @@ class Axpy(Layer):
         rank = len(graph.shape(x))
         if len(graph.shape(a)) != rank:
             a, given = graph.temporary("factor"), a
-            extents = graph.constant([0, 0, *(1,) * (rank - 2)], "extents")
-            graph.node("Reshape", [given, extents], [a])
+            sizes = graph.constant([0, 0, *(1,) * (rank - 2)], "shape")
+            graph.node("Reshape", [given, sizes], [a])
         product = graph.temporary("product")
         graph.node("Mul", [a, x], [product])
         graph.node("Add", [product, y], tops)

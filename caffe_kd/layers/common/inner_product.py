@@ -74,8 +74,8 @@ class InnerProduct(Layer):
             graph.node("Gemm", [flat, weight, *bias], tops, transB=int(not self.param.transpose))
             return
         if not is_flat:
-            extents = graph.constant([0] * self.start + [-1], "extents")
-            graph.node("Reshape", [x, extents], [flat])
+            sizes = graph.constant([0] * self.start + [-1], "shape")
+            graph.node("Reshape", [x, sizes], [flat])
         if not self.param.transpose:
             weight, stored = graph.temporary("transposed"), weight
             graph.node("Transpose", [stored], [weight], perm=[1, 0])

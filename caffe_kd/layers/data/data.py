@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.source import MemoryRecords, into_memory, open_source
+from ...data.source import MemorySamples, into_memory, open_source
 from ...data.stand_in import WHAT, is_stand_in
 from ..base import Shape, register
 from ..shared.records import ImageLayer, Indices
@@ -74,7 +74,7 @@ class Data(ImageLayer):
     def depth(self) -> int:
         values = self.param.batch_size * math.prod(self.record_shape)
         quick = self.transformer.only_scales or values < THREAD_PAYS
-        return 0 if quick and isinstance(self.records, MemoryRecords) else self.param.prefetch
+        return 0 if quick and isinstance(self.records, MemorySamples) else self.param.prefetch
 
     def next_indices(self) -> Indices:
         start, total = self.position, len(self.records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ...data.image_list import ImageRecords, read_list
+from ...data.image_list import ImageListSamples, read_list
 from ...data.source import into_memory
 from ..base import Shape, register
 from ..shared.records import ImageLayer, Indices, OrderedRecordLayer
@@ -63,7 +63,9 @@ class ImageData(ImageLayer, OrderedRecordLayer):
             source = self.find(param.source)
             new_size = size if any(size) else None
             self.records = into_memory(
-                ImageRecords(read_list(source), source, param.root_folder, param.is_color, new_size)
+                ImageListSamples(
+                    read_list(source), source, param.root_folder, param.is_color, new_size
+                )
             )
             self.begin_pass()
             self._skip()

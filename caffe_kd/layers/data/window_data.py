@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import DataError
-from ...data.image_list import ImageRecords
+from ...data.image_list import ImageListSamples
 from ...data.source import digest, into_memory
 from ...data.transformer import Transformer
 from ...data.windows import cut_window, read_windows
@@ -60,7 +60,7 @@ class WindowData(RecordLayer):
         with self.opening():
             source = self.find(param.source)
             self._windows = read_windows(source, param.fg_threshold, param.bg_threshold)
-            self._files = ImageRecords(
+            self._files = ImageListSamples(
                 self._windows.images, source, param.root_folder, keep_files=param.cache_images
             )
             self._images = into_memory(self._files)

@@ -133,8 +133,8 @@ class PriorBox(Layer):
         step = self.step or (image[0] / plane[0], image[1] / plane[1])
         offset = np.float32(self.param.offset)
         y, x = (
-            (np.arange(extent, dtype=np.float32) + offset) * np.float32(size)
-            for extent, size in zip(plane, step, strict=True)
+            (np.arange(length, dtype=np.float32) + offset) * np.float32(size)
+            for length, size in zip(plane, step, strict=True)
         )
         centres = np.stack(np.broadcast_arrays(x, y[:, None]), -1).astype(np.float64)[:, :, None]
         halves = np.array(self.sizes, np.float32).astype(np.float64) / 2

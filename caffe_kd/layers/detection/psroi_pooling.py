@@ -9,7 +9,7 @@ from torch import Tensor
 from ..base import Shape, register
 from ..shared.boxes import RegionLayer, rounded
 
-_LEAST_EXTENT = 0.1  # of a region on the plane, in places
+_LEAST_SIZE = 0.1  # of a region on the plane, in places
 
 
 @register("PSROIPooling", param="psroi_pooling_param", bottoms=2, origin="R-FCN")
@@ -64,15 +64,15 @@ class PSROIPooling(RegionLayer):
             )
         return [(regions[0], channels, bins, bins)]
 
-    def _bins(self, start: Tensor, end: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+    def _bins(self, start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Return where along an axis the regions' bins begin and end, both (R, bins)."""
         bins, scale = self.param.group_size, self.param.spatial_scale
         first = (rounded(start) * scale)[:, None]
         last = ((rounded(end) + 1) * scale)[:, None]
-        size = (last - first).clamp(min=_LEAST_EXTENT) / bins
+        size = (last - first).clamp(min=_LEAST_SIZE) / bins
         index = torch.arange(bins, device=start.device, dtype=start.dtype)
         low, high = (index * size + first).floor(), ((index + 1) * size + first).ceil()
-        return low.long().clamp(0, extent), high.long().clamp(0, extent)
+        return low.long().clamp(0, length), high.long().clamp(0, length)
 
     def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         regions = regions.detach().reshape(-1, 5)

@@ -110,7 +110,7 @@ class ROIPooling(RegionLayer):
         self.check_bottoms(plane, regions)
         return [(regions[0], plane[1], *self.pooled)]
 
-    def _bins(self, start: Tensor, end: Tensor, bins: int, extent: int) -> tuple[Tensor, Tensor]:
+    def _bins(self, start: Tensor, end: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
         """Return where along an axis the regions' bins begin and end, both (R, bins)."""
         scale = self.param.spatial_scale
         first, last = rounded(start * scale).long(), rounded(end * scale).long()
@@ -119,7 +119,7 @@ class ROIPooling(RegionLayer):
         index = torch.arange(bins, device=start.device, dtype=start.dtype)
         low, high = (index * size).floor().long(), ((index + 1) * size).ceil().long()
         first = first[:, None]
-        return (low + first).clamp(0, extent), (high + first).clamp(0, extent)
+        return (low + first).clamp(0, length), (high + first).clamp(0, length)
 
     def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         _, channels, height, width = x.shape

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...losses.fork_distillation import knowledge_distillation
-from ...losses.normalization import extents, normalization_mode
+from ...losses.normalization import normalization_mode, split_at_axis
 from .. import formula
 from ..base import Context, Shape, register
 from ..loss.loss import LabelledLayer
@@ -95,7 +95,7 @@ class KnowledgeDistillation(LabelledLayer):
 
     def _check_logits(self, student: Shape, teacher: Shape) -> None:
         axis = self.class_axis
-        if len(teacher) <= axis or extents(student, axis) != extents(teacher, axis):
+        if len(teacher) <= axis or split_at_axis(student, axis) != split_at_axis(teacher, axis):
             self.fail(
                 "Outer number, inner number and classes of soft labels must match those of "
                 f"predictions (axis {axis})",
@@ -111,7 +111,7 @@ class KnowledgeDistillation(LabelledLayer):
                 "filter_teacher_pred needs the teacher's loss as fourth bottom",
                 bottoms=len(self.proto.bottom),
             )
-        outer, _, inner = extents(student, self.class_axis)
+        outer, _, inner = split_at_axis(student, self.class_axis)
         if math.prod(teachers_loss[0]) != outer * inner:
             self.fail(
                 "the fourth bottom must have one value for each position",
@@ -161,7 +161,7 @@ class KnowledgeDistillation(LabelledLayer):
 
     def _teaches(self, teachers_loss: Tensor, student: Tensor) -> Tensor:
         """Return which positions give a gradient, those with the largest values being left out."""
-        outer, _, inner = extents(tuple(student.shape), self.class_axis)
+        outer, _, inner = split_at_axis(tuple(student.shape), self.class_axis)
         losses = teachers_loss.reshape(outer, inner)
         left_out = losses.topk(self.param.filter_top_k, dim=1).indices
         return torch.ones_like(losses, dtype=torch.bool).scatter(1, left_out, False)

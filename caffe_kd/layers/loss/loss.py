@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from ...losses.normalization import extents
+from ...losses.normalization import split_at_axis
 from ..base import Layer, Shape
 from ..shared.indices import IndexingLayer
 
@@ -37,7 +37,7 @@ def axis_of_same_logits(layer: Layer, student: Shape, teacher: Shape) -> int:
     if len(teacher) <= axis or student[axis] != teacher[axis]:
         fact = "student and teacher must have the same number of classes"
         hint = ". Where their classes differ, put a ClassMap between"
-    elif extents(student, axis) != extents(teacher, axis):
+    elif split_at_axis(student, axis) != split_at_axis(teacher, axis):
         fact, hint = "student and teacher must have logits of the same shape", ""
     else:
         return axis

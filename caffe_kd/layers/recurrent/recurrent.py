@@ -95,11 +95,11 @@ class RecurrentLayer(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         self._check(bottom_shapes)
-        extents = [math.prod(bottom_shapes[0][2:])]
-        extents += [math.prod(bottom_shapes[2][1:])] if self.has_static else []
+        sizes = [math.prod(bottom_shapes[0][2:])]
+        sizes += [math.prod(bottom_shapes[2][1:])] if self.has_static else []
         wanted = [self.blob_shapes[i][1] for i in ((0, 2) if self.has_static else (0,))]
-        if extents != wanted:
-            self.fail("the inputs' sizes may not change", now=extents, before=wanted)
+        if sizes != wanted:
+            self.fail("the inputs' sizes may not change", now=sizes, before=wanted)
         time, streams = bottom_shapes[0][:2]
         outputs = self.param.num_output
         return [(time, streams, outputs)] + [(1, streams, outputs)] * self.exposed
@@ -189,7 +189,7 @@ class RecurrentLayer(Layer):
     def _onnx_sums(self, graph: Graph, x: str, static: str | None) -> str:
         if len(graph.shape(x)) > 3:
             flat = graph.temporary("flat")
-            graph.node("Reshape", [x, graph.constant([0, 0, -1], "extents")], [flat])
+            graph.node("Reshape", [x, graph.constant([0, 0, -1], "shape")], [flat])
             x = flat
         sums = graph.temporary("sums")
         onnx_linear(graph, x, graph.blob(self, 0), graph.blob(self, 1), sums)
@@ -233,8 +233,8 @@ class RecurrentLayer(Layer):
             ("Identity", [after[0]], [output], {}),
         ]
 
-        def value(name: str, extent: int) -> Any:
-            return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, extent])
+        def value(name: str, size: int) -> Any:
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size])
 
         def node(op: str, inputs: list[str], outputs: list[str], attributes: Any) -> Any:
             return helper.make_node(op, inputs, outputs, name=outputs[0], **attributes)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.errors import DataError, ParseError
 from ...data.prefetch import Prefetch
-from ...data.source import RecordSource, digest
+from ...data.source import SampleSource, digest
 from ...data.transformer import Transformer
 from ..base import Layer, Shape
 
@@ -256,7 +256,7 @@ class ImageLayer(RecordLayer):
         record_shape: the shape [C, h, w] of a transformed image.
     """
 
-    records: RecordSource
+    records: SampleSource
     transformer: Transformer
     record_shape: Shape
 

@@ -48,7 +48,7 @@ class Filter(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         *shapes, selector = bottom_shapes
-        if any(extent != 1 for extent in selector[1:]):
+        if any(size != 1 for size in selector[1:]):
             self.fail(
                 "Selector blob dimensions must be singletons (1), except the first",
                 selector=selector,

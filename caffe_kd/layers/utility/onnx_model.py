@@ -130,11 +130,10 @@ class ONNXModel(Layer):
         if port.shape is None:
             return
         fits = len(port.shape) == len(shape) and all(
-            wanted in (None, extent)
-            for wanted, extent in zip(port.shape[1:], shape[1:], strict=True)
+            wanted in (None, size) for wanted, size in zip(port.shape[1:], shape[1:], strict=True)
         )
         if not fits:
-            told = " x ".join("any" if extent is None else str(extent) for extent in port.shape)
+            told = " x ".join("any" if size is None else str(size) for size in port.shape)
             self.fail(f"the model's input '{port.name}' is {told}", bottom=shape)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:

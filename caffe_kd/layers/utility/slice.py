@@ -43,24 +43,24 @@ class Slice(Layer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         self.slice_axis = axis_or_dim(self, "slice_dim", len(bottom_shapes[0]))
 
-    def _sizes(self, extent: int) -> list[int]:
+    def _sizes(self, dim: int) -> list[int]:
         points, tops = list(self.param.slice_point), len(self.proto.top)
         if not points:
-            if extent % tops:
+            if dim % tops:
                 self.fail(
-                    f"Number of top blobs ({tops}) should evenly divide input slice axis ({extent})"
+                    f"Number of top blobs ({tops}) should evenly divide input slice axis ({dim})"
                 )
-            return [extent // tops] * tops
+            return [dim // tops] * tops
         if len(points) != tops - 1:
             self.fail(
                 "slice_point must be given once fewer than tops", slice_point=points, tops=tops
             )
-        sizes = [end - start for start, end in pairwise([0, *points, extent])]
+        sizes = [end - start for start, end in pairwise([0, *points, dim])]
         if min(sizes) < 1:
             self.fail(
                 f"slice points must ascend between 0 and the extent of axis {self.slice_axis}",
                 slice_point=points,
-                extent=extent,
+                dim=dim,
             )
         return sizes
 

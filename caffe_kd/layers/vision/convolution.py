@@ -38,9 +38,9 @@ class Window:
         """Stride, pad and dilation of the first axis."""
         return self.stride[0], self.pad[0], self.dilation[0]
 
-    def places(self, extents: Shape) -> Shape:
+    def places(self, sizes: Shape) -> Shape:
         """Return how many places the window takes: ``(H + 2 p - (d (k - 1) + 1)) // s + 1``."""
-        numbers = zip(extents, self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        numbers = zip(sizes, self.kernel, self.stride, self.pad, self.dilation, strict=True)
         return tuple((e + 2 * p - (d * (k - 1) + 1)) // s + 1 for e, k, s, p, d in numbers)
 
     def span(self, places: Shape) -> Shape:
@@ -113,7 +113,7 @@ class BaseConvolution(Layer):
         """Return the first two extents of the weight."""
         raise NotImplementedError
 
-    def top_extents(self, extents: Shape) -> Shape:
+    def top_dims(self, sizes: Shape) -> Shape:
         """Return a top's spatial extents, given the bottom's."""
         raise NotImplementedError
 
@@ -160,8 +160,8 @@ class BaseConvolution(Layer):
                 channels=self.channels,
                 spatial_axes=self.spatial_axes,
             )
-        extents = self.top_extents(shape[axis + 1 :])
-        if any(extent < 1 for extent in extents):
+        sizes = self.top_dims(shape[axis + 1 :])
+        if any(size < 1 for size in sizes):
             self.fail(
                 self.no_top,
                 bottom=shape,
@@ -169,7 +169,7 @@ class BaseConvolution(Layer):
                 pad=self.window.pad,
                 dilation=self.window.dilation,
             )
-        return [(*shape[:axis], self.param.num_output, *extents)] * len(bottom_shapes)
+        return [(*shape[:axis], self.param.num_output, *sizes)] * len(bottom_shapes)
 
     @property
     def per_sample(self) -> bool:
@@ -244,8 +244,8 @@ class Convolution(BaseConvolution):
     def weight_channels(self) -> Shape:
         return self.param.num_output, self.channels // self.param.group
 
-    def top_extents(self, extents: Shape) -> Shape:
-        return self.window.places(extents)
+    def top_dims(self, sizes: Shape) -> Shape:
+        return self.window.places(sizes)
 
     def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
         w, convolve = window, _CONVOLVE.get(len(window.kernel))

@@ -52,8 +52,8 @@ class Deconvolution(BaseConvolution):
     def weight_channels(self) -> Shape:
         return self.channels, self.param.num_output // self.param.group
 
-    def top_extents(self, extents: Shape) -> Shape:
-        return self.window.span(extents)
+    def top_dims(self, sizes: Shape) -> Shape:
+        return self.window.span(sizes)
 
     def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
         w, deconvolve = window, _DECONVOLVE.get(len(window.kernel))

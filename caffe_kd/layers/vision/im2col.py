@@ -66,7 +66,7 @@ class Im2col(Layer):
                 pad=w.pad,
                 dilation=w.dilation,
             )
-        padded = [extent + 2 * pad for extent, pad in zip(shape[at + 1 :], w.pad, strict=True)]
+        padded = [size + 2 * pad for size, pad in zip(shape[at + 1 :], w.pad, strict=True)]
         self.check_shape((*shape[: at + 1], *padded), "the padded bottom")
         return [(*shape[:at], shape[at] * math.prod(w.kernel), *places)]
 

@@ -63,10 +63,10 @@ class Interp(Layer):
         if self.has_size and self.shrinks == self.zooms:
             return param.height, param.width
         height, width = (
-            ((extent + param.pad_beg + param.pad_end - 1) // param.shrink_factor)
+            ((length + param.pad_beg + param.pad_end - 1) // param.shrink_factor)
             * param.zoom_factor
             + 1
-            for extent in shape[2:]
+            for length in shape[2:]
         )
         return height, width
 

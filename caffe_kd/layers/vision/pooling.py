@@ -43,7 +43,7 @@ class Plan:
         clipped: whether Caffe's rule left out a last window, which ONNX's would count.
     """
 
-    extent: Pair
+    length: Pair
     kernel: Pair
     stride: Pair
     pad: Pair
@@ -57,7 +57,7 @@ class Plan:
         return all(
             2 * p <= k and (o - 1) * s < e + p
             for e, k, s, p, o in zip(
-                self.extent, self.kernel, self.stride, self.pad, self.places, strict=True
+                self.length, self.kernel, self.stride, self.pad, self.places, strict=True
             )
         )
 
@@ -72,21 +72,21 @@ class Plan:
     @property
     def border(self) -> tuple[int, int, int, int]:
         """What to add before and behind: left, right, top, bottom. Negative: to crop."""
-        (height, width), (down, right), (tall, wide) = self.extent, self.pad, self.covered
+        (height, width), (down, right), (tall, wide) = self.length, self.pad, self.covered
         return right, wide - width - right, down, tall - height - down
 
     def sizes(self, axis: int, device: torch.device | None = None) -> Tensor:
         """Return each window's length along an axis: padding counts, overhang does not."""
         pad, kernel = self.pad[axis], self.kernel[axis]
         start = torch.arange(self.places[axis], device=device) * self.stride[axis] - pad
-        return (start + kernel).clamp(max=self.extent[axis] + pad) - start
+        return (start + kernel).clamp(max=self.length[axis] + pad) - start
 
 
 @lru_cache(maxsize=1024)
-def _plan(extent: Pair, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> Plan:
+def _plan(length: Pair, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> Plan:
     places = []
     clipped = False
-    for e, k, s, p in zip(extent, kernel, stride, pad, strict=True):
+    for e, k, s, p in zip(length, kernel, stride, pad, strict=True):
         room = e + 2 * p - k
         o = (-(-room // s) if ceil else room // s) + 1
         # The last window must start within the plane or the padding before it.
@@ -94,7 +94,7 @@ def _plan(extent: Pair, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> Pl
             o -= 1
             clipped = True
         places.append(o)
-    return Plan(extent, kernel, stride, pad, (places[0], places[1]), ceil, clipped)
+    return Plan(length, kernel, stride, pad, (places[0], places[1]), ceil, clipped)
 
 
 @register("Pooling", param="pooling_param", tops=(1, 2))
@@ -179,8 +179,8 @@ class Pooling(Layer):
         return kernel
 
     def _plan(self, shape: Shape) -> Plan:
-        extent = int(shape[2]), int(shape[3])  # while torch.onnx traces, they are tensors
-        return _plan(extent, self.kernel or extent, self.stride, self.pad, self.ceil)
+        length = int(shape[2]), int(shape[3])  # while torch.onnx traces, they are tensors
+        return _plan(length, self.kernel or length, self.stride, self.pad, self.ceil)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,) = bottom_shapes
@@ -230,7 +230,7 @@ class Pooling(Layer):
         lowest = torch.finfo(x.dtype).min
         padded = F.pad(x, plan.border, value=lowest)
         y, index = F.max_pool2d(padded, plan.kernel, plan.stride, return_indices=True)
-        height, width = plan.extent
+        height, width = plan.length
         row = index // padded.shape[3] - plan.pad[0]
         column = index % padded.shape[3] - plan.pad[1]
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
@@ -263,7 +263,7 @@ class Pooling(Layer):
         pads = (above, left, below, right)
         options = {"kernel_shape": plan.kernel, "strides": plan.stride}
         graph.node("MaxPool", bottoms, [tops[0], index], pads=pads, **options)
-        graph.node("Mod", [index, graph.constant(math.prod(plan.extent), "plane")], [place])
+        graph.node("Mod", [index, graph.constant(math.prod(plan.length), "plane")], [place])
         graph.node("Cast", [place], [tops[1]], to=_FLOAT)
 
     @staticmethod

@@ -62,7 +62,7 @@ class SPP(Layer):
 
     def _pooling(self, level: int, plane: Pair) -> Pooling:
         bins = 2**level
-        kernel_h, kernel_w = kernel = [-(-extent // bins) for extent in plane]
+        kernel_h, kernel_w = kernel = [-(-size // bins) for size in plane]
         pad = [(k * bins - e + 1) // 2 for k, e in zip(kernel, plane, strict=True)]
         if any(p >= k for p, k in zip(pad, kernel, strict=True)):
             self.fail(

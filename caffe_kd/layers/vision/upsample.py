@@ -88,7 +88,7 @@ class Upsample(IndexingLayer):
         if self.size is not None:
             return [(*shape[:2], *self.size)]
         sides = zip(shape[2:], self.scale, self.less, strict=True)
-        return [(*shape[:2], *(extent * scale - less for extent, scale, less in sides))]
+        return [(*shape[:2], *(length * scale - less for length, scale, less in sides))]
 
     @property
     def per_sample(self) -> bool:

@@ -225,7 +225,7 @@ def measured(net: Net, asked: str | None) -> str:
     """Return the output of a test net that trials are compared by: an accuracy, else a loss."""
     if asked:
         return asked
-    tops = [(s.layer, top) for s in net.steps for top in s.tops if top in net.outputs]
+    tops = [(node.layer, top) for node in net.nodes for top in node.tops if top in net.outputs]
     accuracies = [top for layer, top in tops if layer.type == "Accuracy"]
     losses = [top for layer, top in tops if layer.is_loss]
     if not accuracies + losses:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.errors import SolverError
 from ...core.files import find
-from ...data.source import RecordSource, open_source
+from ...data.source import SampleSource, open_source
 from ...proto import caffe_pb2 as pb
 from ...proto.filter import is_included
 from ..run_files import batch_for
@@ -105,10 +105,10 @@ class Split:
         del param.leave_out[:]
         return len(self._open(param))
 
-    def _open(self, data_param: Any) -> RecordSource:
+    def _open(self, data_param: Any) -> SampleSource:
         return open_source(data_param, lambda path: find(path, self._file))
 
-    def _check_classes(self, name: str, training: RecordSource, kept: RecordSource) -> None:
+    def _check_classes(self, name: str, training: SampleSource, kept: SampleSource) -> None:
         trained = _some_labels(training)
         lacking = trained - _some_labels(kept)
         if len(lacking) > len(trained) / 2:
@@ -119,7 +119,7 @@ class Split:
             )
 
 
-def _some_labels(records: RecordSource) -> set[int]:
+def _some_labels(records: SampleSource) -> set[int]:
     numbers = np.unique(np.linspace(0, len(records) - 1, _LOOKED_AT).astype(int))
     return {records.label(int(number)) for number in numbers}
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...net import Net, Step
+from ...net import LayerNode, Net
 from ..callback import Callback
 from ..options import Options
 
@@ -55,23 +55,23 @@ class ChanceMonitor(Callback):
             )
 
 
-def _losses(net: Net) -> dict[str, Step]:
+def _losses(net: Net) -> dict[str, LayerNode]:
     """Return the losses over classes, by their tops."""
-    return {s.tops[0]: s for s in net.steps if s.layer.type == "SoftmaxWithLoss"}
+    return {node.tops[0]: node for node in net.nodes if node.layer.type == "SoftmaxWithLoss"}
 
 
 def _guessing(net: Net, values: Mapping[str, Sequence[float]]) -> str | None:
     """Return in words that a loss is that of guessing; None: none is."""
-    for name, step in _losses(net).items():
-        shape = net.shapes[step.bottoms[0]]
+    for name, node in _losses(net).items():
+        shape = net.shapes[node.bottoms[0]]
         classes = shape[1] if len(shape) > 1 else 1
         if name not in values or classes < 2:
             continue
         (loss,), chance = values[name], math.log(classes)
         right = [
             value
-            for other in net.steps
-            if other.layer.type == "Accuracy" and other.bottoms[0] == step.bottoms[0]
+            for other in net.nodes
+            if other.layer.type == "Accuracy" and other.bottoms[0] == node.bottoms[0]
             for value in values.get(other.tops[0], ())
         ]
         if abs(loss - chance) <= _NEAR * chance and all(v <= _BETTER / classes for v in right):
@@ -81,7 +81,7 @@ def _guessing(net: Net, values: Mapping[str, Sequence[float]]) -> str | None:
 
 def _dead(net: Net) -> str:
     """Return a sentence on ReLU layers that let nothing through."""
-    relus = [s for s in net.steps if s.layer.type == "ReLU" and s.tops[0] in net.blobs]
+    relus = [node for node in net.nodes if node.layer.type == "ReLU" and node.tops[0] in net.blobs]
     dead = [f"'{s.layer.name}'" for s in relus if float(net.blobs[s.tops[0]].detach().max()) <= 0]
     return f"The ReLU of {', '.join(dead)} lets nothing through. " if dead else ""
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...layers.base import tops_of
-from ...net import Net, Step
+from ...net import LayerNode, Net
 from ..callback import Callback
 from ..options import Options
 
@@ -42,36 +42,36 @@ class DebugInfo(Callback):
         self.showing = True
         self._bottoms: dict[str, list[tuple[str, Tensor]]] = {}  # of a layer, those with gradients
         self._before: list[Tensor] = []  # the parameters before an update
-        for step in net.steps:
-            step.layer.register_forward_pre_hook(self._before_layer(step))
-            step.layer.register_forward_hook(self._after_layer(step))
+        for node in net.nodes:
+            node.layer.register_forward_pre_hook(self._before_layer(node))
+            node.layer.register_forward_hook(self._after_layer(node))
 
     # ---- forward
 
-    def _before_layer(self, step: Step) -> Callable[[Any, tuple[Tensor, ...]], Any]:
+    def _before_layer(self, node: LayerNode) -> Callable[[Any, tuple[Tensor, ...]], Any]:
         def hook(layer: Any, bottoms: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             if not self.showing or not torch.is_grad_enabled():
                 return None
             # A layer's own view of a blob has this layer's share of the blob's gradient.
             own = tuple(b.view_as(b) if b.requires_grad else b for b in bottoms)
-            pairs = list(zip(step.bottoms, own, strict=True))
-            self._bottoms[step.layer.name] = [(n, b) for n, b in pairs if b.requires_grad]
-            for _, bottom in self._bottoms[step.layer.name]:
+            pairs = list(zip(node.bottoms, own, strict=True))
+            self._bottoms[node.layer.name] = [(n, b) for n, b in pairs if b.requires_grad]
+            for _, bottom in self._bottoms[node.layer.name]:
                 bottom.retain_grad()
             return own
 
         return hook
 
-    def _after_layer(self, step: Step) -> Callable[[Any, Any, Any], None]:
+    def _after_layer(self, node: LayerNode) -> Callable[[Any, Any, Any], None]:
         def hook(layer: Any, bottoms: Any, result: Any) -> None:
             if not self.showing:
                 return
             tops = tops_of(result)
-            place = f"    [Forward] Layer {step.layer.name}"
-            for name, top in zip(step.tops, tops, strict=True):
+            place = f"    [Forward] Layer {node.layer.name}"
+            for name, top in zip(node.tops, tops, strict=True):
                 self.notify(f"{place}, top blob {name} data: {_size(top)}")
-            for index, blob in enumerate(step.layer.blobs):
-                name = _param_name(step.layer, index)
+            for index, blob in enumerate(node.layer.blobs):
+                name = _param_name(node.layer, index)
                 self.notify(f"{place}, param blob {name} data: {_size(blob)}")
 
         return hook
@@ -90,12 +90,12 @@ class DebugInfo(Callback):
         """Log the gradients that a backward pass has left, from the last layer to the first."""
         if not self.showing:
             return
-        for step in reversed(self.net.steps):
-            place = f"    [Backward] Layer {step.layer.name}"
-            for name, bottom in self._bottoms.pop(step.layer.name, []):
+        for node in reversed(self.net.nodes):
+            place = f"    [Backward] Layer {node.layer.name}"
+            for name, bottom in self._bottoms.pop(node.layer.name, []):
                 if bottom.grad is not None:
                     self.notify(f"{place}, bottom blob {name} diff: {_size(bottom.grad)}")
-            for index, blob in enumerate(step.layer.parameters_in_order):
+            for index, blob in enumerate(node.layer.parameters_in_order):
                 if blob.grad is not None:
                     self.notify(f"{place}, param blob {index} diff: {_size(blob.grad)}")
         data = [p.blob.detach() for p in self.net.params]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...layers.base import tops_of
-from ...net import AUTOMATIC_TOP, Net, Step
+from ...net import AUTOMATIC_TOP, LayerNode, Net
 from ..callback import Callback
 from ..options import Options
 
@@ -50,9 +50,9 @@ class GradientShares(Callback):
         self._passes = 0
         self._terms: dict[str, Tensor] = {}  # of this pass
         self._sums: dict[str, list[Tensor | None]] = {}  # of gradients, over the passes
-        for step in net.steps:
-            if any(step.loss_weights) or step.layer.proto.HasField("loss_weight_schedule"):
-                step.layer.register_forward_hook(self._after_layer(step))
+        for node in net.nodes:
+            if any(node.loss_weights) or node.layer.proto.HasField("loss_weight_schedule"):
+                node.layer.register_forward_hook(self._after_layer(node))
 
     def before_forward(self, solver: Solver) -> None:
         """Begin an iteration."""
@@ -62,14 +62,14 @@ class GradientShares(Callback):
         self._terms.clear()
         self._sums.clear()
 
-    def _after_layer(self, step: Step) -> Callable[[Any, tuple[Tensor, ...], Any], None]:
+    def _after_layer(self, node: LayerNode) -> Callable[[Any, tuple[Tensor, ...], Any], None]:
         def hook(layer: Any, bottoms: tuple[Tensor, ...], result: Any) -> None:
             if not self.measuring or not torch.is_grad_enabled():
                 return
             tops = tops_of(result)
-            for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
-                name = step.layer.name if name == AUTOMATIC_TOP else name
-                parts = step.layer.terms(*bottoms) if weight and top is tops[0] else {}
+            for name, top, weight in zip(node.tops, tops, node.loss_weights, strict=True):
+                name = node.layer.name if name == AUTOMATIC_TOP else name
+                parts = node.layer.terms(*bottoms) if weight and top is tops[0] else {}
                 for part, value in parts.items():
                     self._terms[f"{name}/{part}"] = weight * value.sum()
                 if weight and not parts:

@@ -51,10 +51,10 @@ class MeanTeacher(Callback):
         self._where = where
         pairs: dict[int, tuple[Tensor, Tensor]] = {}
         for net in nets:
-            for step in net.steps:
-                if step.layer.name.startswith(f"{name}/"):
+            for node in net.nodes:
+                if node.layer.name.startswith(f"{name}/"):
                     pairs |= {
-                        id(mine): (mine, theirs) for mine, theirs in self._pairs(step.layer, nets)
+                        id(mine): (mine, theirs) for mine, theirs in self._pairs(node.layer, nets)
                     }
         self._means = [mean for mean, _ in pairs.values()]
         self._followed = [student for _, student in pairs.values()]
@@ -62,8 +62,8 @@ class MeanTeacher(Callback):
 
     def _pairs(self, layer: Layer, nets: Sequence[Net]) -> list[tuple[Tensor, Tensor]]:
         own = layer.name.removeprefix(f"{self.teacher}/")
-        steps = (net.step_of(own) for net in nets)
-        student = next((found.layer for found in steps if found is not None), None)
+        nodes = (net.node_of(own) for net in nets)
+        student = next((found.layer for found in nodes if found is not None), None)
         shapes = [] if student is None else student.blob_shapes
         if shapes != layer.blob_shapes:
             raise SolverError(

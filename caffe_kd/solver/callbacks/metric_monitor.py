@@ -64,7 +64,7 @@ class MetricMonitor:
         self.index = index
         self.output = output
         self.min_delta = min_delta
-        maker = next(step for step in reversed(net.steps) if output in step.tops)
+        maker = next(node for node in reversed(net.nodes) if output in node.tops)
         is_lower = maker.layer.is_loss or net.loss_weights.get(output) or output in lower
         self.sign = -1 if is_lower else 1
         self.value: float | None = None

@@ -53,13 +53,13 @@ class StatisticsMonitor(Callback):
 
 def _difference(net: Net, names: set[str], batches: int) -> str | None:
     """Return in words how much better a test net is by its batches' statistics, if it is."""
-    layers = [step.layer for step in net.steps]
+    layers = [node.layer for node in net.nodes]
     norms = [x for x in layers if isinstance(x, BatchStatistics) and x.stored and x.name in names]
-    named = [step for step in net.steps if step.layer.proto.top]
-    metrics = [step.layer for step in named if step.layer.type == "Accuracy"]
+    named = [node for node in net.nodes if node.layer.proto.top]
+    metrics = [node.layer for node in named if node.layer.type == "Accuracy"]
     is_accuracy = bool(metrics)
     if not metrics:
-        metrics = [step.layer for step in named if any(step.loss_weights)]
+        metrics = [node.layer for node in named if any(node.loss_weights)]
     try:
         kept = statistics.score(net, metrics, batches)
         own = statistics.score(net, metrics, batches, norms)

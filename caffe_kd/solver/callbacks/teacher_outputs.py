@@ -33,7 +33,7 @@ class TeacherOutputs(Callback):
 
     def on_load(self, solver: Solver) -> None:
         """Undo the cache, because weights have changed."""
-        solver.net.running = solver.net.steps
+        solver.net.running = solver.net.nodes
         self.cache, self._decided = None, False
 
     def on_start(self, solver: Solver) -> None:
@@ -57,7 +57,7 @@ def build(solver: Solver, options: Options) -> Iterator[Callback]:
     if options.teacher_cache == "off":
         return
     prefixes = tuple(f"{name}/" for name in solver.plan.means)
-    layers = (step.layer.name for net in solver.nets for step in net.steps)
+    layers = (node.layer.name for net in solver.nets for node in net.nodes)
     yield TeacherOutputs(
         options.teacher_cache, {name for name in layers if name.startswith(prefixes)}
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.errors import CaffeKDError
 from ...layers.shared.records import RecordLayer
-from ...net import Net, Step
+from ...net import LayerNode, Net
 from ..callback import Callback
 from ..options import Options
 
@@ -29,7 +29,7 @@ _SOFTMAX = ("Softmax", "SoftmaxWithTemperature")
 class _Scored:
     """Layers that lead from a test net's samples to logits, and the names of the blobs."""
 
-    steps: list[Step]
+    nodes: list[LayerNode]
     logits: str
 
 
@@ -117,28 +117,28 @@ def _report(solver: Solver, teachers: Sequence[str]) -> None:
 def _judged(net: Net) -> tuple[str, str] | None:
     """Return the blobs of the student's logits and of the labels."""
     for kind in ("Accuracy", "SoftmaxWithLoss"):
-        for step in net.steps:
-            if step.layer.type == kind and len(step.bottoms) == 2:
-                logits, label = step.bottoms
+        for node in net.nodes:
+            if node.layer.type == kind and len(node.bottoms) == 2:
+                logits, label = node.bottoms
                 flat = math.prod(net.shapes[label]) == net.shapes[logits][0]
                 return (_before_softmax(net, logits), label) if flat else None
     return None
 
 
-def _source(net: Net, label: str) -> Step | None:
+def _source(net: Net, label: str) -> LayerNode | None:
     """Return the data layer that gives the labels, if its samples can be had by number."""
-    step = next((s for s in net.steps if label in s.tops and not s.bottoms), None)
-    if step is None or not isinstance(step.layer, RecordLayer) or not step.layer.deterministic:
+    node = next((node for node in net.nodes if label in node.tops and not node.bottoms), None)
+    if node is None or not isinstance(node.layer, RecordLayer) or not node.layer.deterministic:
         return None
-    return step
+    return node
 
 
 def _logits(net: Net, teacher: str, classes: int) -> str | None:
     """Return the blob of a teacher's logits: what a loss compares, else the last that fits."""
     prefix = f"{teacher}/"
-    losses = [s for s in net.steps if s.layer.is_loss and s.layer.origin == "caffe_kd"]
-    compared = [b for step in losses for b in step.bottoms if b.startswith(prefix)]
-    made = [t for s in net.steps if s.layer.name.startswith(prefix) for t in s.tops]
+    losses = [node for node in net.nodes if node.layer.is_loss and node.layer.origin == "caffe_kd"]
+    compared = [b for node in losses for b in node.bottoms if b.startswith(prefix)]
+    made = [t for node in net.nodes if node.layer.name.startswith(prefix) for t in node.tops]
     for name in (*compared, *reversed(made)):
         if name in net.shapes and math.prod(net.shapes[name][1:]) == classes:
             return _before_softmax(net, name)
@@ -146,28 +146,28 @@ def _logits(net: Net, teacher: str, classes: int) -> str | None:
 
 
 def _before_softmax(net: Net, name: str) -> str:
-    maker = next((s for s in reversed(net.steps) if name in s.tops), None)
+    maker = next((node for node in reversed(net.nodes) if name in node.tops), None)
     if maker is not None and maker.layer.type in _SOFTMAX and maker.bottoms[0] != name:
         return maker.bottoms[0]
     return name
 
 
-def _leading_to(net: Net, logits: str, source: Step) -> _Scored | None:
+def _leading_to(net: Net, logits: str, source: LayerNode) -> _Scored | None:
     """Return the layers from the source to the logits; None where others are needed too."""
     wanted = {logits}
-    steps: list[Step] = []
-    for step in reversed(net.steps):
-        if step.bottoms and not wanted.isdisjoint(step.tops):
-            steps.insert(0, step)
-            wanted.update(step.bottoms)
-    made: Collection[str] = {top for step in steps for top in step.tops}
-    plain = all(not s.layer.state() and s.layer.type != "Python" for s in steps)
+    nodes: list[LayerNode] = []
+    for node in reversed(net.nodes):
+        if node.bottoms and not wanted.isdisjoint(node.tops):
+            nodes.insert(0, node)
+            wanted.update(node.bottoms)
+    made: Collection[str] = {top for node in nodes for top in node.tops}
+    plain = all(not node.layer.state() and node.layer.type != "Python" for node in nodes)
     is_fed = wanted <= {*made, *source.tops}
-    return _Scored(steps, logits) if plain and is_fed and steps else None
+    return _Scored(nodes, logits) if plain and is_fed and nodes else None
 
 
 def _scores(
-    source: Step, label: str, found: dict[str, _Scored], batches: int
+    source: LayerNode, label: str, found: dict[str, _Scored], batches: int
 ) -> dict[str, _Score] | None:
     layer = source.layer
     assert isinstance(layer, RecordLayer)
@@ -187,12 +187,12 @@ def _scores(
 
 def _run(way: _Scored, data: dict[str, Tensor]) -> Tensor:
     blobs = dict(data)
-    for step in way.steps:
+    for node in way.nodes:
         # Layers in place may write to what they are given.
-        bottoms = [blobs[b].clone() if b in data else blobs[b] for b in step.bottoms]
-        result = step.layer(*bottoms)
+        bottoms = [blobs[b].clone() if b in data else blobs[b] for b in node.bottoms]
+        result = node.layer(*bottoms)
         tops = (result,) if isinstance(result, Tensor) else result
-        blobs.update(zip(step.tops, tops, strict=True))
+        blobs.update(zip(node.tops, tops, strict=True))
     return blobs[way.logits]
 
 

@@ -213,12 +213,12 @@ def test_chosen_records_come_in_order_and_start_over(digits: Path) -> None:
 def test_chosen_records_go_on_where_they_were(digits: Path) -> None:
     net = chosen_net(digits, "first: 3 count: 5")
     net()
-    layer = net.steps[0].layer
+    layer = net.nodes[0].layer
     state = layer.state()
     net()
     wanted = net.blobs["label"].tolist()
     other = chosen_net(digits, "first: 3 count: 5")
-    other.steps[0].layer.restore(state)
+    other.nodes[0].layer.restore(state)
     other()
     assert other.blobs["label"].tolist() == wanted == [5, 6]
     assert layer.record_count == 5

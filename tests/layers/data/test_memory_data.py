@@ -12,12 +12,12 @@ from tests.helpers import make_net
 EXTENTS = "batch_size: 2 channels: 1 height: 2 width: 3"
 
 
-def memory_net(extents: str = EXTENTS, extra: str = "") -> tuple[Net, MemoryData]:
+def memory_net(sizes: str = EXTENTS, extra: str = "") -> tuple[Net, MemoryData]:
     net = make_net(
         f'layer {{ name: "m" type: "MemoryData" top: "data" top: "label" {extra}'
-        f" memory_data_param {{ {extents} }} }}"
+        f" memory_data_param {{ {sizes} }} }}"
     )
-    layer = net.steps[0].layer
+    layer = net.nodes[0].layer
     assert isinstance(layer, MemoryData)
     return net, layer
 
@@ -90,11 +90,11 @@ def test_arrays_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize(
-    "extents", ["", EXTENTS.replace(" width: 3", ""), EXTENTS.replace("batch_size: 2", "")]
+    "sizes", ["", EXTENTS.replace(" width: 3", ""), EXTENTS.replace("batch_size: 2", "")]
 )
-def test_missing_extent_is_told_with_its_line(extents: str) -> None:
+def test_missing_extent_is_told_with_its_line(sizes: str) -> None:
     with pytest.raises(NetError, match=r"net.prototxt:1: .*must be specified and positive"):
-        memory_net(extents)
+        memory_net(sizes)
 
 
 def test_transform_param_is_told_to_change_nothing() -> None:

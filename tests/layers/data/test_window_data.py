@@ -63,7 +63,7 @@ def window_net(param: str = "", transform: str = "", batch: int = 8, phase: int 
 
 
 def layer_of(net: Net) -> WindowData:
-    layer = net.steps[0].layer
+    layer = net.nodes[0].layer
     assert isinstance(layer, WindowData)
     return layer
 

@@ -36,14 +36,14 @@ def c_round(value: np.float32) -> np.float32:
     return np.float32(math.copysign(math.floor(abs(float(value)) + 0.5), value))
 
 
-def bins(start, end, scale, count, extent):
+def bins(start, end, scale, count, length):
     first = c_round(start) * np.float32(scale)
     last = (c_round(end) + np.float32(1)) * np.float32(scale)
     size = max(last - first, np.float32(0.1)) / np.float32(count)
     for i in range(count):
         low = math.floor(np.float32(i) * size + first)
         high = math.ceil(np.float32(i + 1) * size + first)
-        yield min(max(low, 0), extent), min(max(high, 0), extent)
+        yield min(max(low, 0), length), min(max(high, 0), length)
 
 
 def plain(x, regions, channels, group, scale):

@@ -36,13 +36,13 @@ def c_round(value: np.float32) -> int:
     return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
 
 
-def bins(start, end, scale, count, extent):
+def bins(start, end, scale, count, dim):
     first, last = c_round(start * np.float32(scale)), c_round(end * np.float32(scale))
     size = np.float32(max(last - first + 1, 1)) / np.float32(count)
     for i in range(count):
         low = math.floor(np.float32(i) * size) + first
         high = math.ceil(np.float32(i + 1) * size) + first
-        yield min(max(low, 0), extent), min(max(high, 0), extent)
+        yield min(max(low, 0), dim), min(max(high, 0), dim)
 
 
 def plain(x, regions, pooled, scale):

@@ -315,8 +315,8 @@ def test_run_with_a_bank_is_resumed_to_the_same_bits(folder: Path, cache: str) -
     resumed = solver(cache)
     resumed.solve("run_iter_8.solverstate")
     assert Path("run_iter_20.caffemodel").read_bytes() == before
-    (layer,) = (step.layer for step in resumed.net.steps if step.layer.name == "crd")
-    records = resumed.net.steps[0].layer.record_count
+    (layer,) = (node.layer for node in resumed.net.nodes if node.layer.name == "crd")
+    records = resumed.net.nodes[0].layer.record_count
     assert sorted(layer.state()["numbers"]) == list(range(records))
     assert records < 23  # of the 23 from the third on, some are left out
 
@@ -340,7 +340,7 @@ def test_numbers_may_come_from_a_dataset_of_an_hdf5_file(folder: Path) -> None:
     for _ in range(3):
         net()
     assert net.blobs["crd"] > 0
-    assert len(net.steps[1].layer.state()["numbers"]) == 6
+    assert len(net.nodes[1].layer.state()["numbers"]) == 6
 
 
 # ---- what cannot be

@@ -35,8 +35,8 @@ def test_top_shapes_are_those_of_tensors_without_storage(kind):
     text += "".join(f' top: "y{i}"' for i in range(tops)) + SETTINGS.get(kind, "")
     text += " loss_weight: 1 loss_weight: 0" if tops == 2 else ""
     net = input_net(SHAPES, f'layer {{ name: "L" type: "{kind}" {text} }}')
-    step = net.step_of("L")
-    written = step.layer.top_shapes(step.bottom_shapes)
-    assert written == Layer.top_shapes(step.layer, step.bottom_shapes)
+    node = net.node_of("L")
+    written = node.layer.top_shapes(node.bottom_shapes)
+    assert written == Layer.top_shapes(node.layer, node.bottom_shapes)
     net()
-    assert written == [tuple(net.blobs[t].shape) for t in step.tops]
+    assert written == [tuple(net.blobs[t].shape) for t in node.tops]

@@ -160,7 +160,7 @@ def test_test_net_sees_the_train_nets_statistics():
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 5)])
 def test_onnx_equals_forward(shape):
     net = layer_net(BODY, shape, phase=pb.TEST)
-    fill(net.steps[-1].layer, torch.tensor([1.0, -2.0, 3.0]), torch.tensor([4.0, 1.0, 2.0]), 2.0)
+    fill(net.nodes[-1].layer, torch.tensor([1.0, -2.0, 3.0]), torch.tensor([4.0, 1.0, 2.0]), 2.0)
     check_onnx(net)
 
 
@@ -176,4 +176,4 @@ def test_statistics_do_not_depend_on_what_memory_held_before():
         net({"x": torch.randn(4, 3)})
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.isfinite(blob).all() for blob in net.step_of("bn").layer.blobs)
+    assert all(torch.isfinite(blob).all() for blob in net.node_of("bn").layer.blobs)

@@ -35,7 +35,7 @@ def plain(x: np.ndarray, scale: np.ndarray, across: bool, eps: float) -> np.ndar
 def test_value_gradient_and_onnx(param):
     shape = (2, 3, 4, 5)
     net = layer_net(body(param), shape, phase=pb.TEST)
-    layer = net.steps[-1].layer
+    layer = net.nodes[-1].layer
     with torch.no_grad():
         layer.blobs[0].uniform_(0.5, 2)
     x = torch.randn(shape)

@@ -11,13 +11,13 @@ def test_lstm_equals_the_original():
 
 
 def test_blobs_are_in_the_originals_order():
-    layer = recurrent_net("LSTM", static=True).steps[-1].layer
+    layer = recurrent_net("LSTM", static=True).nodes[-1].layer
     width = 4 * OUTPUTS
     assert layer.blob_shapes == [(width, INPUTS), (width,), (width, STATIC), (width, OUTPUTS)]
 
 
 def test_torchs_lstm_gives_the_same_with_its_gates_in_its_order():
-    layer = recurrent_net("LSTM").steps[-1].layer
+    layer = recurrent_net("LSTM").nodes[-1].layer
     other = torch.nn.LSTM(INPUTS, OUTPUTS)
     i, f, o, g = range(4)
     order = torch.cat([torch.arange(OUTPUTS) + OUTPUTS * gate for gate in (i, f, g, o)])
@@ -32,7 +32,7 @@ def test_torchs_lstm_gives_the_same_with_its_gates_in_its_order():
 
 
 def test_sequence_that_begins_sees_nothing_of_the_one_before():
-    layer = recurrent_net("LSTM").steps[-1].layer
+    layer = recurrent_net("LSTM").nodes[-1].layer
     x, cont = random_bottoms("LSTM")
     cont[:] = 1
     cont[2] = 0

@@ -38,7 +38,7 @@ both = pytest.mark.parametrize("type_name", ["LSTM", "RNN"])
 
 
 def layer_of(net):
-    return net.steps[-1].layer
+    return net.nodes[-1].layer
 
 
 def as_numpy(values):
@@ -146,18 +146,18 @@ def test_no_gradient_passes_cont_or_exposed_state(type_name):
 
 
 @both
-@pytest.mark.parametrize("extents", [(T, N, 2, 2), (T, N, INPUTS, 1)])
-def test_inputs_of_more_axes_are_flattened(type_name, extents):
-    blobs = recurrent_net(type_name).steps[-1].layer.blobs
+@pytest.mark.parametrize("sizes", [(T, N, 2, 2), (T, N, INPUTS, 1)])
+def test_inputs_of_more_axes_are_flattened(type_name, sizes):
+    blobs = recurrent_net(type_name).nodes[-1].layer.blobs
     net = make_layer(
-        f'type: "{type_name}" recurrent_param {{ num_output: {OUTPUTS} }}', extents, (T, N)
+        f'type: "{type_name}" recurrent_param {{ num_output: {OUTPUTS} }}', sizes, (T, N)
     )
     with torch.no_grad():
         for mine, theirs in zip(net.blobs, blobs, strict=True):
             mine.copy_(theirs)
     x, cont = random_bottoms(type_name)
-    x4 = x.reshape(extents).contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(net(x4, cont), recurrent_net(type_name).steps[-1].layer(x, cont))
+    x4 = x.reshape(sizes).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(x4, cont), recurrent_net(type_name).nodes[-1].layer(x, cont))
 
 
 # ---- errors
@@ -287,11 +287,11 @@ def test_resumed_training_gives_the_same_bits(folder, type_name):
     resumed = solver(type_name)
     resumed.solve("run_iter_5.solverstate")
     assert Path("run_iter_9.caffemodel").read_bytes() == whole
-    layer = resumed.net.step_of("L").layer
+    layer = resumed.net.node_of("L").layer
     layer.reset()  # what would be without the state
     other = solver(type_name)
     other.restore("run_iter_5.solverstate")
-    other.net.step_of("L").layer.reset()
+    other.net.node_of("L").layer.reset()
     other.step(4)
     other.snapshot()
     assert Path("run_iter_9.caffemodel").read_bytes() != whole
@@ -300,7 +300,7 @@ def test_resumed_training_gives_the_same_bits(folder, type_name):
 @both
 def test_train_and_test_net_have_a_state_each(folder, type_name):
     run = solver(type_name)
-    train, test = (net.step_of("L").layer for net in (run.net, run.test_nets[0]))
+    train, test = (net.node_of("L").layer for net in (run.net, run.test_nets[0]))
     run.step(2)
     before = train.state()
     run.test_all()
@@ -371,7 +371,7 @@ def test_two_recurrent_layers_export_under_their_own_names(tmp_path, type_name):
 def test_deployed_net_keeps_the_layer_and_cont(folder):
     param = text.parse(SOLVED.replace("TYPE", "LSTM"), pb.NetParameter(), "net.prototxt")
     net = Net(deploy(param, folder / "net.prototxt"), pb.TEST)
-    assert [s.layer.type for s in net.steps] == ["Input", "Input", "LSTM"]
+    assert [node.layer.type for node in net.nodes] == ["Input", "Input", "LSTM"]
 
 
 def test_static_extents_of_the_shared_nets_differ():

@@ -11,13 +11,13 @@ def test_rnn_equals_the_original():
 
 
 def test_blobs_are_in_the_originals_order():
-    layer = recurrent_net("RNN", static=True).steps[-1].layer
+    layer = recurrent_net("RNN", static=True).nodes[-1].layer
     d = OUTPUTS
     assert layer.blob_shapes == [(d, INPUTS), (d,), (d, STATIC), (d, d), (d, d), (d,)]
 
 
 def test_hidden_state_of_torchs_rnn_is_the_same():
-    layer = recurrent_net("RNN", expose=True).steps[-1].layer
+    layer = recurrent_net("RNN", expose=True).nodes[-1].layer
     other = torch.nn.RNN(INPUTS, OUTPUTS)
     with torch.no_grad():
         other.weight_ih_l0.copy_(layer.blobs[0])

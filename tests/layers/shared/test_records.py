@@ -80,7 +80,7 @@ def batches_of(net: Net, count: int) -> list[torch.Tensor]:
 
 
 def layer_of(net: Net) -> RecordLayer:
-    layer = net.steps[0].layer
+    layer = net.nodes[0].layer
     assert isinstance(layer, RecordLayer)
     return layer
 
@@ -197,7 +197,7 @@ def test_error_in_the_thread_comes_with_its_batch_and_stays(folder: Path) -> Non
         'layer { name: "d" top: "data" top: "label" type: "ImageData" '
         'image_data_param { source: "list.txt" batch_size: 4 } }'
     )
-    assert net.steps[0].layer.depth == 4
+    assert net.nodes[0].layer.depth == 4
     assert batches_of(net, 1)[1].tolist() == [0, 1, 2, 3]
     for _ in range(2):
         with pytest.raises(DataError, match=r"list\.txt:7: Could not load 6\.png: "):

@@ -64,7 +64,7 @@ def test_impossible_temperature_is_refused(type_name, settings, words):
 
 @pytest.mark.parametrize("type_name", ["TeacherEnsemble", "ClassMap"])
 def test_answer_that_changes_with_the_iteration_is_none_to_remember(type_name):
-    fixed = net_of(type_name, "temperature: 4").steps[-1].layer
+    fixed = net_of(type_name, "temperature: 4").nodes[-1].layer
     assert fixed.per_sample
-    changing = net_of(type_name, f"temperature_schedule {{ {TWO} }}").steps[-1].layer
+    changing = net_of(type_name, f"temperature_schedule {{ {TWO} }}").nodes[-1].layer
     assert not changing.per_sample

@@ -115,7 +115,7 @@ def test_inputs_and_outputs_go_by_name_or_by_order(folder: Path) -> None:
             f'onnx_model_param {{ model: "model.onnx" {more} }} }}'
         )
         net({name: torch.tensor([value]) for name, value in {"p": 5.0, "q": 2.0, "r": 1.0}.items()})
-        return float(net.blobs[net.steps[-1].tops[0]])
+        return float(net.blobs[net.nodes[-1].tops[0]])
 
     assert difference('bottom: "p" bottom: "q"', 'top: "minus"') == 3
     assert difference('bottom: "q" bottom: "p"', 'top: "minus"') == 3

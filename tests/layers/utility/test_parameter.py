@@ -59,14 +59,14 @@ def test_shared_parameter_is_the_other_layers_blob():
         """
     )
     net()
-    assert net.blobs["p"] is net.step_of("ip").layer.blobs[0]
+    assert net.blobs["p"] is net.node_of("ip").layer.blobs[0]
 
 
 def test_deployed_net_and_onnx_keep_it():
     param = deploy(text.parse(net_text(), pb.NetParameter(), "net.prototxt"))
     assert [layer.type for layer in param.layer] == ["Input", "Parameter", "Bias"]
     net = Net(param, pb.TEST)
-    torch.nn.init.normal_(net.step_of("p").layer.blobs[0])
+    torch.nn.init.normal_(net.node_of("p").layer.blobs[0])
     check_onnx(net)
 
 

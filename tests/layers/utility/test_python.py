@@ -181,11 +181,11 @@ def test_channels_last_parameter_is_read_and_written(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     net = layer_net(body("Moving", module="mine"), (1,))
-    net.place(torch.device("cpu"), channels_last=True)
+    net.to_device(torch.device("cpu"), channels_last=True)
     net.forward()
     net.forward()
     assert net.blobs["y0"].item() == 2
-    assert net.steps[-1].layer.blobs[0][0, 1, 2, 3] == 2
+    assert net.nodes[-1].layer.blobs[0][0, 1, 2, 3] == 2
 
 
 # ---- parameters, in a solver
@@ -254,12 +254,12 @@ def test_snapshot_holds_the_blobs_and_a_run_goes_on_from_it(folder):
     solver = solved(body("Scaled"))
     net = load_net("net.prototxt")
     net.load_weights("run_iter_8.caffemodel")
-    assert torch.equal(net.step_of("own").layer.blobs[0], solver.net.step_of("own").layer.blobs[0])
+    assert torch.equal(net.node_of("own").layer.blobs[0], solver.net.node_of("own").layer.blobs[0])
     resumed = Solver(read_plan("solver.prototxt"), Log(stream=open("log", "w")))
     resumed.restore("run_iter_4.solverstate")
     net.load_weights("run_iter_4.caffemodel")
-    own = resumed.net.step_of("own").layer
-    assert torch.equal(own.blobs[0], net.step_of("own").layer.blobs[0])
+    own = resumed.net.node_of("own").layer
+    assert torch.equal(own.blobs[0], net.node_of("own").layer.blobs[0])
     before = own.blobs[0].detach().clone()
     resumed.step(4)
     assert not torch.equal(own.blobs[0], before)
@@ -267,9 +267,9 @@ def test_snapshot_holds_the_blobs_and_a_run_goes_on_from_it(folder):
 
 def test_train_and_test_net_have_an_object_each(folder):
     solver = solved(body("Scaled"))
-    objects = [n.step_of("own").layer.user_layer for n in (solver.net, *solver.test_nets)]
+    objects = [n.node_of("own").layer.user_layer for n in (solver.net, *solver.test_nets)]
     assert [o.phase for o in objects] == [pb.TRAIN, pb.TEST]
-    one, other = (n.step_of("own").layer.blobs[0] for n in (solver.net, *solver.test_nets))
+    one, other = (n.node_of("own").layer.blobs[0] for n in (solver.net, *solver.test_nets))
     assert one is other  # its blobs are shared
 
 
@@ -289,7 +289,7 @@ def test_teacher_cache_leaves_users_layers_out(tmp_path, monkeypatch):
         f'layer {{ name: "b" type: "InnerProduct" bottom: "own" top: "b" {frozen} }}'
     )
     found = find_frozen(load_net(tmp_path / "net.prototxt", pb.TRAIN))
-    assert [s.layer.name for s in found.steps] == ["a"]
+    assert [node.layer.name for node in found.nodes] == ["a"]
 
 
 # ---- finding module and class

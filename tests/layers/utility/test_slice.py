@@ -18,18 +18,18 @@ def test_slice_equals_the_original(name):
 
 
 @pytest.mark.parametrize(
-    ("param", "extents"),
+    ("param", "sizes"),
     [
         ("", [2, 2, 2]),
         ("slice_point: 1 slice_point: 5", [1, 4, 1]),
         ("slice_dim: 1 slice_point: 2 slice_point: 3", [2, 1, 3]),
     ],
 )
-def test_shape_gradient_and_onnx(param, extents):
+def test_shape_gradient_and_onnx(param, sizes):
     layer = make_layer(body(param), (2, 6, 2), tops=3)
     x = torch.randn(2, 6, 2)
     tops = run(layer, x)
-    assert [t.shape[1] for t in tops] == extents
+    assert [t.shape[1] for t in tops] == sizes
     assert torch.equal(torch.cat(tops, 1), x)
     gradcheck(layer, x)
     check_onnx(layer_net(body(param), (2, 6, 2), tops=3, phase=pb.TEST))

@@ -22,7 +22,7 @@ def by_loops(x, weight, bias, stride, pad):
     count, channels, height, width = x.shape
     filters, _, kernel, _ = weight.shape
     padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    places = [(extent + 2 * pad - kernel) // stride + 1 for extent in (height, width)]
+    places = [(size + 2 * pad - kernel) // stride + 1 for size in (height, width)]
     y = np.zeros((count, filters, *places))
     for o in range(filters):
         channel = o // (filters // channels)

@@ -31,7 +31,7 @@ def by_hand(layer, x):
     """Walk over channels, points of the window and places, as the original's loops do."""
     w, at = layer.window, layer.channel_axis
     (top,) = layer.top_shapes([x.shape])
-    places, extents = top[at + 1 :], x.shape[at + 1 :]
+    places, sizes = top[at + 1 :], x.shape[at + 1 :]
     y = np.zeros(top)
     for leading in np.ndindex(*x.shape[:at]):
         for c in range(x.shape[at]):
@@ -40,7 +40,7 @@ def by_hand(layer, x):
                 for place in np.ndindex(*places):
                     numbers = zip(place, point, w.stride, w.pad, w.dilation, strict=True)
                     source = tuple(o * s - p + i * d for o, i, s, p, d in numbers)
-                    if all(0 <= i < e for i, e in zip(source, extents, strict=True)):
+                    if all(0 <= i < e for i, e in zip(source, sizes, strict=True)):
                         y[(*leading, row, *place)] = x[(*leading, c, *source)]
     return y
 

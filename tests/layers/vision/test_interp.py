@@ -51,7 +51,7 @@ CASES = [
 @pytest.mark.parametrize(("param", "size"), CASES)
 def test_value_gradient_and_onnx(param, size):
     net = layer_net(body(param), SHAPE, phase=pb.TEST)
-    layer = net.steps[-1].layer
+    layer = net.nodes[-1].layer
     x = torch.randn(SHAPE)
     (y,) = run(layer, x)
     assert y.shape[2:] == size

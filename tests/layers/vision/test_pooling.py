@@ -37,9 +37,9 @@ def test_pooling_equals_the_original(name):
     golden_case(name)
 
 
-def places(extent, k, s, p, ceil, any_pad):
-    o = (math.ceil if ceil else math.floor)((extent + 2 * p - k) / s) + 1
-    return o - 1 if any_pad and (o - 1) * s >= extent + p else o
+def places(size, k, s, p, ceil, any_pad):
+    o = (math.ceil if ceil else math.floor)((size + 2 * p - k) / s) + 1
+    return o - 1 if any_pad and (o - 1) * s >= size + p else o
 
 
 def loops(x, k, s, p, out, is_max):

@@ -23,15 +23,15 @@ def by_hand(plane, levels, is_max):
     values = []
     for level in range(levels):
         bins, lines = 2**level, []
-        for extent in plane.shape:
-            kernel = math.ceil(extent / bins)
-            pad = (kernel * bins - extent + 1) // 2
-            places = math.ceil((extent + 2 * pad - kernel) / kernel) + 1
-            if pad and (places - 1) * kernel >= extent + pad:
+        for size in plane.shape:
+            kernel = math.ceil(size / bins)
+            pad = (kernel * bins - size + 1) // 2
+            places = math.ceil((size + 2 * pad - kernel) / kernel) + 1
+            if pad and (places - 1) * kernel >= size + pad:
                 places -= 1
             starts = [place * kernel - pad for place in range(places)]
             # Where a window begins and ends, and how much of it counts for a mean.
-            ends = [min(start + kernel, extent + pad) for start in starts]
+            ends = [min(start + kernel, size + pad) for start in starts]
             lines.append(list(zip(starts, ends, strict=True)))
         for top, bottom in lines[0]:
             for left, right in lines[1]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from .source import MemoryRecords, RecordSource
+from .source import MemorySamples, SampleSource
 
 
-class ChosenRecords(RecordSource):
+class Subset(SampleSource):
     """Some records of a source, numbered anew from 0.
 
     Args:
@@ -18,7 +18,7 @@ class ChosenRecords(RecordSource):
         numbers: which of them, int64 [N].
     """
 
-    def __init__(self, source: RecordSource, numbers: np.ndarray) -> None:
+    def __init__(self, source: SampleSource, numbers: np.ndarray) -> None:
         self.name = source.name
         self.encoded = source.encoded
         self._source = source
@@ -40,7 +40,7 @@ class ChosenRecords(RecordSource):
         return self._source.datum(int(self._numbers[index]))
 
 
-def choose(source: RecordSource, data_param: Any) -> RecordSource:
+def select(source: SampleSource, data_param: Any) -> SampleSource:
     """Return the records that ``first``, ``count`` and ``leave_out`` of a ``data_param`` choose.
 
     Returns:
@@ -73,12 +73,12 @@ def choose(source: RecordSource, data_param: Any) -> RecordSource:
                 f"{', '.join(map(str, np.unique(labels)))}.",
                 source.name,
             )
-    if isinstance(source, MemoryRecords):
-        return MemoryRecords(*source.batch(numbers), source.name)
-    return ChosenRecords(source, numbers)
+    if isinstance(source, MemorySamples):
+        return MemorySamples(*source.batch(numbers), source.name)
+    return Subset(source, numbers)
 
 
-def _labels(source: RecordSource, numbers: np.ndarray) -> np.ndarray:
-    if isinstance(source, MemoryRecords):
+def _labels(source: SampleSource, numbers: np.ndarray) -> np.ndarray:
+    if isinstance(source, MemorySamples):
         return source.labels[numbers]
     return np.array([source.label(int(number)) for number in numbers], np.int64)

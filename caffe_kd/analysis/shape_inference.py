@@ -14,7 +14,7 @@ from ..core.errors import CaffeKDError, MissingFile, NetError
 from ..layers import Layer, Shape, create, layer_types
 from ..net import Net
 from ..net.queries import batch_size, beside, data_param, is_data, source
-from ..net.record_shapes import guessed_shape, with_batch
+from ..net.sample_shapes import guessed_shape, with_batch
 from ..proto import caffe_pb2 as pb
 from ..python_layers import user_code
 
@@ -37,7 +37,7 @@ class Absent:
 
 
 @dataclass
-class Survey:
+class ShapeInference:
     """What could be learned of a net in one phase.
 
     Attributes:
@@ -57,13 +57,13 @@ class Survey:
     supposed: set[str] = field(default_factory=set)
 
 
-def survey(
+def infer_shapes(
     param: Any,
     phase: int,
     file: Path | None,
     given: Mapping[str, Shape] | None = None,
     unfiltered: Any = None,
-) -> Survey:
+) -> ShapeInference:
     """Build a net layer by layer; what cannot be built is noted, and what hangs on it left out.
 
     Args:
@@ -74,20 +74,20 @@ def survey(
             first top of any data layer.
         unfiltered: the net with the layers of all states, for messages.
     """
-    found = Survey()
+    found = ShapeInference()
     try:
-        found.net = _Surveyor(found, given or {}, param, phase, file, unfiltered)
+        found.net = _InferringNet(found, given or {}, param, phase, file, unfiltered)
     except CaffeKDError as error:
         found.problems.append((param, error))
     return found
 
 
-class _Surveyor(Net):
+class _InferringNet(Net):
     """A net that goes on where a layer fails."""
 
     def __init__(
         self,
-        found: Survey,
+        found: ShapeInference,
         given: Mapping[str, Shape],
         param: Any,
         phase: int,

@@ -9,10 +9,10 @@ from PIL import Image
 
 from caffe_kd.core.errors import DataError
 from caffe_kd.data import datum
-from caffe_kd.data.choice import ChosenRecords
 from caffe_kd.data.idx import write_idx
 from caffe_kd.data.lmdb import write_lmdb
-from caffe_kd.data.source import MemoryRecords, RecordSource, into_memory, open_source
+from caffe_kd.data.source import MemorySamples, SampleSource, into_memory, open_source
+from caffe_kd.data.subset import Subset
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 
@@ -45,7 +45,7 @@ def _record(index: int, encoded: bool) -> bytes:
     return message
 
 
-def opened(database: str, chosen: str = "") -> RecordSource:
+def opened(database: str, chosen: str = "") -> SampleSource:
     return open_source(text.parse(f"{database} {chosen}", pb.DataParameter()), Path)
 
 
@@ -78,7 +78,7 @@ def test_choose_gives_these_records_with_their_labels(
 
 def test_choose_takes_nothing_into_memory_that_was_not_chosen(database: str) -> None:
     records = into_memory(opened(database, "first: 2 count: 4"))
-    if isinstance(records, MemoryRecords):
+    if isinstance(records, MemorySamples):
         assert records.images.base is None or records.images.base.size <= 4 * 6
 
 
@@ -96,7 +96,7 @@ def test_leave_out_decodes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_leveldb_records_are_chosen_too() -> None:
     database = f'source: "{(GOLDEN / "raw_leveldb").as_posix()}" backend: LEVELDB'
     records = opened(database, "first: 7")
-    assert isinstance(records, ChosenRecords)
+    assert isinstance(records, Subset)
     for chosen, number in enumerate((7, 8, 9)):
         image, label = records.read(chosen)
         expected, expected_label = opened(database).read(number)
