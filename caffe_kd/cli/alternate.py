@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SolverError
-from ..recipes import rounds
-from . import common
+from ..recipes.multi_run import MultiRun, move, read_solver, without_teacher
+from . import common, multi_run
 
 DESCRIPTION = """Trains a teacher and a student in turns. In each round the teacher is trained by
 its solver; then the student by its own, from its start, with the teacher's new weights, on data
@@ -24,27 +24,22 @@ again, it goes on where it was stopped. The results are in
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    number = rounds.count(arguments.rounds, "rounds")
+    number = multi_run.count(arguments.rounds, "rounds")
     solvers = {
-        "teacher": rounds.read_solver(arguments.teacher_solver),
-        "student": rounds.read_solver(arguments.student_solver),
+        "teacher": read_solver(arguments.teacher_solver),
+        "student": read_solver(arguments.student_solver),
     }
     _check(solvers, arguments)
     for solver in solvers.values():
-        rounds.move(solver, arguments.output)
+        move(solver, arguments.output)
     prefix = solvers["student"].snapshot_prefix
-    table = rounds.Table(Path(f"{prefix}_rounds.csv"), ["round", "net"])
+    runs = MultiRun(Path(f"{prefix}_rounds.csv"), ["round", "net"], multi_run.runner(arguments))
     newest: dict[str, Path] = {}
     for turn in range(1, number + 1):
         for role in ("teacher", "student"):
-            weights = table.find(turn, role)
-            if weights is None:
-                own = _solver_of(solvers[role], role, turn, newest)
-                done = rounds.train_as(own, arguments.gpu, False if arguments.no_progress else None)
-                table.add([turn, role], done)
-                weights = done.weights
-            newest[role] = weights
-    table.print()
+            own = _solver_of(solvers[role], role, turn, newest)
+            newest[role] = runs.train([turn, role], own)
+    print(runs.table())
     return 0
 
 
@@ -54,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     common.flag(parser, "teacher_solver", required=True, metavar="FILE", help="trains the teacher")
     common.flag(parser, "student_solver", required=True, metavar="FILE", help="trains the student")
     common.flag(parser, "rounds", required=True, metavar="N", help="how many to train")
-    rounds.flags(parser)
+    multi_run.flags(parser)
     return parser
 
 
@@ -86,7 +81,7 @@ def _solver_of(solver: Any, role: str, turn: int, newest: dict[str, Path]) -> An
     if role == "student":
         own.teacher[0].weights = str(newest["teacher"])
     elif turn == 1:
-        rounds.from_labels(own)  # the student knows nothing yet
+        without_teacher(own)  # the student knows nothing yet
     elif solver.teacher:
         own.weights[:] = [str(newest["teacher"])]
         own.teacher[0].weights = str(newest["student"])

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SolverError
-from ..recipes import rounds
-from . import common
+from ..recipes.multi_run import MultiRun, move, read_solver, without_teacher
+from . import common, multi_run
 
 DESCRIPTION = """Born-again networks: generation 1 is trained as the solver says, and generation k+1
 is trained anew, with the same net as its student and generation k as its teacher. The solver has a
@@ -22,21 +22,17 @@ learn from the labels alone. Run again, it goes on where it was stopped. The res
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    generations = rounds.count(arguments.generations, "generations")
-    solver = rounds.read_solver(arguments.solver)
+    generations = multi_run.count(arguments.generations, "generations")
+    solver = read_solver(arguments.solver)
     _check(solver, arguments.solver)
-    rounds.move(solver, arguments.output)
-    table = rounds.Table(Path(f"{solver.snapshot_prefix}_generations.csv"), ["generation"])
+    move(solver, arguments.output)
+    path = Path(f"{solver.snapshot_prefix}_generations.csv")
+    runs = MultiRun(path, ["generation"], multi_run.runner(arguments))
     before: Path | None = None
     for generation in range(1, generations + 1):
-        weights = table.find(generation)
-        if weights is None:
-            own = _solver_of(solver, generation, before, arguments.from_labels)
-            done = rounds.train_as(own, arguments.gpu, False if arguments.no_progress else None)
-            table.add([generation], done)
-            weights = done.weights
-        before = weights
-    table.print()
+        own = _solver_of(solver, generation, before, arguments.from_labels)
+        before = runs.train([generation], own)
+    print(runs.table())
     return 0
 
 
@@ -51,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="generation 1 learns from the labels alone, whatever teacher the solver names",
     )
-    rounds.flags(parser)
+    multi_run.flags(parser)
     return parser
 
 
@@ -78,7 +74,7 @@ def _solver_of(solver: Any, generation: int, before: Path | None, from_labels: b
     if solver.random_seed >= 0:
         own.random_seed = solver.random_seed + generation - 1  # each is born with its own weights
     if before is None and (from_labels or not any(t.weights for t in solver.teacher)):
-        rounds.from_labels(own)
+        without_teacher(own)
     elif before is not None:
         name = solver.teacher[0].name if solver.teacher else ""
         del own.teacher[:]

@@ -35,11 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(
             "the search needs Optuna: pip install optuna, or -e '.[search]' of a checkout"
         ) from None
-    from ..proto import caffe_pb2 as pb
     from ..recipes.search import report, space
     from ..recipes.search.study import Search
     from ..recipes.search.subject import Subject, write
-    from ..solver.device import choose_device
 
     asked = space.parse(arguments.search or "")
     path = Path(arguments.solver)
@@ -47,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(arguments.output or Path("output") / "search" / path.stem)
     searched = space.Space(subject.own, asked)
     search = Search(folder, subject, searched, arguments.seed, arguments.measure, common.say)
-    wants_gpu = subject.plan.solver.solver_mode == pb.SolverParameter.GPU
-    device, _ = choose_device(arguments.gpu, wants_gpu)
     try:
-        search.run(arguments.trials, device)
+        search.run(arguments.trials, arguments.gpu)
     finally:
         done, best = search.done(), search.best()
         if done:

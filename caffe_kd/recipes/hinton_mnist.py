@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +9,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ..core.files import write_atomically
+from ..core.tables import text_table
+from .digit_runs import DigitRuns, Score
 from .run_files import Digits, Run
-from .workshop import Result, Workshop
+from .runner import ExperimentRunner, as_csv
 
 PARTS = {
     "teacher": "784-1200-1200-10 with dropout, a limit on the weights and shifted digits",
@@ -40,13 +41,13 @@ class Row:
         title: what was trained.
         published: the paper's figure.
         results: one for each seed.
-        classes: the classes whose errors are told too.
+        classes: the classes whose errors are shown too.
     """
 
     part: str
     title: str
     published: str
-    results: Sequence[Result]
+    results: Sequence[Score]
     classes: tuple[int, ...] = ()
 
 
@@ -69,7 +70,7 @@ class HintonMnist:
         if quick:
             runs = [replace(run, passes=max(10, run.passes // 5)) for run in runs]
         self.runs = {run.name: run for run in runs}
-        self._workshop = Workshop(folder, digits, self.runs, say)
+        self._digit_runs = DigitRuns(folder, digits, self.runs, ExperimentRunner(say))
 
     def _runs(self, digits: Digits) -> list[Run]:
         """Return all runs, teachers before their students."""
@@ -121,7 +122,7 @@ class HintonMnist:
         Raises:
             Stopped: by Ctrl-C; what was done is kept.
         """
-        self._workshop.train_all([name for part in parts for name in self.names(part)])
+        self._digit_runs.train([name for part in parts for name in self.names(part)])
 
     # ---- results
 
@@ -150,12 +151,12 @@ class HintonMnist:
     def _done(self, *names: str) -> list[Run]:
         """Return runs that are done, or none if one is not."""
         runs = [self.runs[name] for name in names]
-        return runs if all(self._workshop.is_done(run) for run in runs) else []
+        return runs if all(self._digit_runs.result(run) for run in runs) else []
 
     def _row(self, part: str, title: str, published: str, name: str) -> Row:
         names = dict.fromkeys(name.format(seed) for seed in self._seeds)
         runs = [run for each in names for run in self._done(each)]
-        return Row(part, title, published, [self._workshop.score(run) for run in runs])
+        return Row(part, title, published, [self._digit_runs.score(run) for run in runs])
 
     def _with_correction(
         self, name: str, title: str, published: tuple[str, str], classes: tuple[int, ...], sign: int
@@ -163,7 +164,10 @@ class HintonMnist:
         """Return the rows before and after the biases of some classes are corrected."""
         rows = []
         for run in self._done(name):
-            before, after = self._workshop.score(run), self._workshop.correct(run, classes, sign)
+            before, after = (
+                self._digit_runs.score(run),
+                self._digit_runs.correct(run, classes, sign),
+            )
             corrected = f"{title}, bias {after.bias:+g}"
             rows.append(Row(name, title, published[0], [before], classes))
             rows.append(Row(name, corrected, published[1], [after], classes))
@@ -172,15 +176,15 @@ class HintonMnist:
     def _ensemble(self) -> list[Row]:
         rows = []
         if teachers := self._done("teacher", "teacher_2", "teacher_3"):
-            each = [self._workshop.score(run) for run in teachers]
-            together = self._workshop.score_together(teachers)
+            each = [self._digit_runs.score(run) for run in teachers]
+            together = self._digit_runs.score_together(teachers)
             rows.append(Row("ensemble", "three teachers, each", "", each))
             rows.append(Row("ensemble", "their probabilities' mean", "", [together]))
         return rows
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write ``results.csv``, ``table.txt`` and, where it has been run, ``temperature.png``."""
-        write_atomically(self.folder / "results.csv", as_csv(rows).encode())
+        write_atomically(self.folder / "results.csv", as_csv(csv_rows(rows)).encode())
         write_atomically(self.folder / "table.txt", (table(rows) + "\n").encode())
         curve = [
             (t, [result.errors for result in row.results])
@@ -199,37 +203,36 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         errors = [result.errors for result in row.results]
         total = sum(row.results[0].tested)
-        told = f"{mean(errors):.0f}"
+        shown = f"{mean(errors):.0f}"
         if len(errors) > 1:
-            told = f"{mean(errors):.1f} ± {stdev(errors):.1f}"
+            shown = f"{mean(errors):.1f} ± {stdev(errors):.1f}"
         if row.classes:
             wrong = sum(row.results[0].wrong[c] for c in row.classes)
             known = sum(row.results[0].tested[c] for c in row.classes)
-            told += f" ({wrong} of the {known} {' and '.join(f'{c}s' for c in row.classes)})"
+            shown += f" ({wrong} of the {known} {' and '.join(f'{c}s' for c in row.classes)})"
         seeds = ", ".join(map(str, errors)) if len(errors) > 1 else "1"
         share = f"{100 * mean(errors) / total:.2f} %"
-        cells.append((row.title, told, str(total), share, seeds, row.published or "-"))
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i in (0, 4) else c.rjust(w) for i, (c, w) in enumerate(line))
-        for line in ([*zip(each, widths, strict=True)] for each in cells)
-    )
+        cells.append((row.title, shown, str(total), share, seeds, row.published or "-"))
+    return "\n".join(text_table(cells, right=(1, 2, 3, 5)))
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return one line for each result, with its errors by class."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    classes = [f"errors_{c}" for c in range(10)]
-    head = ["part", "title", "number", "errors", "tested", *classes, "bias", "seconds", "published"]
-    writer.writerow(head)
-    for row in rows:
-        for number, r in enumerate(row.results, 1):
-            seconds = "" if r.seconds is None else f"{r.seconds:.0f}"
-            bias = "" if r.bias is None else r.bias
-            first = [row.part, row.title, number, r.errors, sum(r.tested)]
-            writer.writerow([*first, *r.wrong, bias, seconds, row.published])
-    return lines.getvalue()
+def csv_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Return a row of ``results.csv`` for each result, with its errors by class."""
+    return [
+        {
+            "part": row.part,
+            "title": row.title,
+            "number": number,
+            "errors": r.errors,
+            "tested": sum(r.tested),
+            **{f"errors_{c}": wrong for c, wrong in enumerate(r.wrong)},
+            "bias": "" if r.bias is None else r.bias,
+            "seconds": "" if r.seconds is None else f"{r.seconds:.0f}",
+            "published": row.published,
+        }
+        for row in rows
+        for number, r in enumerate(row.results, 1)
+    ]
 
 
 def _draw(path: Path, curve: Sequence[tuple[float, list[int]]], alone: Sequence[int]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,11 +11,13 @@ from typing import Any
 
 from ..core import examples
 from ..core.files import replacing, write_atomically
+from ..core.tables import text_table
 from ..logs.plot import COLOURS, DPI, house_style
 from ..proto import caffe_pb2 as pb
 from ..proto import schedule, text
+from .digit_runs import DigitRuns, Score
 from .run_files import Digits, Run, RunFiles, batch_for
-from .workshop import Result, Workshop
+from .runner import ExperimentRunner, as_csv
 
 FOLDER = "distillation"
 ALONE = "alone"
@@ -57,7 +57,7 @@ class MethodFiles(RunFiles):
     """
 
     examples = FOLDER
-    answer = "ip2"
+    logits = "ip2"
 
     def __init__(self, digits: Digits, runs: dict[str, Run], iterations: int | None) -> None:
         super().__init__(digits, runs)
@@ -89,7 +89,7 @@ class MethodFiles(RunFiles):
         name = TEACHERS.get(run.name) or f"{'teacher' if run.net == ALONE else run.net}_solver"
         solver = text.read(examples.folder(FOLDER) / f"{name}.prototxt", pb.SolverParameter())
         solver.net = "net.prototxt"
-        solver.ClearField("snapshot_prefix")  # the solver's own place then
+        solver.ClearField("snapshot_prefix")  # it is the solver's own folder then
         solver.test_iter[:] = [self.digits.tested // batch_for(self.digits.tested)]
         if run.name not in TEACHERS:
             solver.random_seed = run.seed
@@ -115,11 +115,11 @@ class Row:
 
     method: str
     losses: str
-    results: Sequence[Result]
+    results: Sequence[Score]
 
     @property
     def accuracies(self) -> list[float]:
-        """The share of right answers for each seed, in percent."""
+        """The share of correct digits for each seed, in percent."""
         return [100 * (1 - r.errors / sum(r.tested)) for r in self.results]
 
 
@@ -157,7 +157,7 @@ class Comparison:
                 runs[run.name] = replace(run, teachers=_teachers(name))
         self.runs = runs
         files = MethodFiles(digits, runs, iterations)
-        self._workshop = Workshop(folder, digits, runs, say, files)
+        self._digit_runs = DigitRuns(folder, digits, runs, ExperimentRunner(say), files)
 
     def train(self) -> None:
         """Train what is not done yet.
@@ -165,14 +165,14 @@ class Comparison:
         Raises:
             Stopped: by Ctrl-C; what was done is kept.
         """
-        self._workshop.train_all([name for name in self.runs if name not in TEACHERS])
+        self._digit_runs.train([name for name in self.runs if name not in TEACHERS])
 
     def rows(self) -> list[Row]:
         """Return what has been trained: the teachers, then the students, the best first."""
         losses = {ALONE: "the labels"} | methods()
-        done = {n: r for n, r in self.runs.items() if self._workshop.is_done(r)}
+        done = {n: r for n, r in self.runs.items() if self._digit_runs.result(r)}
         rows = [
-            Row(name, "the labels", [self._workshop.score(done[name])])
+            Row(name, "the labels", [self._digit_runs.score(done[name])])
             for name in TEACHERS
             if name in done
         ]
@@ -180,14 +180,14 @@ class Comparison:
         for name in self._names:
             runs = [done[f"{name}_{s}"] for s in self._seeds if f"{name}_{s}" in done]
             if runs:
-                results = [self._workshop.score(run) for run in runs]
+                results = [self._digit_runs.score(run) for run in runs]
                 students.append(Row(name, losses[name], results))
         students.sort(key=lambda row: -mean(row.accuracies))
         return rows + students
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write ``results.csv``, ``table.txt`` and ``methods.png``."""
-        write_atomically(self.folder / "results.csv", as_csv(rows).encode())
+        write_atomically(self.folder / "results.csv", as_csv(csv_rows(rows)).encode())
         write_atomically(self.folder / "table.txt", (table(rows) + "\n").encode())
         _draw(self.folder / "methods.png", [r for r in rows if r.method not in TEACHERS])
 
@@ -208,37 +208,33 @@ def table(rows: Sequence[Row]) -> str:
     alone = next((mean(row.accuracies) for row in rows if row.method == ALONE), None)
     cells = [("method", "accuracy %", "to alone", "seeds", "seconds", "losses")]
     for row in rows:
-        told = f"{mean(row.accuracies):.2f}"
+        accuracy = f"{mean(row.accuracies):.2f}"
         if len(row.results) > 1:
-            told += f" ± {stdev(row.accuracies):.2f}"
+            accuracy += f" ± {stdev(row.accuracies):.2f}"
         gain = ""
         if alone is not None and row.method not in (ALONE, *TEACHERS):
             gain = f"{mean(row.accuracies) - alone:+.2f}"
         seconds = [r.seconds for r in row.results if r.seconds is not None]
         spent = f"{mean(seconds):.0f}" if seconds else ""
-        cells.append((row.method, told, gain, str(len(row.results)), spent, row.losses))
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in (0, 5) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+        cells.append((row.method, accuracy, gain, str(len(row.results)), spent, row.losses))
+    return "\n".join(text_table(cells, right=(1, 2, 3, 4)))
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return one line for each training."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["method", "losses", "seed", "errors", "tested", "accuracy", "seconds"])
-    for row in rows:
-        for seed, (r, accuracy) in enumerate(zip(row.results, row.accuracies, strict=True), 1):
-            seconds = "" if r.seconds is None else f"{r.seconds:.1f}"
-            writer.writerow(
-                [row.method, row.losses, seed, r.errors, sum(r.tested), f"{accuracy:.4f}", seconds]
-            )
-    return lines.getvalue()
+def csv_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Return a row of ``results.csv`` for each training."""
+    return [
+        {
+            "method": row.method,
+            "losses": row.losses,
+            "seed": seed,
+            "errors": r.errors,
+            "tested": sum(r.tested),
+            "accuracy": f"{accuracy:.4f}",
+            "seconds": "" if r.seconds is None else f"{r.seconds:.1f}",
+        }
+        for row in rows
+        for seed, (r, accuracy) in enumerate(zip(row.results, row.accuracies, strict=True), 1)
+    ]
 
 
 def _draw(path: Path, rows: Sequence[Row]) -> None:
@@ -249,10 +245,10 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
     figure = Figure(figsize=(8.0, 1.5 + 0.3 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for place, row in enumerate(reversed(rows)):
+    for height, row in enumerate(reversed(rows)):
         colour = COLOURS[1] if row.method == ALONE else COLOURS[0]
-        axes.plot(row.accuracies, [place] * len(row.results), "o", color=colour, alpha=0.4)
-        axes.plot(mean(row.accuracies), place, "|", color=colour, markersize=14, markeredgewidth=2)
+        axes.plot(row.accuracies, [height] * len(row.results), "o", color=colour, alpha=0.4)
+        axes.plot(mean(row.accuracies), height, "|", color=colour, markersize=14, markeredgewidth=2)
         if row.method == ALONE:
             axes.axvline(mean(row.accuracies), color=colour, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])

@@ -6,21 +6,26 @@ Everything lies in one folder: the nets and solvers that were run, snapshots, lo
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core import examples
 from ..core.files import write_atomically
+from ..core.tables import text_table
 from ..data.idx import read_pair
 from ..data.mnist import Digits
 from ..proto import caffe_pb2 as pb
 from ..proto import text
+from .runner import ExperimentRunner, RunResult, Training, digests
+
+if TYPE_CHECKING:
+    from ..solver.solver import Solver
 
 TRAIN, TEST = "train", "t10k"
 IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
@@ -52,7 +57,7 @@ STAGES = (
 NETS = ("teacher_train_test.prototxt", "student_train_test.prototxt", "distiller.prototxt")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """What came out of a stage; errors on the test digits, latency in milliseconds."""
 
@@ -69,23 +74,35 @@ class Result:
 def run(
     folder: Path, digits: Digits, passes: int | None, say: Callable[[str], None]
 ) -> list[Result]:
-    """Run all stages in ``folder`` and write the picture; return the table's rows.
+    """Run all stages in ``folder`` and draw their curves; return the table's rows.
 
     Args:
         folder: where everything goes.
         digits: the digits to train on.
         passes: how often each stage sees the training digits; None: as each stage says.
-        say: is given each sentence about what happens.
+        say: takes each line for the user.
     """
     _write_nets(folder, digits)
-    results = []
+    runner = ExperimentRunner(say)
+    results: list[Result] = []
     weights: dict[str, Path] = {}
     for stage in STAGES:
         solver = _write_solver(folder, digits, stage, passes, weights.get("teacher"))
-        weights[stage.name] = Path(f"{folder / stage.name}_iter_{_max_iter(solver)}.caffemodel")
-        results.append(_run_stage(folder, digits, stage, solver, weights, say))
+        training = _training(folder, digits, stage, solver, weights.get("teacher"))
+        if runner.result(training) is None:
+            iterations = text.read(solver, pb.SolverParameter()).max_iter
+            say(f"{stage.title}: training, {iterations} iterations; log in {training.log}")
+        else:
+            say(f"{stage.title}: reused from {folder} (its nets, solver and digits are the same)")
+        done = runner.run(training)
+        weights[stage.name] = done.weights
+        results.append(_result(stage, done))
     _plot(folder)
     return results
+
+
+def _result(stage: Stage, done: RunResult) -> Result:
+    return Result(stage.title, seconds=done.seconds, reused=done.reused, **done.values)
 
 
 def _write_nets(folder: Path, digits: Digits) -> None:
@@ -101,14 +118,14 @@ def _write_nets(folder: Path, digits: Digits) -> None:
         _write_if_new(folder / name, text.to_text(net))
 
 
-def _records(digits: Digits, part: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_digits(digits: Digits, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images [N, 28, 28] and labels [N] of the training or test digits."""
     return read_pair(digits.folder / IMAGES.format(part), digits.folder / LABELS.format(part))
 
 
 def _test_batch(digits: Digits) -> int:
     """Return a batch size that divides the number of test digits, so that each counts once."""
-    total = len(_records(digits, TEST)[1])
+    total = len(_read_digits(digits, TEST)[1])
     return max(size for size in range(1, 101) if total % size == 0)
 
 
@@ -119,11 +136,11 @@ def _write_solver(
     solver = text.read(examples.folder("mnist") / stage.solver, pb.SolverParameter())
     own, small = stage.passes
     wanted = passes or (own if digits.kind == "MNIST" else small)
-    a_pass = max(1, len(_records(digits, TRAIN)[1]) // 64)
+    a_pass = max(1, len(_read_digits(digits, TRAIN)[1]) // 64)
     # About ten tests, and the last one right at the end, of the weights that are exported.
     solver.test_interval = a_pass * max(1, wanted // 10)
     solver.max_iter = solver.test_interval * max(1, round(wanted * a_pass / solver.test_interval))
-    solver.test_iter[:] = [len(_records(digits, TEST)[1]) // _test_batch(digits)]
+    solver.test_iter[:] = [len(_read_digits(digits, TEST)[1]) // _test_batch(digits)]
     # Not at the very end: Caffe runs one more batch for that display, before the last test, which
     # moves BatchNorm's averages away from those of the snapshot that is exported.
     solver.display = min(solver.display, solver.test_interval)
@@ -143,82 +160,41 @@ def _write_if_new(path: Path, content: str) -> None:
         write_atomically(path, content.encode())
 
 
-def _max_iter(solver: Path) -> int:
-    count: int = text.read(solver, pb.SolverParameter()).max_iter
-    return count
+def _training(
+    folder: Path, digits: Digits, stage: Stage, solver: Path, teacher: Path | None
+) -> Training:
+    files = [solver, *(folder / name for name in NETS)]
+    if teacher is not None and stage.name == "student":
+        files.append(teacher)
 
+    def inputs() -> dict[str, str]:
+        return digests({"digits": digits.kind, **{f.name: f.read_bytes() for f in files}})
 
-def _run_stage(
-    folder: Path,
-    digits: Digits,
-    stage: Stage,
-    solver: Path,
-    weights: dict[str, Path],
-    say: Callable[[str], None],
-) -> Result:
-    """Train, export and measure, unless that was done with the same inputs."""
-    inputs = [solver, *(folder / name for name in NETS)]
-    if stage.name == "student":
-        inputs.append(weights["teacher"])
-    fingerprint = _fingerprint(inputs, digits)
-    record = folder / f"{stage.name}.json"
-    made = [weights[stage.name], folder / f"{stage.name}.onnx", folder / f"{stage.name}.log"]
-    before = _read_record(record, fingerprint)
-    if before is not None and all(path.is_file() for path in made):
-        say(f"{stage.title}: reused from {folder} (its nets, solver and digits are the same)")
-        before.reused = True
-        return before
-    say(f"{stage.title}: training, {_max_iter(solver)} iterations; log in {made[2]}")
-    record.unlink(missing_ok=True)
-    result = _train_and_measure(folder, digits, stage, solver)
-    write_atomically(
-        record, json.dumps({"fingerprint": fingerprint, **asdict(result)}, indent=1).encode()
+    return Training(
+        name=stage.title,
+        record=folder / f"{stage.name}.json",
+        inputs=inputs,
+        prepare=lambda: solver,
+        files=[folder / f"{stage.name}.onnx", folder / f"{stage.name}.log"],
+        measure=partial(_export_and_measure, folder / f"{stage.name}.onnx", digits),
+        log=folder / f"{stage.name}.log",
     )
-    return result
 
 
-def _fingerprint(inputs: Sequence[Path], digits: Digits) -> str:
-    digest = hashlib.sha256(digits.kind.encode())
-    for path in inputs:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _export_and_measure(path: Path, digits: Digits, trained: Solver) -> dict[str, Any]:
+    from ..solver.run import export
 
-
-def _read_record(path: Path, fingerprint: str) -> Result | None:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.pop("fingerprint") != fingerprint:
-            return None
-        return Result(**record)
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged: made anew
-        return None
-
-
-def _train_and_measure(folder: Path, digits: Digits, stage: Stage, solver: Path) -> Result:
-    from ..solver.plan import read_plan
-    from ..solver.run import RunOptions, export, train
-
-    plan = read_plan(solver)
-    log = folder / f"{stage.name}.log"
-    log.unlink(missing_ok=True)
-    started = time.perf_counter()
-    hint = "Stopped; run the quick start again to go on with this stage"
-    trained = train(plan, RunOptions(log=log, resume_hint=hint))
-    seconds = time.perf_counter() - started
-    path = folder / f"{stage.name}.onnx"
-    exported, lines = export(plan, trained, path)
+    exported, lines = export(trained.plan, trained, path)
     print("\n".join(lines))
-    images, labels = _records(digits, TEST)
+    images, labels = _read_digits(digits, TEST)
     errors, latency = measure(path, images, labels)
-    return Result(
-        title=stage.title,
-        parameters=sum(p.blob.numel() for p in exported.net.params),
-        file_bytes=path.stat().st_size,
-        errors=errors,
-        tested=len(labels),
-        latency_ms=latency,
-        seconds=seconds,
-    )
+    return {
+        "parameters": sum(p.blob.numel() for p in exported.net.params),
+        "file_bytes": path.stat().st_size,
+        "errors": errors,
+        "tested": len(labels),
+        "latency_ms": latency,
+    }
 
 
 def measure(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
@@ -273,11 +249,7 @@ def table(results: Sequence[Result]) -> str:
                 spent,
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(cells))
-        for cells in ([*zip(row, widths, strict=True)] for row in rows)
-    )
+    return "\n".join(text_table(rows))
 
 
 def verdict(results: Sequence[Result]) -> str:

@@ -13,7 +13,7 @@ from ..data.idx import LABELS, locate, read_idx, read_pair
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 
-ANSWER = "ip3"  # the blob of the logits in all nets of the experiment
+LOGITS = "ip3"  # the blob of the logits in all nets of the experiment
 _PER_DIGIT = 50_000  # what the rest of an iteration costs, in weights
 _TESTS = 14  # how often a run is tested on its way, about
 
@@ -73,7 +73,7 @@ class Run:
         teachers: the runs whose nets it learns from; with several, from the mean of their
             probabilities.
         temperature: of the distillation.
-        alpha: the share of the teacher's answers in the objective, the rest being the labels'.
+        alpha: the share of the teacher's outputs in the objective, the rest being the labels'.
         count: how many training digits it sees; None: all.
         leave_out: the classes it never sees.
         is_tuned: whether it leaves out the validation digits.
@@ -103,11 +103,11 @@ class RunFiles:
 
     Attributes:
         examples: the folder of ``prototxt/`` that the nets come from.
-        answer: the blob of their logits.
+        logits: the blob of their logits, and its layer.
     """
 
     examples = "hinton"
-    answer = ANSWER
+    logits = LOGITS
 
     def __init__(self, digits: Digits, runs: dict[str, Run]) -> None:
         self.digits = digits
@@ -144,7 +144,7 @@ class RunFiles:
             examples.folder(self.examples) / f"{run.net}_train_test.prototxt", pb.NetParameter()
         )
         for layer in net.layer:
-            if layer.type == "InnerProduct" and layer.name != self.answer:
+            if layer.type == "InnerProduct" and layer.name != self.logits:
                 units = layer.inner_product_param.num_output // digits.divisor
                 layer.inner_product_param.num_output = max(10, units)
             if layer.type != "Data":
@@ -152,7 +152,7 @@ class RunFiles:
             param = layer.data_param
             param.source = (digits.folder / Path(param.source).name).resolve().as_posix()
             if layer.include[0].phase == pb.TRAIN:
-                self._choose_training(run, param)
+                self._select_training(run, param)
             elif layer.include[0].stage:
                 param.first, param.count = digits.train - digits.validation, digits.validation
                 param.batch_size = batch_for(digits.validation)
@@ -162,7 +162,7 @@ class RunFiles:
                     param.count = digits.tested
         return net
 
-    def _choose_training(self, run: Run, param: Any) -> None:
+    def _select_training(self, run: Run, param: Any) -> None:
         count = self._training_range(run)
         if count < len(self.digits.labels()):
             param.count = count
@@ -180,7 +180,7 @@ class RunFiles:
         labels = self.digits.labels()[: self._training_range(run)]
         a_pass = max(1, int((~np.isin(labels, run.leave_out)).sum()) // batch)
         solver.net = "net.prototxt"
-        solver.ClearField("snapshot_prefix")  # the solver's own place then
+        solver.ClearField("snapshot_prefix")  # it is the solver's own folder then
         solver.test_iter[:] = [self.digits.tested // batch_for(self.digits.tested)]
         solver.test_interval = a_pass * max(1, run.passes // _TESTS)
         if solver.snapshot:
@@ -209,7 +209,7 @@ def _distiller(run: Run) -> Any:
         return net
     loss.bottom[1] = "ensemble"
     ensemble = pb.LayerParameter(name="ensemble", type="TeacherEnsemble", top=["ensemble"])
-    ensemble.bottom.extend(f"{teacher}/{ANSWER}" for teacher in run.teachers)
+    ensemble.bottom.extend(f"{teacher}/{LOGITS}" for teacher in run.teachers)
     ensemble.include.add(phase=pb.TRAIN)
     ensemble.teacher_ensemble_param.temperature = run.temperature
     return pb.NetParameter(name=net.name, layer=[ensemble, loss])

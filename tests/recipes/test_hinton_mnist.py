@@ -18,9 +18,10 @@ from caffe_kd.core.errors import Stopped
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import read_weights
-from caffe_kd.recipes.hinton_mnist import PARTS, HintonMnist, Row, as_csv, table
+from caffe_kd.recipes.digit_runs import DigitRuns, Score, best_shift, count_errors, softmax
+from caffe_kd.recipes.hinton_mnist import PARTS, HintonMnist, Row, csv_rows, table
 from caffe_kd.recipes.run_files import Run, RunFiles, digits_in
-from caffe_kd.recipes.workshop import Result, Workshop, best_shift, count_errors, softmax
+from caffe_kd.recipes.runner import ExperimentRunner, as_csv
 from caffe_kd.solver.plan import read_plan
 from tests.commands import help_without_torch, run_main
 
@@ -46,7 +47,7 @@ def test_all_parts_are_trained_and_told_beside_the_papers_figures(
     outcome: tuple[Path, str],
 ) -> None:
     folder, printed = outcome
-    assert len(list(folder.glob("*/result.json"))) == RUNS
+    assert len(list(folder.glob("*/run.json"))) == RUNS
     assert f"run {RUNS} of {RUNS}: of_ensemble; about" in printed
     lines = (folder / "table.txt").read_text().splitlines()
     assert all(line in printed for line in lines)
@@ -75,7 +76,7 @@ def test_nets_learn_what_is_said_of_them(outcome: tuple[Path, str]) -> None:
     folder, _ = outcome
 
     def errors(name: str) -> int:
-        return sum(json.loads((folder / name / "result.json").read_text())["wrong"])
+        return sum(json.loads((folder / name / "run.json").read_text())["values"]["wrong"])
 
     assert errors("teacher") < 60  # of 360; guessing makes 324
     assert errors("alone_1") < 60
@@ -134,30 +135,28 @@ def test_second_run_trains_nothing_and_prints_the_same(
     assert (folder / "table.txt").read_text() in printed
 
 
-def test_changed_teacher_makes_its_students_be_trained_anew(small: Path, tmp_path: Path) -> None:
+def test_changed_teacher_makes_its_students_be_trained_again(small: Path, tmp_path: Path) -> None:
     digits = digits_in(small, 400, 60)
     runs = {
         "teacher": Run("teacher", "teacher", passes=2),
         "pupil": Run("pupil", "small", passes=2, teachers=("teacher",)),
     }
     said: list[str] = []
-    Workshop(tmp_path, digits, runs, said.append).train_all(["pupil"])
+    trained = DigitRuns(tmp_path, digits, runs, ExperimentRunner(said.append))
+    trained.train(["pupil"])
     assert [x.split(";")[0] for x in said] == ["run 1 of 2: teacher", "run 2 of 2: pupil"]
-    shop = Workshop(tmp_path, digits, runs, said.append)
-    shop.score(runs["pupil"])
-    assert shop.is_done(runs["pupil"])
+    assert trained.score(runs["pupil"]).errors > 0
     runs["teacher"] = Run("teacher", "teacher", passes=2, seed=9)
-    assert not shop.is_done(runs["pupil"])
+    assert trained.result(runs["pupil"]) is None
     said.clear()
-    shop.train_all(["pupil"])
+    trained.train(["pupil"])
     assert [x.split(";")[0] for x in said] == ["run 1 of 2: teacher", "run 2 of 2: pupil"]
-    assert not (tmp_path / "pupil" / "result.json").exists()
-    assert shop.is_done(runs["pupil"])
+    assert trained.result(runs["pupil"]) is not None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to the process")
 def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(small: Path, tmp_path: Path) -> None:
-    digits = digits_in(small, divisor=10)
+    digits, runner = digits_in(small, divisor=10), ExperimentRunner(lambda _: None)
     runs = {"alone": Run("alone", "student", passes=80)}
     log = tmp_path / "alone" / "train.log"
 
@@ -169,14 +168,14 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(small: Path, tmp_p
     finger = threading.Thread(target=press, daemon=True)
     finger.start()
     with pytest.raises(Stopped, match="the same command goes on from here") as stopped:
-        Workshop(tmp_path, digits, runs, lambda _: None).train_all(["alone"])
+        DigitRuns(tmp_path, digits, runs, runner).train(["alone"])
     finger.join()
     assert stopped.value.exit_status == 130
     (state,) = (tmp_path / "alone").glob("*.solverstate")
     assert 28 <= int(state.stem.rpartition("_")[2]) < 80 * 14
-    Workshop(tmp_path, digits, runs, lambda _: None).train_all(["alone"])
+    DigitRuns(tmp_path, digits, runs, runner).train(["alone"])
     assert f"Resuming from {state}" in log.read_text()
-    Workshop(tmp_path / "direct", digits, runs, lambda _: None).train_all(["alone"])
+    DigitRuns(tmp_path / "direct", digits, runs, runner).train(["alone"])
     ways = [
         f / "alone" / f"solver_iter_{80 * 14}.caffemodel" for f in (tmp_path, tmp_path / "direct")
     ]
@@ -234,15 +233,15 @@ def test_table_gives_mean_spread_and_each_seed() -> None:
     told = table(rows).splitlines()
     assert "146.7 ± 7.0" in told[1] and "140, 146, 154" in told[1] and "1.47 %" in told[1]
     assert "20 (20 of the 1000 3s)" in told[2] and told[2].endswith("109")
-    lines = as_csv(rows).splitlines()
+    lines = as_csv(csv_rows(rows)).splitlines()
     assert len(lines) == 5
     assert lines[1].startswith("alone,student alone,1,140,10000,0,0,0,140,0")
 
 
-def _result(errors: int) -> Result:
+def _result(errors: int) -> Score:
     wrong = [0] * 10
     wrong[3] = errors
-    return Result(wrong, [1000] * 10)
+    return Score(wrong, [1000] * 10)
 
 
 def test_parts_name_their_runs_and_teachers_come_first(small: Path, tmp_path: Path) -> None:

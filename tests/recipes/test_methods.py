@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from caffe_kd.cli.methods import main
 from caffe_kd.core import examples
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
-from caffe_kd.recipes.methods import ALONE, Row, as_csv, methods, table
+from caffe_kd.recipes.digit_runs import Score
+from caffe_kd.recipes.methods import ALONE, Row, csv_rows, methods, table
 from caffe_kd.recipes.run_files import results_folder
-from caffe_kd.recipes.workshop import Result
+from caffe_kd.recipes.runner import as_csv
 from caffe_kd.solver.plan import read_plan
 from tests.commands import help_without_torch, run_main
 
@@ -79,12 +79,10 @@ def test_schedules_keep_their_place_in_a_shorter_training(outcome: tuple[Path, s
 def test_what_is_done_is_not_done_again(small: Path, outcome: tuple[Path, str]) -> None:
     folder, printed = outcome
     logs = {p: p.stat().st_mtime_ns for p in folder.glob("*/train.log")}
-    (folder / "kd_2" / "result.json").unlink()
     status, again = run_main(main, *command(small, folder, "-seeds", "2"))
     assert status == 0
     assert "12 of 12 runs are done already" in again
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*/train.log")} == logs
-    assert sum(json.loads((folder / "kd_2" / "result.json").read_text())["tested"]) == 360
     assert [x for x in again.splitlines() if x.startswith("kd ")] == [
         x for x in printed.splitlines() if x.startswith("kd ")
     ]
@@ -100,8 +98,8 @@ def test_every_example_of_the_pair_is_a_method() -> None:
 
 
 def test_table_has_mean_spread_and_the_difference_to_the_student_alone() -> None:
-    def result(errors: int) -> Result:
-        return Result([errors], [100], 2.0)
+    def result(errors: int) -> Score:
+        return Score([errors], [100], 2.0)
 
     rows = [
         Row("teacher", "the labels", [result(1)]),
@@ -113,7 +111,7 @@ def test_table_has_mean_spread_and_the_difference_to_the_student_alone() -> None
     assert teacher[:2] == ["teacher", "99.00"]
     assert kd == ["kd", "97.00", "±", "1.41", "+7.00", "2", "2", "DistillingLoss"]
     assert alone[:4] == ["alone", "90.00", "±", "0.00"]
-    assert as_csv(rows).splitlines()[3] == "kd,DistillingLoss,2,4,100,96.0000,2.0"
+    assert as_csv(csv_rows(rows)).splitlines()[3] == "kd,DistillingLoss,2,4,100,96.0000,2.0"
 
 
 def test_students_see_fewer_digits_where_asked_and_teachers_all(

@@ -9,11 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from ...core.errors import CaffeKDError, NonFinite, Stopped
-from ...logs.log import Log
+from ...core.errors import CaffeKDError, NonFinite
 from ...net import Net
 from ...proto import caffe_pb2 as pb
 from ...solver.callback import Callback
@@ -21,8 +19,9 @@ from ...solver.callbacks.metric_monitor import MetricMonitor
 from ...solver.frozen import find_frozen
 from ...solver.options import Options
 from ...solver.plan import Plan, read_plan
-from ...solver.signals import SignalActions
+from ...solver.run import RunOptions, train
 from ...solver.solver import Solver
+from ..runner import RESUME_HINT, TimeLeft
 from .space import Space, Values, told
 from .subject import Subject, measured, write
 
@@ -69,7 +68,7 @@ class Search:
         self._space = space
         self._seed = seed
         self._say = say
-        self._device = torch.device("cpu")
+        self._gpu: str | None = None
         with TemporaryDirectory() as temporary:  # the folder may hold another search
             plan = self._plan(Path(temporary), space.own)
         net = Net(plan.tests[0].param, pb.TEST, plan.tests[0].file)
@@ -125,24 +124,24 @@ class Search:
         ended = [t for t in self.done() if t.state == TrialState.COMPLETE]
         return max(ended, key=lambda t: self._sign * _value(t), default=None)
 
-    def run(self, trials: int, device: torch.device) -> None:
+    def run(self, trials: int, gpu: str | None) -> None:
         """Make trials until there are so many, those of an earlier run included.
+
+        Args:
+            trials: how many.
+            gpu: the CUDA device; None: the solver's choice.
 
         Raises:
             Stopped: by Ctrl-C; the trials made are kept.
         """
-        self._device = device
-        spent: list[float] = []
+        self._gpu = gpu
         if before := len(self.done()):
             self._say(f"{min(before, trials)} of {trials} trials are done already")
+        left = TimeLeft([1.0] * (trials - before))
         for number in range(before + 1, trials + 1):
-            left = ""
-            if spent:
-                minutes = sum(spent) / len(spent) * (trials - number + 1) / 60
-                left = f"; about {minutes:.0f} min left"
             started = time.perf_counter()
-            self._make(number, trials, left)
-            spent.append(time.perf_counter() - started)
+            self._make(number, trials, str(left))
+            left.spent(1.0, time.perf_counter() - started)
 
     def _make(self, number: int, trials: int, left: str) -> None:
         done = number - 1
@@ -190,21 +189,23 @@ class Search:
         plan = self._plan(folder, values)
         log = folder / "train.log"
         log.unlink(missing_ok=True)  # of a trial that was stopped
-        with Log(log, quiet=True) as lines, SignalActions() as signals:
-            try:
-                tests = _Tests(trial, self.output)
-                options = Options(self._cache)
-                solver = Solver(plan, lines, self._device, options, [signals, tests])
-                solver.solve()
-                if not solver.stopped and tests.iteration != solver.iter:
-                    solver.test_all()
-            except NonFinite as error:
-                trial.set_user_attr("fault", f"given up: {error.message.partition(':')[0]}")
-                return None
-            except optuna.TrialPruned:
-                return None
-        if solver.stopped:
-            raise Stopped("Stopped; the same command goes on from here", signals.stopped_by)
+        tests = _Tests(trial, self.output)
+        run = RunOptions(
+            gpu=self._gpu,
+            log=log,
+            quiet=True,
+            resume_hint=RESUME_HINT,
+            options=Options(self._cache),
+            callbacks=[tests],
+            at_end=tests.test_at_end,
+        )
+        try:
+            train(plan, run)
+        except NonFinite as error:
+            trial.set_user_attr("fault", f"given up: {error.message.partition(':')[0]}")
+            return None
+        except optuna.TrialPruned:
+            return None
         if not math.isfinite(tests.value):
             trial.set_user_attr("fault", f"given up: {self.output} is {tests.value}")
             return None
@@ -229,6 +230,11 @@ class _Tests(Callback):
         self._count = 0
         self.value = math.nan
         self.iteration = -1
+
+    def test_at_end(self, solver: Solver) -> None:
+        """Test unless the last iteration was tested."""
+        if self.iteration != solver.iter:
+            solver.test_all()
 
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
         """Report a test by its number: with other batch sizes a sample has other iterations."""

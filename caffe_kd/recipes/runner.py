@@ -1,0 +1,242 @@
+"""Runs trainings: skips what is done, resumes what was stopped, and keeps what came out.
+
+A training has a record, a JSON file beside its snapshots, with digests of its inputs. While these
+are the same, what is done is not done again, and what was stopped is resumed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.files import write_atomically
+
+if TYPE_CHECKING:
+    from ..solver.run import RunOptions
+    from ..solver.solver import Solver
+
+RESUME_HINT = "Stopped; the same command goes on from here"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that a runner can do.
+
+    Attributes:
+        name: what messages call it.
+        record: its JSON file, beside its snapshots.
+        inputs: returns what its result depends on: digests by name.
+        prepare: writes its files and returns the solver's.
+        needs: the trainings that it learns from; it is not done before they are.
+        files: what has to be there besides the weights for it to be done.
+        measure: returns what its result is to hold, by name, while the log is still open.
+        log: its log file; None: a new one beside the snapshots.
+        owns_files: whether its snapshots are the experiment's own: those of other inputs are
+            deleted at the start, and all but the last at the end.
+        cost: how long it takes in relation to others.
+    """
+
+    name: str
+    record: Path
+    inputs: Callable[[], dict[str, str]]
+    prepare: Callable[[], Path]
+    needs: Sequence[Training] = ()
+    files: Sequence[Path] = ()
+    measure: Callable[[Solver], dict[str, Any]] = lambda _: {}
+    log: Path | None = None
+    owns_files: bool = True
+    cost: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a training.
+
+    Attributes:
+        iteration: where it ended.
+        weights: its caffemodel.
+        seconds: how long it took, with what was done before an interruption.
+        values: what was measured at its end, by name.
+        reused: whether it had been done before.
+    """
+
+    iteration: int
+    weights: Path
+    seconds: float
+    values: dict[str, Any]
+    reused: bool = False
+
+
+class ExperimentRunner:
+    """Runs trainings one after another.
+
+    Args:
+        say: takes each line for the user.
+        options: how each is run, but for its log and what it resumes from.
+    """
+
+    def __init__(self, say: Callable[[str], None], options: RunOptions | None = None) -> None:
+        self.say = say
+        self._options = options
+
+    def result(self, training: Training) -> RunResult | None:
+        """Return what came out of a training, if it is done with the inputs it has now."""
+        record = read_json(training.record)
+        if "weights" not in record or not all(self.result(needed) for needed in training.needs):
+            return None
+        weights = training.record.parent / record["weights"]
+        is_there = all(path.is_file() for path in (weights, *training.files))
+        if record["inputs"] != training.inputs() or not is_there:
+            return None
+        return RunResult(record["iteration"], weights, record["seconds"], record["values"], True)
+
+    def run_all(self, trainings: Sequence[Training]) -> None:
+        """Do what is not done of some trainings, with the time left before each.
+
+        Raises:
+            Stopped: by Ctrl-C; what was done is kept.
+        """
+        waiting = [training for training in trainings if self.result(training) is None]
+        if len(waiting) < len(trainings):
+            done = len(trainings) - len(waiting)
+            self.say(f"{done} of {len(trainings)} runs are done already")
+        left = TimeLeft(training.cost for training in waiting)
+        for number, training in enumerate(waiting, 1):
+            self.say(f"run {number} of {len(waiting)}: {training.name}{left}")
+            started = time.perf_counter()
+            self.run(training)
+            left.spent(training.cost, time.perf_counter() - started)
+
+    def run(self, training: Training) -> RunResult:
+        """Do a training unless it is done, from its newest snapshot if it was stopped.
+
+        Raises:
+            Stopped: by Ctrl-C; run again, it goes on.
+            CaffeKDError: the training cannot be done.
+        """
+        from ..solver.plan import read_plan
+        from ..solver.run import RunOptions, train
+
+        if (done := self.result(training)) is not None:
+            return done
+        plan = read_plan(training.prepare())
+        prefix = Path(plan.solver.snapshot_prefix)
+        record = self._begin(training, prefix)
+        started, before = time.perf_counter(), record["seconds"]
+
+        def finish(trained: Solver) -> None:
+            record["seconds"] = before + time.perf_counter() - started
+            record["values"] = training.measure(trained)
+            record["iteration"] = trained.iter
+            record["weights"] = trained.newest_snapshot()[0].name
+
+        options = replace(
+            self._options or RunOptions(),
+            snapshot=newest_state(prefix),
+            log=training.log,
+            resume_hint=RESUME_HINT,
+            at_end=finish,
+        )
+        try:
+            train(plan, options)
+        finally:
+            if "weights" not in record:
+                record["seconds"] = before + time.perf_counter() - started
+            write_json(training.record, record)
+        if training.owns_files:
+            _delete_snapshots(prefix, training.record.parent / record["weights"])
+        return RunResult(
+            record["iteration"],
+            training.record.parent / record["weights"],
+            record["seconds"],
+            record["values"],
+        )
+
+    def _begin(self, training: Training, prefix: Path) -> dict[str, Any]:
+        """Write and return the record of a training that begins or goes on."""
+        known, inputs = read_json(training.record), training.inputs()
+        resumes = known.get("inputs") == inputs
+        if training.owns_files and not resumes:
+            _delete_snapshots(prefix)
+            if training.log is not None:
+                training.log.unlink(missing_ok=True)
+        record = {"inputs": inputs, "seconds": known.get("seconds", 0.0) if resumes else 0.0}
+        write_json(training.record, record)
+        return record
+
+
+class TimeLeft:
+    """The time left of several trainings, by what was done of them.
+
+    Args:
+        costs: of all of them.
+    """
+
+    def __init__(self, costs: Iterable[float]) -> None:
+        self._left = sum(costs)
+        self._done = self._seconds = 0.0
+
+    def spent(self, cost: float, seconds: float) -> None:
+        """Count a training that was done."""
+        self._left -= cost
+        self._done += cost
+        self._seconds += seconds
+
+    def __str__(self) -> str:
+        if not self._done:
+            return ""
+        return f"; about {self._seconds / self._done * self._left / 60:.0f} min left"
+
+
+def newest_state(prefix: Path) -> Path | None:
+    """Return the solverstate of the latest iteration that a snapshot_prefix has."""
+    states: dict[int, Path] = {}
+    for path in prefix.parent.glob("*_iter_*.solverstate*"):
+        stem, _, rest = path.name.rpartition("_iter_")
+        iteration = rest.removesuffix(".h5").removesuffix(".solverstate")
+        if stem == prefix.name and iteration.isdecimal():
+            states[int(iteration)] = path
+    return states[max(states)] if states else None
+
+
+def _delete_snapshots(prefix: Path, but: Path | None = None) -> None:
+    for path in prefix.parent.glob(f"{prefix.name}_iter_*"):
+        if path != but:
+            path.unlink()
+
+
+def digests(contents: Mapping[str, bytes | str]) -> dict[str, str]:
+    """Return a digest of each content."""
+    encoded = {k: v.encode() if isinstance(v, str) else v for k, v in contents.items()}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file; {} where it is absent or damaged, for it is made again then."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object to a file."""
+    write_atomically(path, json.dumps(content, indent=1).encode())
+
+
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows by column name as CSV; what a row lacks is empty."""
+    lines = io.StringIO()
+    columns = dict.fromkeys(column for row in rows for column in row)
+    writer = csv.DictWriter(lines, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return lines.getvalue()
