@@ -184,7 +184,15 @@ class Adam(Update):
 
 
 RULES: dict[str, type[Update]] = {
-    rule.__name__: rule for rule in (SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam)
+    rule.__name__: rule
+    for rule in (
+        SGD,
+        Nesterov,
+        AdaGrad,
+        RMSProp,
+        AdaDelta,
+        Adam,
+    )
 }
 
 
