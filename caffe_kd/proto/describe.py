@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from . import schema, user_blocks
 
+Comments = dict[tuple[str, str], list[str]]
+
 _MESSAGE = re.compile(r"message (\w+)")
 _FIELD = re.compile(r"(?:optional|required|repeated)\s+\S+\s+(\w+)\s*=[^;]*;")
+_VALUE = re.compile(r"(\w+)\s*=\s*-?\d+;")  # of an enum
 _LABELS = ("repeated", "required", "optional")
 
 
@@ -45,6 +48,7 @@ class Field:
         choices: the names of an enum's values.
         default: the value it has where it is not set, as a prototxt writes it; empty for none.
         comment: what the schema says about it, a line each.
+        of_values: what it says about an enum's values, a line each.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Field:
     choices: tuple[str, ...]
     default: str
     comment: tuple[str, ...]
+    of_values: tuple[str, ...]
 
 
 def fields(message: Descriptor) -> list[Field]:
@@ -68,10 +73,18 @@ def fields(message: Descriptor) -> list[Field]:
             tuple(v.name for v in field.enum_type.values) if field.enum_type is not None else (),
             _default(field) if field.has_default_value else "",
             tuple(comments.get((message.name, field.name), ())),
+            tuple(_of_values(field.enum_type, comments)),
         )
         for field in message.fields
         if field.name not in ("source_line", schema.FOREIGN)
     ]
+
+
+def _of_values(enum: EnumDescriptor | None, comments: Comments) -> list[str]:
+    if enum is None or enum.containing_type is None:
+        return []
+    of_values = {v.name: comments.get((enum.containing_type.name, v.name), ()) for v in enum.values}
+    return [f"{name}: {' '.join(lines)}" for name, lines in of_values.items() if lines]
 
 
 def about(message: Descriptor) -> str:
@@ -86,7 +99,7 @@ def lines(message: Descriptor) -> list[str]:
         default = f" [default = {field.default}]" if field.default else ""
         choices = f"  ({', '.join(field.choices)})" if field.choices else ""
         result.append(f"{field.label} {field.kind} {field.name} = {field.number}{default}{choices}")
-        result += [f"    {line}" for line in field.comment]
+        result += [f"    {line}" for line in (*field.comment, *field.of_values)]
     return result
 
 
@@ -111,8 +124,8 @@ def _default(field: FieldDescriptor) -> str:
 
 
 @cache
-def _comments(text: str) -> dict[tuple[str, str], list[str]]:
-    """Return the comments of a ``.proto`` text by message and field; "" for the message itself."""
+def _comments(text: str) -> Comments:
+    """Return the comments of a ``.proto`` text by message and what it names; itself: by ""."""
     return dict(_commented(text))
 
 
@@ -125,10 +138,11 @@ def _commented(text: str) -> Iterator[tuple[tuple[str, str], list[str]]]:
             above = [*above, comment] if comment else []
             continue
         for statement in re.split(r"(?<=[{;])\s*(?=\w)", code):
-            opened, field = _MESSAGE.match(statement), _FIELD.match(statement)
+            opened = _MESSAGE.match(statement)
+            named = _FIELD.match(statement) or _VALUE.match(statement)
             if opened is not None:
                 message = opened.group(1)
                 yield (message, ""), above
-            elif field is not None:
-                yield (message, field.group(1)), [*above, *([comment] if comment else [])]
+            elif named is not None:
+                yield (message, named.group(1)), [*above, *([comment] if comment else [])]
             above = []

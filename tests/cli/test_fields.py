@@ -44,3 +44,10 @@ def test_comment_is_whole_where_it_has_a_semicolon(capsys: pytest.CaptureFixture
     assert comment.split()[:3] == "A mean teacher:".split()
     to = printed(capsys, "InjectParameter")
     assert to[to.index("  optional string to = 3") + 1].endswith("unset: of the same name")
+
+
+def test_values_of_an_enum_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "DistillingLossParameter")
+    at = next(i for i, line in enumerate(lines) if " divergence = 3" in line)
+    assert lines[at + 1].startswith("      KL: ")
+    assert lines[at + 2].startswith("      CROSS_ENTROPY: ")

@@ -145,7 +145,7 @@ def _fields(fields: Iterable[Any]) -> Iterator[str]:
     for field in fields:
         kind = f"repeated {field.kind}" if field.label == "repeated" else field.kind
         choices = f" ({', '.join(field.choices)})" if field.choices else ""
-        comment = " ".join(field.comment)
+        comment = "<br>".join(filter(None, (" ".join(field.comment), *field.of_values)))
         rows.append((f"`{field.name}`", kind + choices, field.default, str(field.number), comment))
     yield from _table(("field", "type", "default", "number", ""), rows)
 
