@@ -13,7 +13,7 @@ from ..core.errors import UsageError
 from . import common
 
 if TYPE_CHECKING:
-    from ..dark_knowledge.subject import Subject
+    from ..dark_knowledge.teacher_student import TeacherStudent
 
 DESCRIPTION = """Draws what a teacher knows beyond the labels, over test data of pictures: for a
 record of each class the teacher's probabilities, softened by several temperatures; which classes it
@@ -33,33 +33,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     temperatures = _temperatures(arguments.temperatures)
 
-    from ..dark_knowledge import subject
+    from ..dark_knowledge import teacher_student
     from ..dark_knowledge.draw import draw, percent
-    from ..dark_knowledge.look import alike, look
+    from ..dark_knowledge.look import look, most_similar
     from .classify import class_names
 
     if arguments.solver:
-        nets = subject.of_solver(arguments.solver, arguments.weights, arguments.teacher)
+        nets = teacher_student.of_solver(arguments.solver, arguments.weights, arguments.teacher)
     else:
         models, weights = map(common.comma_list, (arguments.model, arguments.weights))
-        nets = subject.of_models(models, weights)
+        nets = teacher_student.of_models(models, weights)
     _print_notes(nets)
     found = look(nets, arguments.iterations)
     names = class_names(arguments.labels, found.classes)
     temperatures = temperatures or sorted({1.0, found.temperature, 20.0})
     for who, right in zip(("teacher", "student"), found.right, strict=False):
-        print(f"{who}: right on {right:,} of {found.records:,} records")
+        print(f"{who}: right on {right:,} of {found.total:,} records")
     if nets.student is not None:
         print(f"both differ on {found.disagreements:,}")
     print(f"what the teacher finds alike, at temperature {found.temperature:g}:")
-    for true, other, share in alike(found):
+    for true, other, share in most_similar(found):
         print(f"  {names[true]} has {percent(share)} of {names[other]}")
     for path in draw(found, names, temperatures, Path(arguments.output)):
         print(path)
     return 0
 
 
-def _print_notes(nets: Subject) -> None:
+def _print_notes(nets: TeacherStudent) -> None:
     if nets.others:
         name = nets.teacher.partition("/")[0]
         print(f"teacher '{name}'; with -teacher: {', '.join(nets.others)}")

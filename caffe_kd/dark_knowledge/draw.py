@@ -1,4 +1,4 @@
-"""Draws what a teacher knows. Colours are Okabe and Ito's; none of them says anything alone."""
+"""Draws what a teacher knows. Colours are Okabe and Ito's; nothing is shown by colour only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.files import replacing
 from ..losses.soft_targets import softmax_with_temperature
-from .look import Knowledge, Record
+from .look import Knowledge, Sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,25 +41,25 @@ def draw(
         folder: where to write; made if it is not there.
 
     Returns:
-        The pictures.
+        The files.
 
     Raises:
         CaffeKDError: the folder cannot be written.
     """
     names = [_short(name) for name in names]
-    pictures = {
+    figures = {
         "samples.png": _draw_samples(knowledge, names, temperatures),
         "similarity.png": _draw_similarity(knowledge, names),
     }
     if knowledge.disputed:
-        pictures["disagreements.png"] = _draw_disagreements(knowledge, names)
+        figures["disagreements.png"] = _draw_disagreements(knowledge, names)
     with warnings.catch_warnings():
         # A name may be in a script that the font doesn't have.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        for name, figure in pictures.items():
+        for name, figure in figures.items():
             with replacing(folder / name) as temporary:
                 figure.savefig(temporary, format="png", dpi=DPI)
-    return [folder / name for name in pictures]
+    return [folder / name for name in figures]
 
 
 def _short(name: str) -> str:
@@ -82,24 +82,24 @@ def _heading(figure: Figure, title: str) -> None:
     figure.suptitle(title, fontsize=15, fontweight="bold", color=TEXT, x=0.01, ha="left", va="top")
 
 
-def _picture(axes: Axes, image: np.ndarray) -> None:
+def _image(axes: Axes, image: np.ndarray) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(FRAME)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:
-    """Write a text as it is: a name may have $ in it."""
+    """Write a text literally: a name may have $ in it."""
     axes.text(x, y, text, parse_math=False, **how)
 
 
 def _are_short(names: Sequence[str]) -> bool:
-    """Say whether names have room below columns."""
+    """Return whether names fit below columns."""
     return max(map(len, names)) <= 3
 
 
 def percent(value: float) -> str:
-    """Return a probability in percent with two digits, however small."""
+    """Return a probability in percent with two significant digits."""
     hundredths = 100 * value
     if hundredths < 0.001:
         return "<0.001%"
@@ -120,21 +120,21 @@ def _draw_samples(
         samples = [samples[i] for i in chosen]
     rows, columns = len(samples), len(temperatures)
     figure = _figure(1.3 + 3.5 * columns, 1.2 + 1.15 * rows)
-    _heading(figure, "What the teacher answers, softened by a temperature T")
+    _heading(figure, "The teacher's outputs, softened by a temperature T")
     panels = figure.subplots(rows, 1 + columns, squeeze=False, width_ratios=[1.1, *[3.5] * columns])
     for row, sample in zip(panels, samples, strict=True):
-        _picture(row[0], sample.image)
+        _image(row[0], sample.image)
         row[0].set_ylabel(
             names[sample.label], rotation=0, ha="right", va="center", color=TEXT, parse_math=False
         )
         for axes, temperature in zip(row[1:], temperatures, strict=True):
-            _draw_answer(axes, sample, names, temperature, with_names=axes is row[1])
+            _draw_probabilities(axes, sample, names, temperature, with_names=axes is row[1])
     for column, temperature in enumerate(temperatures, 1):
         panels[0, column].set_title(f"T = {temperature:g}", color=TEXT, fontweight="bold")
         if _are_short(names):
             top = max(axes.dataLim.y1 for axes in panels[:, column])
             for axes in panels[:, column]:
-                axes.set_ylim(0, 1.32 * top)  # room for the words
+                axes.set_ylim(0, 1.32 * top)  # room for the text
         else:
             end = max(axes.dataLim.x1 for axes in panels[:, column])
             for axes in panels[:, column]:
@@ -143,10 +143,10 @@ def _draw_samples(
     return figure
 
 
-def _draw_answer(
-    axes: Axes, sample: Record, names: Sequence[str], temperature: float, with_names: bool
+def _draw_probabilities(
+    axes: Axes, sample: Sample, names: Sequence[str], temperature: float, with_names: bool
 ) -> None:
-    """Draw a row of columns, one for each class; where names are long, a column of rows."""
+    """Draw a bar for each class: vertical, or horizontal where names are long."""
     upright = _are_short(names)
     count = min(MOST_BARS if upright else MOST_LYING_BARS, len(names))
     likeliest = [c for c in sample.teacher.topk(count).indices.tolist() if c != sample.label]
@@ -154,13 +154,13 @@ def _draw_answer(
     p = softmax_with_temperature(sample.teacher, temperature, 0)
     values = [float(p[c]) for c in shown]
     colours = [TRUE if c == sample.label else OTHER for c in shown]
-    places = np.arange(count)
-    (axes.bar if upright else axes.barh)(places, values, 0.75, color=colours)
+    positions = np.arange(count)
+    (axes.bar if upright else axes.barh)(positions, values, 0.75, color=colours)
     if sample.student is not None:
         own = softmax_with_temperature(sample.student, temperature, 0)
         marks = [float(own[c]) for c in shown]
         axes.plot(
-            *((places, marks) if upright else (marks, places)),
+            *((positions, marks) if upright else (marks, positions)),
             linestyle="none",
             marker="D",
             markersize=4.5,
@@ -169,7 +169,7 @@ def _draw_answer(
         )
     of_classes, of_values = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
     shown_names = [names[c] if upright or with_names else "" for c in shown]
-    of_classes.set_ticks(places, shown_names, fontsize=8, color=TEXT, parse_math=False)
+    of_classes.set_ticks(positions, shown_names, fontsize=8, color=TEXT, parse_math=False)
     of_values.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     of_values.set_tick_params(labelsize=8, colors=TEXT)
     of_values.grid(True, color=GRID, linewidth=0.8)
@@ -178,17 +178,17 @@ def _draw_answer(
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FRAME)
     if upright:
-        _tell_greatest(axes, p, sample.label, names)
+        _write_greatest(axes, p, sample.label, names)
     else:
         axes.invert_yaxis()
 
 
-def _tell_greatest(axes: Axes, p: Tensor, label: int, names: Sequence[str]) -> None:
+def _write_greatest(axes: Axes, p: Tensor, label: int, names: Sequence[str]) -> None:
     others = sorted((c for c in range(len(p)) if c != label), key=lambda c: -float(p[c]))[:2]
-    told = ", ".join(f"{names[c]}: {percent(float(p[c]))}" for c in others)
-    words = f"{names[label]}: {percent(float(p[label]))}; then {told}"
+    rest = ", ".join(f"{names[c]}: {percent(float(p[c]))}" for c in others)
+    line = f"{names[label]}: {percent(float(p[label]))}; then {rest}"
     _write(
-        axes, 0.99, 0.98, words, transform=axes.transAxes, ha="right", va="top",
+        axes, 0.99, 0.98, line, transform=axes.transAxes, ha="right", va="top",
         fontsize=8.5, color=TEXT,
     )  # fmt: skip
 
@@ -228,7 +228,7 @@ def _draw_similarity(knowledge: Knowledge, names: Sequence[str]) -> Figure:
     np.fill_diagonal(values, np.nan)
     size = min(12.0, max(6.5, 0.3 * count + 3))
     figure = _figure(size + 1.2, size)
-    title = f"What the teacher finds alike: its mean answer at T = {knowledge.temperature:g}"
+    title = f"What the teacher finds similar: its mean output at T = {knowledge.temperature:g}"
     _heading(figure, title)
     axes = figure.subplots()
     from matplotlib import colormaps
@@ -240,7 +240,7 @@ def _draw_similarity(knowledge: Knowledge, names: Sequence[str]) -> Figure:
     bar.set_label("mean probability of the other class", color=TEXT)
     bar.outline.set_edgecolor(FRAME)
     bar.ax.tick_params(colors=TEXT)
-    axes.set_xlabel("the teacher's answer", color=TEXT)
+    axes.set_xlabel("the teacher's output", color=TEXT)
     axes.set_ylabel("true class", color=TEXT)
     if count <= MOST_NAMES:
         long = max(map(len, names)) > 3
@@ -271,41 +271,41 @@ def _write_numbers(axes: Axes, values: np.ndarray, greatest: float) -> None:
 
 
 def _draw_disagreements(knowledge: Knowledge, names: Sequence[str]) -> Figure:
-    records = knowledge.disputed
+    samples = knowledge.disputed
     columns, width = (6, 2.0) if _are_short(names) else (4, 3.0)
-    rows = -(-len(records) // columns)
-    # In inches: a heading, and for each row a picture with lines below it.
-    heading, picture, lines = 0.65, 1.75, 0.8
-    figure = _figure(width * columns, heading + (picture + lines) * rows, arranged=False)
+    rows = -(-len(samples) // columns)
+    # In inches: a heading, and for each row an image with lines below it.
+    heading, image, lines = 0.65, 1.75, 0.8
+    figure = _figure(width * columns, heading + (image + lines) * rows, arranged=False)
     height = figure.get_figheight()
     figure.subplots_adjust(
-        0.01, lines / height, 0.99, 1 - heading / height, wspace=0.05, hspace=lines / picture
+        0.01, lines / height, 0.99, 1 - heading / height, wspace=0.05, hspace=lines / image
     )
-    which = "" if knowledge.disagreements == len(records) else f"; the {len(records)} surest"
+    which = "" if knowledge.disagreements == len(samples) else f"; the {len(samples)} surest"
     _heading(
         figure,
         f"Where student and teacher differ: {knowledge.disagreements:,} of "
-        f"{knowledge.records:,} records{which}",
+        f"{knowledge.total:,} samples{which}",
     )
     panels = figure.subplots(rows, columns, squeeze=False)
-    for axes, record in zip(panels.flat, records, strict=False):
-        _picture(axes, record.image)
-        told = [(f"label {names[record.label]}", TEXT)]
-        answers = [("teacher", record.teacher), ("student", record.student)]
-        told += [_answer(who, z, record.label, names) for who, z in answers if z is not None]
-        for index, (line, colour) in enumerate(told):
+    for axes, sample in zip(panels.flat, samples, strict=False):
+        _image(axes, sample.image)
+        texts = [(f"label {names[sample.label]}", TEXT)]
+        outputs = [("teacher", sample.teacher), ("student", sample.student)]
+        texts += [_prediction(who, z, sample.label, names) for who, z in outputs if z is not None]
+        for index, (line, colour) in enumerate(texts):
             axes.annotate(
                 line, (0.5, 0), xycoords="axes fraction", xytext=(0, -5 - 15 * index),
                 textcoords="offset points", ha="center", va="top", fontsize=9.5, color=colour,
                 parse_math=False,
             )  # fmt: skip
-    for axes in panels.flat[len(records) :]:
+    for axes in panels.flat[len(samples) :]:
         axes.set_visible(False)
     return figure
 
 
-def _answer(who: str, logits: Tensor, label: int, names: Sequence[str]) -> tuple[str, str]:
+def _prediction(who: str, logits: Tensor, label: int, names: Sequence[str]) -> tuple[str, str]:
     p = logits.softmax(0)
-    answer = int(p.argmax())
-    sign, colour = ("✓", TRUE) if answer == label else ("✗", WRONG)
-    return f"{sign} {who} {names[answer]} ({percent(float(p[answer]))})", colour
+    predicted = int(p.argmax())
+    sign, colour = ("✓", TRUE) if predicted == label else ("✗", WRONG)
+    return f"{sign} {who} {names[predicted]} ({percent(float(p[predicted]))})", colour

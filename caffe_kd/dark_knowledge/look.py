@@ -1,7 +1,7 @@
-"""What a teacher knows beyond the labels: which classes it finds alike, and for which records.
+"""What a teacher knows beyond the labels: which classes it finds similar, and for which samples.
 
-Its answer to a picture of a 2 has a little of the 3 and the 7 in it. Softened by a temperature that
-little can be seen; it is what a student learns from a teacher and cannot learn from labels.
+For an image of a 2 its output gives the 3 and the 7 small probabilities. Softened by a temperature
+they can be seen; a student learns them from a teacher and cannot learn them from labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..core.errors import CaffeKDError, NetError
 from ..layers.shared.records import ImageLayer
 from ..losses.soft_targets import softmax_with_temperature
 from ..net import LayerNode, Net
-from .subject import Subject
+from .teacher_student import TeacherStudent
 
 MOST_DISPUTED = 24
 _SURE = 0.9
@@ -26,9 +26,9 @@ _SURE = 0.9
 
 @dataclass
 class Batch:
-    """Records: pictures as the net gets them, labels, and the logits (N, C) of the nets.
+    """Samples: images as the net gets them, labels, and the logits (N, C) of the nets.
 
-    Without labels in the data the teacher's own answers stand for them.
+    Without labels in the data the teacher's own predictions are used.
     """
 
     images: Tensor
@@ -37,17 +37,17 @@ class Batch:
     student: Tensor | None
 
     @property
-    def answers(self) -> list[Tensor]:
-        """The logits of the nets there are, the teacher's first."""
+    def all_logits(self) -> list[Tensor]:
+        """The logits of teacher and, if there is one, student."""
         return [self.teacher] if self.student is None else [self.teacher, self.student]
 
 
 @dataclass
-class Record:
-    """A record and what the nets say of it.
+class Sample:
+    """A sample and the nets' outputs for it.
 
     Attributes:
-        image: its pixels as they were before the net's transformation, (H, W) grey or (H, W, 3)
+        image: its pixels before the net's transformation, (H, W) grey or (H, W, 3)
             red, green and blue, 0..1.
         label: its class.
         teacher: the teacher's logits (C).
@@ -67,39 +67,39 @@ class Knowledge:
     Attributes:
         classes: how many there are.
         temperature: that of the similarity.
-        records: how many were looked at.
+        total: how many samples were seen.
         right: how many of them teacher and student (if any) get right.
         disagreements: on how many they differ.
-        samples: of each class, in order, a record that the teacher is right and sure about, and
-            says most about other classes; classes without one are missing.
+        samples: for each class, in order, a sample that the teacher is right and sure about, with
+            the greatest entropy; classes without samples are missing.
         similarity: (C, C): row, the true class; column, the teacher's mean probability of a class;
-            NaN in rows of classes without a record.
-        disputed: records where both differ, first those where both are sure.
+            NaN in rows of classes without a sample.
+        disputed: samples on which both differ, those where both are sure first.
     """
 
     classes: int
     temperature: float
-    records: int = 0
+    total: int = 0
     right: list[int] = field(default_factory=list)
     disagreements: int = 0
-    samples: list[Record] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     similarity: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    disputed: list[Record] = field(default_factory=list)
+    disputed: list[Sample] = field(default_factory=list)
 
 
 class Viewer:
-    """Takes the records of a net, undoing what was done to their pixels.
+    """Yields the samples of a net, and restores their pixels as they were stored.
 
     Args:
-        subject: the net.
+        pair: the nets.
 
     Raises:
-        NetError: no data layer gives pictures of 1 or 3 channels.
+        NetError: no data layer gives images of 1 or 3 channels.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.source = self._source(subject.net)
+    def __init__(self, pair: TeacherStudent) -> None:
+        self.pair = pair
+        self.source = self._source(pair.net)
         layer = self.source.layer
         self.count: int | None = getattr(layer, "record_count", None)
         self._scale = self._mean = None
@@ -113,19 +113,19 @@ class Viewer:
             if not node.bottoms and len(shape) == 4 and shape[1] in (1, 3):
                 return node
         raise NetError(
-            "no data layer gives pictures: blobs of shape (N, 1, H, W) or (N, 3, H, W)",
+            "no data layer gives images: blobs of shape (N, 1, H, W) or (N, 3, H, W)",
             str(net.context.file),
         )
 
     @torch.no_grad()
     def batches(self, most: int) -> Iterator[Batch]:
-        """Yield batches of records, each record once.
+        """Yield batches of samples, each sample once.
 
         Args:
             most: how many batches to run.
         """
         left = self.count if self.count else math.inf
-        net, blobs = self.subject.net, self.subject.net.blobs
+        net, blobs = self.pair.net, self.pair.net.blobs
         for _ in range(most):
             if left <= 0:
                 return
@@ -133,8 +133,8 @@ class Viewer:
             images = blobs[self.source.tops[0]]
             size = int(min(len(images), left))
             left -= size
-            teacher = self._logits(self.subject.teacher)
-            student = self._logits(self.subject.student) if self.subject.student else None
+            teacher = self._logits(self.pair.teacher)
+            student = self._logits(self.pair.student) if self.pair.student else None
             labels = teacher.argmax(1)
             if len(self.source.tops) > 1:
                 labels = blobs[self.source.tops[1]].reshape(len(images), -1)[:, 0].long()
@@ -143,20 +143,20 @@ class Viewer:
                     f"the teacher has {teacher.shape[1]} classes, the student {student.shape[1]}"
                 )
             if int(labels.max()) >= teacher.shape[1] or int(labels.min()) < 0:
-                raise NetError(f"a label is no class of the teacher's {teacher.shape[1]}")
+                raise NetError(f"a label is outside the teacher's {teacher.shape[1]} classes")
             own = None if student is None else student[:size]
             yield Batch(images[:size], labels[:size], teacher[:size], own)
 
     def _logits(self, blob: str) -> Tensor:
-        values = self.subject.net.blobs[blob]
+        values = self.pair.net.blobs[blob]
         if values.dim() < 2 or math.prod(values.shape[2:]) != 1:
             raise NetError(
-                f"blob '{blob}' is {tuple(values.shape)}: one answer per record, (N, C), is needed"
+                f"blob '{blob}' is {tuple(values.shape)}: one output per sample, (N, C), is needed"
             )
         return values.flatten(1)
 
-    def picture(self, image: Tensor) -> np.ndarray:
-        """Return an image (C, H, W) as it was stored, for drawing: see ``Record.image``."""
+    def to_image(self, image: Tensor) -> np.ndarray:
+        """Return an image (C, H, W) as it was stored, for drawing: see ``Sample.image``."""
         pixels = image.cpu().numpy().astype(np.float64)
         if self._scale:
             pixels = pixels / self._scale
@@ -171,57 +171,57 @@ class Viewer:
 
 
 def _centre(mean: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Return the part of a mean that a central crop leaves."""
+    """Return the part of a mean inside a central crop."""
     if mean.shape[1:] == (1, 1):
         return mean
     top, left = ((have - want) // 2 for have, want in zip(mean.shape[1:], size, strict=True))
     return mean[:, top : top + size[0], left : left + size[1]]
 
 
-def look(subject: Subject, batches: int = 100) -> Knowledge:
+def look(pair: TeacherStudent, batches: int = 100) -> Knowledge:
     """Run a teacher, and its student if there is one, over test data.
 
     Args:
-        subject: the nets.
-        batches: how many at most; never more than it takes to see each record once.
+        pair: the nets.
+        batches: how many at most; never more than it takes to see each sample once.
 
     Raises:
-        CaffeKDError: the data are no pictures, or the nets have other numbers of classes.
+        CaffeKDError: the data are not images, or the nets differ in their number of classes.
     """
-    viewer = Viewer(subject)
+    viewer = Viewer(pair)
     collector: _Collector | None = None
     for batch in viewer.batches(batches):
-        collector = collector or _Collector(subject, viewer, batch.teacher.shape[1])
+        collector = collector or _Collector(pair, viewer, batch.teacher.shape[1])
         collector.add(batch)
     if collector is None:
-        raise CaffeKDError("there is no record to look at")
+        raise CaffeKDError("there are no samples")
     return collector.knowledge()
 
 
 class _Collector:
-    """Keeps of the batches what ``Knowledge`` holds, and few pictures."""
+    """Reduces batches to what ``Knowledge`` holds, with few images."""
 
-    def __init__(self, subject: Subject, viewer: Viewer, classes: int) -> None:
-        nets = 1 if subject.student is None else 2
+    def __init__(self, pair: TeacherStudent, viewer: Viewer, classes: int) -> None:
+        count = 1 if pair.student is None else 2
         self.viewer = viewer
-        self.found = Knowledge(classes, subject.temperature, right=[0] * nets)
+        self.found = Knowledge(classes, pair.temperature, right=[0] * count)
         self._sums, self._counts = torch.zeros(classes, classes), torch.zeros(classes)
-        self._samples: dict[int, tuple[tuple[bool, bool, float], Record]] = {}
-        self._disputed: list[tuple[float, Record]] = []
+        self._samples: dict[int, tuple[tuple[bool, bool, float], Sample]] = {}
+        self._disputed: list[tuple[float, Sample]] = []
 
     def add(self, batch: Batch) -> None:
-        """Take up a batch."""
+        """Add a batch."""
         found, labels = self.found, batch.labels
-        found.records += len(labels)
-        for index, logits in enumerate(batch.answers):
+        found.total += len(labels)
+        for index, logits in enumerate(batch.all_logits):
             found.right[index] += int((logits.argmax(1) == labels).sum())
         soft = softmax_with_temperature(batch.teacher, found.temperature)
         self._sums.index_add_(0, labels, soft)
         self._counts.index_add_(0, labels, torch.ones(len(labels)))
-        for i, key in _telling(batch.teacher, labels):
+        for i, key in _informative(batch.teacher, labels):
             label = int(labels[i])
             if label not in self._samples or key > self._samples[label][0]:
-                self._samples[label] = (key, self._record(batch, i))
+                self._samples[label] = (key, self._sample(batch, i))
         if batch.student is not None:
             self._dispute(batch, batch.student)
 
@@ -229,26 +229,26 @@ class _Collector:
         for i, sureness in _differing(batch.teacher, student):
             self.found.disagreements += 1
             if len(self._disputed) < MOST_DISPUTED or sureness > self._disputed[-1][0]:
-                self._disputed.append((sureness, self._record(batch, i)))
+                self._disputed.append((sureness, self._sample(batch, i)))
                 self._disputed.sort(key=lambda entry: -entry[0])
                 del self._disputed[MOST_DISPUTED:]
 
-    def _record(self, batch: Batch, i: int) -> Record:
+    def _sample(self, batch: Batch, i: int) -> Sample:
         student = None if batch.student is None else batch.student[i].clone()
-        picture = self.viewer.picture(batch.images[i])
-        return Record(picture, int(batch.labels[i]), batch.teacher[i].clone(), student)
+        image = self.viewer.to_image(batch.images[i])
+        return Sample(image, int(batch.labels[i]), batch.teacher[i].clone(), student)
 
     def knowledge(self) -> Knowledge:
         """Return what was found."""
         found = self.found
         found.similarity = (self._sums / self._counts[:, None]).numpy()  # 0 / 0: a class is missing
         found.samples = [self._samples[label][1] for label in sorted(self._samples)]
-        found.disputed = [record for _, record in self._disputed]
+        found.disputed = [sample for _, sample in self._disputed]
         return found
 
 
-def _telling(teacher: Tensor, labels: Tensor) -> Iterator[tuple[int, tuple[bool, bool, float]]]:
-    """Yield each record and how well it shows what the teacher knows: the greater the better."""
+def _informative(teacher: Tensor, labels: Tensor) -> Iterator[tuple[int, tuple[bool, bool, float]]]:
+    """Yield each sample with a key that is greater the more it shows of what the teacher knows."""
     p = teacher.softmax(1)
     entropy = -(p * p.clamp(min=1e-12).log()).sum(1)
     of_label = p.gather(1, labels[:, None])[:, 0]
@@ -258,14 +258,14 @@ def _telling(teacher: Tensor, labels: Tensor) -> Iterator[tuple[int, tuple[bool,
 
 
 def _differing(teacher: Tensor, student: Tensor) -> Iterator[tuple[int, float]]:
-    """Yield the records where both differ, with the product of how sure each is of its answer."""
+    """Yield the samples on which both differ, with the product of their confidences."""
     sure = [z.softmax(1).max(1) for z in (teacher, student)]
     for i in (sure[0].indices != sure[1].indices).nonzero()[:, 0].tolist():
         yield i, float(sure[0].values[i] * sure[1].values[i])
 
 
-def alike(knowledge: Knowledge, most: int = 5) -> list[tuple[int, int, float]]:
-    """Return the pairs (true class, other class, mean probability) that the teacher finds alike."""
+def most_similar(knowledge: Knowledge, most: int = 5) -> list[tuple[int, int, float]]:
+    """Return the most similar pairs of classes: (true class, other class, mean probability)."""
     others = knowledge.similarity.copy()
     np.fill_diagonal(others, np.nan)
     order = np.argsort(-np.nan_to_num(others, nan=-1.0), axis=None, kind="stable")[:most]

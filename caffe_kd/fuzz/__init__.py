@@ -1,1 +1,1 @@
-"""Damaged inputs for every reader: made from good files, each repeatable from its number."""
+"""Damaged inputs for every reader, made from good files, each reproducible from its number."""

@@ -1,7 +1,7 @@
-"""Feeds damaged files to the readers, in processes of their own, and judges how each ends.
+"""Feeds damaged files to the readers, in separate processes, and classifies the outcome.
 
-An input is named by seed, kind and number: these alone decide what is done to which good file, so
-that any input can be made again.
+Seed, kind and number alone determine which good file is damaged and how, so that any input can be
+reproduced.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _MOST_MESSAGE = 2000
 
 @dataclass
 class Verdict:
-    """How an input ended.
+    """The outcome of an input.
 
     Attributes:
         kind: the kind's name.
         number: the input's number.
         verdict: ``fine``, ``error`` or one of ``FAULTS``.
-        message: of the error, or where the traceback ends.
+        message: of the error, with the end of the traceback if there is one.
         grown: bytes that the process grew by.
         seconds: how long it took.
         file: the saved input, where the verdict is a fault.
@@ -56,7 +56,7 @@ class Verdict:
 
 
 class Campaign:
-    """All inputs of some kinds.
+    """All inputs of the given kinds.
 
     Args:
         kinds: the kinds.
@@ -83,7 +83,7 @@ class Campaign:
                 self.kinds.append(kind)
 
     def run(self, kind: Kind, numbers: Sequence[int]) -> Iterator[Verdict]:
-        """Try the inputs with these numbers; yield each verdict as it comes."""
+        """Try the inputs with these numbers; yield each verdict as soon as it is known."""
         for first in range(0, len(numbers), _BATCH):
             waiting = list(numbers[first : first + _BATCH])
             while waiting:
@@ -95,18 +95,18 @@ class Campaign:
 
     def make(self, kind: Kind, number: int, folder: Path) -> Path:
         """Write the input with a number into a folder; return its path."""
-        choice = random.Random(f"{self._seed} {kind.name} {number}")
-        good = choice.choice(self._good[kind.name])
-        other = choice.choice(self._good[kind.name])
+        rng = random.Random(f"{self._seed} {kind.name} {number}")
+        good = rng.choice(self._good[kind.name])
+        other = rng.choice(self._good[kind.name])
         path = self._placed(kind, good, folder / str(number))
         files, others = _files(path), _files(other)
-        file, from_other = choice.choice(files), choice.choice(others)
-        file.write_bytes(damaged(file.read_bytes(), choice, from_other.read_bytes()))
+        file, from_other = rng.choice(files), rng.choice(others)
+        file.write_bytes(damaged(file.read_bytes(), rng, from_other.read_bytes()))
         return path
 
     @staticmethod
     def _placed(kind: Kind, good: Path, at: Path) -> Path:
-        """Copy a good file, or a folder of them, to where it is read or damaged."""
+        """Copy a good file or folder to where it is read or damaged."""
         path = at.with_name(at.name + kind.suffix)
         if good.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -122,7 +122,7 @@ class Campaign:
         return self.make(kind, verdict.number, folder)
 
     def _batch(self, kind: Kind, numbers: Sequence[int]) -> Iterator[Verdict]:
-        """Try inputs in one process until all are done or one ends it."""
+        """Try inputs in one process until all are done or the process ends."""
         folder = self._work / "now"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -158,7 +158,7 @@ class Campaign:
             os.waitpid(child, 0)
 
     def _child(self, kind: Kind, numbers: Sequence[int], folder: Path, sending: int) -> Any:
-        """Try inputs and write a line for each; this process ends here."""
+        """Try inputs and write a line for each; the process exits at the end."""
         os.chdir(folder)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
@@ -185,7 +185,7 @@ class Campaign:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return a file, or the files of a folder that are not empty."""
+    """Return a file, or the non-empty files of a folder."""
     return sorted(p for p in path.iterdir() if p.stat().st_size) if path.is_dir() else [path]
 
 
@@ -220,7 +220,7 @@ def _ending(status: int) -> str:
 
 
 def _peak_bytes(reset: bool = True) -> int:
-    """Return this process's greatest memory; the reset makes today's the greatest so far."""
+    """Return this process's peak memory; ``reset`` restarts the peak at the current size."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()

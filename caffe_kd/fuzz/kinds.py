@@ -1,4 +1,4 @@
-"""The kinds of files that are damaged: where good ones come from, and how each is read."""
+"""The kinds of files that are damaged: how good ones are made, and how each is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..data.source import SampleSource
 
 Commands = Callable[[list[str]], int]
-"""Runs a command of ``caffe_kd`` by its words, the first of which is its name."""
+"""Runs a command of ``caffe_kd``, given its name and arguments."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        name: as ``-only`` names it.
+        name: its name for ``-only``.
         seeds: returns good files, or folders of them; it may write into the folder it is given.
-        read: reads one, and what a user would read after it.
+        read: reads one, and what a user would read next.
         suffix: of the damaged file's name; empty for folders.
-        share: how many inputs, beside other kinds; those that take long have fewer.
+        share: how many inputs, relative to other kinds; fewer for slow ones.
     """
 
     name: str
@@ -49,8 +49,8 @@ def kinds(golden: Path, run: Commands) -> list[Kind]:
     """Return all kinds.
 
     Args:
-        golden: a folder of recorded files, which need not be there.
-        run: the command line, for the kinds that commands read.
+        golden: a folder of recorded files, which need not exist.
+        run: the command line, for the kinds that are read by commands.
     """
     data = golden / "data"
 
@@ -112,7 +112,7 @@ def _read_net(path: Path) -> None:
 
 
 def _run_commands(run: Commands, path: Path) -> None:
-    """Look at a net as a user would, by the commands that build it but run none of its layers."""
+    """Read a net by the commands that build it without running its layers."""
     _check(run, "summarize", str(path))
     _check(run, "make_deploy", "-model", str(path))
     _check(run, "doctor", str(path))
@@ -120,7 +120,7 @@ def _run_commands(run: Commands, path: Path) -> None:
 
 
 def _check(run: Commands, *words: str) -> None:
-    """Run a command, check what it prints, and raise what it ends with."""
+    """Run a command, check its output, and raise its error."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         run(list(words))
@@ -128,7 +128,7 @@ def _check(run: Commands, *words: str) -> None:
 
 
 def check_printed(text: str) -> None:
-    """Raise AssertionError where a terminal would be sent control characters."""
+    """Raise AssertionError if the output has control characters for a terminal."""
     if any(printable(line) != line for line in text.split("\n")):
         raise AssertionError(f"control characters were printed: {ascii(text)}")
 
@@ -167,7 +167,7 @@ def _read_resume(path: Path) -> None:
 
 
 def _read_array_of_resume(path: Path) -> None:
-    """Read a .resume whose checksums are right, but one of its arrays is not."""
+    """Read a .resume with right checksums and a damaged array."""
     from ..solver import resume
 
     content, packed = path.read_bytes(), io.BytesIO()
@@ -196,7 +196,7 @@ def _read_recording(path: Path) -> None:
 
 
 def _read_array_of_recording(path: Path) -> None:
-    """Read a recording whose checksums are right, but whose array is not."""
+    """Read a recording with right checksums and a damaged array."""
     content = path.read_bytes()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", content)
@@ -204,7 +204,7 @@ def _read_array_of_recording(path: Path) -> None:
 
 
 def _read_packed_idx(path: Path) -> None:
-    """Read a gzip archive whose checksum is right, but whose content is not."""
+    """Read a gzip archive with a right checksum and damaged content."""
     path.write_bytes(gzip.compress(path.read_bytes()))
     _read_idx(path)
 

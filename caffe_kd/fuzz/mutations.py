@@ -26,7 +26,7 @@ def flip_bits(data: bytearray, random: random.Random, _other: bytes) -> bytearra
 
 
 def set_bytes(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Put random bytes in place of some."""
+    """Replace some bytes by random ones."""
     if data:
         at = random.randrange(len(data))
         count = min(random.choice((1, 2, 4, 16)), len(data) - at)
@@ -35,31 +35,31 @@ def set_bytes(data: bytearray, random: random.Random, _other: bytes) -> bytearra
 
 
 def truncate(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Cut the end off."""
+    """Truncate the file."""
     return data[: random.randrange(len(data) + 1)]
 
 
 def cut_out(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Take a part out."""
+    """Remove a part."""
     at = random.randrange(len(data) + 1)
     del data[at : at + random.choice((1, 4, 64, 4096))]
     return data
 
 
 def splice(data: bytearray, random: random.Random, other: bytes) -> bytearray:
-    """Go on with the end of another file."""
+    """Continue with the end of another file."""
     return data[: random.randrange(len(data) + 1)] + other[random.randrange(len(other) + 1) :]
 
 
 def double(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Write a part twice, or many times."""
+    """Repeat a part once or many times."""
     at = random.randrange(len(data) + 1)
     part = data[at : at + random.choice((1, 8, 64, 512))]
     return data[:at] + part * random.choice((2, 2, 3, 100)) + data[at + len(part) :]
 
 
 def number(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Put a number at the edge of its kind in place of what may be a length."""
+    """Replace what may be a length by a limit of an integer type."""
     value = random.choice(_EDGES)
     kinds = [
         f for f in ("<B", "<H", ">H", "<I", ">I", "<Q", ">Q") if value < 256 ** struct.calcsize(f)
@@ -71,7 +71,7 @@ def number(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
 
 
 def near_number(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Add a little to a byte near the beginning, where headers are, or near the end."""
+    """Add a small number to a byte near the start, where headers are, or near the end."""
     if data:
         span = min(len(data), 64)
         at = (
@@ -84,7 +84,7 @@ def near_number(data: bytearray, random: random.Random, _other: bytes) -> bytear
 
 
 def word(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Write a word that readers of text may stumble over, between two others or in place of one."""
+    """Insert a word that is hard for text readers, or replace a word by it."""
     at = random.randrange(len(data) + 1)
     if random.random() < 0.5:  # at the beginning of a word
         at = max(data.rfind(b" ", 0, at), data.rfind(b"\n", 0, at), data.rfind(b'"', 0, at)) + 1
@@ -96,7 +96,7 @@ def word(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
 
 
 def nest(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
-    """Open a block many times: one of the file's own lines, or a mark."""
+    """Open a block many times: repeat one of the file's own lines, or a bracket."""
     lines = [line for line in bytes(data).splitlines() if line.rstrip().endswith(b"{")]
     opened = random.choice(lines or [b"[", b"{", b"\x0a\x7f"])
     at = random.randrange(len(data) + 1)
@@ -104,7 +104,7 @@ def nest(data: bytearray, random: random.Random, _other: bytes) -> bytearray:
 
 
 def swap_lines(data: bytearray, random: random.Random, other: bytes) -> bytearray:
-    """Put lines of the file, or of another, in place of others."""
+    """Replace lines by others of the file, or of another file."""
     lines, others = bytes(data).splitlines(keepends=True), other.splitlines(keepends=True)
     for _ in range(random.choice((1, 3))):
         if lines:
@@ -120,11 +120,11 @@ MUTATIONS: tuple[Callable[[bytearray, random.Random, bytes], bytearray], ...] = 
 
 
 def damaged(data: bytes, random: random.Random, other: bytes) -> bytes:
-    """Return a file's bytes, damaged in one way or a few.
+    """Return a file's bytes, damaged in one or several ways.
 
     Args:
         data: the good file.
-        random: decides what is done.
+        random: determines the damage.
         other: another file of the kind.
     """
     result = bytearray(data)

@@ -1,4 +1,4 @@
-"""Good files of each kind, small ones, for damage to be done to."""
+"""Small good files of each kind, to be damaged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nets(folder: Path) -> Iterable[Path]:
 
 
 def solvers(folder: Path) -> Iterable[Path]:
-    """Return a solver that distils, many times, and the examples' solvers."""
+    """Return a distillation solver, many times, and the examples' solvers."""
     net = write_text(folder, "small.prototxt", NET)
     (trained,) = weights(folder)
     loss = 'layer { name: "kd" type: "DistillingLoss" bottom: "ip" bottom: "teacher/ip" top: "kd" }'
@@ -100,7 +100,7 @@ def weights(folder: Path) -> Iterable[Path]:
 
 
 def weights_h5(folder: Path) -> Iterable[Path]:
-    """Write an HDF5 caffemodel, plain and packed."""
+    """Write an HDF5 caffemodel, uncompressed and compressed."""
     import h5py
 
     from ..proto.binary import write_weights_hdf5
@@ -114,7 +114,7 @@ def weights_h5(folder: Path) -> Iterable[Path]:
 
 
 def state(path: Path) -> Iterable[Path]:
-    """Write a solver state in the format of the path's ending."""
+    """Write a solver state in the format of the path's suffix."""
     from ..proto.binary import SolverState, write_solver_state
 
     history = list(itertools.chain(*param_and_blobs()[1].values()))
@@ -133,7 +133,7 @@ def states_h5(folder: Path) -> Iterable[Path]:
 
 
 def rows(folder: Path) -> Iterable[Path]:
-    """Write HDF5 data, plain and packed."""
+    """Write HDF5 data, uncompressed and compressed."""
     import h5py
 
     draw = np.random.default_rng(0)
@@ -146,7 +146,7 @@ def rows(folder: Path) -> Iterable[Path]:
 
 
 def recordings(folder: Path) -> Iterable[Path]:
-    """Write a recording, and a .npz that is none."""
+    """Write a recording, and a .npz that is not one."""
     from ..verify.recording import write_recording
 
     draw = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def recordings(folder: Path) -> Iterable[Path]:
 
 
 def idx(folder: Path) -> Iterable[Path]:
-    """Write IDX files, plain and gzipped."""
+    """Write IDX files, uncompressed and gzipped."""
     images = struct.pack(">IIII", 0x803, 20, 6, 6) + bytes(range(180)) * 4
     labels = struct.pack(">II", 0x801, 20) + bytes(range(20))
     (folder / "a-images-idx3-ubyte").write_bytes(images)
@@ -168,7 +168,7 @@ def idx(folder: Path) -> Iterable[Path]:
 
 
 def datum(label: int) -> bytes:
-    """Return a serialised Datum."""
+    """Return a serialized Datum."""
     from ..proto import caffe_pb2 as pb
 
     datum = pb.Datum(channels=1, height=6, width=6, data=bytes([label]) * 36, label=label)
@@ -202,7 +202,7 @@ def images(folder: Path) -> Iterable[Path]:
 
 
 def lists(data: Path) -> Callable[[Path], Iterable[Path]]:
-    """Return what writes an image list; recorded ones are in ``data``."""
+    """Return a function that writes an image list; recorded images are in ``data``."""
 
     def make(folder: Path) -> Iterable[Path]:
         made = [p for p in images(folder) if p.suffix in (".png", ".jpg")]
@@ -264,19 +264,19 @@ def resumes(folder: Path) -> Iterable[Path]:
 
 
 def arrays_of_resumes(folder: Path) -> Iterable[Path]:
-    """Return the arrays that a .resume is made of, as files of their own."""
+    """Return the arrays of a .resume as separate files."""
     (good,) = resumes(folder)
     with zipfile.ZipFile(good) as archive:
         return [Path(archive.extract(name, folder)) for name in archive.namelist()]
 
 
 def arrays_of_recordings(folder: Path) -> Iterable[Path]:
-    """Write NumPy arrays as a recording holds them."""
+    """Write NumPy arrays as they are in a recording."""
     np.save(folder / "a.npy", np.arange(12.0).reshape(3, 4))
     np.save(folder / "b.npy", np.asfortranarray(np.eye(3, dtype=np.float16)))
     return [folder / "a.npy", folder / "b.npy"]
 
 
 def plain_idx(folder: Path) -> Iterable[Path]:
-    """Write the IDX files and return the plain one."""
+    """Write the IDX files and return the uncompressed one."""
     return list(idx(folder))[:1]

@@ -26,19 +26,19 @@ def run(name: str, folder: Path) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that the first example has left: the others use its weights."""
     folder = tmp_path_factory.mktemp("digits")
-    (folder / "told.txt").write_text(run("step_solver.py", folder))
+    (folder / "printed.txt").write_text(run("step_solver.py", folder))
     return folder
 
 
 def test_solver_is_stepped_and_its_loss_drawn(folder: Path) -> None:
-    told = (folder / "told.txt").read_text()
-    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", told)]
+    printed = (folder / "printed.txt").read_text()
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", printed)]
     assert len(losses) == 10
     assert losses[-1] < 0.2 * losses[0]
-    assert "iteration 160, lr 0.005" in told
-    assert float(told.split()[-1]) > 0.95
-    with Image.open(folder / "loss.png") as picture:
-        assert picture.format == "PNG"
+    assert "iteration 160, lr 0.005" in printed
+    assert float(printed.split()[-1]) > 0.95
+    with Image.open(folder / "loss.png") as image:
+        assert image.format == "PNG"
 
 
 def test_surgery_makes_a_net_that_reads_a_row_of_digits(folder: Path) -> None:
@@ -48,17 +48,17 @@ def test_surgery_makes_a_net_that_reads_a_row_of_digits(folder: Path) -> None:
 
 
 def test_features_are_extracted(folder: Path) -> None:
-    told = run("extract_features.py", folder)
-    assert "1797 features of 32 numbers" in told
-    assert float(told.split()[-1]) > 0.9
+    printed = run("extract_features.py", folder)
+    assert "1797 features of 32 numbers" in printed
+    assert float(printed.split()[-1]) > 0.9
     assert np.load(folder / "features.npy").shape == (1797, 32)
 
 
-def test_dream_strengthens_the_answer(folder: Path) -> None:
+def test_dream_strengthens_the_activation(folder: Path) -> None:
     words = run("deep_dream.py", folder).split()
-    assert float(words[-3]) > 1.5 * float(words[2])
-    with Image.open(folder / "dream.png") as picture:
-        assert picture.size == (512, 256)
+    assert float(words[-3]) > 1.5 * float(words[3])
+    with Image.open(folder / "dream.png") as image:
+        assert image.size == (512, 256)
 
 
 def test_examples_train_the_net_themselves_where_there_is_none(tmp_path: Path) -> None:

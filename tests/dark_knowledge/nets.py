@@ -19,7 +19,7 @@ BODY = """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
 """
-# Rows of pixels (3, 1): class c has a light pixel c. Record 3 looks like a 1 but is a 2.
+# Rows of pixels (3, 1): class c has a light pixel c. Sample 3 looks like a 1 but is a 2.
 PIXELS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 255, 0], [255, 0, 0]], np.uint8)
 LABELS = np.array([0, 1, 2, 2, 0], np.uint8)
 

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 
 from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.dark_knowledge.draw import OTHER, TRUE, WRONG, draw, percent
-from caffe_kd.dark_knowledge.look import Knowledge, Record
+from caffe_kd.dark_knowledge.look import Knowledge, Sample
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +29,16 @@ def knowledge(
     draw_numbers = torch.Generator().manual_seed(0)
     shape = (9, 9, 3) if colour else (9, 9)
 
-    def record(label: int) -> Record:
+    def sample(label: int) -> Sample:
         teacher = torch.randn(classes, generator=draw_numbers)
         teacher[label] += 4
         own = torch.randn(classes, generator=draw_numbers) if student else None
-        return Record(np.full(shape, 0.5), label, teacher, own)
+        return Sample(np.full(shape, 0.5), label, teacher, own)
 
     found = Knowledge(classes, 4.0, 100, [90, 80], disputed)
-    found.samples = [record(label) for label in range(classes)]
+    found.samples = [sample(label) for label in range(classes)]
     found.similarity = np.full((classes, classes), 1 / classes)
-    found.disputed = [record(i % classes) for i in range(disputed)]
+    found.disputed = [sample(i % classes) for i in range(disputed)]
     return found
 
 
@@ -74,7 +74,7 @@ def test_without_a_student_there_is_nothing_to_differ(tmp_path: Path) -> None:
 def test_any_number_of_classes_and_names_fits(tmp_path: Path, classes: int, long: bool) -> None:
     names = [f"{c}, a $name_of_{c}\\alpha {'x' * 40}" if long else str(c) for c in range(classes)]
     found = knowledge(classes, disputed=24, colour=True)
-    found.similarity[1] = np.nan  # a class without a record
+    found.similarity[1] = np.nan  # a class without a sample
     for path in draw(found, names, [1, 4], tmp_path):
         image = pixels(path)
         edge = np.concatenate([image[:, :2].reshape(-1, 3), image[:, -2:].reshape(-1, 3)])
@@ -85,8 +85,8 @@ def test_any_number_of_classes_and_names_fits(tmp_path: Path, classes: int, long
 
 def test_percent_has_two_digits_however_small() -> None:
     values = [1, 0.876, 0.05, 0.0123, 0.00456, 1e-9]
-    told = [percent(value) for value in values]
-    assert told == ["100%", "88%", "5.0%", "1.2%", "0.46%", "<0.001%"]
+    shown = [percent(value) for value in values]
+    assert shown == ["100%", "88%", "5.0%", "1.2%", "0.46%", "<0.001%"]
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

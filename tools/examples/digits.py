@@ -22,20 +22,20 @@ def folder_asked_for(about: str) -> Path:
     )
     parser.add_argument(
         "folder", metavar="FOLDER", nargs="?", type=Path, default=Path("output/digits"),
-        help="what is made lies there (default: %(default)s)",
+        help="where the files are written (default: %(default)s)",
     )  # fmt: skip
     folder: Path = parser.parse_args().folder
     return folder
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return 1797 pictures [N, 1, 8, 8] from 0 to 1, and their classes."""
+    """Return 1797 images [N, 1, 8, 8] from 0 to 1, and their classes."""
     digits = load_digits()
     return (digits.images[:, None] / 16).astype(np.float32), digits.target.astype(np.float32)
 
 
 def net(loss: bool, batch: int = BATCH) -> caffe.NetSpec:
-    """Return the net for training, or the one that is deployed."""
+    """Return the net for training or for deployment."""
     filler = {"type": "xavier"}
     n = caffe.NetSpec()
     n.data = L.Input(shape={"dim": [batch, 1, 8, 8]})
@@ -67,20 +67,20 @@ def make_solver(folder: Path) -> caffe.SGDSolver:
 
 def train(solver: caffe.SGDSolver, iterations: int) -> list[float]:
     """Step a solver on random batches; return the loss of each step."""
-    pictures, classes = read_digits()
+    images, classes = read_digits()
     random = np.random.default_rng(solver.iter)
     losses = []
     for _ in range(iterations):
-        chosen = random.choice(len(pictures), BATCH, replace=False)
-        solver.net.blobs["data"].data[...] = pictures[chosen]
-        solver.net.blobs["label"].data[...] = classes[chosen]
+        selected = random.choice(len(images), BATCH, replace=False)
+        solver.net.blobs["data"].data[...] = images[selected]
+        solver.net.blobs["label"].data[...] = classes[selected]
         solver.step(1)
         losses.append(float(solver.net.blobs["loss"].data))
     return losses
 
 
 def trained(folder: Path) -> caffe.Net:
-    """Return the deployed net with trained weights; they are trained where they are not there."""
+    """Return the deployed net with trained weights; train them if they do not exist yet."""
     weights = folder / "digits.caffemodel"
     if not weights.exists():
         solver = make_solver(folder)

@@ -1,8 +1,8 @@
-"""Extracts what a layer inside a trained net makes of each picture.
+"""Extracts the features that a layer inside a trained net computes for each image.
 
     python tools/examples/extract_features.py [FOLDER]
 
-Writes FOLDER/features.npy, and tells how well nearest neighbours among features find the class.
+Writes FOLDER/features.npy, and prints the accuracy of nearest neighbours among the features.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import caffe_kd as caffe
 
 def main(folder: Path) -> float:
     net = trained(folder)
-    pictures, classes = read_digits()
+    images, classes = read_digits()
     net.blobs["data"].reshape(100, 1, 8, 8)  # so many at a time
     transformer = caffe.io.Transformer({"data": net.blobs["data"].data.shape})
     transformer.set_transpose("data", (2, 0, 1))
-    inputs = np.stack([transformer.preprocess("data", p[0][:, :, None]) for p in pictures])
+    inputs = np.stack([transformer.preprocess("data", p[0][:, :, None]) for p in images])
     features = net.forward_all(blobs=["ip1"], data=inputs)["ip1"]
     np.save(folder / "features.npy", features)
     neighbours = KNeighborsClassifier(3).fit(features[:900], classes[:900])

@@ -2,7 +2,7 @@
 
     python tools/examples/net_surgery.py [FOLDER]
 
-The net so made takes pictures of any size, and tells the class at each place of them.
+The new net takes images of any size, and predicts the class at each position.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def convolutional(height: int, width: int) -> caffe.NetSpec:
 
 def main(folder: Path) -> np.ndarray:
     old = trained(folder)
-    pictures, classes = read_digits()
-    row = np.concatenate([p[0] for p in pictures[:5]], axis=1)  # five digits side by side
+    images, classes = read_digits()
+    row = np.concatenate([p[0] for p in images[:5]], axis=1)  # five digits side by side
     path = folder / "convolutional.prototxt"
     path.write_text(str(convolutional(*row.shape).to_proto()))
     new = caffe.Net(str(path), caffe.TEST)

@@ -1,8 +1,8 @@
-"""Steps a solver in a loop of one's own, and draws the loss while it runs.
+"""Steps a solver in your own loop, and plots the loss while it runs.
 
     python tools/examples/step_solver.py [FOLDER]
 
-The picture FOLDER/loss.png is drawn anew every 20 iterations.
+FOLDER/loss.png is drawn again every 20 iterations.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def draw(losses: list[float], path: Path) -> None:
 
 def accuracy(folder: Path) -> float:
     net = caffe.Net(str(folder / "deploy.prototxt"), str(folder / "digits.caffemodel"), caffe.TEST)
-    pictures, classes = read_digits()
-    net.blobs["data"].reshape(*pictures.shape)
-    right = (net.forward(data=pictures)["prob"].argmax(1) == classes).mean()
+    images, classes = read_digits()
+    net.blobs["data"].reshape(*images.shape)
+    right = (net.forward(data=images)["prob"].argmax(1) == classes).mean()
     print(f"accuracy on all digits: {right:.4f}")
     return float(right)
 

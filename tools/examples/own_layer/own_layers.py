@@ -1,4 +1,4 @@
-r"""Two layer types of one's own, each with a block of settings; for the flag -layers.
+r"""Two layer types of your own, each with a block of settings; for the flag -layers.
 
 From this folder:
 
@@ -8,7 +8,7 @@ From this folder:
     caffe_kd export_onnx -model net.prototxt -weights out/own_iter_40.caffemodel \
         -output out/own.onnx -layers own_layers.py
 
-A package that is installed brings its types without the flag, by an entry point of the group
+An installed package registers its types without the flag, by an entry point of the group
 ``caffe_kd.layers`` that names their module.
 """
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     "SoftClip",
     message="""
     message SoftClipParameter {
-      // What a value comes near to, but does not reach.
+      // The bound that the values approach.
       optional float limit = 1 [default = 6];
     }
     """,
     origin="own_layers.py",
 )
 class SoftClip(Layer):
-    """Hold values within a limit: ``y = limit * tanh(x / limit)``.
+    """Keep values within a limit: ``y = limit * tanh(x / limit)``.
 
     Bottom: any shape. Top: the same, in (-limit, limit).
 
@@ -74,14 +74,14 @@ class SoftClip(Layer):
     bottoms=2,
     message="""
     message LogitHuberLossParameter {
-      // Beyond this distance a logit counts by its distance, not by its square.
+      // Beyond this distance the loss is linear instead of squared.
       optional float delta = 1 [default = 1];
     }
     """,
     origin="own_layers.py",
 )
 class LogitHuberLoss(Layer):
-    """Pull the student's logits to the teacher's by Huber's loss.
+    """Penalise the distance of the student's logits to the teacher's by the Huber loss.
 
     ``loss = mean of (d^2 / 2 where |d| < delta, else delta * (|d| - delta / 2))``, d = student -
     teacher.

@@ -27,16 +27,16 @@ _DEFAULT_TEMPERATURE = 4.0
 
 
 @dataclass
-class Subject:
-    """A net in phase TEST with a teacher in it, and perhaps its student.
+class TeacherStudent:
+    """A net in phase TEST that contains a teacher and perhaps its student.
 
     Attributes:
         net: the net, with weights.
         teacher: the blob of the teacher's logits.
-        student: that of the student's; None without a student.
-        temperature: the one that the student is distilled at.
-        others: the solver's teachers that were not chosen.
-        notes: what else a user should know, in words.
+        student: the blob of the student's logits; None without a student.
+        temperature: that of the distillation.
+        others: the solver's other teachers.
+        notes: warnings for the user.
     """
 
     net: Net
@@ -47,7 +47,9 @@ class Subject:
     notes: list[str] = field(default_factory=list)
 
 
-def of_solver(path: str | Path, weights: str | None = None, teacher: str | None = None) -> Subject:
+def of_solver(
+    path: str | Path, weights: str | None = None, teacher: str | None = None
+) -> TeacherStudent:
     """Return a teacher and the student of a solver that distils.
 
     Args:
@@ -82,21 +84,21 @@ def of_solver(path: str | Path, weights: str | None = None, teacher: str | None 
     for given in target.solver.test_state[:1]:
         state.MergeFrom(given)
     chosen = plan.teacher_nets[trained.name]
-    subject = _compose(target.student, chosen, blobs, state, plan.train.file)
+    pair = _compose(target.student, chosen, blobs, state, plan.train.file)
     if trained.layers:  # an ONNX model holds its weights itself
-        _give(subject, prefixed(trained.name, trained.layers), str(trained.path))
+        _copy_weights(pair, prefixed(trained.name, trained.layers), str(trained.path))
     for file in plan.student_weights:
-        _give(subject, read_weights(file), str(file))
-    subject.temperature = temperature
-    subject.others = [name for name in known if name != trained.name]
-    return subject
+        _copy_weights(pair, read_weights(file), str(file))
+    pair.temperature = temperature
+    pair.others = [name for name in known if name != trained.name]
+    return pair
 
 
-def of_models(models: Sequence[str], weights: Sequence[str]) -> Subject:
-    """Return a teacher, given by net and weights, and perhaps its student as the second of each.
+def of_models(models: Sequence[str], weights: Sequence[str]) -> TeacherStudent:
+    """Return a teacher, given by net and weights, and perhaps its student, given second.
 
     Raises:
-        CaffeKDError: a file is wrong, or the numbers of nets and weights differ.
+        CaffeKDError: a file is wrong, or there are not as many weights as nets.
     """
     if len(models) != len(weights) or not 1 <= len(models) <= 2:
         raise UsageError(
@@ -107,21 +109,21 @@ def of_models(models: Sequence[str], weights: Sequence[str]) -> Subject:
     state = pb.NetState(phase=pb.TEST)
     if len(nets) == 1:
         param = filter_net(nets[0], state)
-        subject = Subject(Net(param, pb.TEST, models[0]), _scores_of(param, models[0]), None)
-        _give(subject, layers[0], weights[0])
-        return subject
+        pair = TeacherStudent(Net(param, pb.TEST, models[0]), _scores_of(param, models[0]), None)
+        _copy_weights(pair, layers[0], weights[0])
+        return pair
     teacher = Teacher(bundle.TEACHER, nets[0], None)
-    subject = _compose(nets[1], teacher, (None, None), state, Path(models[1]))
-    _give(subject, prefixed(teacher.name, layers[0]), weights[0])
-    _give(subject, layers[1], weights[1])
-    return subject
+    pair = _compose(nets[1], teacher, (None, None), state, Path(models[1]))
+    _copy_weights(pair, prefixed(teacher.name, layers[0]), weights[0])
+    _copy_weights(pair, layers[1], weights[1])
+    return pair
 
 
-def _give(subject: Subject, layers: Sequence[LayerWeights], source: str) -> None:
-    """Copy weights of a file, of which something must fit, and note what still has none."""
-    subject.net.copy_weights(layers, source).check()
-    sentence = lacking(subject.net)
-    subject.notes = [sentence] if sentence is not None else []
+def _copy_weights(pair: TeacherStudent, layers: Sequence[LayerWeights], source: str) -> None:
+    """Copy a file's weights, some of which must fit, and note which layers still have none."""
+    pair.net.copy_weights(layers, source).check()
+    sentence = lacking(pair.net)
+    pair.notes = [sentence] if sentence is not None else []
 
 
 def _comparison(net: Any, teacher: str) -> Any:
@@ -144,7 +146,7 @@ def _compose(
     blobs: tuple[str | None, str | None],
     state: Any,
     file: Path | None,
-) -> Subject:
+) -> TeacherStudent:
     """Return both nets as one, in phase TEST, on the student's data."""
     of_student, of_teacher = blobs
     if of_teacher is None:
@@ -155,28 +157,28 @@ def _compose(
     blob = f"{teacher.name}/{of_teacher}"
     wanted.layer.add(name="dark_knowledge", type="Silence", bottom=[blob])
     net = Net(filter_net(compose(student, [teacher], wanted), state), pb.TEST, file)
-    return Subject(net, blob, of_student)
+    return TeacherStudent(net, blob, of_student)
 
 
 def _scores_of(net: Any, where: str) -> str:
     """Return the blob of a classifier's logits.
 
     Raises:
-        NetError: the net has neither a loss nor an Accuracy nor a Softmax that would tell, or no
-            layer makes the bottom of the one it has.
+        NetError: the net has no loss, Accuracy or Softmax to find them by, or no layer produces its
+            bottom.
     """
     made_by = {top: layer for layer in net.layer for top in layer.top if top not in layer.bottom}
-    judges = [x for x in net.layer if x.type in _OWN_SCORES | _COMPARING]
-    judges = judges or [x for x in net.layer if x.type == "Softmax"]
-    if not judges and net.layer and net.layer[-1].type == "ONNXModel":
+    losses = [x for x in net.layer if x.type in _OWN_SCORES | _COMPARING]
+    losses = losses or [x for x in net.layer if x.type == "Softmax"]
+    if not losses and net.layer and net.layer[-1].type == "ONNXModel":
         return str(net.layer[-1].top[0])
-    if not judges:
+    if not losses:
         raise NetError(
-            "no layer tells which blob has the logits: it takes a SoftmaxWithLoss, Accuracy or "
+            "the blob of the logits cannot be found: it needs a SoftmaxWithLoss, Accuracy or "
             "Softmax in TEST",
             where,
         )
-    layer = judges[-1]
+    layer = losses[-1]
     blob = _first_bottom(layer, made_by)
     while (layer := made_by.pop(blob)).type == "Softmax":  # no layer comes twice
         blob = _first_bottom(layer, made_by)
@@ -188,7 +190,7 @@ def _first_bottom(layer: Any, made_by: Mapping[str, Any]) -> str:
     if blob not in made_by:
         raise NetError(
             f"layer '{layer.name}' ({layer.type}): Unknown bottom blob '{blob}': no layer before "
-            f"this one makes it.{did_you_mean(blob, made_by)}",
+            f"this one produces it.{did_you_mean(blob, made_by)}",
             layer.source_line or None,
         )
     return blob
