@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import SolverError
 from ..recipes.multi_run import MultiRun, move, read_solver, without_teacher
-from . import common, multi_run
+from . import flags, multi_run
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "train a teacher and a student in turns"
+GROUP = "train"
+EXAMPLE = (
+    "-teacher_solver prototxt/distillation/alternate_teacher_solver.prototxt "
+    "-student_solver prototxt/distillation/alternate_solver.prototxt "
+    "-rounds 2"
+)
 DESCRIPTION = """Trains a teacher and a student in turns. In each round the teacher is trained by
 its solver; then the student by its own, from its start, with the teacher's new weights, on data
 that need no labels if its nets ask for none; then the teacher is updated. From round 2 on a teacher
@@ -20,7 +28,7 @@ again, it goes on where it was stopped. The results are in
 <the student's snapshot_prefix>_rounds.csv."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -43,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("alternate", DESCRIPTION)
-    common.flag(parser, "teacher_solver", required=True, metavar="FILE", help="trains the teacher")
-    common.flag(parser, "student_solver", required=True, metavar="FILE", help="trains the student")
-    common.flag(parser, "rounds", required=True, metavar="N", help="how many to train")
-    multi_run.flags(parser)
+    parser = CommandParser("alternate", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "teacher_solver", required=True, metavar="FILE", help="trains the teacher")
+    flags.add(parser, "student_solver", required=True, metavar="FILE", help="trains the student")
+    flags.add(parser, "rounds", required=True, metavar="N", help="how many to train")
+    multi_run.add_flags(parser)
     return parser
 
 

@@ -7,7 +7,6 @@ the machine is doing, in the ratios; the times themselves show it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -24,8 +23,13 @@ from ..core.errors import CaffeKDError, UsageError, did_you_mean
 from ..core.files import write_atomically
 from ..proto import caffe_pb2 as pb
 from ..proto import text
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "measure speed against plain PyTorch"
+GROUP = "check"
+EXAMPLE = "-only lenet -rounds 5"
 DESCRIPTION = """Measures the speed of training, distilling, starting and loading on this machine,
 next to plain PyTorch where there is something to compare with."""
 
@@ -279,14 +283,14 @@ def machine() -> dict[str, str | int]:
     }
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
     for flag in ("rounds", "iterations"):
         if getattr(arguments, flag) < 1:
             raise UsageError(f"-{flag} must be at least 1. Received: {getattr(arguments, flag)}")
-    names = common.comma_list(arguments.only) or list(MEASURES)
+    names = flags.comma_list(arguments.only) or list(MEASURES)
     for name in names:
         if name not in MEASURES:
             raise UsageError(
@@ -307,11 +311,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("bench", DESCRIPTION)
-    common.flag(parser, "only", metavar="NAMES", help=f"of {', '.join(MEASURES)}; by commas")
-    common.flag(parser, "rounds", type=int, default=21, help="how many, after a warm-up (21)")
-    common.flag(parser, "iterations", type=int, default=20, help="of training in a round (20)")
-    common.flag(parser, "json", metavar="FILE", help="write the times of every round there")
+    parser = CommandParser("bench", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "only", metavar="NAMES", help=f"of {', '.join(MEASURES)}; by commas")
+    flags.add(parser, "rounds", type=int, default=21, help="how many, after a warm-up (21)")
+    flags.add(parser, "iterations", type=int, default=20, help="of training in a round (20)")
+    flags.add(parser, "json", metavar="FILE", help="write the times of every round there")
     return parser

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import SolverError
 from ..recipes.multi_run import MultiRun, move, read_solver, without_teacher
-from . import common, multi_run
+from . import flags, multi_run
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "train generations of a net, each with the one before it as teacher"
+GROUP = "train"
+EXAMPLE = "-solver prototxt/distillation/kd_solver.prototxt -generations 2 -from_labels"
 DESCRIPTION = """Born-again networks: generation 1 is trained as the solver says, and generation k+1
 is trained anew, with the same net as its student and generation k as its teacher. The solver has a
 net and a distiller_net; a teacher without weights, or the flag -from_labels, makes generation 1
@@ -18,7 +22,7 @@ learn from the labels alone. Run again, it goes on where it was stopped. The res
 <snapshot_prefix>_generations.csv. Source: https://arxiv.org/abs/1805.04770."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -36,18 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("born_again", DESCRIPTION)
-    common.flag(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
-    common.flag(parser, "generations", required=True, metavar="N", help="how many to train")
-    common.flag(
+    parser = CommandParser("born_again", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
+    flags.add(parser, "generations", required=True, metavar="N", help="how many to train")
+    flags.add(
         parser,
         "from_labels",
         action="store_true",
         help="generation 1 learns from the labels alone, whatever teacher the solver names",
     )
-    multi_run.flags(parser)
+    multi_run.add_flags(parser)
     return parser
 
 

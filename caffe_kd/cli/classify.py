@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import DataError, UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
-    import argparse
-
     import numpy as np
 
+SUMMARY = "classify images with an exported model"
+GROUP = "deploy"
+EXAMPLE = "images/seven.png -model output/mnist/student.onnx -top 3"
 DESCRIPTION = """Classifies pictures with an ONNX model and prints the likeliest classes. A picture
 of any size is brought to the model's, its proportions not kept, and to grey or BGR; what is
 transparent becomes white. A model that export_onnx wrote with -preprocess takes the pixels; others
@@ -22,7 +25,7 @@ tell the mean and scale of the data they were trained on, which are applied."""
 _BRIGHT = 128  # of 0 to 255
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_intermixed_args(argv)
@@ -94,19 +97,19 @@ def _numbers(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in common.comma_list(text)]
+        return [float(part) for part in flags.comma_list(text)]
     except ValueError:
         raise UsageError(f"-mean takes numbers, as 104,117,123. Received: {text}") from None
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("classify", DESCRIPTION)
+    parser = CommandParser("classify", DESCRIPTION, EXAMPLE)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, GIF, BMP, TIFF, …")
-    common.flag(parser, "model", required=True, metavar="FILE", help="the .onnx file")
-    common.flag(parser, "labels", metavar="FILE", help="the classes' names, one a line")
-    common.flag(parser, "top", type=int, default=5, metavar="K", help="classes told (default: 5)")
-    common.flag(parser, "invert", action="store_true", help="swap dark and light, for ink on paper")
-    common.flag(parser, "mean", metavar="B,G,R", help="subtracted from the pixels of 0 to 255")
-    common.flag(parser, "scale", type=float, help="what the pixels are multiplied with then")
+    flags.add(parser, "model", required=True, metavar="FILE", help="the .onnx file")
+    flags.add(parser, "labels", metavar="FILE", help="the classes' names, one a line")
+    flags.add(parser, "top", type=int, default=5, metavar="K", help="classes told (default: 5)")
+    flags.add(parser, "invert", action="store_true", help="swap dark and light, for ink on paper")
+    flags.add(parser, "mean", metavar="B,G,R", help="subtracted from the pixels of 0 to 255")
+    flags.add(parser, "scale", type=float, help="what the pixels are multiplied with then")
     return parser

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import CaffeKDError, UsageError
-from . import common
+from . import flags, output
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "print the net that teacher, student and distiller make"
+GROUP = "check"
+EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt"
 DESCRIPTION = """Prints, as prototxt, the net a solver would train: the student's layers, the
 teacher's under teacher/<name> and frozen, and the distiller's. With -for caffe, the net with which
 BVLC Caffe (built with WITH_PYTHON_LAYER) does the same."""
@@ -21,12 +25,10 @@ _HOW_TO = """To train it with BVLC Caffe:
     (that folder alone is enough: {plugin})"""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    if not arguments.solver:
-        raise UsageError("Need a solver definition: -solver SOLVER.prototxt")
     _check(arguments)
     from ..solver.plan import Overrides, read_plan
 
@@ -46,44 +48,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = plan.tests[0].param
     if arguments.target:
         net = _for_caffe(plan, net, arguments)
-    common.put_prototxt(net, arguments.output)
+    output.put_prototxt(net, arguments.output)
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("compose_kd", DESCRIPTION)
-    common.flag(parser, "solver", metavar="FILE", help="the solver's prototxt")
-    common.flag(parser, "output", metavar="FILE", help="write there instead of to stdout")
-    common.flag(
+    parser = CommandParser("compose_kd", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
+    flags.add(parser, "output", metavar="FILE", help="write there instead of to stdout")
+    flags.add(
         parser,
         "phase",
         choices=["TRAIN", "TEST", "ALL"],
         default="ALL",
         help="only the layers of this phase (default: ALL, with their include rules)",
     )
-    common.flag(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
-    common.distilling_flags(parser)
-    common.flag(
+    flags.add(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
+    flags.distilling(parser)
+    flags.add(
         parser,
         "for",
         choices=["caffe"],
         dest="target",
         help="write a net for BVLC Caffe, this package's layers as those of the plugin",
     )
-    common.flag(
+    flags.add(
         parser,
         "weights_output",
         metavar="FILE",
         help="with -for caffe: write the teachers' weights there, under the names in this net",
     )
-    common.flag(
+    flags.add(
         parser,
         "solver_output",
         metavar="FILE",
         help="with -for caffe and -output: write the solver for the net there",
     )
-    common.flag(
+    flags.add(
         parser,
         "databases",
         metavar="FOLDER",
@@ -145,4 +147,4 @@ def _put_solver(plan: Any, weights: Mapping[str, Any], arguments: Any) -> None:
         raise UsageError("-solver_output needs -weights_output, for what the teacher knows")
     files = [arguments.weights_output] if weights else []
     files += map(str, plan.student_weights)
-    common.put_prototxt(solver_for_caffe(plan, arguments.output, files), arguments.solver_output)
+    output.put_prototxt(solver_for_caffe(plan, arguments.output, files), arguments.solver_output)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DataError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..data.source import SampleSource
 
+SUMMARY = "write the mean image of a database"
+GROUP = "caffe"
+EXAMPLE = "output/mnist_train_lmdb output/mnist/mean.binaryproto"
 DESCRIPTION = """Computes the mean image of a database and writes it as a binaryproto, which
 transform_param { mean_file } reads. Prints the mean of each channel, in the images' order (blue,
 green, red), which transform_param { mean_value } takes."""
 PROGRESS_EVERY = 10_000
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -93,18 +97,14 @@ def _write(path: Path, mean: np.ndarray) -> None:
     write_atomically(path, blob.SerializeToString())
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser(
-        "compute_image_mean",
-        DESCRIPTION,
-        usage="compute_image_mean [FLAGS] INPUT_DB [OUTPUT_FILE]",
-    )
+    parser = CommandParser("compute_image_mean", DESCRIPTION, EXAMPLE)
     parser.add_argument("input_db", metavar="INPUT_DB", help="the database")
     parser.add_argument(
         "output_file", metavar="OUTPUT_FILE", nargs="?", help="the mean image; without it: none"
     )
-    common.flag(
+    flags.add(
         parser, "backend", choices=["lmdb", "leveldb", "idx"],
         help="the database's kind (default: leveldb where INPUT_DB is one, else lmdb)",
     )  # fmt: skip

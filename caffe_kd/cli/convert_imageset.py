@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import CaffeKDError, DataError, UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     import numpy as np
 
+SUMMARY = "turn a folder of images into an LMDB"
+GROUP = "caffe"
+EXAMPLE = "-gray -resize_width 28 -resize_height 28 -shuffle images/train output/train_lmdb"
 DESCRIPTION = """Turns images into an LMDB of Datum, uint8, BGR or grey. LISTFILE has lines
 "path label", the path below ROOTFOLDER, the label a whole number. Without it ROOTFOLDER has one
 folder per class: labels are the places of the folders' names in order, and the names are written to
@@ -29,7 +34,7 @@ Line = tuple[str, int]
 """An image's path below the root folder, and its label."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = sys.argv[1:] if argv is None else argv
@@ -201,32 +206,33 @@ def _switch(word: str) -> list[str]:
     return [f"-{name}"] if value.lower() in ("true", "1") else []
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser(
+    parser = CommandParser(
         "convert_imageset",
         DESCRIPTION,
-        epilog=EPILOG,
-        usage="convert_imageset [FLAGS] ROOTFOLDER [LISTFILE] DB_NAME",
+        EXAMPLE,
+        EPILOG,
+        words="[FLAGS] ROOTFOLDER [LISTFILE] DB_NAME",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help=argparse.SUPPRESS)
-    common.flag(parser, "gray", action="store_true", help="one channel of grey")
-    common.flag(parser, "shuffle", action="store_true", help="mix the order of the pictures")
-    common.flag(
+    flags.add(parser, "gray", action="store_true", help="one channel of grey")
+    flags.add(parser, "shuffle", action="store_true", help="mix the order of the pictures")
+    flags.add(
         parser,
         "backend",
         choices=["lmdb", "leveldb"],
         default="lmdb",
         help="lmdb (the default); a leveldb cannot be written",
     )
-    common.flag(parser, "resize_width", type=int, default=0, metavar="N", help="0: as it is")
-    common.flag(parser, "resize_height", type=int, default=0, metavar="N", help="0: as it is")
-    common.flag(parser, "check_size", action="store_true", help="demand that all sizes are equal")
-    common.flag(
+    flags.add(parser, "resize_width", type=int, default=0, metavar="N", help="0: as it is")
+    flags.add(parser, "resize_height", type=int, default=0, metavar="N", help="0: as it is")
+    flags.add(parser, "check_size", action="store_true", help="demand that all sizes are equal")
+    flags.add(
         parser, "encoded", action="store_true", help="store image files; their own bytes where "
         "nothing changes",
     )  # fmt: skip
-    common.flag(
+    flags.add(
         parser, "encode_type", choices=["", "png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"],
         default="", metavar="TYPE", help="with -encoded, the format: png, jpg, ... (default: the "
         "file's own)",

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import DataError
-from . import common
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-@common.guarded
+SUMMARY = "turn IDX files into an LMDB"
+GROUP = "caffe"
+EXAMPLE = (
+    "data/mnist/train-images-idx3-ubyte data/mnist/train-labels-idx1-ubyte output/mnist_train_lmdb"
+)
+DESCRIPTION = "Writes the records of two IDX files (plain or .gz) as an LMDB of Datum."
+
+
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -57,13 +65,9 @@ def _records(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[bytes, by
         yield b"%08d" % index, datum.SerializeToString()
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="convert_mnist_data",
-        allow_abbrev=False,
-        description="Writes the records of two IDX files (plain or .gz) as an LMDB of Datum.",
-    )
+    parser = CommandParser("convert_mnist_data", DESCRIPTION, EXAMPLE)
     parser.add_argument("images", metavar="IMAGES", help="e.g. train-images-idx3-ubyte")
     parser.add_argument("labels", metavar="LABELS", help="e.g. train-labels-idx1-ubyte")
     parser.add_argument("out", metavar="OUT", help="the folder of the database to be made")

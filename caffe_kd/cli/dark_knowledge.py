@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -10,18 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..dark_knowledge.teacher_student import TeacherStudent
 
+SUMMARY = "draw what a teacher knows beyond the labels"
+GROUP = "check"
+EXAMPLE = (
+    "-solver prototxt/mnist/kd_solver.prototxt -weights output/mnist/student_iter_18760.caffemodel"
+)
 DESCRIPTION = """Draws what a teacher knows beyond the labels, over test data of pictures: for a
 record of each class the teacher's probabilities, softened by several temperatures; which classes it
 finds alike; and the records on which student and teacher differ. Give a solver with a teacher, and
 the student's snapshot as -weights; or nets as -model with their -weights."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -41,8 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.solver:
         nets = teacher_student.of_solver(arguments.solver, arguments.weights, arguments.teacher)
     else:
+<<<<<<< HEAD
         models, weights = map(common.comma_list, (arguments.model, arguments.weights))
         nets = teacher_student.of_models(models, weights)
+=======
+        models, weights = map(flags.comma_list, (arguments.model, arguments.weights))
+        nets = subject.of_models(models, weights)
+>>>>>>> ce29253 (cli: group the commands and print usage that can be typed)
     _print_notes(nets)
     found = look(nets, arguments.iterations)
     names = class_names(arguments.labels, found.classes)
@@ -69,7 +80,7 @@ def _print_notes(nets: TeacherStudent) -> None:
 
 def _temperatures(text: str | None) -> list[float]:
     try:
-        found = [float(part) for part in common.comma_list(text)]
+        found = [float(part) for part in flags.comma_list(text)]
     except ValueError:
         found = [math.nan]
     if not all(0 < value < math.inf for value in found) or len(found) > 6:
@@ -79,46 +90,46 @@ def _temperatures(text: str | None) -> list[float]:
     return found
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("dark_knowledge", DESCRIPTION)
-    common.flag(parser, "solver", metavar="FILE", help="a solver's prototxt that names a teacher")
-    common.flag(
+    parser = CommandParser("dark_knowledge", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "solver", metavar="FILE", help="a solver's prototxt that names a teacher")
+    flags.add(
         parser,
         "teacher",
         metavar="NAME",
         help="which of the solver's teachers (default: the first)",
     )
-    common.flag(
+    flags.add(
         parser, "model", metavar="FILES", help="the teacher's net; after a comma the student's"
     )
-    common.flag(
+    flags.add(
         parser,
         "weights",
         metavar="FILES",
         help="with -solver the student's caffemodel, with -model one for each net",
     )
-    common.flag(
+    flags.add(
         parser,
         "output",
         metavar="FOLDER",
         default="dark_knowledge",
         help="where to put the pictures (default: %(default)s)",
     )
-    common.flag(
+    flags.add(
         parser,
         "temperatures",
         metavar="T,T",
         help="those to show (default: 1, the one the student is distilled at, 20)",
     )
-    common.flag(parser, "labels", metavar="FILE", help="the classes' names, one a line")
-    common.flag(
+    flags.add(parser, "labels", metavar="FILE", help="the classes' names, one a line")
+    flags.add(
         parser,
         "iterations",
-        type=common.int32,
+        type=flags.int32,
         default=100,
         metavar="N",
         help="batches at most (default: 100); each record is seen once",
     )
-    common.user_code_flags(parser)
+    flags.own_code(parser)
     return parser

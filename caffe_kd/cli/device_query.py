@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "print the CUDA devices"
+GROUP = "caffe"
+EXAMPLE = "-gpu all"
 DESCRIPTION = """Tells what PyTorch knows of the CUDA devices, in the original's lines. Without -gpu
 all are told; where there is none, that is told, and is no error."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -38,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("device_query", DESCRIPTION)
-    common.flag(parser, "gpu", metavar="N", help="devices, separated by commas, or all")
-    common.glog_flags(parser)
-    common.idle_flags(parser, "solver", "model", "phase", "level", "stage", "snapshot", "weights")
-    common.idle_flags(parser, "iterations", "sigint_effect", "sighup_effect", "log_dir")
+    parser = CommandParser("device_query", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "gpu", metavar="N", help="devices, separated by commas, or all")
+    flags.glog(parser)
+    flags.idle(parser, "solver", "model", "phase", "level", "stage", "snapshot", "weights")
+    flags.idle(parser, "iterations", "sigint_effect", "sighup_effect", "log_dir")
     return parser
 
 

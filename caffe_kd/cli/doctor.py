@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "find what is wrong with a net or solver, and what it costs"
+GROUP = "check"
+EXAMPLE = "prototxt/mnist/kd_solver.prototxt"
 DESCRIPTION = """Examines a net's or a solver's prototxt of any year: what cannot work, what works
 otherwise than it seems to, and what the net costs in parameters, multiply-adds and memory. Each
 finding has its place, why it matters and what to do. Data and weights need not be there. The exit
 status is 1 if there is an error among the findings."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    given = common.input_shapes(arguments.input_shape)
+    given = flags.input_shapes(arguments.input_shape)
 
     from ..analysis.reading import ReadOptions
     from ..doctor.examine import examine
     from ..doctor.report import as_dict, as_text
 
-    stages = common.comma_list(arguments.stage)
+    stages = flags.comma_list(arguments.stage)
     report = examine(arguments.file, ReadOptions(arguments.weights, given, arguments.level, stages))
     if arguments.json:
         import json
@@ -35,15 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if report.count("error") else 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("doctor", DESCRIPTION)
+    parser = CommandParser("doctor", DESCRIPTION, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="a net's or a solver's prototxt")
     parser.add_argument(
         "weights", metavar="WEIGHTS", nargs="?", help="a .caffemodel to look at too"
     )
-    common.flag(parser, "json", action="store_true", help="print JSON, for programs")
-    common.input_shape_flag(parser)
-    common.state_flags(parser)
-    common.user_code_flags(parser)
+    flags.add(parser, "json", action="store_true", help="print JSON, for programs")
+    flags.input_shape(parser)
+    flags.state(parser)
+    flags.own_code(parser)
     return parser

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import CaffeKDError, UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..analysis.reading import Target
 
+SUMMARY = "draw a net, or teacher and student side by side"
+GROUP = "check"
+EXAMPLE = "prototxt/mnist/kd_solver.prototxt output/mnist/kd.png"
 DESCRIPTION = """Draws a net's prototxt as PNG, SVG, PDF or dot: layers as boxes, blobs as arrows
 with their shapes. Of a solver the nets that it trains are drawn: each teacher, what student and
 teachers share, and the student, side by side. Data and weights need not be there; shapes that
@@ -23,7 +27,7 @@ _FORMATS = ("png", "svg", "pdf", "dot", "gv")
 _PHASES = ("ALL", "TRAIN", "TEST")
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -31,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(
             f"OUTPUT must end with .{', .'.join(_FORMATS)}. Received: {arguments.output}"
         )
-    given = common.input_shapes(arguments.input_shape)
+    given = flags.input_shapes(arguments.input_shape)
     from ..analysis.reading import ReadOptions, read_target
     from ..proto.filter import is_included
     from ..pycaffe.draw import Drawing, shapes_of
 
-    stages = common.comma_list(arguments.stage)
+    stages = flags.comma_list(arguments.stage)
     target = read_target(arguments.net, ReadOptions(None, given, arguments.level, stages))
     if target.unplanned is not None and not target.layers:
         raise target.unplanned
@@ -84,28 +88,28 @@ def _lanes(target: Target) -> tuple[dict[str, int], dict[int, str]]:
     return lanes, {**dict(enumerate(names)), middle + 1: "student"}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("draw_net", DESCRIPTION)
+    parser = CommandParser("draw_net", DESCRIPTION, EXAMPLE)
     parser.add_argument("net", metavar="NET", help="a net's or a solver's prototxt")
     parser.add_argument("output", metavar="OUTPUT", help="the picture, .png, .svg, .pdf or .dot")
-    common.flag(
+    flags.add(
         parser,
         "rankdir",
         metavar="DIR",
         help="which way the net runs: TB (top to bottom), BT, LR or RL (default: LR for a net, TB "
         "for a solver)",
     )
-    common.flag(
+    flags.add(
         parser,
         "phase",
         choices=_PHASES,
         help="the layers of that phase (default: ALL for a net, TRAIN for a solver)",
     )
-    common.flag(
+    flags.add(
         parser, "display_lrm", action="store_true", help="write the learning rate's multipliers"
     )
-    common.state_flags(parser)
-    common.input_shape_flag(parser)
-    common.user_code_flags(parser)
+    flags.state(parser)
+    flags.input_shape(parser)
+    flags.own_code(parser)
     return parser

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "print the objective that a solver really optimises, term by term"
+GROUP = "check"
+EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt"
 DESCRIPTION = """Prints the objective that a solver really optimises: every term with its place, its
 formula and numbers, weight, temperature, what it is summed over and divided by, and the layers that
 it teaches; for each phase. Before it, whether the teacher's answers would be remembered; after it,
@@ -16,20 +20,18 @@ what the doctor finds that makes a distillation another than it seems. -temperat
 1 if there is an error among the findings, or training would refuse the -teacher_cache."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    if not arguments.solver:
-        raise UsageError("Need a solver to explain: -solver SOLVER.prototxt")
 
-    given = common.input_shapes(arguments.input_shape)
+    given = flags.input_shapes(arguments.input_shape)
     from ..analysis.reading import ReadOptions, read_target
     from ..doctor.explain import as_text, findings
     from ..doctor.report import findings_as_text
     from ..doctor.train_flags import override, remembering
 
-    stages = common.comma_list(arguments.stage)
+    stages = flags.comma_list(arguments.stage)
     target = read_target(arguments.solver, ReadOptions(None, given, arguments.level, stages))
     if target.solver is None:
         raise UsageError(f"{arguments.solver} is a net. Give the solver that trains it")
@@ -44,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if refused or any(finding.occurrence.severity == "error" for finding in found) else 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("explain_kd", DESCRIPTION)
-    common.flag(parser, "solver", metavar="FILE", help="the solver's prototxt")
-    common.distilling_flags(parser)
-    common.teacher_cache_flag(parser)
-    common.input_shape_flag(parser)
-    common.state_flags(parser)
-    common.user_code_flags(parser)
+    parser = CommandParser("explain_kd", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
+    flags.distilling(parser)
+    flags.teacher_cache(parser)
+    flags.input_shape(parser)
+    flags.state(parser)
+    flags.own_code(parser)
     return parser

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import deploy_flags, deploy_options, flag, guarded, new_parser, user_code_flags
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..export.pipeline import Exported
+
+
+SUMMARY = "write a trained net as ONNX"
+GROUP = "deploy"
+EXAMPLE = (
+    "-model prototxt/mnist/student_train_test.prototxt "
+    "-weights output/mnist/student_iter_18760.caffemodel "
+    "-output output/mnist/student.onnx"
+)
+DESCRIPTION = """Writes a net as an ONNX model: what leads to its predictions in phase TEST, without
+data, labels, losses and teacher. The model is checked in ONNX Runtime before the file appears; a
+difference above 1e-4 * max(1, greatest value) is an error."""
 
 
 @guarded
@@ -28,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.output,
         preprocess=arguments.preprocess,
         images=arguments.data,
-        options=deploy_options(arguments, net),
+        options=flags.deploy_options(arguments, net),
     )
     _print(exported, Path(arguments.output))
     return 0
@@ -59,24 +72,19 @@ def _print(exported: Exported, path: Path) -> None:
     )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    result = new_parser(
-        "export_onnx",
-        "Writes a net as an ONNX model: what leads to its predictions in phase TEST, without data, "
-        "labels, losses and teacher. The model is checked in ONNX Runtime before the file appears; "
-        "a difference above 1e-4 * max(1, greatest value) is an error.",
-    )
-    flag(result, "model", required=True, metavar="NET", help="the net's prototxt")
-    flag(result, "weights", required=True, metavar="FILE", help="its .caffemodel")
-    flag(result, "output", required=True, metavar="FILE", help="the .onnx file to write")
-    flag(
-        result,
+    parser = CommandParser("export_onnx", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    flags.add(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    flags.add(parser, "output", required=True, metavar="FILE", help="the .onnx file to write")
+    flags.add(
+        parser,
         "preprocess",
         action="store_true",
         help="the model takes uint8 pixels (N, C, H, W) and holds the data layer's mean and scale",
     )
-    flag(result, "data", metavar="IDX", help="an IDX file of images to check on, too")
-    deploy_flags(result)
-    user_code_flags(result)
-    return result
+    flags.add(parser, "data", metavar="IDX", help="an IDX file of images to check on, too")
+    flags.deploy(parser)
+    flags.own_code(parser)
+    return parser

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import NetError, UsageError, did_you_mean
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,21 +19,21 @@ if TYPE_CHECKING:
     from ..logs.log import Log
     from ..net import Net
 
+SUMMARY = "write a net's blobs for many samples into an LMDB"
+GROUP = "caffe"
+EXAMPLE = "net.caffemodel net.prototxt fc7,prob fc7_lmdb,prob_lmdb 10 lmdb GPU 0"
 DESCRIPTION = """Runs batches of the data of a net's prototxt through the net, in phase TEST, and
 writes blobs of it into databases: for each record a Datum with float_data, its key the record's
 number in ten digits. A Data layer reads them like images of CHANNELS x HEIGHT x WIDTH."""
-EPILOG = (
-    "example: extract_features net.caffemodel net.prototxt fc7,prob fc7_db,prob_db 10 lmdb GPU 0"
-)
 PROGRESS_EVERY = 1000
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    names = common.comma_list(arguments.blobs)
-    paths = [Path(path) for path in common.comma_list(arguments.databases)]
+    names = flags.comma_list(arguments.blobs)
+    paths = [Path(path) for path in flags.comma_list(arguments.databases)]
     _check(arguments, names, paths)
     from ..logs.log import Log
     from ..net import load_net
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Log() as log:
         log.info(told)
         notes = Notes()
-        stages = common.comma_list(arguments.stage)
+        stages = flags.comma_list(arguments.stage)
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
         for note in notes.lines:
             log.info(note)
@@ -130,19 +132,19 @@ def _gpu(arguments: argparse.Namespace) -> str | None:
     return str(arguments.device.removeprefix("DEVICE_ID="))
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("extract_features", DESCRIPTION, epilog=EPILOG)
+    parser = CommandParser("extract_features", DESCRIPTION, EXAMPLE)
     add = parser.add_argument
     add("weights", metavar="pretrained_net_param", help="the caffemodel")
     add("model", metavar="feature_extraction_proto_file", help="the net's prototxt, with its data")
     add("blobs", metavar="blob1[,blob2...]", help="the blobs to write")
     add("databases", metavar="db1[,db2...]", help="the databases to make, one for each blob")
-    add("batches", metavar="num_mini_batches", type=common.int32, help="how many batches to run")
+    add("batches", metavar="num_mini_batches", type=flags.int32, help="how many batches to run")
     add("db_type", choices=["lmdb", "leveldb"], help="lmdb; a leveldb cannot be written")
     add("mode", nargs="?", choices=["CPU", "GPU"], default="CPU", help="(default: CPU)")
     add("device", nargs="?", default="0", metavar="DEVICE_ID", help="the GPU's (default: 0)")
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on, as GPU N at the end")
-    common.state_flags(parser)
-    common.user_code_flags(parser)
+    flags.add(parser, "gpu", metavar="N", help="the CUDA device to run on, as GPU N at the end")
+    flags.state(parser)
+    flags.own_code(parser)
     return parser

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from ..core.errors import UsageError, did_you_mean
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "list the fields of a message of the schema"
+GROUP = "check"
+EXAMPLE = "pooling_param"
 DESCRIPTION = """Prints the fields of a message with type, number in binary files, default and
 comment: of a message by its name (PoolingParameter, SolverParameter, LayerParameter), or of the
 block of a layer (pooling_param)."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -30,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("fields", DESCRIPTION)
+    parser = CommandParser("fields", DESCRIPTION, EXAMPLE)
     parser.add_argument("message", metavar="MESSAGE", help="a message or a layer's block")
-    common.layers_flag(parser)
+    flags.layers(parser)
     return parser

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import common
+from .command_parser import CommandParser
+from .guard import guarded
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,13 @@ FORMATS = (
 )  # fmt: skip
 
 
-@common.guarded
+SUMMARY = "list the file formats"
+GROUP = "check"
+EXAMPLE = ""
+DESCRIPTION = "Prints the file formats that are read and written."
+
+
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser().parse_args(argv)
@@ -60,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    return common.new_parser("formats", "Prints the file formats that are read and written.")
+    return CommandParser("formats", DESCRIPTION, EXAMPLE)
 
 
 def table() -> list[str]:

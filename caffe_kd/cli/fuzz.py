@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..fuzz.campaign import Verdict
 
+SUMMARY = "feed damaged files to every reader"
+GROUP = "check"
+EXAMPLE = "-count 100"
 DESCRIPTION = """Damages good files in ways that a seed decides, and reads them. Each must be read
 or be refused with an error of one line, within 20 seconds and within 4 times the file's size and
 64 MB of memory. What is not is saved with the command that repeats it; the exit status is then 1.
 For developers of this package; it runs on Linux."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -33,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .main import main as run_command
 
     known = kinds(Path(arguments.golden).resolve(), run_command)
-    names = common.comma_list(arguments.only) or [kind.name for kind in known]
+    names = flags.comma_list(arguments.only) or [kind.name for kind in known]
     if unknown := set(names) - {kind.name for kind in known}:
         raise UsageError(f"-only takes of {', '.join(k.name for k in known)}. Received: {unknown}")
     work = Path(arguments.output).resolve()
@@ -86,21 +91,21 @@ def _table(counts: dict[str, Counter[str]]) -> list[str]:
     return ["  ".join([row[0].ljust(12), *(cell.rjust(9) for cell in row[1:])]) for row in rows]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("fuzz", DESCRIPTION)
-    common.flag(parser, "seed", type=int, default=0, help="decides the damage (default: 0)")
-    common.flag(parser, "count", type=int, default=1000, help="how many inputs (default: 1000)")
-    common.flag(parser, "first", type=int, default=0, help="the first input's number")
-    common.flag(parser, "only", metavar="KINDS", help="kinds of files, separated by commas")
-    common.flag(
+    parser = CommandParser("fuzz", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "seed", type=int, default=0, help="decides the damage (default: 0)")
+    flags.add(parser, "count", type=int, default=1000, help="how many inputs (default: 1000)")
+    flags.add(parser, "first", type=int, default=0, help="the first input's number")
+    flags.add(parser, "only", metavar="KINDS", help="kinds of files, separated by commas")
+    flags.add(
         parser,
         "golden",
         metavar="FOLDER",
         default="tests/golden",
         help="recorded files to damage beside those that are made (default: %(default)s)",
     )
-    common.flag(
+    flags.add(
         parser,
         "output",
         metavar="FOLDER",

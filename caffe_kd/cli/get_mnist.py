@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
+
+SUMMARY = "get the handwritten digits"
+GROUP = "train"
+EXAMPLE = "-dir data/mnist"
+DESCRIPTION = """Looks for the four MNIST files in -dir, data/mnist and ../shared/data/mnist; else
+downloads them; else takes the small digits of scikit-learn, whose figures are not MNIST's. The
+files end up in -dir. The last line tells what there is, and where."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -21,13 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser(
-        "get_mnist",
-        "Looks for the four MNIST files in -dir, data/mnist and ../shared/data/mnist; else "
-        "downloads them; else takes the small digits of scikit-learn, whose figures are not "
-        "MNIST's. The files end up in -dir. The last line tells what there is, and where.",
-    )
-    common.digits_flags(parser)
+    parser = CommandParser("get_mnist", DESCRIPTION, EXAMPLE)
+    flags.digits(parser)
     return parser

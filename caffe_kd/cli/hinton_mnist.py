@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,13 @@ from pathlib import Path
 from ..core.errors import UsageError
 from ..recipes.hinton_mnist import PARTS, HintonMnist, table
 from ..recipes.run_files import digits_in, results_folder
-from . import common
+from . import flags, output
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "reproduce the MNIST experiments of the distillation paper"
+GROUP = "train"
+EXAMPLE = "-quick"
 DESCRIPTION = """Reproduces the MNIST experiments of Hinton, Vinyals and Dean, "Distilling the
 Knowledge in a Neural Network" (arXiv 1503.02531, section 3): trains each net by a solver's prototxt
 and prints a table with the paper's figures. Stopped with Ctrl-C, the same command goes on; what is
@@ -20,20 +24,20 @@ QUICK_DIGITS = 1500
 QUICK_DIVISOR = 10
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
     from ..data.mnist import get_mnist
 
-    parts = common.comma_list(arguments.only) or list(PARTS)
+    parts = flags.comma_list(arguments.only) or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         raise UsageError(f"-only takes {', '.join(PARTS)}. Received: {', '.join(unknown)}")
     started = time.perf_counter()
-    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=common.say)
+    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=output.say)
     small = (QUICK_DIGITS, QUICK_DIVISOR) if arguments.quick else ()
     folder = Path(arguments.output or results_folder("hinton_mnist", found.kind, arguments.quick))
-    experiment = HintonMnist(folder, digits_in(found.folder, *small), common.say, arguments.quick)
+    experiment = HintonMnist(folder, digits_in(found.folder, *small), output.say, arguments.quick)
     if not arguments.table:
         experiment.train(parts)
     rows = experiment.rows()
@@ -46,35 +50,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser(
+    parser = CommandParser(
         "hinton_mnist",
         DESCRIPTION,
-        epilog="\n".join(["parts:", *(f"  {name:12} {what}" for name, what in PARTS.items())]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLE,
+        "\n".join(["parts:", *(f"  {name:12} {what}" for name, what in PARTS.items())]),
     )
-    common.flag(
+    flags.add(
         parser,
         "output",
         metavar="FOLDER",
         help="where everything goes (default: output/experiments/hinton_mnist; what is quick, or "
         "not MNIST, gets a folder of its own)",
     )
-    common.digits_flags(parser)
-    common.flag(
+    flags.digits(parser)
+    flags.add(
         parser,
         "only",
         metavar="PARTS",
         help="some parts, separated by commas, and the teachers they need (default: all)",
     )
-    common.flag(
+    flags.add(
         parser,
         "quick",
         action="store_true",
         help="small nets, few digits and passes: to see that all works, not for its figures",
     )
-    common.flag(
+    flags.add(
         parser, "table", action="store_true", help="train nothing; print the table of what is done"
     )
     return parser

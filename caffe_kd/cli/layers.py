@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError, did_you_mean
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..layers import Layer
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 _HEAD = ["| type | what it does | bottoms | tops | from | ONNX |", "|---|---|---|---|---|---|"]
 
 
-@common.guarded
+SUMMARY = "list the layer types, or describe one"
+GROUP = "check"
+EXAMPLE = "Convolution"
+DESCRIPTION = """Prints the layer types in tables, as Caffe's documentation groups them: what each
+does, how many bottoms and tops it takes, which fork it comes from, and its form in ONNX. With a
+type: its documentation, a sample in prototxt, and its settings."""
+
+
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -36,19 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser(
-        "layers",
-        "Prints the layer types in tables, as Caffe's documentation groups them: what each does, "
-        "how many bottoms and tops it takes, which fork it comes from, and its form in ONNX. With "
-        "a type: its documentation, a sample in prototxt, and its settings.",
-    )
+    parser = CommandParser("layers", DESCRIPTION, EXAMPLE)
     parser.add_argument("type", nargs="?", metavar="TYPE", help="the type to describe")
-    common.flag(
-        parser, "brief", action="store_true", help="the names alone, by where they are from"
-    )
-    common.layers_flag(parser)
+    flags.add(parser, "brief", action="store_true", help="the names alone, by where they are from")
+    flags.layers(parser)
     return parser
 
 

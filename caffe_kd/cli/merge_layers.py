@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import common
+from . import flags, output
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "fold BatchNorm and Scale into the layers before them"
+GROUP = "deploy"
+EXAMPLE = (
+    "-model prototxt/mnist/student_train_test.prototxt "
+    "-weights output/mnist/student_iter_18760.caffemodel "
+    "-output output/mnist/merged"
+)
 DESCRIPTION = """Folds each BatchNorm and Scale into the Convolution or InnerProduct before it, in
 net and weights. The net answers as before in phase TEST, with fewer layers; it is not for further
 training. Layers that cannot be folded stay, and it is said why."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -22,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..proto import text
     from ..proto.binary import read_weights, write_weights
 
-    net = common.read_current_net(arguments.model)
+    net = output.read_current_net(arguments.model)
     merged = merge(net, read_weights(arguments.weights), arguments.weights)
     for line in merged.notes:
         print(line, file=sys.stderr)
@@ -34,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("merge_layers", DESCRIPTION)
-    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
-    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
-    common.flag(
+    parser = CommandParser("merge_layers", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    flags.add(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    flags.add(
         parser,
         "output",
         required=True,

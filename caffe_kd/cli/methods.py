@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import UsageError, did_you_mean
-from . import common
+from . import flags, output
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "train a student by each distillation method, side by side"
+GROUP = "train"
+EXAMPLE = "-only kd,at,fitnet -seeds 3"
 DESCRIPTION = """Trains one student by each method of prototxt/distillation that is for the common
 teacher and student, as the examples have it, with the same number of iterations and several seeds,
 and alone; prints a table with the mean and the spread of their accuracies. Stopped with Ctrl-C, the
@@ -17,7 +21,7 @@ same command goes on; what is done is not done again."""
 QUICK_DIGITS, QUICK_ITERATIONS = 1500, 60
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..recipes.methods import Comparison, methods, table
     from ..recipes.run_files import digits_in, results_folder
 
-    names = common.comma_list(arguments.only) or list(methods())
+    names = flags.comma_list(arguments.only) or list(methods())
     for name in names:
         if name not in methods():
             raise UsageError(
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"Methods: {', '.join(methods())}"
             )
     started = time.perf_counter()
-    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=common.say)
+    found = get_mnist(Path(arguments.dir), allow_download=not arguments.no_download, say=output.say)
     digits = digits_in(found.folder, *((QUICK_DIGITS,) if arguments.quick else ()))
     iterations = arguments.iterations or (QUICK_ITERATIONS if arguments.quick else None)
     seeds = 1 if arguments.quick else arguments.seeds
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = arguments.digits
     if count is not None and not 1 <= count <= digits.train:
         raise UsageError(f"-digits goes from 1 to {digits.train}. Received: {count}")
-    comparison = Comparison(folder, digits, names, seeds, iterations, count, common.say)
+    comparison = Comparison(folder, digits, names, seeds, iterations, count, output.say)
     try:
         if not arguments.table:
             comparison.train()
@@ -61,49 +65,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("methods", DESCRIPTION)
-    common.flag(
+    parser = CommandParser("methods", DESCRIPTION, EXAMPLE)
+    flags.add(
         parser,
         "output",
         metavar="FOLDER",
         help="where everything goes (default: output/experiments/methods; what is quick, or not "
         "MNIST, gets a folder of its own)",
     )
-    common.digits_flags(parser)
-    common.flag(
+    flags.digits(parser)
+    flags.add(
         parser, "only", metavar="METHODS", help="some methods, separated by commas (default: all)"
     )
-    common.flag(
+    flags.add(
         parser,
         "seeds",
         metavar="N",
-        type=common.int32,
+        type=flags.int32,
         default=3,
         help="how often each is trained (default: 3)",
     )
-    common.flag(
+    flags.add(
         parser,
         "iterations",
         metavar="N",
-        type=common.int32,
+        type=flags.int32,
         help="of each training (default: the examples', one pass over MNIST)",
     )
-    common.flag(
+    flags.add(
         parser,
         "digits",
         metavar="N",
-        type=common.int32,
+        type=flags.int32,
         help="how many training digits the students see; the teachers see all (default: all)",
     )
-    common.flag(
+    flags.add(
         parser,
         "quick",
         action="store_true",
         help="few digits and iterations, one seed: to see that all works, not for its figures",
     )
-    common.flag(
+    flags.add(
         parser, "table", action="store_true", help="train nothing; print the table of what is done"
     )
     return parser

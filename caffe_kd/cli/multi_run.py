@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from . import common
+from . import flags, output
 
 if TYPE_CHECKING:
     from ..recipes.runner import ExperimentRunner
@@ -23,13 +23,11 @@ def count(text: str, name: str) -> int:
     return int(text)
 
 
-def flags(parser: Any) -> None:
+def add_flags(parser: Any) -> None:
     """Add the flags that such commands share; ``runner`` takes them."""
-    common.flag(parser, "output", metavar="FOLDER", help="put snapshots, logs and the table there")
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
-    parser.add_argument(
-        "-no_progress", "--no_progress", action="store_true", help="no line of progress"
-    )
+    flags.add(parser, "output", metavar="FOLDER", help="put snapshots, logs and the table there")
+    flags.gpu(parser, "train")
+    flags.no_progress(parser)
 
 
 def runner(arguments: argparse.Namespace) -> ExperimentRunner:
@@ -38,4 +36,4 @@ def runner(arguments: argparse.Namespace) -> ExperimentRunner:
     from ..solver.run import RunOptions
 
     progress = False if arguments.no_progress else None
-    return ExperimentRunner(common.say, RunOptions(gpu=arguments.gpu, progress=progress))
+    return ExperimentRunner(output.say, RunOptions(gpu=arguments.gpu, progress=progress))

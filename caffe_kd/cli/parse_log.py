@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import math
@@ -12,11 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..logs.log_parser import OutputRow, TrainingLog, TrainRow
 
+SUMMARY = "write a training log as tables of numbers"
+GROUP = "check"
+EXAMPLE = "output/quickstart/student.log output/quickstart"
 DESCRIPTION = """Writes the outputs of training and test net in a log as LOG.train and LOG.test in
 OUTPUT_DIR, with the original parse_log.py's columns: NumIters, Seconds, LearningRate and the
 outputs. LearningRate is, as there, the one that was logged last before the row. Further test nets
@@ -25,7 +29,7 @@ go to LOG.test_1 and so on. Where a run was resumed, what it repeated is written
 _FIXED = ("NumIters", "Seconds", "LearningRate")
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -44,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("parse_log", DESCRIPTION)
+    parser = CommandParser("parse_log", DESCRIPTION, EXAMPLE)
     parser.add_argument("log", metavar="LOG", help="the log of a training, ours or Caffe's")
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder to write to")
-    common.flag(parser, "verbose", action="store_true", help="say what is written")
-    common.flag(parser, "delimiter", default=",", help="between columns (default: a comma)")
+    flags.add(parser, "verbose", action="store_true", help="say what is written")
+    flags.add(parser, "delimiter", default=",", help="between columns (default: a comma)")
     return parser
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import DataError, UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
+
+SUMMARY = "draw the curves of training logs"
+GROUP = "check"
+EXAMPLE = "output/quickstart/student.log -output training.png"
+DESCRIPTION = """Draws training loss, test accuracy and learning rate over the iterations, from the
+logs of caffe_kd or of the original Caffe; several logs over one another."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -41,20 +48,16 @@ def _labels(paths: Sequence[Path]) -> dict[str, Path]:
     return {name if times[name] == 1 else str(path): path for path, name in names.items()}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser(
-        "plot_training_log",
-        "Draws training loss, test accuracy and learning rate over the iterations, from the logs "
-        "of caffe_kd or of the original Caffe; several logs over one another.",
-    )
+    parser = CommandParser("plot_training_log", DESCRIPTION, EXAMPLE)
     parser.add_argument("logs", nargs="+", metavar="LOG", help="a training log")
-    common.flag(
+    flags.add(
         parser,
         "output",
         default="training.png",
         metavar="PNG",
         help="the picture to write (default: %(default)s)",
     )
-    common.flag(parser, "title", default="", help="a heading for the picture")
+    flags.add(parser, "title", default="", help="a heading for the picture")
     return parser

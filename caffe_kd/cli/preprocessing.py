@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import DataError, NetError, UsageError
-from . import common
+from . import flags
 
 if TYPE_CHECKING:
     import argparse
@@ -40,24 +40,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("mean_file", "the mean to subtract, .npy or .binaryproto; '' for none"),
     ):
         help = f"{what} (default: $CAFFE_ROOT/{_DEFAULTS[name]}; CAFFE_ROOT is . where it is unset)"
-        common.flag(parser, name, metavar="FILE", help=help)
-    common.flag(parser, "gpu", action="store_true", help="compute on the CUDA device")
-    common.flag(parser, "input_scale", type=float, help="multiplied with after the mean")
-    common.flag(
+        flags.add(parser, name, metavar="FILE", help=help)
+    flags.add(parser, "gpu", action="store_true", help="compute on the CUDA device")
+    flags.add(parser, "input_scale", type=float, help="multiplied with after the mean")
+    flags.add(
         parser,
         "raw_scale",
         type=float,
         default=255.0,
         help="multiplied with before the mean (default: 255)",
     )
-    common.flag(
+    flags.add(
         parser,
         "channel_swap",
         default="2,1,0",
         metavar="ORDER",
         help="the order of channels (default: 2,1,0, which makes BGR of RGB); '' to leave them",
     )
-    common.user_code_flags(parser)
+    flags.own_code(parser)
 
 
 def build(

@@ -9,17 +9,25 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DataError, UsageError
-from . import common, preprocessing
+from . import flags, preprocessing
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
-    import argparse
-
     from numpy.typing import NDArray
 
     from ..pycaffe.classifier import Classifier
 
     Pictures = Sequence[str] | NDArray[Any]
 
+SUMMARY = "classify images as Caffe's classify.py, into an .npy"
+GROUP = "caffe"
+EXAMPLE = (
+    "image.jpg probabilities.npy "
+    "--model_def deploy.prototxt "
+    "--pretrained_model net.caffemodel "
+    "--mean_file ''"
+)
 DESCRIPTION = """Classifies pictures with a net and its weights, and writes the probabilities
 [pictures, classes] as .npy: the original's python/classify.py, with its flags and defaults. Input
 is a picture, a folder of pictures, which are taken in the order of their names, or an .npy of
@@ -27,7 +35,7 @@ pictures [N, height, width, channel], RGB from 0 to 1. A net with one input chan
 grey. Of an ONNX model, classify prints the likeliest classes."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -100,26 +108,24 @@ def _batches(
         yield [load_image(x, color) if isinstance(x, str) else x for x in some]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("pycaffe_classify", DESCRIPTION)
+    parser = CommandParser("pycaffe_classify", DESCRIPTION, EXAMPLE)
     parser.add_argument("input_file", help="a picture, a folder of pictures, or an .npy")
     parser.add_argument("output_file", help="the .npy to write")
     preprocessing.add_flags(parser)
-    common.flag(
+    flags.add(
         parser,
         "center_only",
         action="store_true",
         help="look at the centre alone (default: the mean over ten crops)",
     )
-    common.flag(
+    flags.add(
         parser,
         "images_dim",
         default="256,256",
         metavar="H,W",
         help="what pictures are brought to before they are cropped (default: 256,256)",
     )
-    common.flag(
-        parser, "ext", default="jpg", help="the ending of a folder's pictures (default: jpg)"
-    )
+    flags.add(parser, "ext", default="jpg", help="the ending of a folder's pictures (default: jpg)")
     return parser

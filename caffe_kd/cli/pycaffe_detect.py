@@ -12,17 +12,25 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DataError, UsageError
-from . import common, preprocessing
+from . import flags, preprocessing
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
-    import argparse
-
     from numpy.typing import NDArray
 
     from ..pycaffe.detector import Detector
 
     Array = NDArray[Any]
 
+SUMMARY = "classify windows of images as Caffe's detect.py"
+GROUP = "caffe"
+EXAMPLE = (
+    "windows.csv detections.csv "
+    "--crop_mode list "
+    "--model_def deploy.prototxt "
+    "--pretrained_model net.caffemodel"
+)
 DESCRIPTION = """Classifies windows of pictures, as R-CNN does: the original's python/detect.py,
 with its flags and defaults. Input is a .csv with the columns filename, ymin, xmin, ymax and xmax
 for --crop_mode list, or for selective_search, which needs its own program in MATLAB, a .txt of file
@@ -38,7 +46,7 @@ _AT_ONCE = 64  # windows, or as many as the net takes
 Window = tuple[float, float, float, float]
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -192,23 +200,23 @@ def _csv(found: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("pycaffe_detect", DESCRIPTION)
+    parser = CommandParser("pycaffe_detect", DESCRIPTION, EXAMPLE)
     parser.add_argument("input_file", help="a .csv of windows, or a .txt of pictures")
     parser.add_argument("output_file", help="the .csv, or HDF5, to write")
     preprocessing.add_flags(parser)
-    common.flag(
+    flags.add(
         parser,
         "crop_mode",
         choices=_MODES,
         default="selective_search",
         help="where windows come from (default: selective_search)",
     )
-    common.flag(
+    flags.add(
         parser,
         "context_pad",
-        type=common.int32,
+        type=flags.int32,
         default=16,
         metavar="PIXELS",
         help="how much of the input lies around the window (default: 16)",

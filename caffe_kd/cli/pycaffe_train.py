@@ -8,15 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
-    import argparse
-
     import torch
 
     from ..pycaffe.solver import Solver
 
+SUMMARY = "train as Caffe's train.py"
+GROUP = "caffe"
+EXAMPLE = "--solver prototxt/mnist/student_solver.prototxt"
 DESCRIPTION = """Trains a solver's net for max_iter iterations: the original's python/train.py, with
 its flags. As there, the update rule is SGD whatever type the solver names, a snapshot is gone on
 from for max_iter further iterations, and none is written at the end but at the solver's own
@@ -24,7 +27,7 @@ intervals. Training runs on one GPU, or on the CPU where there is none and --gpu
 train_kd does all that the solver says."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -150,19 +153,19 @@ class StopWatch:
         self._back_ended = self._now()
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("pycaffe_train", DESCRIPTION)
-    common.flag(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
-    common.flag(parser, "snapshot", metavar="FILE", help="a .solverstate to go on from")
-    common.flag(
+    parser = CommandParser("pycaffe_train", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
+    flags.add(parser, "snapshot", metavar="FILE", help="a .solverstate to go on from")
+    flags.add(
         parser,
         "gpus",
-        type=common.int32,
+        type=flags.int32,
         nargs="+",
         metavar="N",
         help="the CUDA device (default: 0, or the CPU where there is none)",
     )
-    common.flag(parser, "timing", action="store_true", help="log how long each layer takes")
-    common.user_code_flags(parser)
+    flags.add(parser, "timing", action="store_true", help="log how long each layer takes")
+    flags.own_code(parser)
     return parser

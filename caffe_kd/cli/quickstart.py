@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import UsageError
-from . import common
+from . import flags, output
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "train a teacher, a student and the distilled student on digits"
+GROUP = "train"
+EXAMPLE = "-output output/quickstart"
 DESCRIPTION = """Gets the handwritten digits, trains a teacher, trains a small student alone,
 distils the teacher into the same student, and prints what came out. A second run reuses what is
 there."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -26,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     started = time.perf_counter()
     digits = get_mnist(
-        Path(arguments.dir), allow_download=not arguments.no_download, say=common.say
+        Path(arguments.dir), allow_download=not arguments.no_download, say=output.say
     )
     folder = Path(arguments.output)
-    results = run(folder, digits, arguments.passes, common.say)
+    results = run(folder, digits, arguments.passes, output.say)
     lines = ["", table(results), "", verdict(results)]
     if digits.kind != "MNIST":
         lines.append(
@@ -47,18 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("quickstart", DESCRIPTION)
-    common.flag(
+    parser = CommandParser("quickstart", DESCRIPTION, EXAMPLE)
+    flags.add(
         parser,
         "output",
         metavar="FOLDER",
         default="output/quickstart",
         help="where everything goes (default: output/quickstart)",
     )
-    common.digits_flags(parser)
-    common.flag(
+    flags.digits(parser)
+    flags.add(
         parser,
         "passes",
         type=int,

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "recompute the averages of BatchNorm with fixed weights"
+GROUP = "train"
+EXAMPLE = (
+    "-model prototxt/mnist/student_train_test.prototxt "
+    "-weights output/mnist/student_iter_18760.caffemodel "
+    "-output output/mnist/refreshed.caffemodel"
+)
 DESCRIPTION = """Runs batches of the net's TRAIN data through it with fixed weights and keeps the
 averages of their means and variances in each BatchNorm and BN, in place of those of the training,
 in which the weights still moved. Prints how far the old ones were off. With -test_iterations the
 test data is run before and after."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -33,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .test import score
 
     device, lines = choose_one_device(arguments.gpu)
-    stages = common.comma_list(arguments.stage)
+    stages = flags.comma_list(arguments.stage)
     with Log() as log:
         log.info("\n".join(lines))
         phases = [pb.TRAIN, pb.TEST] if arguments.test_iterations else [pb.TRAIN]
@@ -56,21 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("refresh_statistics", DESCRIPTION)
-    common.flag(parser, "model", required=True, metavar="NET", help="the net's prototxt")
-    common.flag(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
-    common.flag(parser, "output", required=True, metavar="FILE", help="the file to write")
-    common.flag(parser, "iterations", type=common.int32, default=100, help="batches (default: 100)")
-    common.flag(
+    parser = CommandParser("refresh_statistics", DESCRIPTION, EXAMPLE)
+    flags.add(parser, "model", required=True, metavar="NET", help="the net's prototxt")
+    flags.add(parser, "weights", required=True, metavar="FILE", help="its .caffemodel")
+    flags.add(parser, "output", required=True, metavar="FILE", help="the file to write")
+    flags.add(parser, "iterations", type=flags.int32, default=100, help="batches (default: 100)")
+    flags.add(
         parser,
         "test_iterations",
-        type=common.int32,
+        type=flags.int32,
         default=0,
         help="batches of test data to run before and after (default: 0)",
     )
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.state_flags(parser)
-    common.user_code_flags(parser)
+    flags.gpu(parser)
+    flags.state(parser)
+    flags.own_code(parser)
     return parser

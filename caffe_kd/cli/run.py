@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import runpy
 import sys
@@ -15,9 +14,13 @@ from pathlib import Path
 from .. import as_caffe
 from ..core.errors import CaffeKDError, UsageError
 from ..python_layers import user_code
-from . import common
+from .command_parser import CommandParser
+from .guard import guarded
 from .python2 import advice
 
+SUMMARY = "run a Python script written for pycaffe, as it is"
+GROUP = "caffe"
+EXAMPLE = "script.py"
 DESCRIPTION = """Runs a Python script, or with -m a module, in which `import caffe` gives this
 package; so it does in processes that it starts by multiprocessing. Where the original Caffe is
 installed, it refuses: there write `import caffe_kd as caffe` in the script. What the script adds to
@@ -28,7 +31,7 @@ Layers of type Python run, as the script itself does."""
 _BETWEEN = (__file__, "<frozen runpy>", runpy.__file__)
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -48,10 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(script, module)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    usage = "run [-h] SCRIPT | -m MODULE [ARGUMENTS ...]"
-    parser = common.new_parser("run", DESCRIPTION, usage=usage)
+    parser = CommandParser("run", DESCRIPTION, EXAMPLE, words="SCRIPT | -m MODULE [ARGUMENTS ...]")
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the Python file")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="a module in its place")
     return parser

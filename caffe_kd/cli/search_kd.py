@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import UsageError
-from . import common
+from . import flags, output
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "search a solver's best settings on validation samples"
+GROUP = "train"
+EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt -trials 20 -search temperature=1:20,alpha"
 DESCRIPTION = """Looks for the settings with which a solver's student comes out best: temperature
 and alpha of the distillation, learning rate, batch size, weight decay. Each trial trains on all but
 the last tenth of the training records and is measured on that tenth; the test records are never
@@ -19,12 +23,10 @@ EPILOG = """In the output folder: best_solver.prototxt with its nets, to be trai
 all training records; trials.csv; search.png; a folder for each trial; search.db for Optuna."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    if not arguments.solver:
-        raise UsageError("which solver? -solver SOLVER.prototxt")
     if arguments.trials < 1:
         raise UsageError(f"-trials must be at least 1. Received: {arguments.trials}")
     if arguments.seed < 0:
@@ -41,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     asked = space.parse(arguments.search or "")
     path = Path(arguments.solver)
-    subject = Subject(path, arguments.teacher_weights, arguments.max_iter, common.say)
+    subject = Subject(path, arguments.teacher_weights, arguments.max_iter, output.say)
     folder = Path(arguments.output or Path("output") / "search" / path.stem)
     searched = space.Space(subject.own, asked)
-    search = Search(folder, subject, searched, arguments.seed, arguments.measure, common.say)
+    search = Search(folder, subject, searched, arguments.seed, arguments.measure, output.say)
     try:
         search.run(arguments.trials, arguments.gpu)
     finally:
@@ -63,49 +65,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
     from ..recipes.search.space import SETTINGS
 
     settings = "\n".join(f"  {name:13} {what}" for name, what in SETTINGS.items())
-    parser = common.new_parser(
-        "search_kd",
-        DESCRIPTION,
-        epilog=f"settings:\n{settings}\n\n{EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    common.flag(parser, "solver", metavar="FILE", help="the solver's prototxt")
-    common.flag(
+    parser = CommandParser("search_kd", DESCRIPTION, EXAMPLE, f"settings:\n{settings}\n\n{EPILOG}")
+    flags.add(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
+    flags.add(
         parser,
         "trials",
         metavar="N",
-        type=common.int32,
+        type=flags.int32,
         default=20,
         help="how many settings to try, earlier ones in the folder included (default: 20)",
     )
-    common.flag(
+    flags.add(
         parser,
         "search",
         metavar="SETTINGS",
         help="what to search, as temperature=1:20,alpha,base_lr (default: all settings below that "
         "the solver has, in usual ranges around its own)",
     )
-    common.flag(parser, "output", metavar="FOLDER", help="(default: output/search/<solver>)")
-    common.flag(
-        parser, "seed", metavar="N", type=common.int32, default=1, help="of the trials (default: 1)"
+    flags.add(parser, "output", metavar="FOLDER", help="(default: output/search/<solver>)")
+    flags.add(
+        parser, "seed", metavar="N", type=flags.int32, default=1, help="of the trials (default: 1)"
     )
-    common.flag(
-        parser, "max_iter", metavar="N", type=common.int32, help="iterations of a trial, where "
+    flags.add(
+        parser, "max_iter", metavar="N", type=flags.int32, help="iterations of a trial, where "
         "other than the solver's"
     )  # fmt: skip
-    common.flag(
+    flags.add(
         parser,
         "measure",
         metavar="OUTPUT",
         help="the output of the test net by which trials are compared (default: an Accuracy's, "
         "else a loss's)",
     )
-    common.flag(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
-    common.user_code_flags(parser)
+    flags.add(parser, "teacher_weights", metavar="FILE", help="weights of the teacher")
+    flags.gpu(parser, "train")
+    flags.own_code(parser)
     return parser

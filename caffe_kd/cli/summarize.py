@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     import argparse
 
+SUMMARY = "list a net's layers with their shapes and parameters"
+GROUP = "check"
+EXAMPLE = "prototxt/mnist/student_train_test.prototxt"
 DESCRIPTION = """Lists a net's layers as the original's summarize.py does: name, type, (name and
 multipliers of parameters, where they are not 1), bottoms -> tops, and of convolution and pooling
 kernel/stride+pad outputs/group. On a terminal a blob has a colour; a top that nothing takes is
@@ -26,13 +31,13 @@ _UNMADE, _UNTAKEN, _PLAIN = "\033[41m", "\033[1;4m", "\033[0m"
 _ESCAPE = re.compile(r"\033\[[\d;]+m")
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
     if arguments.max_width < 1:
         raise UsageError(f"--max-width must be at least 1. Received: {arguments.max_width}")
-    given = common.input_shapes(arguments.input_shape)
+    given = flags.input_shapes(arguments.input_shape)
     from ..net import read_net
 
     net = read_net(arguments.net)
@@ -148,7 +153,7 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     from ..proto.filter import filter_net
 
     phase = pb.Phase.Value(arguments.phase)
-    stages = [*net.state.stage, *common.comma_list(arguments.stage)]
+    stages = [*net.state.stage, *flags.comma_list(arguments.stage)]
     state = pb.NetState(phase=phase, level=arguments.level, stage=stages)
     found = infer_shapes(filter_net(net, state), phase, Path(arguments.net), given, net)
     for absent in found.absent:
@@ -163,9 +168,9 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     return 1 if found.problems else 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("summarize", DESCRIPTION)
+    parser = CommandParser("summarize", DESCRIPTION, EXAMPLE)
     parser.add_argument("net", metavar="NET", help="the net's prototxt")
     parser.add_argument(
         "-w",
@@ -175,13 +180,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the widest that a column of the first table is (default: 30)",
     )
-    common.flag(
+    flags.add(
         parser,
         "phase",
         choices=["TRAIN", "TEST"],
         default="TEST",
         help="the second table's phase (default: TEST)",
     )
-    common.state_flags(parser)
-    common.input_shape_flag(parser)
+    flags.state(parser)
+    flags.input_shape(parser)
     return parser

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..export.preprocess import Preprocess
 
+SUMMARY = "make training images from a trained net alone"
+GROUP = "train"
+EXAMPLE = (
+    "-model prototxt/mnist/teacher_train_test.prototxt "
+    "-weights output/mnist/teacher_iter_2800.caffemodel "
+    "-output output/synthetic_lmdb"
+)
 DESCRIPTION = """Makes images that a trained classifier takes for its classes, for distillation
 where the data it was trained on is not at hand, and writes them as an LMDB of pixels, each labelled
 with the net's class. A Data layer with the net's own transform_param reads them like real ones."""
@@ -35,7 +44,7 @@ _NUMBERS: dict[str, tuple[type, str, str]] = {
 }
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
@@ -125,26 +134,21 @@ def _floats(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser(
-        "synthesize",
-        DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("synthesize", DESCRIPTION, EXAMPLE, EPILOG)
     for name, options in {
         "model": {"metavar": "FILE", "help": "the net's prototxt, of training or deployment"},
         "weights": {"metavar": "FILE", "help": "its caffemodel"},
         "output": {"metavar": "DB", "help": "the LMDB to be made"},
     }.items():
-        common.flag(parser, name, required=True, **options)
-    add = common.flag
+        flags.add(parser, name, required=True, **options)
+    add = flags.add
     add(parser, "method", choices=["noise", "generator"], default="generator",
         help="(default: generator)")  # fmt: skip
-    add(parser, "count", metavar="N", type=common.int32, default=10000,
+    add(parser, "count", metavar="N", type=flags.int32, default=10000,
         help="how many images (default: 10000)")  # fmt: skip
-    add(parser, "seed", metavar="N", type=common.int32, default=1, help="(default: 1)")
+    add(parser, "seed", metavar="N", type=flags.int32, default=1, help="(default: 1)")
     add(parser, "overwrite", action="store_true", help="replace a database at DB")
     add(parser, "blob", metavar="NAME", help="the logits (default: what the net's loss judges)")
     add(parser, "shape", metavar="C,H,W", type=_shape, help="of the images, where the net's data "
@@ -154,11 +158,11 @@ def parser() -> argparse.ArgumentParser:
     add(
         parser, "mean", metavar="X,...", type=_floats, help="of the pixels, one or for each channel"
     )
-    add(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.user_code_flags(parser)
+    flags.gpu(parser)
+    flags.own_code(parser)
     settings = parser.add_argument_group("settings")
     for name, (kind, method, what) in _NUMBERS.items():
-        number = common.int32 if kind is int else float
+        number = flags.int32 if kind is int else float
         whose = "" if method == "both" else f"{method}: "
         add(settings, name, metavar="N" if kind is int else "X", type=number, help=whose + what)
     return parser

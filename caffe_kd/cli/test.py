@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import NetError, UsageError, WeightsError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..logs.log import Log
     from ..net import Net
 
+SUMMARY = "score a net's weights on its test data"
+GROUP = "caffe"
+EXAMPLE = (
+    "-model prototxt/mnist/student_train_test.prototxt "
+    "-weights output/mnist/student_iter_18760.caffemodel "
+    "-iterations 100"
+)
 DESCRIPTION = """Runs batches of test data through a net and reports the mean of its outputs."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    if not arguments.model:
-        raise UsageError("Need a model definition to score: -model NET.prototxt")
-    if not arguments.weights:
-        raise UsageError("Need model weights to score: -weights FILE.caffemodel")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     from ..logs.log import Log
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device, told = choose_one_device(arguments.gpu)
     with Log() as log:
         log.info("\n".join(told))
-        stages = common.comma_list(arguments.stage)
+        stages = flags.comma_list(arguments.stage)
         notes = Notes()
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
         for note in notes.lines:
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for sentence in idle_stages(read_net(arguments.model), stages):
             log.warning(f"{arguments.model}: {sentence}")
         net.context.notify = log.info
-        load_for_use(net, common.comma_list(arguments.weights), log)
+        load_for_use(net, flags.comma_list(arguments.weights), log)
         net.to_device(device, channels_last=False)
         if net.param.debug_info:
             DebugInfo(net, log.info)
@@ -57,18 +61,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("test", DESCRIPTION)
-    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
-    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
-    common.flag(parser, "iterations", type=common.int32, default=50, help="batches (default: 50)")
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.state_flags(parser)
-    common.glog_flags(parser)
-    common.idle_flags(parser, "solver", "phase", "snapshot", "sigint_effect", "sighup_effect")
-    common.idle_flags(parser, "log_dir")
-    common.user_code_flags(parser)
+    parser = CommandParser("test", DESCRIPTION, EXAMPLE)
+    flags.add(
+        parser,
+        "model",
+        need="Need a model definition to score",
+        metavar="FILE",
+        help="the net's prototxt",
+    )
+    flags.add(
+        parser,
+        "weights",
+        need="Need model weights to score",
+        metavar="FILES",
+        help="caffemodels, separated by commas",
+    )
+    flags.add(parser, "iterations", type=flags.int32, default=50, help="batches (default: 50)")
+    flags.gpu(parser)
+    flags.state(parser)
+    flags.glog(parser)
+    flags.idle(parser, "solver", "phase", "snapshot", "sigint_effect", "sighup_effect")
+    flags.idle(parser, "log_dir")
+    flags.own_code(parser)
     return parser
 
 

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..logs.log import Log
     from ..pycaffe.graph import Graph
 
+SUMMARY = "measure each layer's forward and backward pass"
+GROUP = "caffe"
+EXAMPLE = "-model prototxt/mnist/student_train_test.prototxt -iterations 20"
 DESCRIPTION = """Runs a net forward and backward, layer by layer, and logs how long each layer takes
 on average, as the original's caffe time does. With -profile, every operator of these passes goes
 into a trace for chrome://tracing or ui.perfetto.dev; the times are longer then."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    if not arguments.model:
-        raise UsageError("Need a model definition to time: -model NET.prototxt")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     from ..logs.log import Log
@@ -38,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Log() as log:
         log.info("\n".join(told))
         phase = pb.Phase.Value(arguments.phase)
-        stages = common.comma_list(arguments.stage)
+        stages = flags.comma_list(arguments.stage)
         net = load_net(arguments.model, phase, arguments.level, stages)
         # The time a layer takes does not hang on its weights.
-        load_for_use(net, common.comma_list(arguments.weights), log, needed=False)
+        load_for_use(net, flags.comma_list(arguments.weights), log, needed=False)
         net.to_device(device, channels_last=False)
         net.context.writes_files = False
         watch = StopWatch(Graph(net))
@@ -52,26 +54,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("time", DESCRIPTION)
-    common.flag(parser, "model", metavar="FILE", help="the net's prototxt")
-    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
-    common.flag(parser, "iterations", type=common.int32, default=50, help="passes (default: 50)")
-    common.flag(parser, "gpu", metavar="N", help="the CUDA device to run on (default: the CPU)")
-    common.flag(
+    parser = CommandParser("time", DESCRIPTION, EXAMPLE)
+    flags.add(
+        parser,
+        "model",
+        need="Need a model definition to time",
+        metavar="FILE",
+        help="the net's prototxt",
+    )
+    flags.add(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
+    flags.add(parser, "iterations", type=flags.int32, default=50, help="passes (default: 50)")
+    flags.gpu(parser)
+    flags.add(
         parser,
         "phase",
         choices=["TRAIN", "TEST"],
         default="TRAIN",
         help="the net's phase (default: TRAIN)",
     )
-    common.state_flags(parser)
-    common.flag(parser, "profile", metavar="FILE", help="write a Chrome trace there, as .json")
-    common.glog_flags(parser)
-    common.idle_flags(parser, "solver", "snapshot", "sigint_effect", "sighup_effect")
-    common.idle_flags(parser, "log_dir")
-    common.user_code_flags(parser)
+    flags.state(parser)
+    flags.add(parser, "profile", metavar="FILE", help="write a Chrome trace there, as .json")
+    flags.glog(parser)
+    flags.idle(parser, "solver", "snapshot", "sigint_effect", "sighup_effect")
+    flags.idle(parser, "log_dir")
+    flags.own_code(parser)
     return parser
 
 

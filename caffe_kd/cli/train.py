@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import platform
@@ -12,22 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
-from . import common
+from . import flags, output
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..solver.plan import Plan
 
+SUMMARY = "run a solver; with a teacher in it, distil"
+GROUP = "train"
+EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt -export_onnx output/mnist/student.onnx"
 DESCRIPTION = """Trains the net of a solver prototxt. If the solver names a teacher and a
 distiller_net, the student is trained with what the teacher knows. Flags may be written -name value
 or --name=value."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    if not arguments.solver:
-        raise UsageError("Need a solver definition to train: -solver SOLVER.prototxt")
     if arguments.snapshot and arguments.weights:
         raise UsageError("Give a snapshot to resume training or weights to finetune but not both.")
     if arguments.gradient_shares < 0:
@@ -45,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             alpha=arguments.alpha,
             max_iter=arguments.max_iter,
             level=arguments.level,
-            stages=common.comma_list(arguments.stage),
+            stages=flags.comma_list(arguments.stage),
         ),
     )
     if arguments.print_net:
-        common.print_prototxt(plan.composed)
+        output.print_prototxt(plan.composed)
         return 0
     from ..solver.options import Options
     from ..solver.run import RunOptions, export, train
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RunOptions(
             gpu=arguments.gpu,
             snapshot=arguments.snapshot or None,
-            progress=arguments.progress,
+            progress=False if arguments.no_progress else None,
             log=_log_asked_for(arguments.log, arguments.log_dir),
             effects=(arguments.sigint_effect, arguments.sighup_effect, arguments.sigterm_effect),
             options=Options(
@@ -80,75 +82,76 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("train_kd", DESCRIPTION)
+    parser = CommandParser("train", DESCRIPTION, EXAMPLE)
     caffe = parser.add_argument_group("as in Caffe")
-    common.flag(caffe, "solver", metavar="FILE", help="the solver's prototxt")
-    common.flag(
+    flags.add(
+        caffe,
+        "solver",
+        need="Need a solver definition to train",
+        metavar="FILE",
+        help="the solver's prototxt",
+    )
+    flags.add(
         caffe,
         "weights",
         metavar="FILES",
         help="caffemodels to start from, separated by commas; they go to the teacher where it "
         "names none, else to the student",
     )
-    common.flag(caffe, "snapshot", metavar="FILE", help="a .solverstate to resume from")
-    common.flag(caffe, "gpu", metavar="N", help="the CUDA device to train on (default: the CPU)")
-    common.state_flags(caffe)
+    flags.add(caffe, "snapshot", metavar="FILE", help="a .solverstate to resume from")
+    flags.gpu(caffe, "train")
+    flags.state(caffe)
     for name, effect, meaning in (
         ("sigint_effect", "stop", "Ctrl-C"),
         ("sighup_effect", "snapshot", "the hangup signal"),
         ("sigterm_effect", "stop", "SIGTERM or SIGUSR1, from Slurm or docker stop,"),
     ):
-        common.flag(
+        flags.add(
             caffe,
             name,
             choices=["snapshot", "stop", "none"],
             default=effect,
             help=f"what {meaning} does (default: {effect}; stop snapshots too)",
         )
-    common.flag(
+    flags.add(
         caffe, "log_dir", metavar="FOLDER", help="put the log there, under the name glog gives it"
     )
-    common.glog_flags(caffe)
-    common.idle_flags(caffe, "model", "phase", "iterations")
+    flags.glog(caffe)
+    flags.idle(caffe, "model", "phase", "iterations")
     own = parser.add_argument_group("distillation and results")
-    common.flag(own, "teacher_weights", metavar="FILE", help="weights of the teacher")
-    common.distilling_flags(own)
-    common.flag(own, "max_iter", type=common.int32, help="train to this iteration")
-    common.flag(own, "output", metavar="FOLDER", help="put snapshots and the log there")
-    common.flag(own, "log", metavar="FILE", help="the log file (default: beside the snapshots)")
-    common.flag(
-        own, "export_onnx", metavar="FILE", help="after training, write the student as ONNX"
-    )
-    common.flag(
+    flags.add(own, "teacher_weights", metavar="FILE", help="weights of the teacher")
+    flags.distilling(own)
+    flags.add(own, "max_iter", type=flags.int32, help="train to this iteration")
+    flags.add(own, "output", metavar="FOLDER", help="put snapshots and the log there")
+    flags.add(own, "log", metavar="FILE", help="the log file (default: beside the snapshots)")
+    flags.add(own, "export_onnx", metavar="FILE", help="after training, write the student as ONNX")
+    flags.add(
         own,
         "print_net",
         action="store_true",
         help="print the composed net that would be trained, and stop",
     )
-    common.user_code_flags(own)
-    common.teacher_cache_flag(own)
-    common.flag(
+    flags.own_code(own)
+    flags.teacher_cache(own)
+    flags.add(
         own,
         "exact_sums",
         action="store_true",
         help="sum in float64 on the way forward, so that values that nearly tie fall as in the "
         "original (LeNet takes twice as long)",
     )
-    common.flag(
+    flags.add(
         own,
         "gradient_shares",
-        type=common.int32,
+        type=flags.int32,
         default=0,
         metavar="N",
         help="every N iterations log each loss term's share in the student's gradient, for a "
         "backward pass more per term",
     )
-    own.add_argument(
-        "-no_progress", "--no_progress", dest="progress", action="store_const", const=False,
-        help="no progress line, even on a terminal",
-    )  # fmt: skip
+    flags.no_progress(own)
     return parser
 
 

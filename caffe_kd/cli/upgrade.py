@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import common
+from .command_parser import CommandParser
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Kind:
     write: Callable[[str, Any], None]
 
 
-def new_parser(name: str, description: str) -> argparse.ArgumentParser:
+def new_parser(name: str, description: str, example: str) -> CommandParser:
     """Return the parser of a command that upgrades IN to OUT."""
-    parser = common.new_parser(name, description)
+    parser = CommandParser(name, description, example)
     parser.add_argument("input", metavar="IN", help="the file to upgrade")
     parser.add_argument("output", metavar="OUT", help="the file to write; may be the same")
     return parser

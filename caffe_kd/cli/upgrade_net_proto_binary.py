@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from ..core.errors import ParseError
-from . import common, upgrade
+from . import upgrade
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "write an old caffemodel in the current format"
+GROUP = "caffe"
+EXAMPLE = "old.caffemodel new.caffemodel"
 DESCRIPTION = """Reads a .caffemodel of any year and writes it in the current format. Training and
 export read old ones as they are; this is for other programs."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return upgrade.run(parser().parse_args(argv), _kind)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    return upgrade.new_parser("upgrade_net_proto_binary", DESCRIPTION)
+    return upgrade.new_parser("upgrade_net_proto_binary", DESCRIPTION, EXAMPLE)
 
 
 def _kind() -> upgrade.Kind:

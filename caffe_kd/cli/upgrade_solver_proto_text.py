@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from . import common, upgrade
+from . import upgrade
+from .command_parser import CommandParser
+from .guard import guarded
 
+SUMMARY = "write an old solver's prototxt in the current format"
+GROUP = "caffe"
+EXAMPLE = "old_solver.prototxt new_solver.prototxt"
 DESCRIPTION = """Reads a solver's prototxt of any year and writes it in the current format:
 solver_type: ADAM becomes type: "Adam", and nets written inside the solver are upgraded too."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return upgrade.run(parser().parse_args(argv), _kind)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    return upgrade.new_parser("upgrade_solver_proto_text", DESCRIPTION)
+    return upgrade.new_parser("upgrade_solver_proto_text", DESCRIPTION, EXAMPLE)
 
 
 def _kind() -> upgrade.Kind:

@@ -8,11 +8,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from . import common
+from . import flags
+from .command_parser import CommandParser
+from .guard import guarded
 
 if TYPE_CHECKING:
     from ..verify.compare import Comparison
 
+SUMMARY = "compare a net's blobs with recorded ones, layer by layer"
+GROUP = "check"
+EXAMPLE = (
+    "-model output/mnist/deploy.prototxt "
+    "-weights output/mnist/student_iter_18760.caffemodel "
+    "-expected output/mnist/expected.npz"
+)
 DESCRIPTION = """Runs a net in phase TEST on recorded inputs, compares every recorded blob with what
 the net computes, in the order of the layers, and names the first layer that differs. A recording is
 an .npz file: in/<blob> holds an input, out/<blob> (or the plain name) any other blob, and
@@ -20,7 +29,7 @@ an .npz file: in/<blob> holds an input, out/<blob> (or the plain name) any other
 itself is recorded, to be verified on another machine or in another version."""
 
 
-@common.guarded
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 1 if a blob differs."""
     arguments = parser().parse_args(argv)
@@ -47,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if not arguments.model:
-        raise UsageError("Need a model definition: -model NET.prototxt")
     if bool(arguments.expected) == bool(arguments.record):
         raise UsageError("Give one of -expected ACTS.npz, to compare, and -record ACTS.npz")
     for name in ("rtol", "atol"):
@@ -58,8 +65,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _choices(arguments: argparse.Namespace, inputs: Any) -> tuple[Any, ...]:
-    weights = common.comma_list(arguments.weights)
-    return weights, inputs, arguments.level, common.comma_list(arguments.stage)
+    weights = flags.comma_list(arguments.weights)
+    return weights, inputs, arguments.level, flags.comma_list(arguments.stage)
 
 
 def _inputs(arguments: argparse.Namespace, recording: Any) -> Any:
@@ -120,21 +127,27 @@ def _print_first(comparison: Comparison, hints: Sequence[str]) -> None:
         print(f"  {hint}")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's parser."""
-    parser = common.new_parser("verify", DESCRIPTION)
-    common.flag(parser, "model", metavar="NET", help="the net's prototxt")
-    common.flag(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
-    common.flag(parser, "expected", metavar="NPZ", help="the recording to compare with")
-    common.flag(parser, "record", metavar="NPZ", help="write the net's own recording there")
-    common.flag(parser, "inputs", metavar="NPZ", help="take the inputs from this recording")
-    common.flag(
+    parser = CommandParser("verify", DESCRIPTION, EXAMPLE)
+    flags.add(
+        parser,
+        "model",
+        need="Need a model definition",
+        metavar="NET",
+        help="the net's prototxt",
+    )
+    flags.add(parser, "weights", metavar="FILES", help="caffemodels, separated by commas")
+    flags.add(parser, "expected", metavar="NPZ", help="the recording to compare with")
+    flags.add(parser, "record", metavar="NPZ", help="write the net's own recording there")
+    flags.add(parser, "inputs", metavar="NPZ", help="take the inputs from this recording")
+    flags.add(
         parser,
         "rtol",
         type=float,
         help="allowed difference: this times the blob's greatest recorded value (default: 1e-4)",
     )
-    common.flag(parser, "atol", type=float, help="and this on top (default: 1e-5)")
-    common.state_flags(parser)
-    common.user_code_flags(parser)
+    flags.add(parser, "atol", type=float, help="and this on top (default: 1e-5)")
+    flags.state(parser)
+    flags.own_code(parser)
     return parser

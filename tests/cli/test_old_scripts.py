@@ -79,7 +79,7 @@ def test_every_command_takes_every_flag_of_the_original(
     assert main(["train", *(f"-{name}={value}" for name, value in values.items())]) == 0
     err = capsys.readouterr().err
     for name in ("model", "phase", "iterations"):
-        assert f"note: -{name} does nothing in train_kd\n" in err
+        assert f"note: -{name} does nothing in caffe_kd train\n" in err
     assert err.count("note: -") == 3
     values["weights"] = "small_iter_3.caffemodel,small_iter_3.caffemodel"
     idle = ["snapshot", "solver", "sigint_effect", "sighup_effect"]
@@ -87,7 +87,7 @@ def test_every_command_takes_every_flag_of_the_original(
         assert main([command, *(f"--{name}={value}" for name, value in values.items())]) == 0
         err = capsys.readouterr().err
         for name in unused:
-            assert f"note: --{name} does nothing in {command}\n" in err
+            assert f"note: --{name} does nothing in caffe_kd {command}\n" in err
         assert err.count("note: -") == len(unused)
         assert "Use CPU." in err
     if not torch.cuda.is_available():
@@ -133,7 +133,7 @@ def test_every_command_takes_the_flags_of_the_original_s_log(
     assert main([command, *words[command], *flags, "-alsologtostderr=0", "-logtostderr=1"]) == 0
     err = capsys.readouterr().err
     for name in ("--nologtostderr", "-stderrthreshold", "-minloglevel", "-alsologtostderr"):
-        assert f"note: {name} does nothing in {command}" in err
+        assert f"note: {name} does nothing in caffe_kd {command}" in err
     assert "note: -logtostderr" not in err
     assert "] " in err  # a line of the log
 

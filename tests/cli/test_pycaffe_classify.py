@@ -126,7 +126,7 @@ def test_net_for_grey_gets_grey(tmp_path: Path) -> None:
         (["gone.jpg"], 1, "gone.jpg: no such file"),
         (["gone.npy"], 1, "gone.npy: no such file"),
         ([".", "--ext", "gif"], 1, ".: there is no picture *.gif; --ext tells another ending"),
-        (["deploy.prototxt"], 1, "deploy.prototxt: the picture cannot be read"),
+        (["deploy.prototxt"], 1, "deploy.prototxt: the image cannot be read"),
         (["text.npy"], 1, "text.npy: is not an array (.npy), or is damaged"),
         (["objects.npy"], 1, "objects.npy: is not an array (.npy), or is damaged"),
         (["mean.npy"], 1, "mean.npy: must hold pictures [N, height, width, 3]. Received: (3, 16"),

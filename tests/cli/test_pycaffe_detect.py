@@ -141,7 +141,7 @@ def test_hdf5_without_pandas_is_refused_at_once(capsys: pytest.CaptureFixture[st
         (["empty.csv"], 1, "empty.csv: no window is in it"),
         (["words.csv"], 1, "words.csv:3: a window's edges must be numbers of pixels. Received: 'b"),
         (["short.csv"], 1, "short.csv:2: a window's edges must be numbers of pixels. Received: ''"),
-        (["far.csv"], 1, "must lie in its picture of (23, 26) pixels"),
+        (["far.csv"], 1, "must lie in its image of (23, 26) pixels"),
         (["pictures.csv"], 1, "gone.jpg: no such file"),
         (["in.csv", "--channel_swap", "0,1"], 1, "same number of dimensions as the input"),
         (["in.csv", "--context_pad", "6"], 1, "context_pad must leave some of the input's 12"),

@@ -125,7 +125,7 @@ def test_lack_of_optuna_is_told(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "which solver?"),
+        ([], "missing: -solver"),
         (["-solver", "x", "-trials", "0"], "-trials must be at least 1"),
         (["-solver", "x", "-seed", "-1"], "-seed must not be negative"),
         (["-solver", "x", "-search", "gamma"], "there is no setting 'gamma'"),

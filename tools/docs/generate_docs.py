@@ -27,31 +27,28 @@ CAFFES = ("LayerParameter", "FillerParameter")  # of these only what is added is
 
 def commands_page() -> Iterator[str]:
     """Yield the commands with their flags."""
-    from caffe_kd.cli.main import COMMANDS
+    from caffe_kd.cli.commands import GROUPS, commands
 
     yield "## All commands"
     yield ""
-    yield from _table(
-        ("command", "what it does"), ((f"[{n}](#{n})", what) for n, what in COMMANDS.items())
-    )
-    for name in COMMANDS:
+    for key, title in GROUPS.items():
+        rows = ((f"[{n}](#{n})", c.summary) for n, c in commands().items() if c.group == key)
+        yield from _table((title, ""), rows)
+    for name in commands():
         yield from _command(name, import_module(f"caffe_kd.cli.{name}").parser())
 
 
-def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+def _command(name: str, parser: Any) -> Iterator[str]:
     actions = [
         action
         for action in parser._actions  # argparse has no public list of them
         if action.help != argparse.SUPPRESS and "-h" not in action.option_strings
     ]
-    required = [_spelling(a) for a in actions if a.option_strings and a.required]
-    optional = ["[FLAGS]"] if any(a.option_strings and not a.required for a in actions) else []
-    names = [_spelling(a) for a in actions if not a.option_strings]
     yield f"## {name}"
     yield ""
     yield _sentence(parser.description or "")
     yield ""
-    yield from ("```text", " ".join(["caffe_kd", name, *required, *names, *optional]), "```", "")
+    yield from ("```text", parser.command_line(), "```", "")
     if actions:
         rows = ((f"`{_spelling(a)}`", _help(parser, a)) for a in actions)
         yield from _table(("argument", ""), rows)

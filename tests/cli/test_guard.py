@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_kd.cli.common import guarded
+from caffe_kd.cli.guard import guarded
 from caffe_kd.core.errors import Stopped, UsageError
 from caffe_kd.core.files import replacing
 

@@ -1,4 +1,4 @@
-"""What the commands share: flags in Caffe's spelling, and what their values mean."""
+"""Flags that several commands share, in Caffe's spelling, and what their values mean."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import NetError, UsageError
+from ..core.errors import UsageError
 from ..python_layers import user_code
-from .guard import guarded as guarded
 
 
-def new_parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
-    """Return a parser that takes no abbreviated flags."""
-    return argparse.ArgumentParser(
-        prog=name, description=description, allow_abbrev=False, **options
-    )
+def add(to: Any, name: str, need: str | None = None, **options: Any) -> None:
+    """Add a flag in either spelling: ``-name x`` and ``--name=x``.
 
-
-def flag(to: Any, name: str, **options: Any) -> None:
-    """Add a flag in either spelling: ``-name x`` and ``--name=x``."""
-    to.add_argument(f"-{name}", f"--{name}", **options)
+    ``need`` makes it required: it is the error's sentence where the flag is missing.
+    """
+    kind = options.get("type")
+    if kind in (int, int32, float) and "choices" not in options:
+        options.setdefault("metavar", "X" if kind is float else "N")
+    action = to.add_argument(f"-{name}", f"--{name}", **options)
+    if need is not None:
+        action.required, action.need = True, need
 
 
 class _AllowPythonLayers(argparse.Action):
@@ -60,9 +60,9 @@ class _LoadLayers(argparse.Action):
         setattr(namespace, self.dest, value)
 
 
-def layers_flag(to: Any) -> None:
+def layers(to: Any) -> None:
     """Add the flag that names a user's own layer types, which are known once it is parsed."""
-    flag(
+    add(
         to,
         "layers",
         action=_LoadLayers,
@@ -71,10 +71,10 @@ def layers_flag(to: Any) -> None:
     )
 
 
-def user_code_flags(to: Any) -> None:
+def own_code(to: Any) -> None:
     """Add the flags that let a user's own code run: layer types, and layers of type Python."""
-    layers_flag(to)
-    flag(
+    layers(to)
+    add(
         to,
         "python_layers",
         action=_AllowPythonLayers,
@@ -84,15 +84,15 @@ def user_code_flags(to: Any) -> None:
     )
 
 
-def state_flags(to: Any) -> None:
+def state(to: Any) -> None:
     """Add the flags that choose among a net's layers beside its phase."""
-    flag(to, "level", type=int32, default=0, help="the net's level (default: 0)")
-    flag(to, "stage", metavar="NAMES", help="the net's stages, separated by commas")
+    add(to, "level", type=int32, default=0, help="the net's level (default: 0)")
+    add(to, "stage", metavar="NAMES", help="the net's stages, separated by commas")
 
 
-def input_shape_flag(to: Any) -> None:
+def input_shape(to: Any) -> None:
     """Add the flag that stands for absent data; ``input_shapes`` takes it."""
-    flag(
+    add(
         to,
         "input_shape",
         action="append",
@@ -103,11 +103,11 @@ def input_shape_flag(to: Any) -> None:
     )
 
 
-def deploy_flags(to: Any) -> None:
+def deploy(to: Any) -> None:
     """Add the flags that determine which net is deployed; ``deploy_options`` takes them."""
-    state_flags(to)
-    input_shape_flag(to)
-    flag(
+    state(to)
+    input_shape(to)
+    add(
         to,
         "outputs",
         metavar="BLOBS",
@@ -135,15 +135,15 @@ def deploy_options(arguments: argparse.Namespace, net: Any) -> Any:
     return DeployOptions(arguments.level, stages, shapes, comma_list(arguments.outputs))
 
 
-def distilling_flags(to: Any) -> None:
+def distilling(to: Any) -> None:
     """Add the flags that have the last word on every DistillingLoss."""
-    flag(to, "temperature", type=float, help="temperature of every DistillingLoss")
-    flag(to, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
+    add(to, "temperature", type=float, help="temperature of every DistillingLoss")
+    add(to, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
 
 
-def teacher_cache_flag(to: Any) -> None:
+def teacher_cache(to: Any) -> None:
     """Add the flag that says whether a teacher's answers are remembered."""
-    flag(
+    add(
         to,
         "teacher_cache",
         choices=["auto", "off", "memory", "disk"],
@@ -153,16 +153,26 @@ def teacher_cache_flag(to: Any) -> None:
     )
 
 
-def digits_flags(to: Any) -> None:
+def digits(to: Any) -> None:
     """Add the flags that say where the handwritten digits come from."""
-    flag(
+    add(
         to,
         "dir",
         metavar="FOLDER",
         default="data/mnist",
         help="where the digits are or shall be (default: %(default)s)",
     )
-    flag(to, "no_download", action="store_true", help="leave the network alone")
+    add(to, "no_download", action="store_true", help="leave the network alone")
+
+
+def gpu(to: Any, purpose: str = "run") -> None:
+    """Add the flag that names the device."""
+    add(to, "gpu", metavar="N", help=f"the CUDA device to {purpose} on (default: the CPU)")
+
+
+def no_progress(to: Any) -> None:
+    """Add the flag that leaves the progress line out."""
+    add(to, "no_progress", action="store_true", help="no progress line, even on a terminal")
 
 
 class _Idle(argparse.Action):
@@ -195,10 +205,10 @@ GLOG_SWITCHES = (
 _GLOG_VALUES = ("minloglevel", "stderrthreshold", "logbuflevel", "logbufsecs", "max_log_size")
 
 
-def glog_flags(to: Any) -> None:
+def glog(to: Any) -> None:
     """Take the flags that the original has by glog, but for log_dir."""
     for name in GLOG_SWITCHES[:2]:
-        flag(
+        add(
             to,
             name,
             nargs="?",
@@ -207,14 +217,14 @@ def glog_flags(to: Any) -> None:
             action=_OnStderr,
             help="for old scripts: the log is on stderr always",
         )
-    idle_flags(to, *GLOG_SWITCHES[2:], nargs="?")
-    idle_flags(to, *_GLOG_VALUES)
+    idle(to, *GLOG_SWITCHES[2:], nargs="?")
+    idle(to, *_GLOG_VALUES)
 
 
-def idle_flags(to: Any, *names: str, nargs: str | None = None) -> None:
+def idle(to: Any, *names: str, nargs: str | None = None) -> None:
     """Take flags of the original's caffe that it takes with every command, but not all heed."""
     for name in names:
-        flag(to, name, nargs=nargs, action=_Idle, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        add(to, name, nargs=nargs, action=_Idle, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def int32(text: str) -> int:
@@ -245,52 +255,6 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
             f"-input_shape takes an input's shape, as data=1,3,28,28. Received: {text}"
         )
     return name, tuple(int(size) for size in sizes)
-
-
-def print_prototxt(message: Any) -> None:
-    """Print a message as prototxt, with escapes where stdout cannot show its letters."""
-    from ..proto import text
-
-    content = text.to_text(message)
-    try:
-        content.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        content = text.to_text(message, as_utf8=False)
-    print(content, end="")
-
-
-def put_prototxt(message: Any, path: str | None) -> None:
-    """Write a message as prototxt to a file, or to stdout where none is named."""
-    from ..proto import text
-
-    if path:
-        text.write(path, message)
-        print(f"wrote {path}", file=sys.stderr)
-    else:
-        print_prototxt(message)
-
-
-def read_current_net(path: str) -> Any:
-    """Read a net's prototxt of any year; tell on stderr what was upgraded.
-
-    Raises:
-        NetError: a field has no successor.
-    """
-    from ..net import read_net
-    from ..proto.upgrade import Notes
-
-    notes = Notes()
-    net = read_net(path, notes)
-    for line in notes.lines:
-        print(line, file=sys.stderr)
-    if notes.problems:
-        raise NetError("has fields without a successor, see above; remove them", path)
-    return net
-
-
-def say(sentence: str) -> None:
-    """Print a sentence at once, among the log lines."""
-    print(f"== {sentence}", flush=True)
 
 
 def comma_list(text: str | None) -> list[str]:
