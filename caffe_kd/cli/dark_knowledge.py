@@ -47,13 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.solver:
         nets = teacher_student.of_solver(arguments.solver, arguments.weights, arguments.teacher)
     else:
-<<<<<<< HEAD
-        models, weights = map(common.comma_list, (arguments.model, arguments.weights))
-        nets = teacher_student.of_models(models, weights)
-=======
         models, weights = map(flags.comma_list, (arguments.model, arguments.weights))
-        nets = subject.of_models(models, weights)
->>>>>>> ce29253 (cli: group the commands and print usage that can be typed)
+        nets = teacher_student.of_models(models, weights)
     _print_notes(nets)
     found = look(nets, arguments.iterations)
     names = class_names(arguments.labels, found.classes)
