@@ -19,7 +19,7 @@ SUMMARY = "make training images from a trained net alone"
 GROUP = "train"
 EXAMPLE = (
     "-model prototxt/mnist/teacher_train_test.prototxt "
-    "-weights output/mnist/teacher_iter_2800.caffemodel "
+    "-weights output/mnist/teacher_iter_9380.caffemodel "
     "-output output/synthetic_lmdb"
 )
 DESCRIPTION = """Makes images that a trained classifier takes for its classes, for distillation

@@ -26,14 +26,13 @@ CAFFES = ("LayerParameter", "FillerParameter")  # of these only what is added is
 
 
 def commands_page() -> Iterator[str]:
-    """Yield the commands with their flags."""
+    """Yield the commands by their groups, then each with its flags."""
     from caffe_kd.cli.commands import GROUPS, commands
 
-    yield "## All commands"
-    yield ""
     for key, title in GROUPS.items():
+        yield from (f"## {title}", "")
         rows = ((f"[{n}](#{n})", c.summary) for n, c in commands().items() if c.group == key)
-        yield from _table((title, ""), rows)
+        yield from _table(("command", "what it does"), rows)
     for name in commands():
         yield from _command(name, import_module(f"caffe_kd.cli.{name}").parser())
 
@@ -44,16 +43,12 @@ def _command(name: str, parser: Any) -> Iterator[str]:
         for action in parser._actions  # argparse has no public list of them
         if action.help != argparse.SUPPRESS and "-h" not in action.option_strings
     ]
-    yield f"## {name}"
-    yield ""
-    yield _sentence(parser.description or "")
-    yield ""
+    yield from (f"### {name}", "", _sentence(parser.description), "")
     yield from ("```text", parser.command_line(), "```", "")
     if actions:
         rows = ((f"`{_spelling(a)}`", _help(parser, a)) for a in actions)
         yield from _table(("argument", ""), rows)
-    if parser.epilog:
-        yield from ("```text", parser.epilog.strip(), "```", "")
+    yield from ("```text", parser.epilog, "```", "")
 
 
 def _spelling(action: argparse.Action) -> str:
