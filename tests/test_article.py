@@ -13,7 +13,7 @@ import torch
 
 from caffe_kd.cli.train import main
 from caffe_kd.core.errors import SolverError
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.net import load_net
 from caffe_kd.proto import bundle, text
 from caffe_kd.proto import caffe_pb2 as pb

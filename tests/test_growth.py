@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
+from caffe_kd.data.backends.idx import open_idx
 from caffe_kd.data.hdf5 import HDF5Rows
-from caffe_kd.data.idx import open_idx
 from caffe_kd.data.image_list import read_list
 from caffe_kd.data.windows import read_windows
 from caffe_kd.logs.log_parser import parse_log

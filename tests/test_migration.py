@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from caffe_kd.cli.main import main
-from caffe_kd.data.idx import IMAGES, LABELS, read_idx
-from caffe_kd.data.lmdb import LmdbSamples
+from caffe_kd.data.backends.idx import IMAGES, LABELS, read_idx
+from caffe_kd.data.backends.lmdb import LmdbSamples
 from caffe_kd.data.mnist import get_mnist
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from caffe_kd.cli.train import main as train
-from caffe_kd.data.lmdb import write_lmdb
+from caffe_kd.data.backends.lmdb import write_lmdb
 from caffe_kd.net import Net, load_net, read_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import read_solver_state, read_weights

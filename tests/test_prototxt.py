@@ -11,7 +11,7 @@ import pytest
 from caffe_kd.cli import export_onnx
 from caffe_kd.cli.convert_mnist_data import convert
 from caffe_kd.cli.train import main
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.net import load_net
 from caffe_kd.proto import bundle, text
 from caffe_kd.proto import caffe_pb2 as pb

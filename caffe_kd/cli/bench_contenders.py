@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..data.idx import write_idx
+from ..data.backends.idx import write_idx
 from ..logs.log import Log
 from ..net import load_net
 from ..proto import caffe_pb2 as pb

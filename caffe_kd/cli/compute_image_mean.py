@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open(path: Path, backend: str | None) -> SampleSource:
-    from ..data.source import open_source
+    from ..data.backends import open_source
     from ..proto import caffe_pb2 as pb
 
     if backend is None:

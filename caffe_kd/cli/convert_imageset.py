@@ -121,7 +121,7 @@ def convert(root: Path, lines: Sequence[Line], out: Path, options: argparse.Name
     Raises:
         DataError: no picture can be read, or with -check_size one has another size.
     """
-    from ..data.lmdb import write_lmdb
+    from ..data.backends.lmdb import write_lmdb
 
     print(f"A total of {len(lines)} images.")
     count = write_lmdb(out, _records(root, lines, options))

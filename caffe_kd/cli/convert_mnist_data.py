@@ -39,8 +39,8 @@ def convert(images_path: Path, labels_path: Path, out: Path, overwrite: bool = F
     Raises:
         DataError: a file is missing or damaged, the counts differ, or ``out`` exists.
     """
-    from ..data.idx import locate, read_pair
-    from ..data.lmdb import write_lmdb
+    from ..data.backends.idx import locate, read_pair
+    from ..data.backends.lmdb import write_lmdb
     from ..data.stand_in import WHAT, is_stand_in
 
     if out.exists() and not overwrite:

@@ -72,7 +72,7 @@ def extract(net: Net, databases: dict[str, Path], batches: int, log: Log) -> Non
     """
     import torch
 
-    from ..data.lmdb import LmdbWriter
+    from ..data.backends.lmdb import LmdbWriter
 
     with ExitStack() as stack, torch.no_grad():
         writers = {n: stack.enter_context(LmdbWriter(p)) for n, p in databases.items()}

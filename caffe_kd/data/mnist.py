@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.errors import CaffeKDError, DataError
 from ..core.files import replacing
-from .idx import IMAGES, LABELS, locate, read_idx, write_idx
+from .backends.idx import IMAGES, LABELS, locate, read_idx, write_idx
 from .stand_in import MARKER, WHAT, is_stand_in, mark
 
 MIRRORS = (

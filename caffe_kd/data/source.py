@@ -6,12 +6,10 @@ import abc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError
-from ..core.files import slip_in
 from ..core.memory import machine_bytes
 from ..proto import caffe_pb2
 
@@ -219,63 +217,3 @@ def into_memory(source: SampleSource, limit_bytes: int | None = None) -> SampleS
             return source
         images[index] = image
     return MemorySamples(images, labels, source.name)
-
-
-def open_source(
-    data_param: Any, folder_lookup: FolderLookup, force_color: bool | None = None
-) -> SampleSource:
-    """Open the records that a ``data_param`` names, by its backend: LMDB, LEVELDB or IDX.
-
-    Of these it gives the ones that ``first``, ``count`` and ``leave_out`` choose.
-
-    Args:
-        data_param: a DataParameter message.
-        folder_lookup: finds ``source`` where it is a relative path.
-        force_color: encoded images become BGR (True) or grey (False); None leaves them as stored.
-
-    Raises:
-        DataError: the records are missing or damaged, none are chosen, or no LevelDB and no backend
-            is given.
-    """
-    from .subset import select
-
-    if not data_param.source:
-        raise DataError(
-            "data_param needs a source. Received: none, as in nets of DIGITS, which fills it in "
-            'when it trains. Expected: source: "PATH".'
-        )
-    return select(_open_all(data_param, folder_lookup, force_color), data_param)
-
-
-def _open_all(
-    data_param: Any, folder_lookup: FolderLookup, force_color: bool | None
-) -> SampleSource:
-    if data_param.backend == data_param.IDX:
-        from .idx import open_idx
-
-        return open_idx(data_param.source, folder_lookup)
-    path = folder_lookup(data_param.source)
-    if data_param.backend == data_param.LMDB:
-        from .lmdb import LmdbSamples
-
-        return LmdbSamples(path, force_color)
-    if not data_param.HasField("backend") and not (path / "CURRENT").is_file():
-        raise _no_backend(path)
-    from .leveldb import LevelDbSamples
-
-    return LevelDbSamples(path, force_color)
-
-
-def _no_backend(path: Path) -> DataError:
-    """Return the error for what is no LevelDB and has no backend, with the line to write."""
-    if (path / "data.mdb").exists() or path.name == "data.mdb":
-        remedy = "The folder is an LMDB; write backend: LMDB"
-    elif "idx3" in path.name:
-        remedy = "The file is named like an IDX file; write backend: IDX"
-    else:
-        remedy = "Write backend: LMDB or backend: IDX, or name a LevelDB"
-    return DataError(
-        "data_param has no backend, and the default is LEVELDB, which this is not. "
-        f"{remedy}{slip_in(path)}",
-        str(path),
-    )

@@ -12,7 +12,7 @@ import onnx
 
 from ..core.errors import DataError, ExportError, WeightsError, did_you_mean
 from ..core.files import find, replacing
-from ..data.idx import IMAGES, read_idx
+from ..data.backends.idx import IMAGES, read_idx
 from ..layers import Shape
 from ..net import Net, read_net
 from ..proto import caffe_pb2 as pb

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..core.errors import DataError
 from ..core.files import find
-from ..data.lmdb import LmdbSamples, write_lmdb
-from ..data.source import SampleSource, open_source
+from ..data.backends import open_source
+from ..data.backends.lmdb import LmdbSamples, write_lmdb
+from ..data.source import SampleSource
 from ..proto import caffe_pb2 as pb
 
 # What of a data_param only this package knows.
@@ -26,7 +27,9 @@ def needs_database(layer: Any) -> bool:
     if layer.type != "Data":
         return False
     given = {field.name for field, _ in layer.data_param.ListFields()}
-    return layer.data_param.backend == pb.DataParameter.IDX or not given.isdisjoint(_CHOICE)
+    param = pb.DataParameter
+    is_read = layer.data_param.backend in (param.LEVELDB, param.LMDB)
+    return not is_read or not given.isdisjoint(_CHOICE)
 
 
 def find_for(layer: Any, path: str) -> Path:

@@ -210,7 +210,7 @@ def _read_packed_idx(path: Path) -> None:
 
 
 def _read_idx(path: Path) -> None:
-    from ..data.idx import open_idx
+    from ..data.backends.idx import open_idx
 
     labels = struct.pack(">II", 0x801, 20) + bytes(range(20))
     path.with_name(path.name.replace("images-idx3", "labels-idx1")).write_bytes(labels)
@@ -223,13 +223,13 @@ def _read_database(records: SampleSource) -> None:
 
 
 def _read_lmdb(path: Path) -> None:
-    from ..data.lmdb import LmdbSamples
+    from ..data.backends.lmdb import LmdbSamples
 
     _read_database(LmdbSamples(path))
 
 
 def _read_leveldb(path: Path) -> None:
-    from ..data.leveldb import LevelDbSamples
+    from ..data.backends.leveldb import LevelDbSamples
 
     _read_database(LevelDbSamples(path))
 

@@ -179,7 +179,7 @@ def datum(label: int) -> bytes:
 
 def lmdbs(folder: Path) -> Iterable[Path]:
     """Write an LMDB."""
-    from ..data.lmdb import write_lmdb
+    from ..data.backends.lmdb import write_lmdb
 
     write_lmdb(folder / "lmdb", ((b"%08d" % i, datum(i)) for i in range(120)))
     return [folder / "lmdb"]

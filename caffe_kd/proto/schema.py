@@ -8,6 +8,7 @@ pool: a program that has imported the original's ``caffe_pb2`` can still import 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 FILE_NAME = "caffe_kd/proto/caffe.proto"
 FOREIGN = "foreign"
 FOREIGN_NUMBER = 51080
+_FIRST_BACKEND = 52_000  # after the numbers that caffe.proto gives
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -179,11 +181,32 @@ def _make_room_for_forks(file: descriptor_pb2.FileDescriptorProto) -> None:
             )
 
 
+def _add_backends(file: descriptor_pb2.FileDescriptorProto) -> None:
+    """Give ``DataParameter.DB`` the backends of ``data/backends`` that it does not list.
+
+    A value follows from the name alone, so that it is the same in every process.
+    """
+    (enum,) = (
+        e
+        for m in file.message_type
+        if m.name == "DataParameter"
+        for e in m.enum_type
+        if e.name == "DB"
+    )
+    known = {value.name for value in enum.value}
+    folder = Path(__file__).parents[1] / "data" / "backends"
+    for path in sorted(folder.glob("[a-z]*.py")):
+        name = path.stem.upper()
+        if name not in known:
+            enum.value.add(name=name, number=_FIRST_BACKEND + zlib.crc32(name.encode()) // 4)
+
+
 @cache
 def pool() -> descriptor_pool.DescriptorPool:
     """Return the private pool that holds ``caffe.proto``."""
     text = Path(__file__).with_name("caffe.proto").read_text(encoding="utf-8")
     file = parse(text)
+    _add_backends(file)
     complete(file)
     private = descriptor_pool.DescriptorPool()
     private.AddSerializedFile(file.SerializeToString())

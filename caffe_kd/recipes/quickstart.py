@@ -18,7 +18,7 @@ import numpy as np
 from ..core import examples
 from ..core.files import write_atomically
 from ..core.tables import text_table
-from ..data.idx import read_pair
+from ..data.backends.idx import read_pair
 from ..data.mnist import Digits
 from ..proto import caffe_pb2 as pb
 from ..proto import text

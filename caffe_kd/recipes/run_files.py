@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core import examples
-from ..data.idx import LABELS, locate, read_idx, read_pair
+from ..data.backends.idx import LABELS, locate, read_idx, read_pair
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.lmdb import LmdbWriter
+from ..data.backends.lmdb import LmdbWriter
 from ..proto import caffe_pb2 as pb
 from .teacher import PixelTeacher
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 
 ROOT = Path(__file__).parents[2]
 RECORDS = {"train": 96, "t10k": 40}

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from caffe_kd.cli.classify import main
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.export.pipeline import export_onnx
 from caffe_kd.net import load_net
 from caffe_kd.proto.binary import write_weights

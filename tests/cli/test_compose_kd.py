@@ -9,8 +9,8 @@ import pytest
 
 import caffe_kd as caffe
 from caffe_kd.cli import compose_kd, convert_mnist_data
-from caffe_kd.data.idx import IMAGES, read_idx
-from caffe_kd.data.source import open_source
+from caffe_kd.data.backends import open_source
+from caffe_kd.data.backends.idx import IMAGES, read_idx
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

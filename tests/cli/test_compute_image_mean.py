@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from caffe_kd.cli.compute_image_mean import main
-from caffe_kd.data.idx import write_idx
-from caffe_kd.data.lmdb import write_lmdb
+from caffe_kd.data.backends.idx import write_idx
+from caffe_kd.data.backends.lmdb import write_lmdb
 from caffe_kd.data.transformer import Transformer
 from caffe_kd.proto import caffe_pb2 as pb
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from caffe_kd.cli.convert_imageset import main
-from caffe_kd.data.lmdb import LmdbSamples
+from caffe_kd.data.backends.lmdb import LmdbSamples
 from caffe_kd.proto import caffe_pb2 as pb
 
 ROOT = Path(__file__).parents[2]

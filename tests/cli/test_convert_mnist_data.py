@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from caffe_kd.cli.convert_mnist_data import main
-from caffe_kd.data.idx import write_idx
-from caffe_kd.data.lmdb import LmdbSamples
+from caffe_kd.data.backends.idx import write_idx
+from caffe_kd.data.backends.lmdb import LmdbSamples
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_mnist_data.py"
 PIXELS = np.random.default_rng(0).integers(0, 256, (1003, 3, 4), np.uint8)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from caffe_kd.cli.export_onnx import main
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

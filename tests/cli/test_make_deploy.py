@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from caffe_kd.cli.make_deploy import main
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.net import load_net
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 from caffe_kd.cli.synthesize import main
 from caffe_kd.cli.train import main as train
 from caffe_kd.core import examples
-from caffe_kd.data.lmdb import LmdbSamples
+from caffe_kd.data.backends.lmdb import LmdbSamples
 from caffe_kd.data.mnist import get_mnist
 from caffe_kd.net import load_net
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from caffe_kd.proto.binary import write_weights

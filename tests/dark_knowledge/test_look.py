@@ -10,7 +10,7 @@ from caffe_kd.cli.export_onnx import main as export_onnx
 from caffe_kd.core.errors import CaffeKDError, NetError, UsageError
 from caffe_kd.dark_knowledge.look import Viewer, look, most_similar
 from caffe_kd.dark_knowledge.teacher_student import TeacherStudent, of_models, of_solver
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from tests.dark_knowledge.nets import LABELS, PIXELS, STUDENT, TEACHER, write_nets
 from tests.helpers import make_net
 

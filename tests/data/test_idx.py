@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from caffe_kd.core.errors import CaffeKDError, DataError
-from caffe_kd.data.idx import IMAGES, LABELS, read_idx, write_idx
-from caffe_kd.data.source import open_source
+from caffe_kd.data.backends import open_source
+from caffe_kd.data.backends.idx import IMAGES, LABELS, read_idx, write_idx
 from caffe_kd.proto import caffe_pb2
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (6, 4, 5), np.uint8)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from caffe_kd.core.errors import CaffeKDError, DataError
-from caffe_kd.data.leveldb import LevelDbSamples
-from caffe_kd.data.lmdb import LmdbSamples
+from caffe_kd.data.backends.leveldb import LevelDbSamples
+from caffe_kd.data.backends.lmdb import LmdbSamples
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from caffe_kd.core.errors import DataError
-from caffe_kd.data.lmdb import LmdbSamples, write_lmdb
+from caffe_kd.data.backends.lmdb import LmdbSamples, write_lmdb
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
@@ -277,7 +277,8 @@ def test_killed_conversion_does_not_stand_in_the_way_of_the_next(tmp_path: Path,
         write_lmdb(tmp_path / "db", [(b"a", datum(1))])
         (tmp_path / "db").rename(folder / "db")
     code = (
-        "import os, signal\nfrom pathlib import Path\nfrom caffe_kd.data.lmdb import LmdbWriter\n"
+        "import os, signal\nfrom pathlib import Path\n"
+        "from caffe_kd.data.backends.lmdb import LmdbWriter\n"
         "with LmdbWriter(Path('db'), overwrite=True) as database:\n"
         "    database.put(b'a', b'b')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -294,7 +295,8 @@ def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, siz
     """In a process of its own: reading by a map would end that with a bus error."""
     write_lmdb(tmp_path / "db", [(b"%04d" % i, datum(i, size)) for i in range(500)])
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom caffe_kd.data.lmdb import LmdbSamples\n"
+        "import os, sys\nfrom pathlib import Path\n"
+        "from caffe_kd.data.backends.lmdb import LmdbSamples\n"
         "from caffe_kd.core.errors import CaffeKDError\n"
         "records = LmdbSamples(Path('db'))\nos.truncate('db/data.mdb', 8192)\n"
         "try:\n    for index in range(500):\n        records.read(index)\n"

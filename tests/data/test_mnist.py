@@ -17,7 +17,7 @@ import pytest
 
 from caffe_kd.cli.train import main as train
 from caffe_kd.core.errors import CaffeKDError, DataError
-from caffe_kd.data.idx import IMAGES, LABELS, open_idx, read_idx, read_pair, write_idx
+from caffe_kd.data.backends.idx import IMAGES, LABELS, open_idx, read_idx, read_pair, write_idx
 from caffe_kd.data.mnist import FILES, Digits, get_mnist
 from caffe_kd.data.stand_in import MARKER, is_stand_in
 

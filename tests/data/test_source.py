@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from caffe_kd.core.errors import DataError
-from caffe_kd.data.leveldb import LevelDbSamples
-from caffe_kd.data.lmdb import LmdbSamples, write_lmdb
-from caffe_kd.data.source import MemorySamples, SampleSource, into_memory, open_source
+from caffe_kd.data.backends import open_source
+from caffe_kd.data.backends.leveldb import LevelDbSamples
+from caffe_kd.data.backends.lmdb import LmdbSamples, write_lmdb
+from caffe_kd.data.source import MemorySamples, SampleSource, into_memory
 from caffe_kd.proto import caffe_pb2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
@@ -35,7 +36,9 @@ def test_open_source_without_backend_names_the_line_to_write() -> None:
         open_source(caffe_pb2.DataParameter(source="raw_lmdb"), lookup)
     with pytest.raises(DataError, match="write backend: IDX$"):
         open_source(caffe_pb2.DataParameter(source="train-images-idx3-ubyte"), lookup)
-    with pytest.raises(DataError, match="no backend.*LEVELDB.*Write backend: LMDB or"):
+    with pytest.raises(
+        DataError, match="no backend.*LEVELDB.*Write backend: IDX or"
+    ):
         open_source(caffe_pb2.DataParameter(source="elsewhere"), lookup)
 
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from caffe_kd.core.errors import DataError
 from caffe_kd.data import datum
-from caffe_kd.data.idx import write_idx
-from caffe_kd.data.lmdb import write_lmdb
-from caffe_kd.data.source import MemorySamples, SampleSource, into_memory, open_source
+from caffe_kd.data.backends import open_source
+from caffe_kd.data.backends.idx import write_idx
+from caffe_kd.data.backends.lmdb import write_lmdb
+from caffe_kd.data.source import MemorySamples, SampleSource, into_memory
 from caffe_kd.data.subset import Subset
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

@@ -9,7 +9,7 @@ import torch
 from google.protobuf import text_format
 
 from caffe_kd.core.errors import CaffeKDError, DataError
-from caffe_kd.data.source import open_source
+from caffe_kd.data.backends import open_source
 from caffe_kd.data.transformer import Transformer
 from caffe_kd.proto import caffe_pb2
 

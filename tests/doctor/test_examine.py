@@ -182,7 +182,7 @@ def test_shape_of_records_can_be_told(tmp_path: Path) -> None:
 
 
 def test_crop_larger_than_the_image_is_an_error(tmp_path: Path) -> None:
-    from caffe_kd.data.idx import write_idx
+    from caffe_kd.data.backends.idx import write_idx
 
     write_idx(tmp_path / "x-images-idx3-ubyte", np.zeros((4, 8, 8), np.uint8))
     write_idx(tmp_path / "x-labels-idx1-ubyte", np.zeros(4, np.uint8))

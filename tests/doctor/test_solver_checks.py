@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto.binary import write_weights

@@ -9,7 +9,7 @@ import pytest
 
 from caffe_kd.analysis.reading import Target, read_target
 from caffe_kd.core.errors import UsageError
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.doctor.explain import objectives
 from caffe_kd.doctor.train_flags import Remembering, override, remembering
 from caffe_kd.solver import frozen

@@ -11,7 +11,7 @@ import torch
 from caffe_kd.cli.refresh_statistics import main
 from caffe_kd.cli.train import main as train
 from caffe_kd.core.errors import NetError
-from caffe_kd.data.idx import IMAGES, read_idx
+from caffe_kd.data.backends.idx import IMAGES, read_idx
 from caffe_kd.net import Net, load_net
 from caffe_kd.net.statistics import measure, refresh
 from caffe_kd.proto import caffe_pb2 as pb

@@ -11,7 +11,7 @@ import pytest
 from caffe_kd.cli.main import main
 from caffe_kd.cli.train import main as train
 from caffe_kd.core.errors import WeightsError
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.export.merge import merge
 from caffe_kd.net import load_net, read_net
 from caffe_kd.proto import caffe_pb2 as pb

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from tests.solver.training import MemoryLog, make_solver
 
 NET = """

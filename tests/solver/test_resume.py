@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from caffe_kd.core.errors import CaffeKDError, ParseError, SolverError
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.logs.log import Log
 from caffe_kd.solver import resume
 from caffe_kd.solver.plan import read_plan

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from caffe_kd.core.errors import CaffeKDError, DataError, UsageError
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.layers.data.memory_data import MemoryData
 from caffe_kd.logs.log import Log
 from caffe_kd.solver.callbacks.teacher_outputs import TeacherOutputs

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.layers.data.data import Data
 from caffe_kd.net import load_net
 from caffe_kd.proto import caffe_pb2 as pb

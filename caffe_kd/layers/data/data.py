@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.source import MemorySamples, into_memory, open_source
+from ...data.backends import open_source
+from ...data.source import MemorySamples, into_memory
 from ...data.stand_in import WHAT, is_stand_in
 from ..base import Shape, register
 from ..shared.records import ImageLayer, Indices

@@ -10,7 +10,8 @@ import numpy as np
 
 from ...core.errors import SolverError
 from ...core.files import find
-from ...data.source import SampleSource, open_source
+from ...data.backends import open_source
+from ...data.source import SampleSource
 from ...proto import caffe_pb2 as pb
 from ...proto.filter import is_included
 from ..run_files import batch_for

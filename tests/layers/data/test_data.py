@@ -11,8 +11,8 @@ from PIL import Image
 
 from caffe_kd.core.errors import CaffeKDError, DataError, NetError
 from caffe_kd.data import datum
-from caffe_kd.data.idx import write_idx
-from caffe_kd.data.lmdb import write_lmdb
+from caffe_kd.data.backends.idx import write_idx
+from caffe_kd.data.backends.lmdb import write_lmdb
 from caffe_kd.net import Net, load_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from caffe_kd.core.errors import NetError
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.export.deploy import deploy
 from caffe_kd.layers.distillation.embedding_memory import Bank
 from caffe_kd.logs.log import Log

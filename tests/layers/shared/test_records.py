@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from caffe_kd.core.errors import DataError
-from caffe_kd.data.lmdb import write_lmdb
+from caffe_kd.data.backends.lmdb import write_lmdb
 from caffe_kd.layers.shared.records import RecordLayer
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb

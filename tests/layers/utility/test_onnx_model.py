@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from caffe_kd.core.errors import CaffeKDError, NetError, ParseError
-from caffe_kd.data.idx import write_idx
+from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.export.onnx import to_onnx
 from caffe_kd.logs.log import Log
 from caffe_kd.net import Net, load_net

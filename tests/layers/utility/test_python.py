@@ -274,7 +274,7 @@ def test_train_and_test_net_have_an_object_each(folder):
 
 
 def test_teacher_cache_leaves_users_layers_out(tmp_path, monkeypatch):
-    from caffe_kd.data.idx import write_idx
+    from caffe_kd.data.backends.idx import write_idx
     from caffe_kd.solver.frozen import find_frozen
 
     draw = np.random.default_rng(0)

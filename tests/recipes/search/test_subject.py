@@ -153,7 +153,7 @@ def test_a_net_without_records_is_refused(tmp_path: Path) -> None:
 
 
 def test_records_sorted_by_label_are_told_of(examples: Path, tmp_path: Path) -> None:
-    from caffe_kd.data.idx import read_pair, write_idx
+    from caffe_kd.data.backends.idx import read_pair, write_idx
 
     names = [examples / f"train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     images, labels = read_pair(*names)

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import DataError
-from ..core.files import OpenFile, put_in_place, slip_in, unfinished
-from .datum import DatumSamples
+from ...core.errors import DataError
+from ...core.files import OpenFile, put_in_place, slip_in, unfinished
+from ..datum import DatumSamples
+from ..source import FolderLookup
 
 # The layout on disk (64-bit, little-endian), after the page header of 16 bytes:
 _PAGE = struct.Struct("<QHHHH")  # page number, unused, flags, end of node pointers, start of nodes
@@ -66,6 +67,16 @@ class LmdbSamples(DatumSamples):
     def _value(self, index: int) -> bytes:
         at, size = self._places[index, 2:]
         return self._file.read(at, size)
+
+
+def open_samples(source: str, folder_lookup: FolderLookup, force_color: bool | None) -> LmdbSamples:
+    """Open the database as a backend."""
+    return LmdbSamples(folder_lookup(source), force_color)
+
+
+def recognizes(path: Path) -> bool:
+    """Return whether a path holds the files of an LMDB."""
+    return path.name == "data.mdb" or (path / "data.mdb").exists()
 
 
 def _remedy(path: Path) -> str:

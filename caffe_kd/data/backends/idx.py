@@ -19,11 +19,11 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from ..core.errors import DataError
-from ..core.files import slip_in, write_atomically
-from ..core.memory import growth_problem
-from .source import FolderLookup, MemorySamples
-from .stand_in import is_stand_in
+from ...core.errors import DataError
+from ...core.files import slip_in, write_atomically
+from ...core.memory import growth_problem
+from ..source import FolderLookup, MemorySamples
+from ..stand_in import is_stand_in
 
 IMAGES, LABELS = 0x00000803, 0x00000801
 _KINDS = {IMAGES: "images", LABELS: "labels"}
@@ -51,6 +51,18 @@ def open_idx(source: str, folder_lookup: FolderLookup) -> MemorySamples:
     labels_path = locate(str(images_path.with_name(labels_name)), Path)
     images, labels = read_pair(images_path, labels_path)
     return MemorySamples(images[:, None], labels, str(images_path))
+
+
+def open_samples(
+    source: str, folder_lookup: FolderLookup, force_color: bool | None
+) -> MemorySamples:
+    """Open the files as a backend; they hold no encoded images, so that no colour is forced."""
+    return open_idx(source, folder_lookup)
+
+
+def recognizes(path: Path) -> bool:
+    """Return whether a path is named like an IDX file of images."""
+    return "idx3" in path.name
 
 
 def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:

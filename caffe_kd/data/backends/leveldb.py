@@ -21,11 +21,12 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import google_crc32c
 import numpy as np
 
-from ..core.errors import DataError
-from ..core.files import read_bytes, slip_in
-from ..core.memory import growth_problem
-from .datum import DatumSamples
-from .snappy import decompress, decompressed_size, varint
+from ...core.errors import DataError
+from ...core.files import read_bytes, slip_in
+from ...core.memory import growth_problem
+from ..datum import DatumSamples
+from ..snappy import decompress, decompressed_size, varint
+from ..source import FolderLookup
 
 _COMPARATOR = b"leveldb.BytewiseComparator"
 _CHUNK = 32768  # a log is written in blocks of this size
@@ -104,6 +105,18 @@ class LevelDbSamples(DatumSamples):
         except (OSError, *_DAMAGE) as error:
             raise _damaged(self._where(index), error) from error
         return block[place.start : end]
+
+
+def open_samples(
+    source: str, folder_lookup: FolderLookup, force_color: bool | None
+) -> LevelDbSamples:
+    """Open the database as a backend."""
+    return LevelDbSamples(folder_lookup(source), force_color)
+
+
+def recognizes(path: Path) -> bool:
+    """Return whether a path holds the files of a LevelDB."""
+    return (path / "CURRENT").is_file()
 
 
 class _Blocks:
