@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ..net import non_finite
 from ..proto import caffe_pb2 as pb
 from ..proto import schedule
 from ..proto.binary import read_weights
-from . import building, features, lr_policy, resume, snapshot
+from . import building, features, lr_policy, models, snapshot
 from .callback import Action, Callback, overriding
 from .options import Options
 from .plan import Plan
@@ -56,6 +56,7 @@ class Solver:
         stopped: whether an action that was requested stopped the training early.
         ended: whether a callback has ended the training after a test.
         models: what a snapshot's files of weights hold.
+        losses: of the last average_loss iterations.
 
     Raises:
         CaffeKDError: a setting, net or weights file is wrong.
@@ -83,7 +84,7 @@ class Solver:
         self.stopped = self.ended = False
         self.one_pass = self.forward_backward
         self.retain_graph = False
-        self._losses: deque[float] = deque(maxlen=self.param.average_loss)
+        self.losses: deque[float] = deque(maxlen=self.param.average_loss)
         self._timer = time.perf_counter()
         self._timed_iter = 0
         for warning in lr_policy.check(self.param, plan.where("lr_policy")):
@@ -106,12 +107,12 @@ class Solver:
         self.callbacks: list[Callback] = []
         building.load_teachers(plan, self.nets, log)
         self._load_start()
-        self.params, _ = snapshot.learned(self.net, plan.frozen_names)
+        self.params, _ = models.learned(self.net, plan.frozen_names)
         params = [(p.blob, p.lr_mult, p.decay_mult) for p in self.params]
         self.updater = Updater(self.param, params, plan.where("type"))
         for net in self.test_nets:
             net.share_weights(self.net)
-        self.models = snapshot.models(self.nets, plan)
+        self.models = models.models(self.nets, plan)
         self.callbacks = [*callbacks, *features.build(self, options)]
         self._on_start = overriding(self.callbacks, "on_start")
         self._before_forward = overriding(self.callbacks, "before_forward")
@@ -199,7 +200,7 @@ class Solver:
         if self.displays:
             with torch.no_grad():
                 loss = self.net()
-            self._losses.append(0.0 if loss is None else float(loss))
+            self.losses.append(0.0 if loss is None else float(loss))
             self.log.info(f"Iteration {self.iter}, loss = {self._smoothed():g}")
         if self._tests_now():
             self.test_all()
@@ -213,8 +214,8 @@ class Solver:
         param = self.param
         self.stop_iter = self.iter + count
         self.ended = False
-        self._losses.clear()
-        self._losses.extend(self._restored_losses)
+        self.losses.clear()
+        self.losses.extend(self._restored_losses)
         self._restored_losses = []
         for hook in self._on_start:
             hook(self)
@@ -231,7 +232,7 @@ class Solver:
                 if self.stopped or self.ended:
                     return
             loss = self._run_passes()
-            self._losses.append(loss)
+            self.losses.append(loss)
             if self.displays:
                 self._display()
             self.update(step, rate, loss)
@@ -349,7 +350,7 @@ class Solver:
 
     def _smoothed(self) -> float:
         """Return the mean loss of the last average_loss iterations of this step() call."""
-        return sum(self._losses) / len(self._losses) if self._losses else 0.0
+        return sum(self.losses) / len(self.losses) if self.losses else 0.0
 
     @property
     def displays(self) -> bool:
@@ -435,22 +436,7 @@ class Solver:
         self.check_weights()
         for callback in self.callbacks:
             callback.on_snapshot(self)
-        hdf5 = self.param.snapshot_format == pb.SolverParameter.HDF5
-        kind, ending = ("HDF5", ".h5") if hdf5 else ("binary proto", "")
-        stem = f"{self.param.snapshot_prefix}_iter_{self.iter}"
-        self.log.info(f"Snapshotting to {kind} file {stem}.caffemodel{ending}")
-        self.log.info(f"Snapshotting solver state to {kind} file {stem}.solverstate{ending}")
-        self.snapshots = snapshot.write(
-            self.param,
-            self.models,
-            self.nets,
-            self.updater,
-            self.iter,
-            self.current_step,
-            list(self._losses),
-            self._stateful(),
-            self.plan.means,
-        )
+        self.snapshots = snapshot.write(self)
         return self.snapshots
 
     def newest_snapshot(self) -> tuple[Path, Path]:
@@ -460,7 +446,8 @@ class Solver:
             return self.snapshots
         return self.snapshot()
 
-    def _stateful(self) -> dict[str, Callback]:
+    def stateful(self) -> dict[str, Callback]:
+        """Return the callbacks that have a state of their own, by name."""
         return {callback.name: callback for callback in self.callbacks if callback.name}
 
     def _snapshot_on_the_way(self) -> None:
@@ -483,28 +470,4 @@ class Solver:
             SolverError: the snapshot belongs to another net or solver type.
             ParseError: a file is missing or damaged.
         """
-        self.log.info(f"Resuming from {path}")
-        self.log.info("SGDSolver: restoring history")
-        state, weights = snapshot.read(path, self.updater, self.params)
-        self.net.load_weights(weights).check()
-        for callback in self.callbacks:
-            callback.on_load(self)
-            callback.on_restore(self, weights)
-        self.iter, self.current_step = state.iter, state.current_step
-        self.snapshots = weights, Path(path)
-        checks = snapshot.checks(state, weights, self.plan.means)
-        self._restore_exactly(resume.path_beside(Path(path)), checks)
-
-    def _restore_exactly(self, path: Path, checks: Mapping[str, int]) -> None:
-        """Go on with data, random numbers and losses as they were, where a file has them."""
-        losses = None
-        if path.is_file():
-            losses = resume.read(path, checks, self.nets, self._stateful(), self.log.warning)
-            reason = f"{path} belongs to another snapshot"
-        else:
-            reason = f"there is no {path}"
-        if losses is None:
-            self.log.warning(f"The data starts over, as in the original Caffe: {reason}")
-        else:
-            self.log.info(f"Going on from {path}")
-            self._restored_losses = losses
+        self._restored_losses = snapshot.restore(self, Path(path))

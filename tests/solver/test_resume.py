@@ -144,7 +144,7 @@ def test_without_resume_file_the_data_starts_over_and_it_is_said(folder: Path) -
     Path("run_iter_16.resume").unlink()
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
-    assert "The data starts over, as in the original Caffe: there is no" in lines.getvalue()
+    assert "The data starts over, as in Caffe: there is no" in lines.getvalue()
     assert resumed.net.nodes[0].layer.position == 0
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import snapshot
 from ..callback import Callback
+from ..models import write_models
 from ..options import Options
 from .metric_monitor import MetricMonitor, check_lower_is_better, check_test_nets
 
@@ -34,7 +34,7 @@ class SnapshotBest(Callback):
             solver.write_on_the_way("best snapshot", lambda: self._write(solver))
 
     def _write(self, solver: Solver) -> None:
-        path = snapshot.write_models(solver.param, solver.models, "best")
+        path = write_models(solver.param, solver.models, "best")
         output, value = self.monitor.output, self.monitor.value
         solver.log.info(f"Best {output} so far, {value:g}; snapshotting to {path}")
 
