@@ -476,12 +476,7 @@ def check_backward(layer: Layer) -> None:
 
 
 def read_net(path: str | Path, notes: Notes | None = None) -> Any:
-    """Read a net's prototxt of any year into a NetParameter of the current format.
-
-    Args:
-        path: the prototxt.
-        notes: takes up what was upgraded, for a log.
-    """
+    """Read a net's prototxt of any year in the current format; ``notes`` has what was upgraded."""
     return upgrade_net(text.read(path, pb.NetParameter()), str(path), notes)
 
 

@@ -36,9 +36,7 @@ def test_open_source_without_backend_names_the_line_to_write() -> None:
         open_source(caffe_pb2.DataParameter(source="raw_lmdb"), lookup)
     with pytest.raises(DataError, match="write backend: IDX$"):
         open_source(caffe_pb2.DataParameter(source="train-images-idx3-ubyte"), lookup)
-    with pytest.raises(
-        DataError, match="no backend.*LEVELDB.*Write backend: IDX or"
-    ):
+    with pytest.raises(DataError, match="no backend.*LEVELDB.*Write backend: IDX or"):
         open_source(caffe_pb2.DataParameter(source="elsewhere"), lookup)
 
 
