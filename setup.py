@@ -17,6 +17,19 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    classifiers=[
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=[*find_packages(include=["caffe_kd", "caffe_kd.*"]), EXAMPLES],
     package_dir={EXAMPLES: "prototxt"},
     package_data={
@@ -24,21 +37,22 @@ setup(
         "caffe_kd.proto": ["caffe.proto"],
         EXAMPLES: ["*/*.prototxt"],
     },
+    # The whole suite has run with the oldest of these and with the newest (tools/constraints.txt).
     install_requires=[
-        "torch>=2.4",
-        "numpy>=1.26",
-        "scipy>=1.10",
-        "protobuf>=5.26",
+        "torch>=2.4,<3",
+        "numpy>=2",  # what opencv-python-headless asks for
+        "scipy>=1.13",  # this and the lower bounds below: the first for numpy 2
+        "protobuf>=6.31",  # the first whose fields know is_repeated
         "onnx>=1.16",
-        "onnxruntime>=1.18",
+        "onnxruntime>=1.19",
         "lmdb>=1.4",
         "google-crc32c>=1.5",
-        "h5py>=3.10",
+        "h5py>=3.11",
         "safetensors>=0.4",
         "opencv-python-headless>=4.12",  # the first that reads GIF
         "Pillow>=10",
-        "matplotlib>=3.8",
-        "scikit-learn>=1.4",
+        "matplotlib>=3.8.4",
+        "scikit-learn>=1.4.2",
         "tqdm>=4.66",
     ],
     extras_require={

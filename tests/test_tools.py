@@ -71,6 +71,49 @@ def test_train_script_trains_the_teacher_first_where_there_is_none(tmp_path: Pat
     assert "there is no prototxt/mnist/dk_solver.prototxt" in wrong.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="bash scripts")
+@pytest.mark.parametrize("broken", ["", "ruff check .", "ruff format --check .", "mypy"])
+def test_ci_installs_once_then_checks_and_tests(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEST_WORKERS", raising=False)
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    for name in ("env.sh", "check.sh", "test.sh", "constraints.txt"):
+        (tmp_path / "tools").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tools" / name, tmp_path / "tools")
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >> ran\n[ "$*" != "-m {broken}" ]\n')
+    python.chmod(0o755)
+
+    def run() -> tuple[int, list[str]]:
+        done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, check=False)
+        return done.returncode, (tmp_path / "ran").read_text().splitlines()
+
+    returncode, (pip, *ran) = run()
+    assert pip.startswith("-m pip install")
+    assert pip.endswith("-e .[check,test]")
+    steps = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "-m pytest -n 2"]
+    assert ran == (steps[: steps.index(f"-m {broken}") + 1] if broken else steps)
+    assert returncode == (1 if broken else 0)
+    (tmp_path / "ran").unlink()
+    assert run() == (returncode, ran)
+
+
+def test_package_is_built_with_its_types_schema_and_examples(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    for name in (
+        "py.typed",
+        "proto/caffe.proto",
+        "core/multi_tensor.py",
+        "prototxt/mnist/kd_solver.prototxt",
+    ):
+        assert (tmp_path / "caffe_kd" / name).is_file(), name
+
+
 @pytest.mark.parametrize("opened_in", [".", "tools"])
 def test_notebook_draws_the_curves_of_logs(
     opened_in: str,

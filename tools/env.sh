@@ -1,20 +1,18 @@
-# Sourced by the other scripts: makes .venv and installs the package with the named extra, unless
-# that has been done from the same files. Sets $python.
+# Sourced by the other scripts: makes .venv and installs the package with the named extras, as in
+# `. tools/env.sh "check test"`, unless that has been done from the same files. Sets $python.
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-extra="${1:-}"
+extras="${1:-}"
 wanted="$(cat setup.py tools/constraints.txt | cksum)"
-# Every install has the package itself, so without an extra any stamp will do.
-stamps=".venv/.installed-$extra"
-[ -n "$extra" ] || stamps=".venv/.installed-*"
+
+current() { [ -f "$1" ] && [ "$(cat "$1")" = "$wanted" ]; }
 
 installed() {
-  local stamp
-  for stamp in $stamps; do
-    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
+  local name
+  for name in ${extras:-""}; do
+    current ".venv/.installed-$name" || return 1
   done
-  return 1
 }
 
 find_python() {
@@ -34,6 +32,8 @@ if ! installed; then
   [ -d .venv ] || "$base" -m venv .venv
   find_python
   "$python" -m pip install -q --disable-pip-version-check -c tools/constraints.txt \
-    -e ".${extra:+[$extra]}"
-  echo "$wanted" > ".venv/.installed-$extra"
+    -e ".${extras:+[${extras// /,}]}"
+  for name in "" $extras; do  # "": the package itself
+    echo "$wanted" > ".venv/.installed-$name"
+  done
 fi
