@@ -70,7 +70,7 @@ def plot(logs: Mapping[str, TrainingLog], path: str | Path, title: str = "") -> 
 
     with warnings.catch_warnings(), matplotlib.rc_context({"agg.path.chunksize": 10000}):
         # A label may be in a script that the font doesn't have.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")
         figure = _draw(logs, title)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=DPI)
