@@ -26,6 +26,7 @@ from tests.documents import (
     links,
     read,
 )
+from tests.test_structure import FLOORS
 
 README_BYTES = 9 * 1024
 PICTURE_BYTES = 100_000
@@ -111,6 +112,11 @@ def test_weights_that_a_document_names_are_those_its_solvers_write(name: str) ->
         if prefix and count:
             written.add(f"{prefix[1]}_iter_{count[1]}.caffemodel")
     assert named <= written
+
+
+def test_floors_are_drawn_as_they_are_tested() -> None:
+    rows = re.findall(r"^\| \d+ \| (.*?) \|", read("caffe_kd/README.md"), re.MULTILINE)
+    assert [sorted(re.findall(r"`(\w+)`", row)) for row in rows] == [sorted(f) for f in FLOORS]
 
 
 def test_catalogue_names_every_example() -> None:

@@ -25,6 +25,7 @@ RECIPES = {
     "A layer with a setting": ("HardSigmoid", [*_LAYERS, "tests/export"]),
     "A loss with settings": ("HuberLoss", _LAYERS),
     "A solver type": ("Lion", []),
+    "A backend of data layers": ("npz", ["tests/data/test_backends.py"]),
     "A command": ("count_samples", ["tests/cli/test_main.py", "tests/test_tools.py"]),
 }
 # Tests of a whole kind that have no case for each of it.
