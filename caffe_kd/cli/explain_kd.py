@@ -29,18 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..analysis.reading import ReadOptions, read_target
     from ..doctor.explain import as_text, findings
     from ..doctor.report import findings_as_text
-    from ..doctor.train_flags import override, remembering
+    from ..doctor.train_flags import cache_effect, override
 
     stages = flags.comma_list(arguments.stage)
     target = read_target(arguments.solver, ReadOptions(None, given, arguments.level, stages))
     if target.solver is None:
         raise UsageError(f"{arguments.solver} is a net. Give the solver that trains it")
-    told = override(target, arguments.temperature, arguments.alpha, given)
-    cache = remembering(target, arguments.teacher_cache)
+    notes = override(target, arguments.temperature, arguments.alpha, given)
+    cache = cache_effect(target, arguments.teacher_cache)
     if cache is not None:
-        told.append(cache.told)
+        notes.append(cache.text)
     found = findings(target)
-    for line in [*as_text(target, told), *findings_as_text(found)]:
+    for line in [*as_text(target, notes), *findings_as_text(found)]:
         print(line)
     refused = cache is not None and cache.refused
     return 1 if refused or any(finding.occurrence.severity == "error" for finding in found) else 0

@@ -1,4 +1,4 @@
-"""Checks of the averages that batch normalisation keeps: whether they follow the net."""
+"""Checks of the running averages of batch normalization: whether they fit the net."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .findings import Occurrence, Occurrences, net_check, target_check
 
 _PARTS = 10  # a training should be so many times as long as what the averages reach back
 _BATCHES = 4
-_REFRESH = "caffe_kd refresh_statistics -model NET -weights W -output W2 takes them once more"
+_REFRESH = "caffe_kd refresh_statistics -model NET -weights W -output W2 recomputes them"
 
 
 @target_check(
     "numbers",
-    why="In TEST batch normalisation uses averages over about 1 / (1 - f) batches, f being "
-    "moving_average_fraction (momentum in BN). In a short training most of them are of weights "
-    "that have changed since, and a good net tests badly.",
+    why="In TEST batch normalization uses averages over about 1 / (1 - f) batches, f being "
+    "moving_average_fraction (momentum in BN). In a short training most of them belong to "
+    "weights that have changed since, so a good net has a bad test accuracy.",
     do="Give a smaller fraction, as batch_norm_param { moving_average_fraction: 0.95 }; or "
     f"refresh_statistics: 50 in the solver. After training {_REFRESH}.",
 )
 def averages_longer_than_training(target: Target) -> Occurrences:
-    """Averages that reach back over more than a tenth of the training."""
+    """Averages over more than a tenth of the training."""
     view = target.training()
     if target.solver is None or view is None or target.solver.refresh_statistics:
         return
@@ -44,14 +44,14 @@ def averages_longer_than_training(target: Target) -> Occurrences:
 
 @net_check(
     "numbers",
-    why="In TEST, and as a teacher, the layer divides by what it has kept. Where the net has "
-    "something else on its data, it outputs what it never did in training. The data may also "
-    "differ in scale, mean or order of colours from that which the weights were trained on.",
+    why="In TEST, and as a teacher, the layer divides by its stored statistics. If those of the "
+    "data are different, its outputs are unlike those in training. The data may also differ in "
+    "scale, mean or channel order from the data that the weights were trained on.",
     do=f"{_REFRESH}; where a teacher was trained on other pixels, give the student's data layer "
     "the teacher's transform_param.",
 )
 def averages_lag(view: View) -> Occurrences:
-    """Kept statistics far from those of a few batches, where weights and data are there."""
+    """Stored statistics far from those of a few batches, if weights and data are present."""
     inference = view.inference
     if not view.is_training or inference.net is None or inference.absent or inference.problems:
         return
@@ -74,7 +74,7 @@ def _norms(view: View) -> list[tuple[Node, BatchStatistics]]:
 
 
 def _changes(view: View, names: Sequence[str]) -> list[statistics.Change]:
-    """Build the net with its weights and run a few batches; return what its layers see in them."""
+    """Build the net with its weights, run a few batches, and return its layers' statistics there."""
     try:
         net = Net(view.param, view.phase, view.file)
         for path, layers in view.weights:

@@ -1,4 +1,4 @@
-"""Checks of distillation: who teaches whom, how strongly, and at which temperature."""
+"""Checks of distillation: its student and teacher, their weights, and the temperature."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def distilling_losses(view: View) -> list[Node]:
 
 
 def _compares(node: Node) -> bool:
-    """Say whether a loss has a teacher as its second bottom, and gives it no gradient."""
+    """Return whether a loss has a teacher as its second bottom, and gives it no gradient."""
     kind = layer_types().get(node.type)
     if kind is None or len(node.parents) < 2 or any(list(node.proto.propagate_down)[1:2]):
         return False
@@ -33,7 +33,7 @@ def _compares(node: Node) -> bool:
 
 
 def learns(node: Node | None) -> bool:
-    """Say whether a layer, or one that leads to it, has parameters that learn."""
+    """Return whether a layer, or one of its ancestors, has trainable parameters."""
     if node is None:
         return False
     return any(any(n.lr_mults) and n.has_blobs for n in [node, *node.ancestors()])
@@ -41,51 +41,51 @@ def learns(node: Node | None) -> bool:
 
 @net_check(
     "distillation",
-    why="The first bottom is the student's, the second the teacher's; gradients go to the first "
-    "alone. Where both are one, or exchanged, the student learns nothing from the teacher.",
+    why="The first bottom is the student's, the second the teacher's; gradients go only to "
+    "the first. If both are the same, or swapped, the student learns nothing from the teacher.",
     do='bottom: "<student\'s logits>" bottom: "teacher/<teacher\'s logits>".',
 )
 def student_as_teacher(view: View) -> Occurrences:
-    """A DistillingLoss whose teacher is the student, or whose bottoms are exchanged."""
+    """A DistillingLoss whose teacher is the student, or whose bottoms are swapped."""
     for node in distilling_losses(view):
         student, teacher = node.proto.bottom[:2]
         if student == teacher:
             yield Occurrence("error", node.location, f"{node.called}: both bottoms are '{student}'")
         elif not learns(node.parents[0]) and learns(node.parents[1]):
-            fact = f"nothing that leads to '{student}' learns, but what leads to '{teacher}' does"
+            fact = f"layers that lead to '{teacher}' are trained, none that leads to '{student}' is"
             yield Occurrence("error", node.location, f"{node.called}: {fact}")
 
 
 @net_check(
     "distillation",
-    why="A teacher that has been trained, or that nothing trains, is to stay as it is. Through "
-    "this loss no gradient reaches it, but other losses, and weight decay, change it.",
+    why="A teacher that has been trained, or that no loss trains, should not change. This loss "
+    "gives it no gradient, but other losses and weight decay change it.",
     do="Name the net as the solver's teacher { net weights }, which freezes it; or write "
-    "param { lr_mult: 0 decay_mult: 0 } for each of its parameters. Where both shall learn from "
-    "each other, propagate_down: true to both says so.",
+    "param { lr_mult: 0 decay_mult: 0 } for each of its parameters. If both should learn from "
+    "each other, give propagate_down: true for both.",
 )
 def unfrozen_teacher(view: View) -> Occurrences:
-    """A teacher whose parameters learn, though it is none that is trained along."""
+    """A teacher with trainable parameters that is not trained along with the student."""
     for node in distilling_losses(view):
         student = _learning(node, 0)
         own = [n for n in _learning(node, 1) if n not in student]
         if own and student and not _is_trained_along(view, node, own):
             names = ", ".join(f"'{n.proto.name}'" for n in own[:4])
-            fact = f"what leads to its teacher '{node.proto.bottom[1]}' learns: {names}"
+            fact = f"layers that lead to its teacher '{node.proto.bottom[1]}' are trained: {names}"
             yield Occurrence("warning", node.location, f"{node.called}: {fact}")
 
 
 def _learning(node: Node, bottom: int) -> list[Node]:
-    """Return the layers that lead to a bottom and have parameters that learn."""
+    """Return the layers that lead to a bottom and have trainable parameters."""
     return [n for n in node.ancestors(bottom) if n.has_blobs and any(n.lr_mults)]
 
 
 def _is_trained_along(view: View, loss: Node, teacher: list[Node]) -> bool:
-    """Say whether the layers that only a loss' teacher has are meant to learn.
+    """Return whether the layers that lead only to a loss's teacher are meant to be trained.
 
-    They are where another loss teaches them: a net that learns together with the student, a deeper
-    exit or another branch of the student's own. They are not where they are a teacher's by name, or
-    alone have been trained before.
+    They are if another loss trains them: a net that learns together with the student, a deeper
+    exit or another branch of the student. They are not if they are a teacher's by name, or if only
+    they have been trained before.
     """
     if any(view.of_teacher(n) for n in teacher):
         return False
@@ -98,8 +98,8 @@ def _is_trained_along(view: View, loss: Node, teacher: list[Node]) -> bool:
 
 @net_check(
     "distillation",
-    why="alpha is the share of the teacher, the rest that of the labels.",
-    do="0.9 is usual; leave the label out for the teacher alone.",
+    why="alpha is the weight of the teacher's loss, 1 - alpha that of the labels'.",
+    do="0.9 is usual; leave the label out to learn only from the teacher.",
 )
 def alpha_at_the_end(view: View) -> Occurrences:
     """An alpha of 0 or 1."""
@@ -109,22 +109,22 @@ def alpha_at_the_end(view: View) -> Occurrences:
         alpha = node.proto.distilling_loss_param.alpha
         if alpha == 0:
             yield Occurrence(
-                "warning", node.location, f"{node.called}: alpha is 0: the teacher is not heard"
+                "warning", node.location, f"{node.called}: alpha is 0: the teacher has no effect"
             )
         elif alpha == 1:
             yield Occurrence(
-                "note", node.location, f"{node.called}: alpha is 1: the labels are not heard"
+                "note", node.location, f"{node.called}: alpha is 1: the labels have no effect"
             )
 
 
 @net_check(
     "distillation",
-    why="The gradient of softened answers shrinks as 1 / T^2. Multiplied by T^2 it keeps its size; "
-    "without, the teacher fades next to the labels, and with it twice the labels do.",
+    why="The gradient of softened outputs shrinks as 1 / T^2. Multiplied by T^2 it keeps its size; "
+    "without it the teacher's loss becomes negligible, and with it twice the labels' loss does.",
     do="scale_by_temperature: true (the default) and a loss_weight that has no T^2 in it.",
 )
 def temperature_squared(view: View) -> Occurrences:
-    """A T^2 that is lost, or there twice."""
+    """A factor T^2 that is missing, or applied twice."""
     for node in distilling_losses(view):
         param = node.proto.distilling_loss_param
         temperature, weight = param.temperature, sum(view.loss_weights(node))
@@ -135,7 +135,7 @@ def temperature_squared(view: View) -> Occurrences:
             fact = f"scale_by_temperature is false and loss_weight {weight:g}, at temperature "
             yield Occurrence("warning", node.location, f"{node.called}: {fact}{temperature:g}")
         elif param.scale_by_temperature and math.isclose(weight, square, rel_tol=1e-3):
-            fact = f"loss_weight {weight:g} is the temperature's square, which the layer has too"
+            fact = f"loss_weight {weight:g} is T^2, which the layer applies itself"
             yield Occurrence("warning", node.location, f"{node.called}: {fact}")
     for node in view.nodes if view.learns else ():
         temperature = node.proto.softmax_with_temperature_param.temperature
@@ -144,7 +144,7 @@ def temperature_squared(view: View) -> Occurrences:
         for child in node.children:
             weight = sum(view.loss_weights(child))
             if child.is_loss and 0 < weight < temperature**2 / 2 and learns(node):
-                fact = f"takes answers softened at {temperature:g} with loss_weight {weight:g}"
+                fact = f"takes outputs softened at {temperature:g} with loss_weight {weight:g}"
                 yield Occurrence("warning", child.location, f"{child.called} {fact}")
 
 
@@ -154,9 +154,9 @@ def _is_mse(param: Any) -> bool:
 
 @net_check(
     "distillation",
-    why="At 1 the teacher's answers are nearly as hard as labels; at high temperatures all that is "
-    "left is the logits' differences. MSE uses no temperature.",
-    do="2 to 20; the fewer units the student has, the lower.",
+    why="At 1 the teacher's outputs are nearly as hard as labels; at high temperatures only the "
+    "logits' differences count. MSE uses no temperature.",
+    do="2 to 20; lower for small students.",
 )
 def temperature(view: View) -> Occurrences:
     """A temperature that is 1, very high, or without effect."""
@@ -182,10 +182,10 @@ def temperature(view: View) -> Occurrences:
 
 @net_check(
     "distillation",
-    why="With two classes the label leaves one other, whose share among the others is always 1: "
+    why="With two classes there is only one besides the label, whose share is always 1: "
     "the term that beta multiplies is 0 for every sample, and so is its gradient.",
-    do="Use DistillingLoss; of two classes the first term of DecoupledDistillingLoss is all there "
-    "is.",
+    do="Use DistillingLoss; with two classes the first term of DecoupledDistillingLoss is all "
+    "there is.",
 )
 def decoupled_of_two_classes(view: View) -> Occurrences:
     """A DecoupledDistillingLoss on two classes, whose second term is always 0."""
@@ -200,13 +200,13 @@ def decoupled_of_two_classes(view: View) -> Occurrences:
 
 @net_check(
     "distillation",
-    why="With a label a DistillingLoss has (1 - alpha) of the labels' loss in it; beside another "
-    "loss of full weight the teacher's share is less than alpha says.",
-    do="Leave the student's own loss out while distilling, by exclude { phase: TRAIN stage: "
-    '"distil" } and a train_state in the solver; or take the label from the DistillingLoss.',
+    why="With a label a DistillingLoss includes (1 - alpha) of the labels' loss; with another loss "
+    "of full weight the teacher's share is less than alpha.",
+    do="Leave the student's own loss out during distillation, by exclude { phase: TRAIN stage: "
+    '"distil" } and a train_state in the solver; or remove the label from the DistillingLoss.',
 )
 def labels_twice(view: View) -> Occurrences:
-    """The labels' loss in the DistillingLoss and beside it."""
+    """The labels' loss both in the DistillingLoss and as a separate loss."""
     for node in distilling_losses(view):
         if node.type != "DistillingLoss" or len(node.parents) < 3:
             continue
@@ -214,15 +214,15 @@ def labels_twice(view: View) -> Occurrences:
             continue
         for other in view.losses:
             if other.type in _HARD and list(other.proto.bottom) == list(node.proto.bottom)[::2]:
-                fact = f"{other.called} and {node.called} both learn from the labels"
+                fact = f"{other.called} and {node.called} both use the labels"
                 yield Occurrence("warning", other.location, fact)
 
 
 @target_check(
     "distillation",
-    why="The teacher sees the student's data. Where it was trained on pixels of another scale or "
-    "mean its answers are not those it knows.",
-    do="Give both nets the same transform_param, or train the teacher anew.",
+    why="The teacher gets the student's data. If it was trained on pixels of another scale or "
+    "mean, its outputs are wrong.",
+    do="Give both nets the same transform_param, or train the teacher again.",
 )
 def teacher_sees_other_data(target: Target) -> Occurrences:
     """A teacher whose own data layer has another scale or mean than the student's."""
@@ -238,31 +238,31 @@ def teacher_sees_other_data(target: Target) -> Occurrences:
             for field in ("scale", "mean_file", "mean_value"):
                 here, there = (getattr(x.transform_param, field) for x in (own, layer))
                 if here != there:
-                    fact = f"teacher '{name}' was written for {field} {shown(there)}, and sees "
+                    fact = f"teacher '{name}' was written for {field} {shown(there)}, and gets "
                     place = f"{shown(here)} ({own.source_line})"
                     yield Occurrence("warning", layer.source_line, fact + place)
 
 
 @target_check(
     "distillation",
-    why="The solver names a teacher, but nothing that is trained looks at it.",
+    why="The solver names a teacher, but no trained layer uses it.",
     do='Name its blobs in a DistillingLoss, as bottom: "teacher/<blob>", in the distiller_net.',
 )
-def teacher_unheard(target: Target) -> Occurrences:
-    """A teacher without a loss that takes its answers in TRAIN."""
+def teacher_unused(target: Target) -> Occurrences:
+    """A teacher whose outputs no loss uses in TRAIN."""
     view = target.training()
     if view is None or not view.teachers:
         return
-    # One that gives a layer need not be heard; without a name it is the only one.
+    # One that gives a layer need not be used; without a name it is the only one.
     giving = {entry.teacher or view.teachers[0] for entry in view.solver.inject}
     for name in view.teachers:
-        heard = name in giving or any(
+        used = name in giving or any(
             b.startswith(f"{name}/")
             for node in view.nodes
             if not view.of_teacher(node)
             for b in node.proto.bottom
         )
-        if not heard:
+        if not used:
             yield Occurrence(
                 "error", target.where("teacher"), f"no layer of TRAIN takes a blob of '{name}'"
             )

@@ -1,4 +1,4 @@
-"""Runs the checks on a file and gathers what they found."""
+"""Runs the checks on a file and collects their findings."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from .findings import NET_CHECKS, SEVERITIES, TARGET_CHECKS, Check, Finding, Occ
 _UNREADABLE = Check(
     "cannot_be_read",
     "structure",
-    "Nothing can be said of a file that cannot be read.",
-    "Correct the place that the message names, or give another file.",
+    "A file that cannot be read cannot be checked.",
+    "Correct the line that the message names, or give another file.",
     lambda _: iter(()),
 )
 
 
 @dataclass
 class Report:
-    """What was found in a file.
+    """The findings in a file.
 
     Attributes:
         file: the file.
         kind: net, solver, or unreadable.
-        findings: errors first; of equal severity in the order of the checks.
-        costs: what the nets cost, by phase.
+        findings: errors first; within a severity in the order of the checks.
+        costs: the nets' costs, by phase.
     """
 
     file: Path
@@ -55,7 +55,7 @@ class Report:
 
 
 def examine(path: str | Path, options: ReadOptions | None = None) -> Report:
-    """Examine a net or solver, of any year, with weights or without.
+    """Examine a net or solver, of any Caffe version, with or without weights.
 
     Args:
         path: the prototxt.
@@ -84,11 +84,11 @@ def findings_of(target: Target) -> list[Finding]:
             if phase is not None and phase not in finding.phases:
                 finding.phases.append(phase)
 
-    subjects: list[tuple[list[Check], Any, str | None]] = [(TARGET_CHECKS, target, None)]
-    subjects += [(NET_CHECKS, view, view.phase_name) for view in target.views]
-    for checks, subject, phase in subjects:
+    groups: list[tuple[list[Check], Any, str | None]] = [(TARGET_CHECKS, target, None)]
+    groups += [(NET_CHECKS, view, view.phase_name) for view in target.views]
+    for checks, checked, phase in groups:
         for check in checks:
-            add(check, check.run(subject), phase)
+            add(check, check.run(checked), phase)
     order = {check.name: i for i, check in enumerate([*NET_CHECKS, *TARGET_CHECKS])}
     return sorted(
         found.values(),

@@ -1,4 +1,4 @@
-"""The objective that a solver really optimises: its terms, their formulas, and whom they teach."""
+"""The objective that a solver really optimizes: its terms, their formulas, and what they train."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _MOST_NAMES = 12
 
 @dataclass
 class Term:
-    """A summand of the objective.
+    """A term of the objective.
 
     Attributes:
         node: the layer.
-        top: its top that counts.
-        weight: what it is multiplied by; with a schedule the weight that the schedule multiplies.
-        formula: lines with the layer's numbers.
-        temperature: in words; empty where the type has none.
-        reduction: in words; empty where the layer could not be built.
-        schedules: a line for each stage of what changes with the iteration.
-        taught: the layers whose parameters it teaches, by whose they are; none of a teacher that
-            it only listens to.
-        untaught: the student's layers that learn, but not from this term.
+        top: its top with the loss.
+        weight: its factor; with a schedule the factor before the schedule's.
+        formula: lines with the layer's values.
+        temperature: as text; empty if the type has none.
+        reduction: as text; empty if the layer could not be built.
+        schedules: a line for each stage of each scheduled setting.
+        with_gradient: the layers whose parameters get its gradient, by their owner; empty for a
+            teacher that only gives values.
+        without_gradient: the student's trained layers that get none from this term.
     """
 
     node: Node
@@ -51,19 +51,19 @@ class Term:
     temperature: str
     reduction: str
     schedules: list[str]
-    taught: dict[str, list[str]]
-    untaught: list[str]
+    with_gradient: dict[str, list[str]]
+    without_gradient: list[str]
 
 
 @dataclass
 class Objective:
-    """What a net's loss is, in one phase and its stages.
+    """The loss of a net, in one phase and its stages.
 
     Attributes:
         view: the net.
-        terms: the summands.
-        left_out: losses of other phases or stages: layer, place, and the rule.
-        decays: the layers that weight decay acts on, by whose they are.
+        terms: the terms.
+        left_out: losses of other phases or stages: layer, location, and the rule.
+        decays: the layers that weight decay acts on, by their owner.
     """
 
     view: View
@@ -78,7 +78,7 @@ def objectives(target: Target) -> list[Objective]:
 
 
 def findings(target: Target) -> list[Finding]:
-    """Return what the doctor finds that concerns the objective; errors first."""
+    """Return the doctor's findings about the objective; errors first."""
     return [
         finding
         for finding in findings_of(target)
@@ -124,12 +124,12 @@ def _decays(node: Node) -> bool:
 
 def _term(target: Target, view: View, node: Node, index: int, weight: float) -> Term:
     tops = list(node.proto.top) or [node.proto.name]  # its own is automatic, and has no name
-    taught = receivers(view, node) if view.learns else []
+    with_gradient = receivers(view, node) if view.learns else []
     learning = [n for n in view.nodes if n.has_blobs and any(n.lr_mults)]
-    untaught = [
+    without_gradient = [
         n.proto.name
         for n in learning
-        if n not in taught and _owner(target, view, n) == "student" and view.learns
+        if n not in with_gradient and _owner(target, view, n) == "student" and view.learns
     ]
     lines, reduction = _formula(node)
     return Term(
@@ -140,15 +140,20 @@ def _term(target: Target, view: View, node: Node, index: int, weight: float) -> 
         temperature=_temperature(node),
         reduction=reduction,
         schedules=_schedules(node),
-        taught=_by_owner(target, view, taught) | _heard(target, view, node, taught),
-        untaught=untaught,
+        with_gradient=_by_owner(target, view, with_gradient)
+        | _detached(target, view, node, with_gradient),
+        without_gradient=without_gradient,
     )
 
 
-def _heard(target: Target, view: View, node: Node, taught: Sequence[Node]) -> dict[str, list[str]]:
-    """Return the teachers that a term takes values from and gives no gradient."""
+def _detached(
+    target: Target, view: View, node: Node, with_gradient: Sequence[Node]
+) -> dict[str, list[str]]:
+    """Return the teachers that a term takes values from without giving them a gradient."""
     owners = {_owner(target, view, n) for n in node.ancestors() if view.of_teacher(n)}
-    return {owner: [] for owner in sorted(owners - {_owner(target, view, n) for n in taught})}
+    return {
+        owner: [] for owner in sorted(owners - {_owner(target, view, n) for n in with_gradient})
+    }
 
 
 def _formula(node: Node) -> tuple[list[str], str]:
@@ -159,7 +164,7 @@ def _formula(node: Node) -> tuple[list[str], str]:
     kind = layer_types().get(node.type)
     if node.type == "Python" or kind is None:
         return ["unknown: its code is not run here"], ""
-    return [*formula.of_docstring(kind.__doc__), "(its numbers are not known: see below)"], ""
+    return [*formula.of_docstring(kind.__doc__), "(its values are not known: see below)"], ""
 
 
 def _param(node: Node) -> Any:
@@ -194,7 +199,7 @@ def _schedules(node: Node) -> list[str]:
 
 
 def _owner(target: Target, view: View, node: Node) -> str:
-    """Return whose a layer is: a teacher's, the student's, or the distiller's."""
+    """Return a layer's owner: a teacher, the student, or the distiller."""
     name = node.proto.name
     teacher = next((t for t in view.teachers if name.startswith(f"{t}/")), None)
     if teacher is not None:
@@ -213,31 +218,31 @@ def _by_owner(target: Target, view: View, nodes: Sequence[Node]) -> dict[str, li
 # ---- in words
 
 
-def as_text(target: Target, told: Sequence[str] = ()) -> Iterator[str]:
+def as_text(target: Target, notes: Sequence[str] = ()) -> Iterator[str]:
     """Yield the lines that explain a solver's or a net's objective.
 
     Args:
         target: the solver or net.
-        told: what else is known of the run, to stand beside its teachers.
+        notes: more lines about the run, printed after its teachers.
     """
     yield f"{target.file}"
-    yield from _teachers_in_words(target)
-    yield from told
+    yield from _teachers_as_text(target)
+    yield from notes
     seen: list[list[str]] = []
     for objective in objectives(target):
-        lines = list(_in_words(target, objective))
+        lines = list(_objective_as_text(target, objective))
         if lines not in seen:
             yield ""
             yield from lines
         seen.append(lines)
 
 
-def _teachers_in_words(target: Target) -> Iterator[str]:
+def _teachers_as_text(target: Target) -> Iterator[str]:
     view = target.training()
     for name in view.teachers if view is not None else ():
         nodes = [n for n in view.nodes if n.proto.name.startswith(f"{name}/")]  # type: ignore[union-attr]
         learning = [n.proto.name for n in nodes if n.has_blobs and any(n.lr_mults)]
-        gets = "no gradient" if not learning else f"LEARNS: {', '.join(learning)}"
+        gets = "no gradient" if not learning else f"TRAINED: {', '.join(learning)}"
         path = (
             next((t.path for t in target.plan.teachers if t.name == name), None)
             if target.plan
@@ -247,19 +252,19 @@ def _teachers_in_words(target: Target) -> Iterator[str]:
         yield f"teacher '{name}': {weights}{len(nodes)} layers in phase TEST, {gets}"
 
 
-def _in_words(target: Target, objective: Objective) -> Iterator[str]:
+def _objective_as_text(target: Target, objective: Objective) -> Iterator[str]:
     view = objective.view
     stages = ", ".join(view.param.state.stage) or _stages(target, view)
     phase = view.phase_name + (f", stage {stages}" if stages else "")
-    does = "what is minimised" if view.learns else "computed, and nothing learns"
+    does = "what is minimised" if view.learns else "computed without training"
     sums = [f"{_weight(t)} * {t.top}" for t in objective.terms] or ["no loss"]
     yield f"{phase}: {does}"
     yield f"  objective = {' + '.join(sums)}"
     if view.learns:
-        yield from _decay_in_words(target, objective)
+        yield from _decay_as_text(target, objective)
         for term in objective.terms:
             yield ""
-            yield from _term_in_words(term)
+            yield from _term_as_text(term)
     for line in objective.left_out:
         yield f"  left out in {view.phase_name}: {line}"
 
@@ -281,7 +286,7 @@ def _weight(term: Term) -> str:
     return f"{term.weight:g}" + (" * loss_weight_schedule" if scheduled else "")
 
 
-def _decay_in_words(target: Target, objective: Objective) -> Iterator[str]:
+def _decay_as_text(target: Target, objective: Objective) -> Iterator[str]:
     solver = target.solver
     if solver is None or not solver.weight_decay or not objective.decays:
         return
@@ -291,7 +296,7 @@ def _decay_in_words(target: Target, objective: Objective) -> Iterator[str]:
         yield f"        {owner}: {_listed(names)}"
 
 
-def _term_in_words(term: Term) -> Iterator[str]:
+def _term_as_text(term: Term) -> Iterator[str]:
     node = term.node
     yield f"  {term.top}: {node.called}, {node.location}"
     rows = [("formula", line) for line in term.formula]
@@ -303,12 +308,12 @@ def _term_in_words(term: Term) -> Iterator[str]:
     is_known = node.built is not None
     if not is_known:
         rows.append(("gradient to", "not known: see below"))
-    elif not any(term.taught.values()):
-        rows.append(("gradient to", "nobody"))
-    for owner, names in term.taught.items() if is_known else ():
+    elif not any(term.with_gradient.values()):
+        rows.append(("gradient to", "none"))
+    for owner, names in term.with_gradient.items() if is_known else ():
         rows.append(("gradient to", f"{owner}: {_listed(names) or 'none'}"))
-        if owner == "student" and term.untaught:
-            rows.append(("gradient to", f"    not {_listed(term.untaught)}"))
+        if owner == "student" and term.without_gradient:
+            rows.append(("gradient to", f"    not {_listed(term.without_gradient)}"))
     before = None
     for name, value in rows:
         if value:
@@ -317,7 +322,7 @@ def _term_in_words(term: Term) -> Iterator[str]:
 
 
 def _averages(node: Node) -> Iterator[str]:
-    """Yield what each ensemble of teachers among the bottoms averages, in words."""
+    """Describe the average of each TeacherEnsemble among the bottoms."""
     for parent in node.parents:
         if parent is None or parent.type != "TeacherEnsemble":
             continue

@@ -1,4 +1,4 @@
-"""Checks of what the exported ONNX model will be able to hold."""
+"""Checks of whether a net can be exported to ONNX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .findings import Occurrence, Occurrences, net_check
 
 
 class _Sketch(Graph):
-    """A graph that takes the layers' nodes, but not their parameters' values."""
+    """A graph that collects the layers' nodes, without the values of their parameters."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(names)
@@ -32,13 +32,13 @@ class _Sketch(Graph):
 
 @net_check(
     "export",
-    why="The layer has no form of its own in ONNX: it goes through torch.onnx, which may name its "
-    "parts differently or fail, or cannot be exported at all.",
+    why="The layer has no ONNX export of its own: torch.onnx exports it, which may name its parts "
+    "differently or fail, or it cannot be exported at all.",
     do="Try tools/export_onnx.py, which checks the model it writes; or leave the layer out of the "
     "net that is deployed.",
 )
 def without_onnx_form(view: View) -> Occurrences:
-    """Layers of the deployed net that have no ONNX form."""
+    """Layers of the deployed net without an ONNX export."""
     if view.is_training or view.inference.net is None or view.inference.problems:
         return
     names = _deployed(view)
@@ -48,9 +48,9 @@ def without_onnx_form(view: View) -> Occurrences:
     for node in view.nodes:
         if node.built is None or not node.built.bottoms or node.proto.name not in names:
             continue
-        told = _try(sketch, node.built)
-        if told:
-            severity, fact = told
+        problem = _try(sketch, node.built)
+        if problem:
+            severity, fact = problem
             yield Occurrence(severity, node.location, f"{node.called}: {fact}")
 
 
@@ -63,7 +63,7 @@ def _deployed(view: View) -> set[str]:
 
 
 def _with_inputs(view: View) -> Any:
-    """Return the net with the stand-ins of its data layers, whose shapes are known."""
+    """Return the net with its data layers replaced by inputs of known shape."""
     param = type(view.param)()
     param.CopyFrom(view.param)
     del param.layer[:]
@@ -82,4 +82,4 @@ def _try(sketch: _Sketch, built: LayerNode) -> tuple[str, str] | None:
         return "warning", error.message.partition(": ")[2] or error.message
     except Exception:  # a form that looks at values, of which there are none here
         return None
-    return ("note", "goes through torch.onnx") if sketch.spliced else None
+    return ("note", "is exported by torch.onnx") if sketch.spliced else None

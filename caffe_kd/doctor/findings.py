@@ -2,11 +2,11 @@
 
 A check is a generator in a module of its theme::
 
-    @net_check("numbers", why="what it does to the user's figures", do="what to write instead")
+    @net_check("numbers", why="what it does to the user's results", do="what to write instead")
     def mirror_in_test(view: View) -> Occurrences:
         for node in view.nodes:
             if ...:
-                yield Occurrence("warning", node.location, "what is written there")
+                yield Occurrence("warning", node.location, "what is found there")
 
 ``net_check`` is run on each net in each phase, ``target_check`` once on the whole file. Importing
 the module registers its checks; the first line of a check's docstring says what it looks for.
@@ -27,10 +27,10 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One place where a check found something.
+    """One location where a check found something.
 
     Attributes:
-        severity: error (it cannot work), warning (it works otherwise than expected) or note.
+        severity: error (it cannot work), warning (it works differently than expected) or note.
         where: ``file:line``.
         what: the fact, with the layer and the values.
     """
@@ -56,7 +56,7 @@ class Check:
 
 @dataclass
 class Finding:
-    """An occurrence with its check, and the phases it was found in (none: outside any net)."""
+    """An occurrence with its check, and the phases it was found in (empty: outside any net)."""
 
     check: Check
     occurrence: Occurrence

@@ -1,4 +1,4 @@
-"""Checks of weights: whether they fit the net, and whether they can be what training made."""
+"""Checks of weights: whether they fit the net, and whether their values are plausible."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .findings import Occurrence, Occurrences, net_check
 
 
 def _pairs(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
-    """Yield each layer of the files that has blobs, with the node of its name."""
+    """Yield each layer of the files that has blobs, with the node of that name."""
     for path, weights, node in _layers(view):
         if any(blob is not None for blob in weights.blobs):
             yield path, weights, node
 
 
 def _layers(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
-    """Yield each layer of the files, with the node of its name."""
+    """Yield each layer of the files, with the node of that name."""
     nodes = {node.proto.name: node for node in reversed(view.nodes)}
     for path, layers in view.weights:
         for weights in layers:
@@ -30,9 +30,9 @@ def _layers(view: View) -> Iterator[tuple[str, LayerWeights, Node | None]]:
 
 @net_check(
     "weights",
-    why="Weights go to the layer of the same name, which must have as many blobs of the same "
-    "shapes.",
-    do="Take the net these weights were trained with, or rename the layer to begin it anew.",
+    why="Weights are copied to the layer of the same name, which must have as many blobs of the "
+    "same shapes.",
+    do="Use the net these weights were trained with, or rename the layer to train it from scratch.",
 )
 def weights_do_not_fit(view: View) -> Occurrences:
     """A layer of the file whose blobs differ from the net's in number or shape."""
@@ -48,12 +48,12 @@ def weights_do_not_fit(view: View) -> Occurrences:
 
 @net_check(
     "weights",
-    why="These layers begin as their fillers make them: right for a new last layer, and a fault "
-    "where names have changed.",
-    do="Compare the names with those of the file; a layer is found by its name alone.",
+    why="These layers start from their fillers: right for a new last layer, wrong if names have "
+    "changed.",
+    do="Compare the names with those of the file; layers are matched by name only.",
 )
 def layers_without_weights(view: View) -> Occurrences:
-    """Layers with parameters that no file of weights holds."""
+    """Layers with parameters that no weights file has."""
     if not view.weights:
         return
     brings_own = any(not _is_teachers(view, w.name) for _, w, _ in _pairs(view))
@@ -71,12 +71,12 @@ def _is_teachers(view: View, name: str) -> bool:
 
 @net_check(
     "weights",
-    why="They are left aside: the net has no layer of the name. Usual for a last layer that was "
+    why="They are ignored: the net has no layer of that name. Usual for a last layer that was "
     "renamed, or a net that was cut.",
-    do="Nothing, if it is meant; else compare the names.",
+    do="Nothing, if it is intended; otherwise compare the names.",
 )
 def weights_without_layer(view: View) -> Occurrences:
-    """Layers of the file that the net lacks."""
+    """Layers of the file that the net does not have."""
     for path, layers in view.weights:
         held = {w.name for w in layers if w.blobs}
         lost = held.difference(layer.name for layer in view.param.layer)
@@ -86,7 +86,7 @@ def weights_without_layer(view: View) -> Occurrences:
         fact = f"no layer for the weights of {shown(sorted(lost))}"
         own = [n.proto.name for n in view.nodes if n.has_blobs and not view.of_teacher(n)]
         if lost == held and own:
-            fact += f", and the net's are {shown(own)}: nothing of the file fits"
+            fact += f", and the net's are {shown(own)}: nothing in the file fits"
             yield Occurrence("error" if view.solver is None else "warning", path, fact)
         else:
             yield Occurrence("note", path, fact)
@@ -94,8 +94,8 @@ def weights_without_layer(view: View) -> Occurrences:
 
 @net_check(
     "weights",
-    why="NaN or infinity in a parameter makes every answer NaN: the training had diverged.",
-    do="Go back to an earlier snapshot, and train on with a smaller base_lr or clip_gradients.",
+    why="NaN or infinity in a parameter makes every output NaN: the training diverged.",
+    do="Go back to an earlier snapshot, and continue with a smaller base_lr or clip_gradients.",
 )
 def weights_not_finite(view: View) -> Occurrences:
     """Parameters that are NaN or infinite."""
@@ -109,8 +109,8 @@ def weights_not_finite(view: View) -> Occurrences:
 
 @net_check(
     "weights",
-    why="A layer of zero weights passes nothing on.",
-    do="Look whether the file was written before training, or the layer never learned.",
+    why="A layer with zero weights outputs only its bias.",
+    do="Check whether the file was written before training, or the layer was never trained.",
 )
 def weights_all_zero(view: View) -> Occurrences:
     """Weights that are all 0."""
@@ -123,9 +123,9 @@ def weights_all_zero(view: View) -> Occurrences:
 
 @net_check(
     "weights",
-    why="The statistics are divided by the third blob, how often they were added up. At 0 mean and "
-    "variance count as 0, and the layer multiplies by the root of 1 / eps, 316.",
-    do="Train in TRAIN without use_global_stats before testing; after joining BatchNorm into the "
+    why="The statistics are divided by the third blob, the number of accumulated batches. If it "
+    "is 0, mean and variance are 0, and the layer multiplies by the root of 1 / eps, 316.",
+    do="Train in TRAIN without use_global_stats before testing; after merging BatchNorm into the "
     "layer before it, remove it from the net.",
 )
 def statistics_never_collected(view: View) -> Occurrences:
@@ -145,7 +145,7 @@ def statistics_never_collected(view: View) -> Occurrences:
 @net_check(
     "weights",
     why="A variance cannot be negative: the root of it is NaN.",
-    do="Look how the file was made; a converter may have mixed up the order of mean and variance.",
+    do="Check how the file was made; a converter may have swapped mean and variance.",
 )
 def negative_variance(view: View) -> Occurrences:
     """A BatchNorm or BN with a negative variance."""

@@ -1,4 +1,4 @@
-"""The check of layers that work in place over what another's gradient needs."""
+"""The check of in-place layers that overwrite what another layer's gradient needs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CHANGING = {
 @net_check(
     "numbers",
     why="Trained in BVLC Caffe this net gets a wrong gradient here, computed from values that the "
-    "layer in place has overwritten. Ours is exact, so that the numbers differ.",
-    do="Nothing, for training here. To get the same numbers in both, give the layer that works in "
-    "place a top of its own name.",
+    "in-place layer has overwritten. Here it is exact, so the numbers differ.",
+    do="Nothing, for training here. To get the same numbers in both, give the in-place layer a "
+    "top of its own.",
 )
 def overwritten_in_place(view: View) -> Occurrences:
-    """A layer in place over what a gradient needs in BVLC Caffe."""
+    """An in-place layer that overwrites what a gradient needs in BVLC Caffe."""
     for node in view.nodes if view.learns else ():
         if view.of_teacher(node) or not learns(node.parents[0] if node.parents else None):
             continue
@@ -43,9 +43,9 @@ def _is_linear(node: Node) -> bool:
 
 
 def _changes(node: Node, after: Node) -> bool:
-    """Return whether a layer in place changes values that the gradient of the one before needs.
+    """Return whether an in-place layer changes values that the gradient of the layer before needs.
 
-    Where a plain ReLU writes 0 the gradient is 0 anyway, which only MVN's sums do not stand.
+    Where a plain ReLU writes 0 the gradient is 0 anyway; only MVN's sums are wrong then.
     """
     if after.type == "ReLU" and after.proto.relu_param.negative_slope == 0:
         return node.type == "MVN"

@@ -1,4 +1,4 @@
-"""Checks of what learns: where weights begin, how fast each moves, and whether any does."""
+"""Checks of what is trained: initial weights, learning rates, and whether any layer learns."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _MATRICES = {"Convolution", "Deconvolution", "InnerProduct"}
 
 @net_check(
     "learning",
-    why="A parameter without a filler begins at 0. A layer of zero weights passes nothing on, "
-    "forward or backward: what lies before it learns nothing until it has moved, and two such "
-    "layers in a row never do.",
+    why="A parameter without a filler starts at 0. A layer with zero weights passes no signal "
+    "forward or gradient backward: the layers before it learn nothing until it has changed, and "
+    "two such layers in a row never learn.",
     do='weight_filler { type: "msra" } before a ReLU, "xavier" elsewhere; in a BN layer '
     'slope_filler { type: "constant" value: 1 }.',
 )
 def zero_weights(view: View) -> Occurrences:
-    """Weights that begin at 0 and learn."""
+    """Trained weights that start at 0."""
     weighted = [n for n in _learning(view) if filler(n.proto) and any(n.lr_mults[:1] or [1.0])]
     begun = [n for n in weighted if not view.has_weights(n)]
     without = [n for n in begun if not filler(n.proto).ListFields()]  # type: ignore[union-attr]
     if len(without) == len(weighted) > 1 and view.solver is None:
-        fact = f"none of its {len(weighted)} layers with weights has a filler: it is to start from "
+        fact = f"none of its {len(weighted)} layers with weights has a filler: it must start from "
         yield Occurrence("note", str(view.file), f"net '{view.param.name}': {fact}weights")
         return
     for node in begun:
@@ -39,11 +39,12 @@ def zero_weights(view: View) -> Occurrences:
 
 @net_check(
     "learning",
-    why="The standard deviation is then 1, some hundred times what a layer of usual size can bear.",
-    do='Write std, as std: 0.01; or use "xavier" or "msra", which go by the layer\'s size.',
+    why="The standard deviation is then 1, about a hundred times too large for a layer of usual "
+    "size.",
+    do='Write std, as std: 0.01; or use "xavier" or "msra", which depend on the layer\'s size.',
 )
 def gaussian_without_std(view: View) -> Occurrences:
-    """A gaussian filler of weights without std."""
+    """A gaussian weight filler without std."""
     for node in _learning(view):
         given = filler(node.proto)
         if given is not None and given.type == "gaussian" and not given.HasField("std"):
@@ -54,14 +55,14 @@ def gaussian_without_std(view: View) -> Occurrences:
 
 
 def _learning(view: View) -> list[Node]:
-    """Return the nodes of a net that is trained, but for its teachers."""
+    """Return the nodes of a trained net, without its teachers."""
     return [n for n in view.nodes if view.learns and not view.of_teacher(n)]
 
 
 @net_check(
     "learning",
-    why="What does not learn stays as the filler made it.",
-    do="Start from weights that hold the layer (-weights, or weights in the solver), or let it "
+    why="A layer that is not trained keeps its filler's values.",
+    do="Start from weights that have the layer (-weights, or weights in the solver), or let it "
     "learn.",
 )
 def frozen_at_random(view: View) -> Occurrences:
@@ -87,8 +88,8 @@ def frozen_at_random(view: View) -> Occurrences:
 
 @net_check(
     "learning",
-    why="Training would compute, and change nothing.",
-    do="Give the layers that are to learn an lr_mult above 0, or leave it out: 1 is the default.",
+    why="Training would run, and change nothing.",
+    do="Give the layers to train an lr_mult above 0, or leave it out: 1 is the default.",
 )
 def nothing_learns(view: View) -> Occurrences:
     """A net with an objective in which no parameter learns."""
@@ -104,7 +105,7 @@ def nothing_learns(view: View) -> Occurrences:
 
 @target_check(
     "learning",
-    why="Without a loss there is no gradient: no parameter changes.",
+    why="Without a loss there is no gradient: no parameter is updated.",
     do="Add a loss layer, such as SoftmaxWithLoss; check its include rules and its loss_weight.",
 )
 def nothing_to_minimise(target: Target) -> Occurrences:
@@ -116,9 +117,9 @@ def nothing_to_minimise(target: Target) -> Occurrences:
 
 @net_check(
     "learning",
-    why="The first param is that of the weights, the second that of the bias. Usual is a bias that "
-    "learns twice as fast and does not decay; here it is the other way round.",
-    do="Exchange the two param blocks.",
+    why="The first param is for the weights, the second for the bias. Usually the bias has twice "
+    "the learning rate and no weight decay; here it is the other way round.",
+    do="Swap the two param blocks.",
 )
 def multipliers_reversed(view: View) -> Occurrences:
     """Multipliers of weights and bias in the wrong order."""
@@ -139,8 +140,8 @@ def multipliers_reversed(view: View) -> Occurrences:
 
 @net_check(
     "learning",
-    why="The parameter moves up the gradient, so that the loss grows.",
-    do="Make it positive; to turn a gradient round on purpose, give the loss a negative weight.",
+    why="The parameter moves up the gradient, so the loss grows.",
+    do="Make it positive; to reverse a gradient on purpose, give the loss a negative weight.",
 )
 def negative_multiplier(view: View) -> Occurrences:
     """A negative lr_mult or decay_mult."""
@@ -155,11 +156,11 @@ def negative_multiplier(view: View) -> Occurrences:
 @target_check(
     "learning",
     why="Weight decay pulls every parameter towards 0 unless its decay_mult is 0. For a bias, a "
-    "PReLU's slope or the factor after a BatchNorm that is seldom meant; the harm is small.",
+    "PReLU's slope or the scale after a BatchNorm this is rarely intended; the harm is small.",
     do="param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }.",
 )
 def decay_on_bias(target: Target) -> Occurrences:
-    """Biases that decay."""
+    """Biases with weight decay."""
     view = target.training()
     if view is None or target.solver is None or not target.solver.weight_decay:
         return
@@ -179,13 +180,13 @@ def decay_on_bias(target: Target) -> Occurrences:
 @net_check(
     "learning",
     why="A teacher, or a trunk, that is frozen by lr_mult 0 is still in phase TRAIN: BatchNorm "
-    "takes the batch's statistics and changes the stored ones, Dropout drops. Its answers are not "
-    "those it was trained to give.",
+    "uses the batch's statistics and updates the stored ones, and Dropout is active. Its outputs "
+    "differ from those of the trained net.",
     do="Write phase: TEST in these layers (use_global_stats: true for BatchNorm), or name the net "
     "as the solver's teacher, which does it all.",
 )
 def frozen_but_training(view: View) -> Occurrences:
-    """A BatchNorm or Dropout at work amid layers that do not learn."""
+    """An active BatchNorm or Dropout among layers that are not trained."""
     if not view.learns:
         return
     for node in view.nodes:
@@ -197,5 +198,5 @@ def frozen_but_training(view: View) -> Occurrences:
             continue
         before = [n for n in node.ancestors() if n.has_blobs and n.type in _MATRICES]
         if before and all(not any(n.lr_mults) for n in before):
-            fact = f"{node.called} is in phase TRAIN; what leads to it has lr_mult 0"
+            fact = f"{node.called} is in phase TRAIN; the layers before it have lr_mult 0"
             yield Occurrence("warning", node.location, fact)

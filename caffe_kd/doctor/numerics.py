@@ -1,4 +1,4 @@
-"""Checks of what a net computes: where its numbers are not what other programs would say."""
+"""Checks of what a net computes: where its numbers differ from those of other frameworks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FILLED_BY = {"Convolution": "convolution_param", "InnerProduct": "inner_product
 
 @net_check(
     "numbers",
-    why="Caffe rounds the number of windows up. PyTorch, TensorFlow and most converters round "
-    "down: there the plane is smaller, and a fully connected layer behind it does not fit.",
+    why="Caffe rounds the output size up. PyTorch, TensorFlow and most converters round down: "
+    "there the output is smaller, and a fully connected layer after it does not fit.",
     do="Nothing here and in our ONNX export; elsewhere use ceil_mode=True. For a new net "
-    "round_mode: FLOOR gives the other size.",
+    "round_mode: FLOOR gives their size.",
 )
 def ceil_pooling(view: View) -> Occurrences:
     """A Pooling whose size depends on the rounding."""
@@ -41,9 +41,7 @@ def ceil_pooling(view: View) -> Occurrences:
             fact = f"{node.called}: {_by(plane)} becomes {_by(real)}; rounding down gives "
             yield Occurrence("note", node.location, f"{fact}{_by(floor)}")
             if not layer.is_max:
-                what = (
-                    "windows at the far edge are divided by what of them lies in the padded plane"
-                )
+                what = "windows at the far edge are divided by their size within the padded input"
                 yield Occurrence("note", node.location, f"{node.called}: pool: AVE; {what}")
 
 
@@ -53,18 +51,17 @@ def _by(sizes: tuple[int, ...]) -> str:
 
 @net_check(
     "numbers",
-    why="Which of equal values wins decides the answer: ArgMax takes the highest index (most "
-    "programs the lowest), Eltwise MAX gives the gradient to one bottom alone, and Accuracy counts "
-    "a tie as wrong (before 2017 as right).",
-    do="Nothing, where values are seldom equal. Behind a ReLU many are 0: judge the scores before "
-    "it.",
+    why="Ties decide the result: ArgMax takes the highest index (most programs the lowest), "
+    "Eltwise MAX gives the gradient to only one bottom, and Accuracy counts a tie as wrong "
+    "(before 2017 as right).",
+    do="Nothing, if ties are rare. After a ReLU many values are 0: use the scores before it.",
 )
 def ties(view: View) -> Occurrences:
-    """A layer whose answer depends on which of equal values wins."""
+    """A layer whose output depends on how ties are decided."""
     for node in view.nodes:
         if node.type == "ArgMax":
             yield Occurrence(
-                "note", node.location, f"{node.called}: of equal values the highest index wins"
+                "note", node.location, f"{node.called}: among equal values the highest index wins"
             )
         elif node.type == "Accuracy":
             before = node.source(0)
@@ -73,13 +70,13 @@ def ties(view: View) -> Occurrences:
                 yield Occurrence("warning", node.location, fact)
         elif node.type == "Eltwise" and view.learns:
             if node.proto.eltwise_param.operation == pb.EltwiseParameter.MAX:
-                fact = "of equal values one bottom gets the gradient"
+                fact = "among equal values one bottom gets the gradient"
                 yield Occurrence("note", node.location, f"{node.called}: {fact}")
 
 
 @net_check(
     "numbers",
-    why="mirror flips at random in TEST too: two tests of the same weights differ.",
+    why="mirror flips at random in TEST too: two tests of the same weights give different results.",
     do="Leave mirror out of the data layer of TEST.",
 )
 def mirror_in_test(view: View) -> Occurrences:
@@ -91,8 +88,8 @@ def mirror_in_test(view: View) -> Occurrences:
 
 @net_check(
     "numbers",
-    why="The original reads the field and ignores it in Data layers since 2015: training begins at "
-    "the first record.",
+    why="Since 2015 Caffe reads the field and ignores it in Data layers: training starts at the "
+    "first sample.",
     do="Leave it out.",
 )
 def rand_skip(view: View) -> Occurrences:
@@ -107,7 +104,7 @@ def rand_skip(view: View) -> Occurrences:
 
 @net_check(
     "numbers",
-    why="Pixels of 0 to 255 go into the net as they are. With fillers made for values around 1 the "
+    why="Pixels of 0 to 255 enter the net unscaled. With fillers designed for values around 1 the "
     "first losses are large and training may diverge.",
     do="transform_param { scale: 0.00390625 }, or a mean_file or mean_value.",
 )
@@ -134,10 +131,10 @@ def raw_pixels(view: View) -> Occurrences:
 
 
 def _is_too_fast(view: View, node: Node) -> bool:
-    """Return whether a layer on raw pixels learns in steps that are likely to kill it.
+    """Return whether a layer on raw pixels gets updates that are likely to make it diverge.
 
-    Weights of xavier and msra keep the size of what comes in, about 100, where a gaussian of small
-    std, as ImageNet nets have it, scales it down; BatchNorm or LRN behind the layer sets it right.
+    The xavier and msra fillers keep the scale of the input, about 100, while a gaussian of small
+    std, as in ImageNet nets, reduces it; BatchNorm or LRN after the layer normalizes it.
     """
     solver = view.solver
     if solver is None or solver.type not in ("SGD", "Nesterov") or solver.base_lr < _FAST:
@@ -157,7 +154,7 @@ def _normalises(node: Node) -> bool:
 
 
 def _behind(node: Node) -> Iterator[Node]:
-    """Yield what takes a layer's top, through activations and pooling."""
+    """Yield the consumers of a layer's top, through activations and pooling."""
     for child in node.children:
         yield child
         if child.type in ("ReLU", "PReLU", "Pooling", "Dropout"):
@@ -170,12 +167,12 @@ def _starts_by_scaling(node: Node) -> bool:
 
 @net_check(
     "numbers",
-    why="A record's answer depends on the others of its batch, and each test changes the stored "
+    why="A sample's output depends on the others in its batch, and each test changes the stored "
     "statistics.",
     do="Leave use_global_stats out: it is then true in TEST and false in TRAIN.",
 )
 def batch_statistics_in_test(view: View) -> Occurrences:
-    """A BatchNorm that takes the batch's statistics in TEST."""
+    """A BatchNorm that uses the batch's statistics in TEST."""
     if view.is_training:
         return
     for node in view.nodes:
@@ -194,12 +191,12 @@ def batch_statistics_in_test(view: View) -> Occurrences:
 
 @net_check(
     "numbers",
-    why="The stored statistics are zeros in the beginning, and with use_global_stats they stay so: "
-    "the layer divides by the root of eps, that is, multiplies by 316.",
+    why="The stored statistics are initially 0, and with use_global_stats they stay 0: the layer "
+    "divides by the root of eps, that is, multiplies by 316.",
     do="Start from weights that have statistics, or leave use_global_stats out of TRAIN.",
 )
 def stored_statistics_in_train(view: View) -> Occurrences:
-    """A BatchNorm that takes stored statistics in TRAIN, where no weights bring them."""
+    """A BatchNorm that uses stored statistics in TRAIN, although no weights provide them."""
     if not view.learns:
         return
     for node in view.nodes:
@@ -216,11 +213,11 @@ def stored_statistics_in_train(view: View) -> Occurrences:
 
 @net_check(
     "numbers",
-    why="Mean and variance of so few values are mostly noise; of one value the answer is 0.",
-    do="Raise batch_size. iter_size does not help: each of its batches is normalised alone.",
+    why="Mean and variance of so few values are mostly noise; for a single value the output is 0.",
+    do="Raise batch_size. iter_size does not help: each of its batches is normalized separately.",
 )
 def few_values_for_statistics(view: View) -> Occurrences:
-    """A BatchNorm in TRAIN over few values of a channel."""
+    """A BatchNorm in TRAIN over few values per channel."""
     if not view.learns:
         return
     for node in view.nodes:
@@ -231,19 +228,19 @@ def few_values_for_statistics(view: View) -> Occurrences:
         shape = node.built.bottom_shapes[0]
         values = math.prod(shape) // (shape[1] if len(shape) > 1 else 1)
         if values < _FEW_VALUES:
-            fact = f"{node.called}: {values} value(s) of a channel in a batch"
+            fact = f"{node.called}: {values} value(s) per channel in a batch"
             yield Occurrence("warning", node.location, fact)
 
 
 @net_check(
     "numbers",
-    why="These losses are divided by the number of records alone. Over many values or positions "
-    "loss and gradient are as many times larger, and want a smaller rate.",
+    why="These losses are divided only by the number of samples. With many values or positions "
+    "loss and gradient are as many times larger, and need a smaller learning rate.",
     do="Give the layer a small loss_weight; SigmoidCrossEntropyLoss takes "
     "loss_param { normalization: FULL }.",
 )
 def loss_over_many_values(view: View) -> Occurrences:
-    """A loss that sums over many values of a record."""
+    """A loss that sums over many values of a sample."""
     if not view.learns:
         return
     for node in view.nodes:
@@ -254,5 +251,5 @@ def loss_over_many_values(view: View) -> Occurrences:
         shape = node.built.bottom_shapes[0]
         values = math.prod(shape[1:])
         if values > _MANY_POSITIONS:
-            fact = f"{node.called}: sums over {values} values of a record, with loss_weight 1"
+            fact = f"{node.called}: sums over {values} values of a sample, with loss_weight 1"
             yield Occurrence("note", node.location, fact)

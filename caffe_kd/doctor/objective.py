@@ -1,4 +1,4 @@
-"""Checks of what a distillation really minimises: factors, means, and terms without effect."""
+"""Checks of what a distillation really minimizes: factors, averages, and terms without effect."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .findings import Occurrence, Occurrences, net_check, target_check
 
 @net_check(
     "distillation",
-    why="These layers of forks treat the temperature unlike DistillingLoss. The gradient of "
-    "KnowledgeDistillation has a T^2 that its value lacks, so that the logged sum is not what is "
-    "minimised; that of TempSoftmaxCrossEntropyLoss is divided by T^2.",
+    why="These layers of forks handle the temperature differently from DistillingLoss. The "
+    "gradient of KnowledgeDistillation has a T^2 that its value lacks, so the logged sum is not "
+    "what is minimized; that of TempSoftmaxCrossEntropyLoss is divided by T^2.",
     do="DistillingLoss, which has the T^2 in both; or compare runs by accuracy, and give "
     "TempSoftmaxCrossEntropyLoss a loss_weight of T^2.",
 )
@@ -42,9 +42,9 @@ def temperature_in_forks(view: View) -> Occurrences:
 
 @net_check(
     "distillation",
-    why="The divergence of a record is a sum over its classes. Where it is averaged over them too "
-    "the term is as many times smaller, and the more classes, the less the teacher counts.",
-    do="Sum over the classes and divide by the records, as DistillingLoss does.",
+    why="The divergence of a sample is a sum over its classes. If it is averaged over them too, "
+    "the term is as many times smaller: the more classes, the less the teacher's weight.",
+    do="Sum over the classes and divide by the samples, as DistillingLoss does.",
 )
 def mean_over_classes(view: View) -> Occurrences:
     """A distillation term that is divided by the number of classes."""
@@ -54,7 +54,7 @@ def mean_over_classes(view: View) -> Occurrences:
             continue
         classes, weight = node.built.bottom_shapes[0][axis], sum(view.loss_weights(node))
         if axis == 0:
-            fact = f"axis 0 has the records: the softmax is over the {classes} records of a batch"
+            fact = f"axis 0 is the batch: the softmax is over its {classes} samples"
             yield Occurrence("warning", node.location, f"{node.called}: {fact}")
         elif classes > 2 and math.isclose(weight, 1 / classes, rel_tol=1e-3):
             fact = f"loss_weight {weight:g} is one over its {classes} classes"
@@ -65,12 +65,12 @@ def mean_over_classes(view: View) -> Occurrences:
             continue
         shape = node.built.bottom_shapes[0]
         if len(shape) > 1 and math.prod(shape[1:]) > 1 and _of_both(view, node):
-            fact = f"averages over {math.prod(shape[1:])} values of a record, not only over records"
+            fact = f"averages over {math.prod(shape[1:])} values of a sample, not only over samples"
             yield Occurrence("warning", node.location, f"{node.called}: {fact}")
 
 
 def _of_both(view: View, node: Node) -> bool:
-    """Say whether a value comes of a teacher and of layers that learn."""
+    """Return whether a value depends on a teacher and on trained layers."""
     before = [n for n in node.ancestors() if n.has_blobs]
     frozen = any(view.of_teacher(n) or not any(n.lr_mults) for n in before)
     return frozen and any(any(n.lr_mults) for n in before)
@@ -78,12 +78,12 @@ def _of_both(view: View, node: Node) -> bool:
 
 @net_check(
     "distillation",
-    why="A term that nothing learns from costs time, and its falling value in the log deceives.",
+    why="A term without a gradient to any parameter costs time, and its value in the log misleads.",
     do="Give it a weight, and let gradients pass from its first bottom to the student: no "
     "propagate_down: false on the way.",
 )
 def term_without_effect(view: View) -> Occurrences:
-    """A distillation loss that teaches nothing: by its schedule, or by where gradients end."""
+    """A distillation loss without effect: by its schedule, or as its gradient reaches nothing."""
     for node in distilling_losses(view):
         weights = view.loss_weights(node)
         if not any(weights):
@@ -93,7 +93,7 @@ def term_without_effect(view: View) -> Occurrences:
             fact = "loss_weight_schedule is 0 in all iterations"
             yield Occurrence("warning", node.location, f"{node.called}: {fact}")
         elif learns(node.parents[0]) and not set(_ids(receivers(view, node))) - {id(node)}:
-            fact = f"no gradient gets from it to what makes '{node.proto.bottom[0]}'"
+            fact = f"no gradient of it reaches the layers that make '{node.proto.bottom[0]}'"
             yield Occurrence("error", node.location, f"{node.called}: {fact}")
 
 
@@ -109,34 +109,34 @@ def _always_zero(points: object, view: View) -> bool:
 
 @net_check(
     "distillation",
-    why="Where a parameter has an lr_mult, weight decay pulls it towards 0 in each iteration, also "
-    "where no gradient reaches it: a teacher that is part of the net fades while it teaches.",
+    why="If a parameter has an lr_mult above 0, weight decay pulls it towards 0 in each iteration, "
+    "even without a gradient: the weights of a teacher inside the net shrink during training.",
     do="Name it as the solver's teacher { net weights }; or param { lr_mult: 0 decay_mult: 0 }.",
 )
 def decay_on_teacher(view: View) -> Occurrences:
-    """A teacher whose parameters decay."""
+    """A teacher with weight decay."""
     decay = view.solver.weight_decay if view.solver is not None else 0
     for node in distilling_losses(view) if decay else ():
-        taught = {id(n) for loss in view.losses for n in receivers(view, loss)}
+        with_gradient = {id(n) for loss in view.losses for n in receivers(view, loss)}
         for layer in [node.parents[1], *node.ancestors(1)]:
-            if layer is None or not layer.has_blobs or id(layer) in taught:
+            if layer is None or not layer.has_blobs or id(layer) in with_gradient:
                 continue
             decays = [spec.decay_mult for spec in layer.proto.param]
             decays += [1.0] * (len(layer.lr_mults) - len(decays))
             if any(lr and d for lr, d in zip(layer.lr_mults, decays, strict=True)):
-                fact = f"weight_decay {decay:g} shrinks it, and no gradient makes up for that"
+                fact = f"weight_decay {decay:g} shrinks it, and no gradient compensates"
                 yield Occurrence("warning", layer.location, f"{layer.called}: {fact}")
 
 
 @net_check(
     "distillation",
-    why="The recorded answers are to other views of the images than the student gets: the student "
-    "is told the wrong thing.",
-    do="Take mirror, crop_size, jitter and shuffle out of the layer, or let the teacher run "
-    "along as the solver's teacher { net weights }.",
+    why="The recorded outputs are for other crops of the images than the student gets: its targets "
+    "are wrong.",
+    do="Take mirror, crop_size, jitter and shuffle out of the layer, or run the teacher "
+    "as the solver's teacher { net weights }.",
 )
-def recorded_answers_of_other_views(view: View) -> Occurrences:
-    """A teacher's answers from a database beside images that change at random."""
+def recorded_outputs_of_other_crops(view: View) -> Occurrences:
+    """A teacher's outputs from a database with images that are augmented at random."""
     for node in distilling_losses(view):
         source = node.source(1)
         if source is None or not is_data(source.proto):
@@ -150,12 +150,12 @@ def recorded_answers_of_other_views(view: View) -> Occurrences:
 
 @net_check(
     "distillation",
-    why="A record looks different each time, so what the teacher answers cannot be remembered: it "
-    "runs on each batch, as is right. -teacher_cache memory and disk are refused.",
-    do="Nothing, if the variety is wanted; without it the cache saves the teacher's time.",
+    why="Samples are augmented at random, so the teacher's outputs cannot be cached: it runs on "
+    "each batch, as it should. -teacher_cache memory and disk are refused.",
+    do="Nothing, if the augmentation is wanted; without it the cache saves the teacher's time.",
 )
-def teacher_not_remembered(view: View) -> Occurrences:
-    """A random transformation before a frozen teacher."""
+def teacher_not_cached(view: View) -> Occurrences:
+    """Random augmentation before a frozen teacher."""
     if not view.learns or not view.teachers:
         return
     for node in view.data:
@@ -166,7 +166,7 @@ def teacher_not_remembered(view: View) -> Occurrences:
 
 
 def _random(node: Node, with_order: bool = True) -> str:
-    """Return the settings that make a record look different each time, or come in its own order."""
+    """Return the settings that augment samples at random, or shuffle them."""
     transform = node.proto.transform_param
     given = {
         "mirror": transform.mirror,
@@ -183,8 +183,9 @@ def _shuffles(node: Node) -> bool:
 
 @target_check(
     "distillation",
-    why="A loss that the solver's train net leaves out is never minimised, whatever its weight.",
-    do="Take the TEST rule out, or give the solver the train_state that the rule asks for.",
+    why="A loss that is left out of the solver's train net is never minimized, whatever its "
+    "weight.",
+    do="Remove the TEST rule, or give the solver the train_state that the rule asks for.",
 )
 def loss_not_in_train(target: Target) -> Occurrences:
     """A distillation loss whose rules leave it out of TRAIN."""

@@ -1,4 +1,4 @@
-"""Prints what the doctor found, for people and for programs."""
+"""Prints the doctor's findings, for people and for programs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..layers import Shape
 from .examine import Report
 from .findings import SEVERITIES, Finding
 
-_PLACES_SHOWN = 10  # of one check
+_MOST_SHOWN = 10  # occurrences of one check
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def as_text(report: Report) -> Iterator[str]:
-    """Yield the report's lines: what was found, what the net costs, and how many of each."""
+    """Yield the report's lines: the findings, the net's cost, and the totals."""
     yield f"{report.file}: {report.kind}"
     yield from _groups(report.findings)
     if report.costs:
@@ -57,16 +57,16 @@ def _counts(findings: list[Finding]) -> Iterator[str]:
 
 
 def _group(severity: str, findings: list[Finding]) -> Iterator[str]:
-    """Yield what one check found at one severity; why and what to do are said once."""
+    """Yield the findings of one check at one severity; why and what to do are printed once."""
     check = findings[0].check
     yield ""
     yield f"{severity}: {check.name} ({check.theme})"
-    for finding in findings[:_PLACES_SHOWN]:
+    for finding in findings[:_MOST_SHOWN]:
         phases = f" [{', '.join(finding.phases)}]" if len(finding.phases) == 1 else ""
         where = f"{finding.occurrence.where}: " if finding.occurrence.where else ""
         yield f"  {where}{finding.occurrence.what}{phases}"
-    if len(findings) > _PLACES_SHOWN:
-        yield f"  and {len(findings) - _PLACES_SHOWN} more (doctor -json lists all)"
+    if len(findings) > _MOST_SHOWN:
+        yield f"  and {len(findings) - _MOST_SHOWN} more (doctor -json lists all)"
     yield f"  Why: {check.why}"
     yield f"  Do: {check.do}"
 
@@ -91,8 +91,8 @@ def _table(cost: Cost) -> Iterator[str]:
 def _totals(cost: Cost) -> str:
     parts = [
         f"{cost.parameters:,} parameters"
-        + (f" ({cost.learned:,} learn)" if cost.learned is not None else ""),
-        f"{short(cost.multiply_adds).rstrip()} multiply-adds a record",
+        + (f" ({cost.learned:,} trained)" if cost.learned is not None else ""),
+        f"{short(cost.multiply_adds).rstrip()} multiply-adds a sample",
         f"blobs {short(cost.blob_bytes)}B for a batch of {cost.batch}",
     ]
     if cost.receptive is not None:
@@ -120,7 +120,7 @@ def short(value: int) -> str:
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Return the report as what JSON can hold."""
+    """Return the report as a JSON object."""
     return {
         "file": str(report.file),
         "kind": report.kind,

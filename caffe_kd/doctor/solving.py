@@ -1,4 +1,4 @@
-"""Checks of a solver: its rate, its rule, its tests and its snapshots."""
+"""Checks of a solver: its learning rate, type, tests and snapshots."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MOST_DECAY = 0.1
 
 @target_check(
     "solver",
-    why="The solver refuses to begin.",
+    why="The solver cannot start.",
     do="Correct the file as the message says.",
 )
 def cannot_be_planned(target: Target) -> Occurrences:
-    """A solver, or the nets it names, that cannot be made into a run."""
+    """A solver, or a net it names, that training refuses."""
     if target.unplanned is not None and not (target.missing and _is_missing(target)):
         fact = target.unplanned.message
         path = target.solver.net or target.solver.train_net
@@ -36,26 +36,26 @@ def cannot_be_planned(target: Target) -> Occurrences:
 
 
 def _is_missing(target: Target) -> bool:
-    """Say whether it is only the absent weights that keep the run from being planned."""
+    """Return whether missing weights are the only reason that training refuses the solver."""
     return "no such file" in str(target.unplanned) and "weights" in str(target.unplanned)
 
 
 @target_check(
     "solver",
-    why="Training cannot begin until they are there. In a file for distilling that is so until the "
+    why="Training cannot start without them. In a distillation solver they are missing until the "
     "teacher has been trained.",
     do="Train the teacher first, or name the file in the solver or with -teacher_weights.",
 )
 def weights_missing(target: Target) -> Occurrences:
-    """Weights that the solver names and that are not there."""
+    """Missing weights that the solver names."""
     for what in target.missing:
         yield Occurrence("warning", target.where("weights"), f"{what}: no such file")
 
 
 @target_check(
     "solver",
-    why="The rate of an iteration is base_lr times what lr_policy makes of the others; what is not "
-    "given counts as 0.",
+    why="The learning rate is base_lr times a factor that lr_policy computes from the other "
+    "settings; one that is not given is 0.",
     do="Write the settings of the policy: step: gamma, stepsize; multistep: gamma, stepvalue; exp: "
     "gamma; inv: gamma, power; poly: power; sigmoid: gamma, stepsize.",
 )
@@ -73,11 +73,11 @@ def policy_settings(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="The rate is what the net learns by: at 0 it stops, and what grows ends in a loss of NaN.",
-    do="Look at gamma, stepsize and stepvalue beside max_iter; tools/train_kd.py logs the rate.",
+    why="At a learning rate of 0 training stops, and a growing one ends in a loss of NaN.",
+    do="Compare gamma, stepsize and stepvalue with max_iter; tools/train_kd.py logs the rate.",
 )
 def rate_over_time(target: Target) -> Occurrences:
-    """A rate that falls to nothing early, never changes though it should, or grows."""
+    """A learning rate that falls to 0 early, never changes though it should, or grows."""
     solver = target.solver
     if solver is None or solver.max_iter < 1 or not solver.base_lr:
         return
@@ -104,7 +104,7 @@ def _samples(last: int) -> list[int]:
 
 
 def _rate(solver: object, iteration: int) -> float:
-    """Return the rate of an iteration, with all the steps that policies take before it."""
+    """Return the learning rate of an iteration, with all policy steps before it."""
     param: object = solver
     policy = getattr(param, "lr_policy", "")
     values = list(getattr(param, "stepvalue", []))
@@ -118,12 +118,12 @@ def _rate(solver: object, iteration: int) -> float:
 
 @target_check(
     "solver",
-    why="A stepvalue is reached in its turn: one after max_iter never, one that is smaller than "
-    "the one before it at once after that.",
+    why="The stepvalues are applied in order: one after max_iter never, one that is smaller than "
+    "the one before it immediately after that.",
     do="Write them in ascending order, below max_iter.",
 )
 def step_values(target: Target) -> Occurrences:
-    """Stepvalue out of order, or out of reach."""
+    """Stepvalues out of order, or after max_iter."""
     if target.solver is None or target.solver.lr_policy not in ("multistep", "step"):
         return
     solver, values = target.solver, list(target.solver.stepvalue)
@@ -144,12 +144,12 @@ def step_values(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="The rule refuses the setting, as the original does.",
-    do="Take momentum out for AdaGrad and RMSProp; keep rms_decay, momentum and momentum2 from 0 "
+    why="The solver type refuses the setting, as in Caffe.",
+    do="Remove momentum for AdaGrad and RMSProp; keep rms_decay, momentum and momentum2 from 0 "
     "to below 1.",
 )
 def rule_settings(target: Target) -> Occurrences:
-    """A type that is unknown, or has a setting it cannot take."""
+    """A type that is unknown, or has a setting that it refuses."""
     if target.solver is None:
         return
     try:
@@ -164,18 +164,18 @@ def rule_settings(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="momentum means another thing in each rule: the share of the last step kept (SGD, "
+    why="momentum has a different meaning in each solver type: the factor of the last update (SGD, "
     "Nesterov), beta1 (Adam), rho (AdaDelta); unset it is 0.",
     do="momentum: 0.9 for SGD, Nesterov and Adam, 0.95 for AdaDelta; always below 1.",
 )
 def momentum(target: Target) -> Occurrences:
-    """A momentum that is not given where it is usual, or is 1 and more."""
+    """A momentum that is missing where it is usual, or is 1 or more."""
     if target.solver is None or target.solver.type in ("AdaGrad", "RMSProp"):
         return
     value, rule = target.solver.momentum, target.solver.type
     if rule != "Adam" and value >= 1:
         yield Occurrence(
-            "error", target.where("momentum"), f"momentum is {value:g}: the steps never fade"
+            "error", target.where("momentum"), f"momentum is {value:g}: past updates never decay"
         )
     elif value == 0:
         severity = "warning" if rule == "AdaDelta" else "note"
@@ -184,12 +184,12 @@ def momentum(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="Weight decay is added to the gradient, so that the rate, and in Adam the division by the "
-    "gradients' size, act on it too: Adam's is not the AdamW of other programs.",
-    do="0.0005 and less is usual with SGD; with Adam take much less, or none.",
+    why="Weight decay is added to the gradient, so the learning rate, and in Adam the division by "
+    "the gradients' size, apply to it too: it is not the weight decay of AdamW.",
+    do="0.0005 or less is usual with SGD; with Adam use much less, or none.",
 )
 def weight_decay(target: Target) -> Occurrences:
-    """A weight decay that is large, or goes through Adam's division."""
+    """A weight decay that is large, or combined with Adam."""
     if target.solver is None:
         return
     decay, where = target.solver.weight_decay, target.where("weight_decay")
@@ -201,7 +201,7 @@ def weight_decay(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="Clipping looks at the sum of the gradients of iter_size batches, before it is divided: "
+    why="Clipping applies to the sum of the gradients of iter_size batches, before it is divided: "
     "with more batches it clips sooner.",
     do="Multiply clip_gradients by iter_size to clip as with one batch.",
 )
@@ -220,9 +220,9 @@ def clipping_sums(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="An update sees iter_size * batch_size records, in iter_size passes. BatchNorm sees each "
-    "batch alone, and max_iter, display and the rate count updates.",
-    do="Nothing, if the memory does not hold a larger batch.",
+    why="An update uses iter_size * batch_size samples, in iter_size passes. BatchNorm uses each "
+    "batch separately, and max_iter, display and the learning rate count updates.",
+    do="Nothing, if a larger batch does not fit into memory.",
 )
 def several_passes(target: Target) -> Occurrences:
     """iter_size above 1."""
@@ -231,7 +231,7 @@ def several_passes(target: Target) -> Occurrences:
     view = target.training()
     sizes = [batch_size(node.proto) for node in view.data] if view is not None else []
     total = (
-        f", {target.solver.iter_size * sizes[0]} records an update" if sizes and sizes[0] else ""
+        f", {target.solver.iter_size * sizes[0]} samples an update" if sizes and sizes[0] else ""
     )
     yield Occurrence(
         "note", target.where("iter_size"), f"iter_size is {target.solver.iter_size}{total}"
@@ -240,35 +240,35 @@ def several_passes(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="The figures are of so many records: fewer than there are leave some out, always the same "
-    "last ones only by chance; more count some twice.",
-    do="test_iter * batch_size = records.",
+    why="The results are averages over so many samples: fewer than all leave some out, different "
+    "ones in each test; more count some twice.",
+    do="test_iter * batch_size = samples.",
 )
 def test_coverage(target: Target) -> Occurrences:
-    """Tests that do not cover the test records once."""
+    """Tests that do not cover the test samples exactly once."""
     if target.solver is None:
         return
     tests = [view for view in target.views if not view.is_training]
     for batches, view in zip(target.solver.test_iter, tests, strict=False):
-        for name, size, records in _counted(view):
+        for name, size, samples in _counted(view):
             seen = batches * size
-            if seen != records:
-                severity = "warning" if seen < records else "note"
-                fact = f"test_iter {batches} * batch_size {size} = {seen} of the {records} records"
+            if seen != samples:
+                severity = "warning" if seen < samples else "note"
+                fact = f"test_iter {batches} * batch_size {size} = {seen} of the {samples} samples"
                 yield Occurrence(severity, target.where("test_iter"), f"{fact} of layer '{name}'")
 
 
 def _counted(view: View) -> Iterator[tuple[str, int, int]]:
     for node in view.data:
-        records = view.inference.counts.get(node.proto.name)
+        samples = view.inference.counts.get(node.proto.name)
         size = batch_size(node.proto)
-        if records and size:
-            yield node.proto.name, size, records
+        if samples and size:
+            yield node.proto.name, size, samples
 
 
 @target_check(
     "solver",
-    why="How well the net answers on records it has not seen is only known by testing.",
+    why="Only testing shows the accuracy on samples that the net was not trained on.",
     do="Name test_iter and test_interval, and a data layer with include { phase: TEST }.",
 )
 def no_test(target: Target) -> Occurrences:
@@ -285,51 +285,51 @@ def no_test(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="Fewer updates than it takes to see each record once.",
-    do="max_iter * iter_size * batch_size / records is the number of passes.",
+    why="There are fewer updates than it takes to use each sample once.",
+    do="max_iter * iter_size * batch_size / samples is the number of epochs.",
 )
 def less_than_a_pass(target: Target) -> Occurrences:
-    """A training that ends before the first pass over the records."""
+    """A training that ends before the first epoch does."""
     view = target.training()
     if target.solver is None or view is None or target.solver.max_iter < 1:
         return
-    for name, size, records in _counted(view):
+    for name, size, samples in _counted(view):
         seen = target.solver.max_iter * target.solver.iter_size * size
-        if seen < records:
-            fact = f"{seen} of the {records} records of layer '{name}' are seen"
+        if seen < samples:
+            fact = f"{seen} of the {samples} samples of layer '{name}' are used"
             yield Occurrence("note", target.where("max_iter"), fact)
 
 
 @target_check(
     "solver",
-    why="What is not written is lost when the run ends or breaks.",
+    why="Weights that are not written are lost when the run ends or crashes.",
     do="snapshot: 1000, snapshot_after_train: true (the default), and a snapshot_prefix in a "
     "folder that exists.",
 )
 def snapshots(target: Target) -> Occurrences:
-    """Snapshots that are never written, or whose folder is not there."""
+    """Snapshots that are never written, or whose folder does not exist."""
     solver = target.solver
     if solver is None:
         return
     if not solver.snapshot_after_train and not 0 < solver.snapshot <= solver.max_iter:
-        fact = "no snapshot is ever written: snapshot_after_train is false and none comes before"
+        fact = "no snapshot is ever written: snapshot_after_train is false and none is due before"
         yield Occurrence("warning", target.where("snapshot_after_train"), fact)
     elif not 0 < solver.snapshot <= solver.max_iter:
         where = target.where("snapshot") if solver.snapshot else str(target.file)
-        yield Occurrence("note", where, "the only snapshot is that at the end")
+        yield Occurrence("note", where, "the only snapshot is the one at the end")
     folder = Path(solver.snapshot_prefix).parent
     if solver.snapshot_prefix and not folder.exists():
-        fact = f"the folder of snapshot_prefix, '{folder}', is not there; it is made when needed, "
-        where = target.where("snapshot_prefix")
-        yield Occurrence(
-            "note", where, f"{fact}but the original Caffe ends the run at its first snapshot"
+        fact = (
+            f"the folder of snapshot_prefix, '{folder}', does not exist; it is made when needed, "
         )
+        where = target.where("snapshot_prefix")
+        yield Occurrence("note", where, f"{fact}but BVLC Caffe ends the run at its first snapshot")
 
 
 @target_check(
     "solver",
-    why="Fillers, dropout, crops and mirrors draw other numbers in each run.",
-    do="random_seed: 1 makes a run that can be repeated.",
+    why="Fillers, dropout, crops and mirrors use different random numbers in each run.",
+    do="random_seed: 1 makes a run reproducible.",
 )
 def no_seed(target: Target) -> Occurrences:
     """A solver without random_seed."""
@@ -339,7 +339,7 @@ def no_seed(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="type, a name, took its place in 2015; writing both is an error.",
+    why="It was replaced by type, a name, in 2015; giving both is an error.",
     do='type: "SGD" (or Nesterov, AdaGrad, RMSProp, AdaDelta, Adam).',
 )
 def solver_type(target: Target) -> Occurrences:
@@ -354,8 +354,9 @@ def solver_type(target: Target) -> Occurrences:
 
 @target_check(
     "solver",
-    why="It logs the mean of every blob and gradient in every pass: slow, and a long log.",
-    do="Leave it out unless you look for a NaN.",
+    why="It logs the mean of every blob and gradient in every pass, which is slow and makes a "
+    "long log.",
+    do="Leave it out unless you are looking for a NaN.",
 )
 def debug_info(target: Target) -> Occurrences:
     """debug_info in a training."""

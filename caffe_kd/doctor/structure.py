@@ -1,4 +1,4 @@
-"""Checks of how a net is put together: what cannot be built, and what does nothing."""
+"""Checks of a net's structure: what cannot be built, and what has no effect."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _SCORED = {
 
 @net_check(
     "structure",
-    why="The net cannot be made: training, testing and export end here.",
-    do="Correct the layer as the message says. A type of your own is made known with -layers FILE; "
-    "a layer that only some stages have, with -stage.",
+    why="The net cannot be built: training, testing and export fail.",
+    do="Correct the layer as the message says. Register a type of your own with -layers FILE; give "
+    "-stage for a layer that only some stages have.",
 )
 def cannot_be_built(view: View) -> Occurrences:
     """A layer, or the net as a whole, that cannot be built."""
     for proto, error in view.inference.problems:
         where = error.where or getattr(proto, "source_line", "") or str(view.file)
         by_guess = not view.inference.supposed.isdisjoint(getattr(proto, "bottom", ()))
-        guess = ". The shape of its labels is only supposed" if by_guess else ""
+        guess = ". The shape of its labels is only assumed" if by_guess else ""
         message = error.message.partition(" Known types: ")[0]
         yield Occurrence("warning" if by_guess else "error", where, message + guess)
 
 
 @net_check(
     "structure",
-    why="A prototxt must not run code by itself, so the tops' shapes are not known; what hangs on "
-    "them is left out.",
+    why="A prototxt must not run code by itself, so the tops' shapes are not known; layers that "
+    "depend on them are left out.",
     do="-python_layers, if you trust the file and the module.",
 )
 def python_layer(view: View) -> Occurrences:
@@ -53,7 +53,7 @@ def python_layer(view: View) -> Occurrences:
     do="Examine the solver that names it.",
 )
 def part_of_a_net(target: Target) -> Occurrences:
-    """A net without data and inputs, to which other files bring them."""
+    """A net without data and inputs, which other files provide."""
     for name in target.parts:
         yield Occurrence(
             "note", str(target.file), f"net '{name}' has neither data nor inputs of its own"
@@ -62,16 +62,16 @@ def part_of_a_net(target: Target) -> Occurrences:
 
 @net_check(
     "structure",
-    why="The shapes come from the data; without it this report is of the shapes it supposes, or "
-    "leaves out what depends on them.",
-    do="Bring the data, or tell the records' shape, as -input_shape data=1,3,28,28 (batch, "
-    "channels, rows, columns).",
+    why="The shapes come from the data; without it this report uses assumed shapes, or leaves out "
+    "what depends on them.",
+    do="Provide the data, or give the samples' shape, as -input_shape data=1,3,28,28 (batch, "
+    "channels, height, width).",
 )
 def data_absent(view: View) -> Occurrences:
-    """A data layer whose database, list or files are not there."""
+    """A data layer whose database, list or files are missing."""
     for absent in view.inference.absent:
         taken = " x ".join(map(str, absent.taken or ()))
-        supposed = f"Supposed: {taken}, {absent.reason}" if taken else "No shape can be supposed"
+        supposed = f"Assumed: {taken}, {absent.reason}" if taken else "No shape can be assumed"
         severity = "note" if absent.reason.startswith("as -input_shape") else "warning"
         fact = absent.error.message.removeprefix(f"{called(absent.proto)}: ").rstrip(".")
         yield Occurrence(
@@ -81,11 +81,11 @@ def data_absent(view: View) -> Occurrences:
 
 @target_check(
     "structure",
-    why="It is read, but the original's newer tools and other programs may not.",
-    do="tools/upgrade_net_proto_text.py IN OUT (or upgrade_solver_proto_text.py) writes it anew.",
+    why="It is read here, but newer versions of Caffe's tools and other programs may refuse it.",
+    do="tools/upgrade_net_proto_text.py IN OUT (or upgrade_solver_proto_text.py) converts it.",
 )
 def old_format(target: Target) -> Occurrences:
-    """A file in the format of an earlier year."""
+    """A file in an older format."""
     for line in dict.fromkeys(target.upgrades.lines):
         what = line.removeprefix("Attempting to upgrade input file specified using deprecated ")
         if what != line and not what.startswith("input fields"):
@@ -98,12 +98,12 @@ def old_format(target: Target) -> Occurrences:
 
 @net_check(
     "structure",
-    why="It takes time and memory in every pass, and nothing comes of it.",
-    do="Leave out the layers that only lead there, or end them in a Silence layer to say that it "
-    "is meant.",
+    why="It takes time and memory in every pass without effect.",
+    do="Leave out the layers that only lead there, or end them in a Silence layer if it "
+    "is intended.",
 )
 def unused_blob(view: View) -> Occurrences:
-    """A blob that no layer takes, in a net that is trained."""
+    """An unused blob in a net that is trained."""
     if not view.learns:
         return
     last = {top: node for node in view.nodes for top in node.proto.top}
@@ -133,8 +133,8 @@ def zero_loss_weight(view: View) -> Occurrences:
 
 @net_check(
     "structure",
-    why="It measures single batches of training data, with dropout and the like at work, and costs "
-    "time in every iteration; it says little of how well the net answers.",
+    why="It measures single batches of training data, with dropout active, and costs time in every "
+    "iteration; it says little about the net's accuracy.",
     do="include { phase: TEST }.",
 )
 def accuracy_in_train(view: View) -> Occurrences:
@@ -147,12 +147,12 @@ def accuracy_in_train(view: View) -> Occurrences:
 
 @net_check(
     "structure",
-    why="The loss takes the softmax of its bottom itself. Of probabilities it is nearly flat: the "
-    "gradients are small and the loss cannot come near 0.",
-    do="Give the loss the logits, which the Softmax takes; keep the Softmax for deployment.",
+    why="The loss computes the softmax of its bottom itself. Of probabilities it is nearly "
+    "uniform: the gradients are small and the loss cannot approach 0.",
+    do="Give the loss the logits, the bottom of the Softmax; keep the Softmax for deployment.",
 )
 def softmax_twice(view: View) -> Occurrences:
-    """A Softmax in front of a loss that has one inside."""
+    """A Softmax before a loss that includes one."""
     for node in view.nodes:
         if node.type not in _SCORED:
             continue
@@ -169,9 +169,9 @@ def softmax_twice(view: View) -> Occurrences:
 
 @target_check(
     "structure",
-    why="The state in a net wins over the solver's: the net is trained, or tested, as if in the "
+    why="The state in a net overrides the solver's: the net is trained, or tested, as if in the "
     "other phase, with other data layers, BatchNorm and Dropout.",
-    do="Take the phase out of the state; training and testing choose it.",
+    do="Remove the phase from the state; training and testing set it.",
 )
 def state_overrides_phase(target: Target) -> Occurrences:
     """A ``state`` with a phase in a net."""
@@ -184,9 +184,9 @@ def state_overrides_phase(target: Target) -> Occurrences:
 
 @target_check(
     "structure",
-    why="The test measures what the net has learned by heart, not what it makes of records it has "
-    "not seen.",
-    do="Keep records apart for testing, in a data layer with include { phase: TEST }.",
+    why="The test measures how well the net has memorized its training data, not how it performs "
+    "on new samples.",
+    do="Hold out samples for testing, in a data layer with include { phase: TEST }.",
 )
 def same_data_in_both_phases(target: Target) -> Occurrences:
     """One database for TRAIN and TEST."""
@@ -206,8 +206,8 @@ def same_data_in_both_phases(target: Target) -> Occurrences:
 
 @target_check(
     "structure",
-    why="In TEST the net gets numbers of another range than it has learned from.",
-    do="Write the same scale and mean in both; mirror and the crop's place may differ.",
+    why="In TEST the net gets values in another range than in training.",
+    do="Write the same scale and mean in both; mirror and the crop's position may differ.",
 )
 def transforms_differ(target: Target) -> Occurrences:
     """Scale or mean that differ between TRAIN and TEST."""
@@ -230,7 +230,7 @@ def transforms_differ(target: Target) -> Occurrences:
 @net_check(
     "structure",
     why="Weights are matched by name, and the first layer of a name gets them: the other starts "
-    "anew each time.",
+    "from its filler each time.",
     do="Give each layer its own name.",
 )
 def same_layer_name(view: View) -> Occurrences:
@@ -247,9 +247,8 @@ def same_layer_name(view: View) -> Occurrences:
 
 @net_check(
     "structure",
-    why="A value is dropped with probability dropout_ratio: 0 drops none, and near 1 hardly "
-    "anything passes.",
-    do="0.5 is usual behind fully connected layers, less behind convolutions.",
+    why="A value is dropped with probability dropout_ratio: 0 drops none, and near 1 almost all.",
+    do="0.5 is usual after fully connected layers, less after convolutions.",
 )
 def dropout_ratio(view: View) -> Occurrences:
     """A Dropout that drops nothing or nearly all."""
@@ -270,9 +269,9 @@ def dropout_ratio(view: View) -> Occurrences:
 
 @net_check(
     "structure",
-    why="Scores that are zeroed at random count as scores: the loss is judged on answers the net "
-    "did not give.",
-    do="Put the Dropout before the layer that makes the scores.",
+    why="Scores that are zeroed at random are used as scores: the loss is computed from outputs "
+    "that are not the net's.",
+    do="Put the Dropout before the layer that computes the scores.",
 )
 def dropout_on_scores(view: View) -> Occurrences:
     """A Dropout between the scores and the loss."""
@@ -290,8 +289,8 @@ def dropout_on_scores(view: View) -> Occurrences:
 
 @net_check(
     "structure",
-    why="BatchNorm has no learned factor and offset: each channel keeps mean 0 and variance 1.",
-    do="Add a Scale layer with scale_param { bias_term: true } behind it.",
+    why="BatchNorm has no learned scale and offset: each channel keeps mean 0 and variance 1.",
+    do="Add a Scale layer with scale_param { bias_term: true } after it.",
 )
 def batch_norm_without_scale(view: View) -> Occurrences:
     """A BatchNorm that no Scale follows."""
@@ -304,7 +303,7 @@ def batch_norm_without_scale(view: View) -> Occurrences:
 
 @target_check(
     "structure",
-    why="A layer with rules is in the net only where one of them is met.",
+    why="A layer with include rules is in the net only if one of them is met.",
     do="Give the stage or level, with -stage and -level or in the solver's train_state and "
     "test_state; or leave the layer out.",
 )

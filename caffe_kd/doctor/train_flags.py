@@ -1,4 +1,4 @@
-"""What flags of the train command would make of a solver whose nets are looked at, not trained."""
+"""The effect of train's flags on a solver that is examined, not trained."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from ..solver.frozen import Frozen, choose
 def override(
     target: Target, temperature: float | None, alpha: float | None, shapes: Mapping[str, Shape]
 ) -> list[str]:
-    """Set temperature and alpha of every DistillingLoss in a target's nets, and look at them again.
+    """Set temperature and alpha of every DistillingLoss in a target's nets, and examine them again.
 
     Args:
         target: the solver.
         temperature: as the flag; None: not given.
         alpha: likewise.
-        shapes: shapes of records where data is absent; see ``infer_shapes``.
+        shapes: shapes of samples where data is absent; see ``infer_shapes``.
 
     Returns:
-        What was changed, in words.
+        Descriptions of the changes.
 
     Raises:
         UsageError: there is nothing to change, or a value is out of its range: without data no
-            layer is built that would tell.
+            layer is built that could check it.
     """
     if temperature is None and alpha is None:
         return []
@@ -52,15 +52,15 @@ def override(
 
 
 @dataclass
-class Remembering:
-    """Whether training would remember what a teacher answers, in words; ``refused``: it fails."""
+class CacheEffect:
+    """A description of what ``-teacher_cache`` would do; ``refused``: training fails."""
 
-    told: str
+    text: str
     refused: bool = False
 
 
-def remembering(target: Target, mode: str) -> Remembering | None:
-    """Return what ``-teacher_cache`` would do; None where the net has nothing to remember.
+def cache_effect(target: Target, mode: str) -> CacheEffect | None:
+    """Return what ``-teacher_cache`` would do; None if the net has nothing to cache.
 
     The train net is built for it, without weights.
 
@@ -72,25 +72,25 @@ def remembering(target: Target, mode: str) -> Remembering | None:
     if view is None or not (_has_frozen(view) or mode in ("memory", "disk")):
         return None
     if mode == "off":
-        return Remembering("teacher_cache off: what is frozen runs on each batch")
+        return CacheEffect("teacher_cache off: frozen layers run on each batch")
     unknown = [absent.error for absent in view.inference.absent]
     unknown += [error for _, error in view.inference.problems]
     if unknown or view.inference.unrun:
         why = str(unknown[0]) if unknown else "a Python layer is not run here"
-        return Remembering(f"teacher_cache {mode}: not known: {why}")
+        return CacheEffect(f"teacher_cache {mode}: not known: {why}")
     try:
         net = Net(view.param, view.phase, view.file)
         frozen = choose(
             net, mode, target.solver.max_iter * target.solver.iter_size, _moving(target, net)
         )
     except UsageError as error:
-        return Remembering(f"training refuses {error.message}", refused=True)
+        return CacheEffect(f"training refuses {error.message}", refused=True)
     except CaffeKDError as error:
-        return Remembering(f"teacher_cache {mode}: not known: {error}")
+        return CacheEffect(f"teacher_cache {mode}: not known: {error}")
     if isinstance(frozen, Frozen):
-        place = "on disk" if mode == "disk" else "in memory"
-        return Remembering(f"teacher_cache {mode}: remembers {frozen.told(net)} {place}")
-    return Remembering(f"teacher_cache {mode}: remembers nothing: {frozen}") if frozen else None
+        location = "on disk" if mode == "disk" else "in memory"
+        return CacheEffect(f"teacher_cache {mode}: caches {frozen.told(net)} {location}")
+    return CacheEffect(f"teacher_cache {mode}: caches nothing: {frozen}") if frozen else None
 
 
 def _has_frozen(view: View) -> bool:
@@ -99,7 +99,7 @@ def _has_frozen(view: View) -> bool:
 
 
 def _moving(target: Target, net: Net) -> list[str]:
-    """Return the layers of the teachers that follow the student."""
+    """Return the layers of the teachers that are averages (EMA) of the student."""
     means = {t.name or bundle.TEACHER for t in target.solver.teacher if t.HasField("ema")}
     names = [node.layer.name for node in net.nodes if "/" in node.layer.name]
     return [name for name in names if name.partition("/")[0] in means]

@@ -46,7 +46,7 @@ def test_input_shape_stands_for_the_data(
 ) -> None:
     path = str(write(tmp_path, net=NO_DATA))
     assert main([path]) == 0
-    assert "No shape can be supposed" in capsys.readouterr().out
+    assert "No shape can be assumed" in capsys.readouterr().out
     assert main([path, "-input_shape", "data=3,9,9"]) == 0
     assert "4x3x9x9" in capsys.readouterr().out
     assert main([path, "--input_shape=1,2,2"]) == 0

@@ -38,7 +38,7 @@ def test_summary_lists_layers_shapes_and_parameters(capsys: pytest.CaptureFixtur
         ["conv", "Convolution", "2x4x6x6", "112", "3,888"],
         ["ip", "InnerProduct", "2x10", "1,450", "1,440"],
     ]
-    assert " ".join(rows[4]).startswith("1,562 parameters, 5.33 k multiply-adds a record")
+    assert " ".join(rows[4]).startswith("1,562 parameters, 5.33 k multiply-adds a sample")
 
 
 # Each layer, of every phase, as the original's summarize.py tells of it.

@@ -57,25 +57,25 @@ CASES = [
     (
         "student_as_teacher",
         "error",
-        "nothing that leads to 't' learns, but what leads to 'ip' does",
+        "layers that lead to 'ip' are trained, none that leads to 't' is",
         distilling().replace('bottom: "ip" bottom: "t"', 'bottom: "t" bottom: "ip"'),
         distilling(),
     ),
     (
         "unfrozen_teacher",
         "warning",
-        "what leads to its teacher 't' learns: 't'",
+        "layers that lead to its teacher 't' are trained: 't'",
         distilling(teacher=TEACHER),
         distilling(),
     ),
     (
         "alpha_at_the_end",
         "warning",
-        "the teacher is not heard",
+        "the teacher has no effect",
         distilling("alpha: 0"),
         distilling(),
     ),
-    ("alpha_at_the_end", "note", "the labels are not heard", distilling("alpha: 1"), distilling()),
+    ("alpha_at_the_end", "note", "the labels have no effect", distilling("alpha: 1"), distilling()),
     (
         "temperature_squared",
         "warning",
@@ -93,7 +93,7 @@ CASES = [
     (
         "temperature_squared",
         "warning",
-        "takes answers softened at 4",
+        "takes outputs softened at 4",
         to_loss(
             of(
                 "SoftmaxWithTemperature",
@@ -176,7 +176,7 @@ def test_nets_that_learn_from_each_other_are_no_unfrozen_teachers(
     assert unfrozen(tmp_path, EXITS + kd + TEACHERS_LOSS) == []
 
 
-def test_teacher_that_learns_without_being_asked_is_told(tmp_path: Path) -> None:
+def test_teacher_that_learns_without_being_asked_is_reported(tmp_path: Path) -> None:
     """By its name, by its weights, or since nothing but weight decay would change it."""
     kd = DISTILLING.replace("PARAM", "").replace("LABEL", "").replace("REST", "")
     assert len(unfrozen(tmp_path, TEACHER + IP + kd + LOSS)) == 1

@@ -104,12 +104,12 @@ def test_layers_behind_one_that_fails_are_left_out_and_the_others_looked_at(tmp_
 @pytest.mark.parametrize(
     ("transform", "words"),
     [
-        ("crop_size: 9", "Supposed: 3 x 9 x 9, from crop_size, supposing three colours"),
-        ("crop_size: 9 force_gray: true", "Supposed: 1 x 9 x 9, from crop_size, in grey"),
-        ("crop_size: 9 mean_value: 1 mean_value: 2", "Supposed: 2 x 9 x 9, from crop_size and"),
-        ('mean_file: "mean.binaryproto"', "Supposed: 3 x 7 x 5, from the mean_file"),
-        ('mean_file: "mean.binaryproto" crop_size: 4', "Supposed: 3 x 4 x 4, from the mean_file"),
-        ("", "No shape can be supposed"),
+        ("crop_size: 9", "Assumed: 3 x 9 x 9, from crop_size, supposing three colours"),
+        ("crop_size: 9 force_gray: true", "Assumed: 1 x 9 x 9, from crop_size, in grey"),
+        ("crop_size: 9 mean_value: 1 mean_value: 2", "Assumed: 2 x 9 x 9, from crop_size and"),
+        ('mean_file: "mean.binaryproto"', "Assumed: 3 x 7 x 5, from the mean_file"),
+        ('mean_file: "mean.binaryproto" crop_size: 4', "Assumed: 3 x 4 x 4, from the mean_file"),
+        ("", "No shape can be assumed"),
     ],
 )
 def test_absent_datas_shape_is_supposed_from_the_settings(
@@ -152,7 +152,7 @@ def test_images_that_do_not_fit_are_an_error_with_both_sizes(
 def test_absent_list_and_absent_image_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, net=IMAGES.replace("TRANSFORM", "crop_size: 9") + IP + LOSS)
     (occurrence,) = found(path, "data_absent")
-    assert "list.txt: no such file" in occurrence[1] and "Supposed: 3 x 9 x 9" in occurrence[1]
+    assert "list.txt: no such file" in occurrence[1] and "Assumed: 3 x 9 x 9" in occurrence[1]
     (tmp_path / "list.txt").write_text("gone/p.png 0\n")
     (occurrence,) = found(path, "data_absent")
     assert "list.txt:1: Could not load gone/p.png: no such file" in occurrence[1]
@@ -166,7 +166,7 @@ def test_windows_path_of_absent_data_says_that_it_holds_a_tab(tmp_path: Path, ba
     assert r'holds a tab: in a prototxt "\t" stands for it' in occurrences[0].what
 
 
-def test_shape_of_records_can_be_told(tmp_path: Path) -> None:
+def test_shape_of_records_can_be_reported(tmp_path: Path) -> None:
     path = write(tmp_path, net=DATA.replace("TRANSFORM", "") + IP + LOSS)
     for name in ("data", ""):
         report = report_of(path, shapes={name: (2, 3, 4)})
@@ -211,7 +211,7 @@ def test_stages_choose_layers(tmp_path: Path) -> None:
     assert found(path, "never_included", stages=["a"]) == []
 
 
-def test_layer_type_of_a_user_that_fails_in_any_way_is_told(tmp_path: Path) -> None:
+def test_layer_type_of_a_user_that_fails_in_any_way_is_reported(tmp_path: Path) -> None:
     from caffe_kd.layers import Layer, base, register
 
     @register("Exploding")

@@ -79,7 +79,7 @@ CASES = [
         'name: "n" layer { include { phase: TEST not_stage: "x" stage: "x" } }',
         NET,
     ),
-    ("data_absent", "warning", "Supposed: 3 x 9 x 9", f"{data()}{IP}{LOSS}", NET),
+    ("data_absent", "warning", "Assumed: 3 x 9 x 9", f"{data()}{IP}{LOSS}", NET),
     (
         "python_layer",
         "note",
@@ -358,7 +358,7 @@ CASES = [
     (
         "frozen_but_training",
         "warning",
-        "is in phase TRAIN; what leads to it has lr_mult 0",
+        "is in phase TRAIN; the layers before it have lr_mult 0",
         to_loss(
             of("Dropout", "", top="ip", bottom="ip")
             + of(
@@ -417,12 +417,12 @@ def test_layer_type_of_a_user_without_onnx_form(
     path = write(tmp_path, net=with_layer(of("Doubled", "")))
     ((severity, what),) = found(path, "without_onnx_form")
     assert severity == "note"
-    assert "goes through torch.onnx" in what
+    assert "is exported by torch.onnx" in what
     path = write(tmp_path, net=with_layer(of("Pooling", "pooling_param { kernel_size: 3 }")))
     assert found(path, "without_onnx_form") == []
 
 
-def test_old_format_is_told_with_its_year_and_problems(tmp_path: Path) -> None:
+def test_old_format_is_reported_with_its_year_and_problems(tmp_path: Path) -> None:
     old = """layers { name: "ip" type: INNER_PRODUCT bottom: "data" top: "ip"
       inner_product_param { num_output: 2 } } input: "data" input_dim: 1 input_dim: 2
       input_dim: 1 input_dim: 1"""

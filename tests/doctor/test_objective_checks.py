@@ -63,7 +63,7 @@ CASES = [
     (
         "mean_over_classes",
         "warning",
-        "averages over 5 values of a record",
+        "averages over 5 values of a sample",
         BY_RECORD.replace("REST", ""),
         BY_RECORD.replace("REST", "").replace(f"{FREEZE} ", ""),
     ),
@@ -120,7 +120,7 @@ def test_decay_on_teacher_needs_weight_decay_and_an_lr_mult(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("transform", ["mirror: true", "crop_size: 5", "jitter: 2"])
 def test_recorded_answers_of_other_views(tmp_path: Path, transform: str) -> None:
-    check = "recorded_answers_of_other_views"
+    check = "recorded_outputs_of_other_crops"
     shapes = {"data": (3, 9, 9), "t": (5,)}
     path = write(tmp_path, net=RECORDED.replace("TRANSFORM", transform))
     assert [severity for severity, _ in found(path, check, shapes=shapes)] == ["warning"]
@@ -148,7 +148,7 @@ def test_teacher_not_remembered_where_images_change(tmp_path: Path) -> None:
     shapes = {"": (3, 9, 9)}
     for transform, wanted in (("mirror: true", 1), ("", 0)):
         path = distillation(tmp_path, transform)
-        occurrences = found(path, "teacher_not_remembered", shapes=shapes)
+        occurrences = found(path, "teacher_not_cached", shapes=shapes)
         assert len(occurrences) == wanted
         assert all("mirror before the teacher" in what for _, what in occurrences)
 

@@ -132,7 +132,7 @@ CASES = [
     (
         "momentum",
         "error",
-        "momentum is 1: the steps never fade",
+        "momentum is 1: past updates never decay",
         changed("momentum: 0.9", "momentum: 1"),
         SOLVER,
     ),
@@ -298,9 +298,9 @@ def with_records(folder: Path, count: int) -> str:
 @pytest.mark.parametrize(
     ("records", "wanted"),
     [
-        (10, [("warning", "test_iter 2 * batch_size 4 = 8 of the 10 records of layer 'd'")]),
+        (10, [("warning", "test_iter 2 * batch_size 4 = 8 of the 10 samples of layer 'd'")]),
         (8, []),
-        (7, [("note", "test_iter 2 * batch_size 4 = 8 of the 7 records of layer 'd'")]),
+        (7, [("note", "test_iter 2 * batch_size 4 = 8 of the 7 samples of layer 'd'")]),
     ],
 )
 def test_tests_are_held_against_the_records(tmp_path: Path, records: int, wanted: object) -> None:
@@ -311,7 +311,7 @@ def test_tests_are_held_against_the_records(tmp_path: Path, records: int, wanted
 def test_training_shorter_than_a_pass(tmp_path: Path) -> None:
     net = with_records(tmp_path, 13)
     short = SOLVER.replace("max_iter: 100", "max_iter: 3")
-    occurrence = ("note", "12 of the 13 records of layer 'd' are seen")
+    occurrence = ("note", "12 of the 13 samples of layer 'd' are used")
     assert found(write(tmp_path, solver=short, net=net), "less_than_a_pass") == [occurrence]
     assert found(write(tmp_path, solver=SOLVER, net=net), "less_than_a_pass") == []
 
@@ -346,7 +346,9 @@ def teach(folder: Path, **change: np.ndarray) -> None:
     write_weights(folder / "teacher.caffemodel", net.param, weights)
 
 
-def test_missing_weights_of_the_teacher_are_told_and_the_rest_is_examined(tmp_path: Path) -> None:
+def test_missing_weights_of_the_teacher_are_reported_and_the_rest_is_examined(
+    tmp_path: Path,
+) -> None:
     path = distillation(tmp_path)
     ((severity, what),) = found(path, "weights_missing")
     assert (severity, "'teacher.caffemodel': no such file" in what) == ("warning", True)
@@ -391,11 +393,11 @@ def test_frozen_projection_of_a_teachers_answers_is_a_note(tmp_path: Path) -> No
 def test_teacher_that_nothing_in_train_hears(tmp_path: Path) -> None:
     path = distillation(tmp_path, "include { phase: TEST }")
     teach(tmp_path)
-    assert found(path, "teacher_unheard") == [
+    assert found(path, "teacher_unused") == [
         ("error", "no layer of TRAIN takes a blob of 'teacher'")
     ]
     path = distillation(tmp_path)
-    assert found(path, "teacher_unheard") == []
+    assert found(path, "teacher_unused") == []
 
 
 def test_teacher_that_was_trained_on_other_pixels(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from caffe_kd.analysis.reading import Target, read_target
 from caffe_kd.core.errors import UsageError
 from caffe_kd.data.backends.idx import write_idx
 from caffe_kd.doctor.explain import objectives
-from caffe_kd.doctor.train_flags import Remembering, override, remembering
+from caffe_kd.doctor.train_flags import CacheEffect, cache_effect, override
 from caffe_kd.solver import frozen
 from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import Overrides, read_plan
@@ -62,7 +62,7 @@ def solver_case() -> Target:
 
 
 def logged(mode: str) -> list[str]:
-    """What a training that has begun says of the cache."""
+    """Return the lines of a started training about the cache."""
     log = MemoryLog()
     Solver(read_plan("solver.prototxt"), log, options=Options(teacher_cache=mode)).step(1)
     return log.matching("^Remembering|^No teacher cache")
@@ -101,27 +101,29 @@ def test_overriding_nothing_is_refused_as_in_training(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "memory", "disk"])
-def test_what_is_remembered_is_what_training_remembers(folder: Path, mode: str) -> None:
-    found = remembering(solver_case(), mode)
+def test_what_is_cached_is_what_training_caches(folder: Path, mode: str) -> None:
+    found = cache_effect(solver_case(), mode)
     (line,) = logged(mode)
     assert found is not None and not found.refused
-    what = line.removeprefix("Remembering ").split(" MB")[0]
-    assert found.told.startswith(f"teacher_cache {mode}: remembers {what} MB")
-    assert found.told.endswith("on disk" if mode == "disk" else "in memory")
+    what = line.partition(" ")[2].split(" MB")[0]
+    assert found.text.startswith(f"teacher_cache {mode}: caches {what} MB")
+    assert found.text.endswith("on disk" if mode == "disk" else "in memory")
 
 
 @pytest.mark.parametrize("transform", ["mirror: true", "crop_size: 2", "jitter: 1"])
-def test_cache_before_which_something_random_stands_is_none(folder: Path, transform: str) -> None:
+def test_cache_before_which_random_augmentation_stands_is_none(
+    folder: Path, transform: str
+) -> None:
     use_images(transform)
-    found = remembering(solver_case(), "auto")
+    found = cache_effect(solver_case(), "auto")
     (line,) = logged("auto")
     reason = line.removeprefix("No teacher cache: ")
     assert "another face each time" in reason
-    assert found == Remembering(f"teacher_cache auto: remembers nothing: {reason}")
+    assert found == CacheEffect(f"teacher_cache auto: caches nothing: {reason}")
     for mode in ("memory", "disk"):
         with pytest.raises(UsageError) as refused:
             logged(mode)
-        assert remembering(solver_case(), mode) == Remembering(
+        assert cache_effect(solver_case(), mode) == CacheEffect(
             f"training refuses {refused.value}", refused=True
         )
 
@@ -130,49 +132,49 @@ def test_cache_that_does_not_pay_or_fit_is_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "solver.prototxt").write_text(DISTIL + "max_iter: 2")
-    found = remembering(solver_case(), "auto")
+    found = cache_effect(solver_case(), "auto")
     assert logged("auto") == ["No teacher cache: the training sees each record once at most"]
-    assert found is not None and found.told.endswith("sees each record once at most")
+    assert found is not None and found.text.endswith("sees each record once at most")
     (folder / "solver.prototxt").write_text(DISTIL + "max_iter: 2 iter_size: 2")
-    found = remembering(solver_case(), "auto")
-    assert found is not None and "remembers 5 frozen layers" in found.told
+    found = cache_effect(solver_case(), "auto")
+    assert found is not None and "caches 5 frozen layers" in found.text
     monkeypatch.setattr(frozen, "AUTO_LIMIT", 1)
-    found = remembering(solver_case(), "auto")
-    assert found is not None and "-teacher_cache disk keeps it on disk" in found.told
+    found = cache_effect(solver_case(), "auto")
+    assert found is not None and "-teacher_cache disk keeps it on disk" in found.text
 
 
-def test_teacher_that_follows_the_student_is_not_remembered(folder: Path) -> None:
+def test_teacher_that_follows_the_student_is_not_cached(folder: Path) -> None:
     settings = SETTINGS + 'teacher { ema: 0.9 } distiller_net: "distiller.prototxt" max_iter: 4'
     (folder / "solver.prototxt").write_text(settings)
-    found = remembering(solver_case(), "auto")
+    found = cache_effect(solver_case(), "auto")
     assert logged("auto") == ["No teacher cache: no layer with parameters is frozen"]
-    assert found is not None and found.told.endswith("no layer with parameters is frozen")
+    assert found is not None and found.text.endswith("no layer with parameters is frozen")
 
 
-def test_off_is_told_and_a_net_without_anything_frozen_has_nothing_to_tell(folder: Path) -> None:
-    assert remembering(solver_case(), "off") == Remembering(
-        "teacher_cache off: what is frozen runs on each batch"
+def test_off_is_reported_and_a_net_without_frozen_layers_has_no_cache(folder: Path) -> None:
+    assert cache_effect(solver_case(), "off") == CacheEffect(
+        "teacher_cache off: frozen layers run on each batch"
     )
     (folder / "solver.prototxt").write_text(SETTINGS + "max_iter: 4")
-    assert remembering(solver_case(), "auto") is None and logged("auto") == []
-    found = remembering(solver_case(), "memory")
+    assert cache_effect(solver_case(), "auto") is None and logged("auto") == []
+    found = cache_effect(solver_case(), "memory")
     assert found is not None and found.refused
 
 
-def test_frozen_trunk_is_told_without_a_teacher(folder: Path) -> None:
+def test_frozen_trunk_is_reported_without_a_teacher(folder: Path) -> None:
     trunk = STUDENT.replace("lr_mult: 1", "lr_mult: 0").replace("lr_mult: 2", "lr_mult: 0")
     head = """layer { name: "fc" type: "InnerProduct" bottom: "ip" top: "fc"
       inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
     layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }"""
     (folder / "net.prototxt").write_text(trunk.split('layer { name: "accuracy"')[0] + head)
     (folder / "solver.prototxt").write_text(SETTINGS + "max_iter: 4")
-    found = remembering(solver_case(), "auto")
-    assert found is not None and "remembers 1 frozen layers: ip of 10 records" in found.told
+    found = cache_effect(solver_case(), "auto")
+    assert found is not None and "caches 1 frozen layers: ip of 10 records" in found.text
     assert len(logged("auto")) == 1
 
 
 def test_cache_is_not_known_without_the_data(folder: Path) -> None:
     (folder / "rows.txt").unlink()
-    found = remembering(solver_case(), "auto")
-    assert found is not None and found.told.startswith("teacher_cache auto: not known: ")
-    assert "rows.txt" in found.told
+    found = cache_effect(solver_case(), "auto")
+    assert found is not None and found.text.startswith("teacher_cache auto: not known: ")
+    assert "rows.txt" in found.text
