@@ -54,7 +54,7 @@ def draw(
     if knowledge.disputed:
         figures["disagreements.png"] = _draw_disagreements(knowledge, names)
     with warnings.catch_warnings():
-        # A name may be in a script that the font doesn't have.
+        # The font may lack the script of a name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for name, figure in figures.items():
             with replacing(folder / name) as temporary:

@@ -164,7 +164,7 @@ class Viewer:
                 pixels = pixels + _centre(self._mean, pixels.shape[1:])
         if self._scale and pixels.min() >= -1 and 1 < pixels.max() <= 256:
             pixels = pixels / 255
-        else:  # no bytes: the darkest value black, the brightest white
+        else:  # not bytes: from the smallest value, black, to the largest, white
             pixels = (pixels - pixels.min()) / (np.ptp(pixels) or 1)
         pixels = pixels.clip(0, 1)
         return pixels[0] if len(pixels) == 1 else pixels[::-1].transpose(1, 2, 0)

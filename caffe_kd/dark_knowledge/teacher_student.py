@@ -180,7 +180,7 @@ def _scores_of(net: Any, where: str) -> str:
         )
     layer = losses[-1]
     blob = _first_bottom(layer, made_by)
-    while (layer := made_by.pop(blob)).type == "Softmax":  # no layer comes twice
+    while (layer := made_by.pop(blob)).type == "Softmax":  # no layer is visited twice
         blob = _first_bottom(layer, made_by)
     return blob
 

@@ -11,7 +11,7 @@ from ..layers.shared.batch_statistics import BatchStatistics
 from ..net import Net, statistics
 from .findings import Occurrence, Occurrences, net_check, target_check
 
-_PARTS = 10  # a training should be so many times as long as what the averages reach back
+_PARTS = 10  # a training should be at least so many times as long as the averages' window
 _BATCHES = 4
 _REFRESH = "caffe_kd refresh_statistics -model NET -weights W -output W2 recomputes them"
 
@@ -74,7 +74,7 @@ def _norms(view: View) -> list[tuple[Node, BatchStatistics]]:
 
 
 def _changes(view: View, names: Sequence[str]) -> list[statistics.Change]:
-    """Build the net with its weights, run a few batches, and return its layers' statistics there."""
+    """Build the net with its weights, run a few batches, and return its layers' statistics."""
     try:
         net = Net(view.param, view.phase, view.file)
         for path, layers in view.weights:
@@ -82,5 +82,5 @@ def _changes(view: View, names: Sequence[str]) -> list[statistics.Change]:
         chosen = [node.layer for node in net.nodes if node.layer.name in names]
         norms = [layer for layer in chosen if isinstance(layer, BatchStatistics)]
         return statistics.measure(net, _BATCHES, norms)
-    except CaffeKDError:  # another check's
+    except CaffeKDError:  # reported by another check
         return []

@@ -167,7 +167,7 @@ def temperature(view: View) -> Occurrences:
         param = node.proto.knowledge_distillation_param
         if is_ours:
             param = node.proto.distilling_loss_param
-        elif node.proto.HasField("Knowledge_distillation_param"):  # as one fork spells it
+        elif node.proto.HasField("Knowledge_distillation_param"):  # the spelling of one fork
             param = node.proto.Knowledge_distillation_param
         if is_ours and _is_mse(param):
             if param.HasField("temperature"):

@@ -15,7 +15,7 @@ from ..proto import schedule, text
 from .examine import findings_of
 from .findings import Finding
 
-# Besides all of distillation and all errors: what makes a distillation another than it seems.
+# Besides all distillation checks and all errors: those that change what is distilled.
 _OTHER_CHECKS = {
     "zero_loss_weight",
     "softmax_twice",
@@ -123,7 +123,7 @@ def _decays(node: Node) -> bool:
 
 
 def _term(target: Target, view: View, node: Node, index: int, weight: float) -> Term:
-    tops = list(node.proto.top) or [node.proto.name]  # its own is automatic, and has no name
+    tops = list(node.proto.top) or [node.proto.name]  # an automatic top has no name
     with_gradient = receivers(view, node) if view.learns else []
     learning = [n for n in view.nodes if n.has_blobs and any(n.lr_mults)]
     without_gradient = [
@@ -215,7 +215,7 @@ def _by_owner(target: Target, view: View, nodes: Sequence[Node]) -> dict[str, li
     return owners
 
 
-# ---- in words
+# ---- as text
 
 
 def as_text(target: Target, notes: Sequence[str] = ()) -> Iterator[str]:

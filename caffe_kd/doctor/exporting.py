@@ -80,6 +80,6 @@ def _try(sketch: _Sketch, built: LayerNode) -> tuple[str, str] | None:
         built.layer.onnx(sketch, list(built.bottoms), [f"{top}/top" for top in built.tops])
     except ExportError as error:
         return "warning", error.message.partition(": ")[2] or error.message
-    except Exception:  # a form that looks at values, of which there are none here
+    except Exception:  # it needs values, of which there are none here
         return None
     return ("note", "is exported by torch.onnx") if sketch.spliced else None

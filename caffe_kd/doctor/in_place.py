@@ -6,9 +6,9 @@ from ..analysis.view import Node, View
 from .distilling import learns
 from .findings import Occurrence, Occurrences, net_check
 
-# Whose gradient Caffe computes from the layer's own top, as its memory is by then.
+# Types whose gradient Caffe computes from the layer's top, which may be overwritten by then.
 _FROM_TOP = {"TanH", "Sigmoid", "ELU", "Swish", "Exp", "Softmax", "LRN", "MVN"}
-# Whose gradient it computes from the bottom, which is gone where the layer works in place.
+# Types whose gradient it computes from the bottom, which an in-place layer has overwritten.
 _FROM_BOTTOM = {"BNLL", "Clip", "Log", "Power"}
 _CHANGING = {
     *("AbsVal", "BNLL", "BatchNorm", "Bias", "Clip", "Dropout", "ELU", "Exp", "Log", "PReLU"),

@@ -73,13 +73,13 @@ def frozen_at_random(view: View) -> Occurrences:
         mults = node.lr_mults
         if node.type not in _MATRICES or view.has_weights(node) or not mults or mults[0] != 0:
             continue
-        if node.proto.name in injected:  # it starts from a teacher's
+        if node.proto.name in injected:  # it starts from a teacher's weights
             continue
         given = filler(node.proto)
-        if given is not None and given.type == "bilinear":  # enlarging needs no learning
+        if given is not None and given.type == "bilinear":  # upsampling needs no training
             continue
         below = node.parents[0] if node.parents else None
-        projects = below is not None and view.of_teacher(below)  # at random, so that it cannot move
+        projects = below is not None and view.of_teacher(below)  # a fixed random projection
         severity = "warning" if known and not projects else "note"
         yield Occurrence(
             severity, node.location, f"{node.called}: lr_mult is 0 and no weights are named"

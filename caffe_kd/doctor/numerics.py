@@ -10,10 +10,10 @@ from ..analysis.view import Node, View
 from ..proto import caffe_pb2 as pb
 from .findings import Occurrence, Occurrences, net_check
 
-_FEW_VALUES = 16  # of a channel in a batch: the variance of fewer is off by a third and more
+_FEW_VALUES = 16  # per channel and batch: with fewer the variance is wrong by a third and more
 _MANY_POSITIONS = 100
-_FAST = 0.001  # a base_lr from which steps on values of 0 to 255 are large
-_LARGE_STD = 0.05  # of weights, where ImageNet nets have 0.01 for the first layer
+_FAST = 0.001  # a base_lr that is large for inputs of 0 to 255
+_LARGE_STD = 0.05  # of weights; ImageNet nets have 0.01 in the first layer
 _FILLED_BY = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}
 
 

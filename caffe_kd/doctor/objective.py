@@ -87,7 +87,7 @@ def term_without_effect(view: View) -> Occurrences:
     for node in distilling_losses(view):
         weights = view.loss_weights(node)
         if not any(weights):
-            continue  # zero_loss_weight tells of it
+            continue  # reported by zero_loss_weight
         points = node.proto.loss_weight_schedule
         if points.point and schedule.fault(points) is None and _always_zero(points, view):
             fact = "loss_weight_schedule is 0 in all iterations"

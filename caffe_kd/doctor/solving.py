@@ -14,7 +14,7 @@ from ..solver import lr_policy
 from ..solver.updates import rule_of
 from .findings import Occurrence, Occurrences, target_check
 
-_NO_RATE = 1e-9  # of base_lr: below float32's precision of what it would change
+_NO_RATE = 1e-9  # of base_lr: updates below float32's precision
 _HIGH_RATE = 1.0
 _MOST_DECAY = 0.1
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 BATCHES = (1, 2, 5)
-# Two engines add in different orders: float32 after some dozen layers differs by about 1e-6.
+# Two engines add in different orders: after some dozen layers float32 differs by about 1e-6.
 TOLERANCE = 1e-4
 
 
@@ -90,7 +90,7 @@ def check(
 def _session(model: onnx.ModelProto) -> ort.InferenceSession:
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # checker and shape inference have no common root but this
+    except Exception as error:  # checker and shape inference have no other common root
         raise ExportError(f"the exported model is not valid: {error}") from error
     try:
         return session_of(model)
@@ -187,7 +187,7 @@ def _compare(
         if difference <= allowed:
             report.difference = max(report.difference, difference)
             continue
-        # So for NaN, too, which differs from everything.
+        # Also true for NaN, which differs from everything.
         count, total = report.ties.get(name, (0, 0))
         differing = int((~(differences(result, wanted) <= allowed)).sum())
         report.ties[name] = (count + differing, total + wanted.size)

@@ -50,10 +50,10 @@ def compare_layers(
     start(net, values, rules)
     parts = _Parts(model)
     blobs: dict[str, torch.Tensor] = {}
-    names: dict[str, str] = {}  # blob → the model's value that it is after the last layer
+    names: dict[str, str] = {}  # blob → the model's value for it after the last layer
     greatest = 0.0
     for node, tops in zip(net.nodes, value_names(net, rules, outputs), strict=True):
-        # Copied, for a layer may work in place.
+        # Copied, since a layer may work in place.
         given = {names[b]: blobs[b].cpu().numpy().copy() for b in node.bottoms}
         made = node.layer(*(blobs[b] for b in node.bottoms))
         results = [made] if isinstance(made, torch.Tensor) else list(made)
@@ -85,7 +85,7 @@ class _Parts:
         Raises:
             LayersDifferError: it is too great, or the part needs other values than the given ones.
         """
-        results = {n: given[n] for n in wanted if n in given}  # a value that is handed on
+        results = {n: given[n] for n in wanted if n in given}  # a value that is passed on
         lacking = [n for n in wanted if n not in given]
         if lacking:
             results |= self._run(given, lacking, where)

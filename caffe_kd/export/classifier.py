@@ -56,7 +56,7 @@ class Classifier:
 
     def _load(self, content: bytes) -> ort.InferenceSession:
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # its errors come as exceptions as well
+        options.log_severity_level = 4  # its errors are raised as exceptions as well
         try:
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no public root

@@ -21,7 +21,7 @@ from ..proto.sources import DATA, Source, source_of_layer
 
 TEACHER = "teacher/"  # begins the names of a composed net's teacher layers and blobs
 
-# They look at the net from outside and are not part of its answer.
+# They only report on the net and are not part of its outputs.
 _OBSERVERS = {"Accuracy", "HDF5Output", "LearningRate", "Silence"}
 _BECOMES_INPUT = (Source.SAMPLES, Source.VALUES)
 _TRAINING_FIELDS = (

@@ -60,10 +60,10 @@ class Graph:
         self._layer_count = 0
         self._shapes: dict[str, Shape] = {}
         self._aliases: dict[str, str] = {}
-        self.final: dict[str, str] = {}  # once finished: what values with aliases are called
+        self.final: dict[str, str] = {}  # once finished: the names of values with aliases
         # By (layer's number, 0 for a parameter blob and 1 for the rest, index): Caffe's order.
         self._initializers: dict[tuple[int, int, int], onnx.TensorProto] = {}
-        # Each with its blob, which lives as long as its identity is a key here.
+        # Each with its blob, kept alive as long as its id is a key here.
         self._blob_names: dict[tuple[int, Shape], tuple[torch.Tensor, str]] = {}
 
     # ---- for the layers
@@ -126,7 +126,7 @@ class Graph:
             if f"blob{index}" in used:
                 names[f"blob{index}"] = self.blob(layer, index)
         for value, top in zip(inner.output, tops, strict=True):
-            if value.name in names:  # returned as it came
+            if value.name in names:  # an input returned unchanged
                 self.alias(names[value.name], top)
             else:
                 names[value.name] = top
@@ -256,7 +256,7 @@ class _Alone(torch.nn.Module):
 def _export_alone(layer: Layer, shapes: Sequence[Shape]) -> onnx.GraphProto:
     """Return a layer's graph; its inputs are ``bottom0``, … and ``blob0``, …, batch variable."""
     device = layer.context.device
-    # Above 0 and not whole, so that neither a logarithm nor an index decides what is exported.
+    # Positive and not whole, so that no logarithm or index changes what is exported.
     bottoms = tuple(torch.rand(shape, device=device) + 0.5 for shape in shapes)
     blobs = tuple(b.detach() for b in layer.parameters_in_order)
     bottom_names = [f"bottom{i}" for i in range(len(bottoms))]
@@ -264,12 +264,12 @@ def _export_alone(layer: Layer, shapes: Sequence[Shape]) -> onnx.GraphProto:
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():
-            # The exporter that needs no further package; torch calls it old.
+            # The exporter that needs no further package; torch deprecates it.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Alone(layer, len(bottoms)).eval(),
                 (*bottoms, *blobs),
-                buffer,  # type: ignore[arg-type]  # its annotation knows paths only
+                buffer,  # type: ignore[arg-type]  # annotated for paths only
                 input_names=names,
                 dynamic_axes={
                     n: {0: "batch"} for n, s in zip(bottom_names, shapes, strict=True) if s

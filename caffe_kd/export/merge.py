@@ -106,7 +106,7 @@ class _Merger:
             if top in other.bottom:
                 readers.append(other)
             if top in other.top:
-                break  # who comes later takes what this one makes
+                break  # later layers take this one's top
         if len(readers) != 1 or readers[0].type not in _FOLDED:
             return None
         (follower,) = readers

@@ -21,7 +21,7 @@ def session_of(model: onnx.ModelProto) -> ort.InferenceSession:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors come as exceptions as well
+    options.log_severity_level = 4  # its errors are raised as exceptions as well
     providers = ["CPUExecutionProvider"]
     return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
 

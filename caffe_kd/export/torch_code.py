@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 '''
 
-# What is imported if it is needed.
+# Imports, each written if it is needed.
 _TORCH = {r"\btorch\.": "import torch\n", r"\bF\.": "import torch.nn.functional as F\n"}
 
 _WEIGHTS = 'Path(__file__).with_suffix(".safetensors")'
@@ -152,7 +152,7 @@ def _statements(
     for node, code in zip(nodes, codes, strict=True):
         value, location = code.value, _location(node)
         if code.module:
-            name = modules.another(node.layer.name)  # several layers may bear one name
+            name = modules.another(node.layer.name)  # several layers may have one name
             made += statement(f"self.{name} = {code.module}", location)
             made += [line for tie in weights.add(node, code, name) for line in statement(tie)]
             value, location = value.replace("{self}", f"self.{name}"), ""
@@ -176,7 +176,7 @@ def _head(net: Net, file: str, body: str, outputs: Sequence[str]) -> str:
 def _source_of(helper: Any) -> str:
     try:
         return f"{inspect.getsource(helper)}\n"
-    except (OSError, TypeError) as error:  # a class of a file that was run, not imported
+    except (OSError, TypeError) as error:  # a class in a file that was run, not imported
         raise ExportError(
             f"the source of {helper.__name__}, a helper of an emitter, cannot be found. Define it "
             "in a module that is imported"

@@ -1,4 +1,4 @@
-"""What BVLC Caffe trains a composed net with: a net of its own types, weights and databases."""
+"""Converts a composed net for BVLC Caffe: the net in its own types, weights and databases."""
 
-# In messages other than LayerParameter the fields of this package alone begin here.
+# The first field number of this package's own fields, in messages other than LayerParameter.
 FIRST_OWN_FIELD = 51001

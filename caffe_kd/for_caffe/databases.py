@@ -17,13 +17,13 @@ from ..data.backends.lmdb import LmdbSamples, write_lmdb
 from ..data.source import SampleSource
 from ..proto import caffe_pb2 as pb
 
-# What of a data_param only this package knows.
+# Fields of data_param that only this package has.
 _CHOICE = ("first", "count", "leave_out")
 _DIGITS_OF_NAME = 12
 
 
 def needs_database(layer: Any) -> bool:
-    """Return whether a layer takes its samples from what BVLC Caffe does not read."""
+    """Return whether a layer's samples are in a format that BVLC Caffe does not read."""
     if layer.type != "Data":
         return False
     given = {field.name for field, _ in layer.data_param.ListFields()}
@@ -33,20 +33,20 @@ def needs_database(layer: Any) -> bool:
 
 
 def find_for(layer: Any, path: str) -> Path:
-    """Return where a layer's file is: from the working directory, or beside its prototxt."""
+    """Return the path of a layer's file: relative to the working directory, or to its prototxt."""
     file, _, line = layer.source_line.rpartition(":")
     return find(path, file if line.isdecimal() else None)
 
 
 class Databases:
-    """Gives data layers LMDBs in a folder, each set of samples one.
+    """Writes LMDBs for data layers into a folder, one for each set of samples.
 
-    A database is named by its source and a checksum of its samples: one that lies there already
-    and holds them is used as it is.
+    A database is named by its source and a checksum of its samples: an existing one with the same
+    samples is reused.
 
     Args:
-        folder: where they are written.
-        log: is given a line for each.
+        folder: where to write them.
+        log: called with a line for each.
     """
 
     def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
@@ -55,7 +55,7 @@ class Databases:
         self._paths: dict[bytes, Path] = {}
 
     def use(self, layer: Any) -> None:
-        """Write a data layer's samples, unless they are there, and let it take them from there.
+        """Write a data layer's samples unless they exist, and make the layer read them.
 
         Raises:
             DataError: the samples cannot be read, or the database cannot be written.
@@ -81,7 +81,7 @@ class Databases:
             name = f"{_stem(source.name)}-{digest[:_DIGITS_OF_NAME]}"
             path = self._folder / name
             if _holds(path, len(source), digest):
-                self._log(f"{path}: {len(source)} samples, there already")
+                self._log(f"{path}: {len(source)} samples, exists already")
             else:
                 write_lmdb(path, _progress(_entries(source), len(source), name), overwrite=True)
                 self._log(f"wrote {path}: {len(source)} samples")
@@ -93,7 +93,7 @@ class Databases:
 
 
 def _stem(source: str) -> str:
-    """Return the name of a source without what says that it is one."""
+    """Return the name of a source without its suffix."""
     name = re.sub(r"[-.]idx3.*|\.gz$|\.mdb$|_(lmdb|leveldb)$", "", os.path.basename(source))
     return name or "samples"
 
@@ -114,20 +114,20 @@ def _checksum(source: SampleSource) -> str:
 
 
 def _holds(path: Path, count: int, digest: str) -> bool:
-    """Return whether an LMDB lies there with just these samples."""
+    """Return whether the folder is an LMDB with exactly these samples."""
     if not path.exists():
         return False
     try:
         found = LmdbSamples(path)
         return len(found) == count and _checksum(found) == digest
     except DataError:
-        return False  # cut short or damaged: it is written again
+        return False  # truncated or damaged: it is written again
 
 
 def _progress(
     entries: Iterator[tuple[bytes, bytes]], count: int, name: str
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Show on a terminal how far the writing is."""
+    """Show the progress of writing on a terminal."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     with tqdm(total=count, desc=name, disable=None, file=sys.stderr, leave=False) as bar:

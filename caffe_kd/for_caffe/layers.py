@@ -14,7 +14,7 @@ from ..proto.fields import put
 
 PLUGIN = "caffe_kd.plugin"
 
-# What a layer keeps when it becomes a Python layer.
+# The fields that a layer keeps when it becomes a Python layer.
 _KEPT = (
     *("name", "bottom", "top", "phase", "include", "exclude", "propagate_down", "loss_weight"),
     "param",
@@ -22,19 +22,19 @@ _KEPT = (
 
 
 def error(layer: Any, fact: str) -> NetError:
-    """Return the error that a layer is to blame for."""
+    """Return an error about a layer."""
     return NetError(f"layer '{layer.name}' ({layer.type}): {fact}", layer.source_line or None)
 
 
 def is_translated(layer: Any) -> bool:
-    """Return whether the plugin has the layer, and BVLC Caffe has not."""
+    """Return whether the plugin has the layer and BVLC Caffe does not."""
     if layer.type == "SoftmaxWithLoss":
         return bool(layer.loss_param.label_smoothing)
     return layer.type in _SETTINGS
 
 
 def translated(layer: Any) -> Any:
-    """Return a layer, one that the plugin has as a Python layer.
+    """Return a layer, as a Python layer if the plugin has it.
 
     Raises:
         NetError: the plugin's layer lacks a setting.
@@ -58,7 +58,7 @@ def translated(layer: Any) -> Any:
 
 
 def _make_loss(layer: Any, python: Any) -> None:
-    """Put into the layer's own fields what the type of a loss implies."""
+    """Write what a loss type implies, such as its loss_weight, into the layer's fields."""
     _refuse(layer, layer, "loss_weight_schedule")
     if len(layer.top) > 1:
         raise error(layer, "the plugin has no second top. Drop it")
@@ -68,9 +68,9 @@ def _make_loss(layer: Any, python: Any) -> None:
 
 
 def _cut_off(layer: Any, python: Any, students: int) -> None:
-    """Let the gradient go to the student's bottoms alone, which come first."""
+    """Limit the gradient to the student's bottoms, which come first."""
     if any(layer.propagate_down[students:]):
-        raise error(layer, "the plugin gives a gradient to the student alone. Drop propagate_down")
+        raise error(layer, "the plugin gives a gradient only to the student. Drop propagate_down")
     if not layer.propagate_down:
         others = len(layer.bottom) - students
         python.propagate_down.extend([True] * students + [False] * others)
@@ -91,12 +91,12 @@ def _refuse(layer: Any, param: Any, *fields: str) -> None:
 
 
 def _of(name: str) -> Callable[[Any], dict[str, Any]]:
-    """Return a function that gives the settings which a layer's block of that name holds."""
+    """Return a function that reads the settings of a layer's block of that name."""
     return lambda layer: _block(layer, getattr(layer, name))
 
 
 def _block(layer: Any, param: Any) -> dict[str, Any]:
-    """Return all fields of a message of numbers, words and lists of numbers."""
+    """Return all fields of a message: numbers, enum names and lists of numbers."""
     settings: dict[str, Any] = {}
     for field in param.DESCRIPTOR.fields:
         value = getattr(param, field.name)
@@ -166,7 +166,7 @@ def _nothing(layer: Any) -> dict[str, Any]:
     return {}
 
 
-# The types the plugin has, and what of a layer goes into its param_str.
+# The plugin's types, and the function that reads the settings for param_str.
 _SETTINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "DistillingLoss": _distilling_loss,
     "KnowledgeDistillation": _knowledge_distillation,

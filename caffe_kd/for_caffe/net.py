@@ -20,12 +20,12 @@ from . import FIRST_OWN_FIELD
 from .databases import Databases, find_for, needs_database
 from .layers import error, translated
 
-# The greatest number of a LayerParameter's field in BVLC Caffe, and the forks' field that is ours.
+# The greatest field number of LayerParameter in BVLC Caffe, and a field of forks that is supported.
 _LAST_OF_LAYER = 148
 _OF_FORKS = ("SoftmaxParameter.temperature",)
 
-# Types that always have parameters, and those whose first blob has more than one axis, which files
-# of the first generations do not tell from one with leading extents of 1.
+# Types that always have parameters, and those whose first blob has more than one axis, which
+# early file formats do not distinguish from one with leading dims of 1.
 _WITH_BLOBS = (
     "Convolution",
     "Deconvolution",
@@ -50,7 +50,7 @@ _FILES = (
     ("infogain_loss_param", "source"),
 )
 
-# What to do about what BVLC Caffe lacks, by field or by value.
+# What to do about a field or value that BVLC Caffe lacks.
 _INSTEAD = {
     **{
         f"DataParameter.{name}": "Give -databases FOLDER, which writes the samples as an LMDB"
@@ -64,8 +64,8 @@ _INSTEAD = {
 def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]]:
     """Return the teachers' weights by the names that their layers have in a composed net.
 
-    With them are those of the student's layers that start from a teacher's. No other layer is
-    there, since BVLC Caffe refuses a file with a layer of the net's that lacks its blobs.
+    Layers of the student that start from a teacher's weights are included. Other layers are not,
+    since BVLC Caffe refuses a file in which a layer of the net has no blobs.
 
     Raises:
         WeightsError: the file of a teacher lacks a layer that has parameters.
@@ -89,14 +89,14 @@ def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]
 
 
 def layers_with(net: Any, weights: Collection[str]) -> Any:
-    """Return a net with those of its layers alone that have weights, for a file of them."""
+    """Return a net with only the layers that have weights, for writing them to a file."""
     kept = pb.NetParameter(name=net.name)
     kept.layer.extend(layer for layer in net.layer if layer.name in weights)
     return kept
 
 
 def _in_own_axes(kind: str, index: int, weights: LayerWeights) -> np.ndarray | None:
-    """Return a blob without the leading axes that old files fill up to four."""
+    """Return a blob without the leading axes that old files add to make four."""
     blob = weights.blobs[index]
     if blob is None or not weights.legacy[index]:
         return blob
@@ -105,35 +105,37 @@ def _in_own_axes(kind: str, index: int, weights: LayerWeights) -> np.ndarray | N
     return blob.reshape(shape) if blob.size == math.prod(shape) else blob
 
 
-def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | None = None) -> Any:
-    """Return a composed net with Python layers of the plugin in the place of this package's own.
+def net_for_caffe(
+    net: Any, ema_teachers: Collection[str] = (), databases: Databases | None = None
+) -> Any:
+    """Return a composed net with this package's own layers replaced by Python layers of the plugin.
 
     Args:
         net: the NetParameter; filtered for a phase or not.
-        means: the teachers that follow the student while it learns.
-        databases: writes LMDBs of samples that BVLC Caffe cannot read, once nothing else is in the
-            way; None: such samples are.
+        ema_teachers: the teachers that are averages (EMA) of the student.
+        databases: writes LMDBs of samples that BVLC Caffe cannot read, if there is no other
+            problem; None: such samples are a problem.
 
     Raises:
         DataError: samples cannot be read, or a database cannot be written.
         NetError: something in it is not BVLC Caffe's and the plugin has nothing for it; the
-            message lists all such places.
+            message lists them all.
     """
     changed = pb.NetParameter()
     changed.CopyFrom(net)
     del changed.layer[:]
-    originals = {name for name, layer in layer_types().items() if layer.origin == "Caffe"}
+    caffe_types = {name for name, layer in layer_types().items() if layer.origin == "Caffe"}
     problems = [
-        f"the teacher '{name}' is a mean of the student (ema), which BVLC Caffe does not "
+        f"the teacher '{name}' is an average of the student (ema), which BVLC Caffe does not "
         "compute. Train here"
-        for name in means
+        for name in ema_teachers
     ]
     for given in net.layer:
-        if given.name.partition("/")[0] in means:
+        if given.name.partition("/")[0] in ema_teachers:
             continue
         layer = pb.LayerParameter()
         layer.CopyFrom(given)
-        layer.bottom[:] = [bottom for bottom in given.bottom if bottom]  # "" is one there
+        layer.bottom[:] = [bottom for bottom in given.bottom if bottom]  # "" is a blob name there
         _freeze(layer)
         _locate_files(layer)
         try:
@@ -142,7 +144,7 @@ def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | 
             problems.append(str(problem))
             continue
         changed.layer.append(ours)
-        problems += _problems(ours, ours.type in originals, databases is not None)
+        problems += _problems(ours, ours.type in caffe_types, databases is not None)
     if problems:
         raise NetError("\n  ".join(["BVLC Caffe cannot train this net:", *problems]))
     for layer in changed.layer:
@@ -152,7 +154,7 @@ def net_for_caffe(net: Any, means: Collection[str] = (), databases: Databases | 
 
 
 def _freeze(layer: Any) -> None:
-    """Write what ``frozen`` means in BVLC Caffe's words: learning rates of 0."""
+    """Replace ``frozen`` by BVLC Caffe's equivalent, learning rates of 0."""
     if not layer.frozen:
         layer.ClearField("frozen")
         return
@@ -164,7 +166,7 @@ def _freeze(layer: Any) -> None:
 
 
 def _locate_files(layer: Any) -> None:
-    """Name files that lie beside the prototxt from the working directory, as BVLC Caffe does."""
+    """Make paths relative to the working directory, as in BVLC Caffe, instead of the prototxt."""
     for block, name in _FILES:
         param = getattr(layer, block)
         path = getattr(param, name) if param.HasField(name) else ""
@@ -172,8 +174,8 @@ def _locate_files(layer: Any) -> None:
             setattr(param, name, str(found))
 
 
-def _problems(layer: Any, is_original: bool, has_databases: bool) -> list[str]:
-    """Return what of a layer BVLC Caffe lacks, and what to do about it."""
+def _problems(layer: Any, is_caffe_type: bool, has_databases: bool) -> list[str]:
+    """Return a layer's features that BVLC Caffe lacks, and what to do about them."""
     if layer.type == "Data" and len(layer.top) > 2:
         return [str(error(layer, "BVLC Caffe does not number the samples. Drop the third top"))]
     if has_databases and needs_database(layer):
@@ -181,7 +183,7 @@ def _problems(layer: Any, is_original: bool, has_databases: bool) -> list[str]:
         checked.CopyFrom(layer)
         checked.ClearField("data_param")
         layer = checked
-    if not is_original:
+    if not is_caffe_type:
         return [str(error(layer, "neither BVLC Caffe nor the plugin has this type. Train here"))]
     return [str(error(layer, fact)) for fact in _own_fields(layer)]
 

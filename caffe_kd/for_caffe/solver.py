@@ -10,7 +10,7 @@ from ..proto import caffe_pb2 as pb
 from ..solver.plan import Plan
 from . import FIRST_OWN_FIELD
 
-# Fields of this package alone that stand for the composed net.
+# Fields of this package that are replaced by the composed net.
 _NETS = ("teacher", "student", "distiller_net", "layer", "inject")
 _OF_CAFFE = ("net", "net_param", "train_net", "train_net_param", "weights")
 _TEST_NETS = ("test_net", "test_net_param")
@@ -36,8 +36,8 @@ def solver_for_caffe(plan: Plan, net: str, weights: Sequence[str]) -> Any:
     for name in _TEST_NETS:
         if getattr(plan.solver, name):
             raise SolverError(
-                f"{name} is another net than the one composed: write that with -phase TEST, and "
-                "the solver by hand",
+                f"{name} is not the composed net: write that net with -phase TEST, and the "
+                "solver by hand",
                 plan.where(name),
             )
     solver = pb.SolverParameter()

@@ -28,7 +28,7 @@ FINE, ERROR = "fine", "error"
 FAULTS = ("TRACEBACK", "CRASH", "HANG", "MEMORY", "PRINTED")
 MOST_SECONDS = 20.0
 _BATCH = 50
-_ADDRESS_SPACE = 8 << 30  # beyond it a child fails, before the machine does
+_ADDRESS_SPACE = 8 << 30  # a child fails beyond it, before the machine runs out of memory
 _MOST_MESSAGE = 2000
 
 
@@ -78,7 +78,7 @@ class Campaign:
             good = list(kind.seeds(folder))
             if good:  # recorded files may be absent
                 self._good[kind.name] = good
-                # What it imports is there before memory is measured.
+                # So that its imports are done before memory is measured.
                 kind.read(self._placed(kind, good[0], work / "good" / f"read-{kind.name}"))
                 self.kinds.append(kind)
 

@@ -217,9 +217,9 @@ def _read_idx(path: Path) -> None:
     open_idx(str(path), Path).read(0)
 
 
-def _read_database(records: SampleSource) -> None:
-    for index in range(min(len(records), 12)):
-        records.read(index)
+def _read_database(samples: SampleSource) -> None:
+    for index in range(min(len(samples), 12)):
+        samples.read(index)
 
 
 def _read_lmdb(path: Path) -> None:
@@ -245,9 +245,9 @@ def _read_image(path: Path) -> None:
 def _read_list(path: Path) -> None:
     from ..data.image_list import ImageListSamples, read_list
 
-    records = ImageListSamples(read_list(path), path)
-    for index in range(min(len(records), 3)):
-        records.read(index)
+    samples = ImageListSamples(read_list(path), path)
+    for index in range(min(len(samples), 3)):
+        samples.read(index)
 
 
 def _read_windows(path: Path) -> None:

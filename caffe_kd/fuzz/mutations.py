@@ -6,7 +6,7 @@ import random
 import struct
 from collections.abc import Callable
 
-MOST_BYTES = 4 << 20  # of a damaged file; what it grows into is the reader's affair
+MOST_BYTES = 4 << 20  # of a damaged file; what it expands to is up to the reader
 
 _EDGES = (0, 1, 127, 128, 255, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 _FORMS = ("<B", "<H", ">H", "<I", ">I", "<Q", ">Q")

@@ -106,7 +106,7 @@ def weights_h5(folder: Path) -> Iterable[Path]:
     from ..proto.binary import write_weights_hdf5
 
     write_weights_hdf5(folder / "a.caffemodel.h5", *param_and_blobs())
-    with h5py.File(folder / "b.caffemodel.h5", "w") as file:  # packed
+    with h5py.File(folder / "b.caffemodel.h5", "w") as file:  # compressed
         for name, blobs in param_and_blobs()[1].items():
             for i, blob in enumerate(blobs):
                 file.create_dataset(f"data/{name}/{i}", data=blob, compression=4, shuffle=True)
@@ -192,11 +192,15 @@ def images(folder: Path) -> Iterable[Path]:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
     made = []
-    for name, picture in (("rgb", image), ("grey", image.convert("L")), ("p", image.convert("P"))):
+    for name, converted in (
+        ("rgb", image),
+        ("grey", image.convert("L")),
+        ("p", image.convert("P")),
+    ):
         for ending in ("png", "jpg", "bmp", "tiff", "webp", "gif"):
             if (name, ending) != ("p", "jpg"):
                 path = folder / f"{name}.{ending}"
-                picture.save(path)
+                converted.save(path)
                 made.append(path)
     return made
 

@@ -14,11 +14,11 @@ A Caffe that was built with ``WITH_PYTHON_LAYER`` finds them as::
     }
 
 ``param_str`` holds the settings as in prototxt, ``name: value``, without blocks, or as a dict,
-``{'name': value}``; those that are not given have the defaults of the layer type of the same name.
+``{'name': value}``; missing ones have the defaults of the layer type of the same name.
 ``compose_kd -for caffe`` writes such layers.
 
-The folder stands alone: it needs numpy, and Python 3.6 or newer. Where this package itself is not
-installed, copy it as ``caffe_kd/plugin`` (without an ``__init__.py`` in ``caffe_kd``) into a folder
+The folder is self-contained: it needs numpy, and Python 3.6 or newer. Without an installed
+caffe_kd, copy it as ``caffe_kd/plugin`` (without an ``__init__.py`` in ``caffe_kd``) into a folder
 on PYTHONPATH.
 """
 

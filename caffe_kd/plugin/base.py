@@ -1,6 +1,6 @@
-"""What the plugin's layers have in common: Caffe's base class, settings, losses."""
+"""What the plugin's layers share: Caffe's base class, settings, losses."""
 
-# Without annotations from the future and the syntax of newer Pythons, which 3.6 lacks.
+# No future annotations and no syntax that Python 3.6 lacks.
 
 import math
 import re
@@ -17,7 +17,7 @@ except ImportError as _error:
     except ImportError:
 
         class Layer:  # type: ignore[no-redef]
-            """Stands in where there is no Caffe: a script may use the layers, a net cannot."""
+            """The base class without Caffe: a script may use the layers, a net cannot."""
 
             def __init__(self, *layer_param: Any) -> None:
                 if layer_param:
@@ -29,7 +29,7 @@ _SETTING = re.compile(
     r"(?:(?P<mark>[\"'])(?P<quoted>.*?)(?P=mark)|(?P<plain>[^\s,;\"']+))[\s,;]*"
 )
 
-Known = Dict[str, Tuple[Callable[[str], Any], Any]]  # what reads a setting, and its default
+Known = Dict[str, Tuple[Callable[[str], Any], Any]]  # the parser of a setting, and its default
 Shape = Tuple[int, ...]
 
 
@@ -37,12 +37,12 @@ Shape = Tuple[int, ...]
 
 
 def number(text: str) -> float:
-    """Return a number as a prototxt's float field would hold it."""
+    """Return a number as in a prototxt's float field."""
     return float(np.float32(text))
 
 
 def numbers(text: str) -> List[float]:
-    """Return numbers that stand between spaces."""
+    """Return numbers separated by spaces."""
     return [number(word) for word in text.split()]
 
 
@@ -60,17 +60,17 @@ def flag(text: str) -> bool:
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """Return a function that lets only these names pass."""
+    """Return a parser that accepts only these names."""
     return lambda text: names[names.index(text)]
 
 
 def read_settings(param_str: str, known: Known) -> Any:
-    """Return the settings of a ``param_str`` by name, and the defaults of those not given.
+    """Return the settings of a ``param_str`` by name, with defaults for missing ones.
 
     Args:
-        param_str: ``name: value``, any number of times; commas between them are allowed, and what
-            makes a dict of Python or JSON of it.
-        known: by name, what reads the value and its default.
+        param_str: ``name: value``, any number of times; commas between them are allowed, and the
+            punctuation of a dict in Python or JSON.
+        known: by name, the parser of the value and its default.
 
     Raises:
         ValueError: the text is not of this form, or a name or value is unknown.
@@ -107,12 +107,12 @@ def blobs(vector: Any) -> List[Any]:
     return [vector[index] for index in range(len(vector))]
 
 
-class PluginLayer(Layer):  # type: ignore[misc]  # whichever Caffe's it is
+class PluginLayer(Layer):  # type: ignore[misc]  # of whichever Caffe is installed
     """A layer with settings, one top and a known number of bottoms.
 
     Attributes:
         known: the settings.
-        bottoms: how many bottoms it may have; none: any number.
+        bottoms: the allowed numbers of bottoms; empty: any number.
     """
 
     known: Known = {}
@@ -131,7 +131,7 @@ class PluginLayer(Layer):  # type: ignore[misc]  # whichever Caffe's it is
         self.check_settings(len(bottom))
 
     def check_settings(self, bottoms: int) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
 
     def refuse_below_0(self, *names: str) -> None:
         """Refuse numbers below 0."""
@@ -148,7 +148,7 @@ class LossLayer(PluginLayer):
     """A loss, of shape (1), with a gradient to the student's bottoms alone.
 
     Attributes:
-        students: how many bottoms, from the first, are the student's.
+        students: how many of the first bottoms are the student's.
     """
 
     bottoms: Sequence[int] = (2,)
@@ -159,7 +159,7 @@ class LossLayer(PluginLayer):
         top[0].reshape(1)
 
     def check_shapes(self, shapes: List[Shape]) -> None:
-        """Refuse bottoms that do not fit together."""
+        """Refuse bottoms that do not match."""
 
     def forward(self, bottom: Any, top: Any) -> None:
         values = [np.asarray(b.data, dtype=np.float64) for b in blobs(bottom)]

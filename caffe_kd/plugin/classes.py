@@ -1,4 +1,4 @@
-"""Logits made of others': of several teachers', and of other classes."""
+"""Logits computed from other logits: from several teachers', and for other classes."""
 
 from typing import Any, List
 
@@ -10,7 +10,7 @@ from .logits import AXIS, LogitLayer
 
 
 def groups(text: str) -> List[List[int]]:
-    """Return whole numbers, 0 or more, that stand between spaces, their groups between slashes."""
+    """Return groups of whole numbers, 0 or more: spaces between numbers, slashes between groups."""
     found = [[int(word) for word in part.split()] for part in text.split("/")]
     if not all(found) or min(map(min, found)) < 0:
         raise ValueError("an empty group, or a class below 0")
@@ -18,7 +18,7 @@ def groups(text: str) -> List[List[int]]:
 
 
 class TeacherEnsemble(LogitLayer):
-    """Make one teacher's logits of several teachers'.
+    """Combine several teachers' logits into one teacher's.
 
     With weights w_i that sum to 1, PROBABILITIES: ``z = T * log(sum of w_i softmax(z_i / T))``;
     LOGITS: ``z = sum of w_i z_i``.
@@ -70,13 +70,13 @@ class TeacherEnsemble(LogitLayer):
 
 
 class ClassMap(LogitLayer):
-    """Make logits of other classes: some of the bottom's, in another order, or groups of them.
+    """Map logits to other classes: a selection, another order, or groups of classes.
 
     ``z_g = T * log(sum over the group's c of e^(z_c / T))``. Bottom: logits (N, C, ...). Top:
     logits with as many classes as there are groups.
 
-    Settings: ``group`` the classes of each of the top's, as '0 1/2/3 5' (with one class each:
-    '3/1'), ``temperature`` 4, ``axis`` 1.
+    Settings: ``group`` the bottom's classes for each class of the top, as '0 1/2/3 5' (with one
+        class each: '3/1'), ``temperature`` 4, ``axis`` 1.
     """
 
     known = {"group": (groups, None), "temperature": (number, 4.0), "axis": AXIS}

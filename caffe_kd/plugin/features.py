@@ -1,4 +1,4 @@
-"""Losses on features: what the maps of a student and its teacher look like inside."""
+"""Losses on features: the maps inside a student and its teacher."""
 
 from typing import Any, List, Sequence, Tuple
 
@@ -11,13 +11,13 @@ VARIANCE_FLOOR = 1e-5  # keeps a variance above 0
 _Pair = Tuple[float, np.ndarray]  # a loss, and its gradient to the student's values
 
 
-# ---- the parts
+# ---- helpers
 
 
 def unit(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Return the vectors along the last axis at length 1, and what they were divided by.
+    """Return the vectors along the last axis at length 1, and their divisors.
 
-    Those of length 0 stay as they are.
+    Vectors of length 0 are unchanged.
     """
     length = np.sqrt((x**2).sum(axis=-1, keepdims=True))
     length[length == 0] = 1
@@ -30,9 +30,9 @@ def unit_gradient(y: np.ndarray, length: np.ndarray, gradient: np.ndarray) -> np
 
 
 def pooling(before: int, after: int) -> np.ndarray:
-    """Return the matrix (after, before) that averages an axis down to fewer places.
+    """Return the matrix (after, before) that averages an axis down to fewer positions.
 
-    Place i averages those from ``floor(i * before / after)`` to below
+    Position i averages those from ``floor(i * before / after)`` to below
     ``ceil((i + 1) * before / after)``.
     """
     matrix = np.zeros((after, before))
@@ -43,7 +43,7 @@ def pooling(before: int, after: int) -> np.ndarray:
 
 
 class Pooled:
-    """Maps (N, C, H, W), average-pooled to a smaller size; keeps the way back for a gradient."""
+    """Maps (N, C, H, W), average-pooled to a smaller size, with the backward pass of that."""
 
     def __init__(self, maps: np.ndarray, size: Sequence[int]) -> None:
         self._rows, self._columns = (
@@ -56,7 +56,7 @@ class Pooled:
         self.maps = maps
 
     def back(self, gradient: np.ndarray) -> np.ndarray:
-        """Return the gradient to the maps as they were."""
+        """Return the gradient to the maps before pooling."""
         gradient = gradient.reshape(self.maps.shape)
         if self._columns is not None:
             gradient = np.matmul(gradient, self._columns)
@@ -66,7 +66,7 @@ class Pooled:
 
 
 def at_same_size(a: np.ndarray, b: np.ndarray) -> Tuple[Pooled, Pooled]:
-    """Return two batches of maps, in each direction the larger average-pooled to the smaller."""
+    """Return two batches of maps, along each axis the larger average-pooled to the smaller."""
     size = tuple(np.minimum(a.shape[2:], b.shape[2:]))
     return Pooled(a, size), Pooled(b, size)
 
@@ -75,7 +75,7 @@ def at_same_size(a: np.ndarray, b: np.ndarray) -> Tuple[Pooled, Pooled]:
 
 
 def hint(student: np.ndarray, teacher: np.ndarray, distance: str = "MEAN_SQUARE") -> _Pair:
-    """Return the mean of ``(f_s - f_t)^2``, or of distance NORM the length of ``f_s - f_t``."""
+    """Return the mean of ``(f_s - f_t)^2``, or for distance NORM the length of ``f_s - f_t``."""
     off = student - teacher.reshape(student.shape)
     if distance == "NORM":
         length = float(np.sqrt((off**2).sum()))
@@ -84,9 +84,9 @@ def hint(student: np.ndarray, teacher: np.ndarray, distance: str = "MEAN_SQUARE"
 
 
 def factor(maps: np.ndarray, power: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ``n(mean over c of f_c^power)``, or ``n(f)`` of power 0, (N, -1), by ``unit``.
+    """Return ``n(mean over c of f_c^power)``, or ``n(f)`` for power 0, (N, -1), by ``unit``.
 
-    The third is the derivative of the mean to the maps.
+    The third result is the derivative of the mean with respect to the maps.
     """
     if not power:
         return (*unit(maps.reshape(len(maps), -1)), np.ones_like(maps))
@@ -97,7 +97,7 @@ def factor(maps: np.ndarray, power: int) -> Tuple[np.ndarray, np.ndarray, np.nda
 def factor_transfer(student: np.ndarray, teacher: np.ndarray, p1: int = 2, p2: int = 1) -> _Pair:
     """Return the mean of ``|F_s - F_t|^p2`` with ``F = factor(f, p1)``.
 
-    Attention transfer is that of p1 = p2 = 2.
+    Attention transfer is the case p1 = p2 = 2.
     """
     small, other = at_same_size(student, teacher)
     f_s, length, derivative = factor(small.maps, p1)
@@ -123,7 +123,7 @@ def neuron_selectivity(student: np.ndarray, teacher: np.ndarray) -> _Pair:
 
 
 def activation_boundary(student: np.ndarray, teacher: np.ndarray, margin: float = 1.0) -> _Pair:
-    """Return how far neurons are on the wrong side of zero, as ABLoss has it."""
+    """Return how far neurons are on the wrong side of zero, as in ABLoss."""
     sign = np.where(teacher.reshape(student.shape) > 0, -1.0, 1.0)
     missing = np.maximum(margin + sign * student, 0)
     return float((missing**2).sum() / len(student)), 2 * sign * missing / len(student)
@@ -140,7 +140,7 @@ def variational_information(
 ) -> Tuple[float, np.ndarray, np.ndarray]:
     """Return ``mean of ((f_s - f_t)^2 / v + log v) / 2`` with ``v = softplus(scale) + 1e-5``.
 
-    The gradients are those to the student's features, as large as the teacher's, and to the scale.
+    The gradients are those to the student's features, of the teacher's size, and to the scale.
     """
     shape = (1, -1, *[1] * (student.ndim - 2))
     variance = (np.logaddexp(0, scale) + VARIANCE_FLOOR).reshape(shape)
@@ -157,7 +157,7 @@ def variational_information(
 class _FeatureLoss(LossLayer):
     """A loss on features (N, ...), the student's and the teacher's."""
 
-    maps = False  # whether they must have 4 axes
+    maps = False  # whether the features must have 4 axes
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         for shape in shapes:
@@ -184,7 +184,7 @@ class HintLoss(_FeatureLoss):
     """Penalise the distance of a student's features to its teacher's.
 
     ``loss = mean over all values of (f_s - f_t)^2``, with ``distance: NORM`` the square root of
-    their sum. Bottoms: the student's features (N, ...), the teacher's, of as many values.
+    their sum. Bottoms: the student's features (N, ...), the teacher's, with as many values.
 
     Settings: ``distance`` MEAN_SQUARE (or NORM). Source: https://arxiv.org/abs/1412.6550.
     """
@@ -228,7 +228,7 @@ class FactorTransferLoss(_FeatureLoss):
 
 
 class AttentionTransferLoss(_FeatureLoss):
-    """Penalise a student for looking at other places than its teacher.
+    """Penalise a student whose attention maps differ from its teacher's.
 
     ``a(f) = n(mean over c of f_c^2)`` with ``n`` for length 1 over the positions, the larger maps
     average-pooled to the smaller; the loss is the mean of ``(a(f_s) - a(f_t))^2``.
@@ -245,7 +245,7 @@ class AttentionTransferLoss(_FeatureLoss):
 
 
 class NSTLoss(_FeatureLoss):
-    """Penalise a student whose channels select other places, ``neuron_selectivity``.
+    """Penalise a student whose channels are active at other positions, ``neuron_selectivity``.
 
     Bottoms: the student's maps (N, C, H, W), the teacher's (N, D, K, L); the larger are
     average-pooled to the smaller. Source: https://arxiv.org/abs/1707.01219.
@@ -259,11 +259,11 @@ class NSTLoss(_FeatureLoss):
 
 
 class VIDLoss(_FeatureLoss):
-    """Penalise a student for what its features leave unsaid, ``variational_information``.
+    """Penalise what a student's features fail to predict, ``variational_information``.
 
-    Bottoms: mu (N, C, ...), what a regressor makes of the student's features; the teacher's, of the
+    Bottoms: mu (N, C, ...), a regressor's output for the student's features; the teacher's, of the
     same shape; of maps the larger are average-pooled to the smaller. Blob: the scale (C), which
-    learns; ``param { decay_mult: 0 }`` keeps weight decay off it.
+    is trained; ``param { decay_mult: 0 }`` keeps weight decay off it.
 
     Settings: ``initial_variance`` 5. Source: https://arxiv.org/abs/1904.05835.
     """
@@ -279,7 +279,7 @@ class VIDLoss(_FeatureLoss):
         if not len(self.blobs):
             above = self.settings["initial_variance"] - VARIANCE_FLOOR
             self.blobs.add_blob(int(bottom[1].shape[1]))
-            self.blobs[0].data[...] = above + np.log(-np.expm1(-above))  # softplus inverted
+            self.blobs[0].data[...] = above + np.log(-np.expm1(-above))  # the inverse of softplus
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         super().check_shapes(shapes)
@@ -304,7 +304,7 @@ class VIDLoss(_FeatureLoss):
 
 
 class ABLoss(_FeatureLoss):
-    """Penalise neurons that don't fire where the teacher's do, or fire where they don't.
+    """Penalise neurons that are active where the teacher's are not, or the reverse.
 
     The sum of ``(s + m)^2`` where the teacher's is 0 or less and s > -m, and of ``(s - m)^2`` where
     it is above 0 and s <= m, divided by N. Bottoms: the student's features (N, ...) before any
@@ -330,7 +330,7 @@ class ABLoss(_FeatureLoss):
 
 
 class FSPLoss(_FeatureLoss):
-    """Penalise a student for another flow of solution procedure than its teacher's.
+    """Penalise a student whose flow of solution procedure (FSP) differs from its teacher's.
 
     The mean of ``(G_s - G_t)^2``, with ``flow`` G between two maps of a net. Bottoms: two maps of
     the student, then the teacher's two, with the same numbers of channels; within a net the larger

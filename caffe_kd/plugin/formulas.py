@@ -31,7 +31,7 @@ def softmax_gradient(p: np.ndarray, gradient: np.ndarray, temperature: float = 1
 
 
 def normalizer(mode: str, valid: np.ndarray) -> float:
-    """Return what a sum of losses is divided by, at least 1.
+    """Return the divisor of a sum of losses, at least 1.
 
     VALID: the true values of ``valid``, (outer, inner); FULL: all; BATCH_SIZE: outer; NONE: 1.
     """
@@ -48,7 +48,7 @@ def soft_target_loss(
     scale_by_temperature: bool = True,
     weights: Optional[np.ndarray] = None,
 ) -> Pair:
-    """Return how far a student is from its teacher, and the gradient to the student's logits.
+    """Return the distance of a student to its teacher, and the gradient to the student's logits.
 
     The sums over all positions of, with p = softmax(z / T) and C classes:
 
@@ -112,7 +112,7 @@ def label_loss(
 ) -> Pair:
     """Return SoftmaxWithLoss as a sum over all positions, and the gradient to the logits.
 
-    A position gives at most 87.3365 = -log(FLT_MIN); the gradient is not cut off with it. With
+    A position contributes at most 87.3365 = -log(FLT_MIN); the gradient is not clipped there. With
     smoothing e the target is ``(1 - e) * onehot + e / C``.
     """
     keep, classes = valid[:, None, :], student.shape[1]
@@ -131,7 +131,7 @@ def knowledge_distillation(
 ) -> Pair:
     """Return the divergence of softened outputs, and the gradient of T^2 times it.
 
-    ``sum of p_t * (log p_t - log p_s)``, each logarithm that of at least FLT_MIN;
+    ``sum of p_t * (log p_t - log p_s)``, each logarithm of at least FLT_MIN;
     ``T * (p_s - p_t)``.
     """
     keep = valid[:, None, :]

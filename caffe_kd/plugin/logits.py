@@ -41,12 +41,12 @@ class LogitLayer(PluginLayer):
         return int(outer), int(shape[axis]), int(inner)
 
     def logits(self, values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """Return values in double precision, in the extents that a blob of the shape has."""
+        """Return values in double precision, reshaped to the dims of a blob of the shape."""
         return np.asarray(values, dtype=np.float64).reshape(self.split_at_axis(tuple(shape)))
 
 
 class SoftmaxWithTemperature(LogitLayer):
-    """Turn scores into softened probabilities: ``y = softmax(x / temperature)`` along ``axis``.
+    """Softmax with a temperature: ``y = softmax(x / temperature)`` along ``axis``.
 
     Bottom: scores of any shape. Top: of the same shape, each 0..1, with sum 1 along the axis.
 
@@ -116,7 +116,7 @@ class _LogitLoss(LogitLayer, LossLayer):
         divisor = normalizer(self.settings.get("normalization", "NONE"), valid)
         return value / divisor, [gradient / divisor]
 
-    uses_classes = True  # whether labels must be classes, and not only say what is ignored
+    uses_classes = True  # whether labels must be classes; otherwise they only mark what is ignored
 
     def sum(self, logits: List[np.ndarray], label: Optional[np.ndarray], valid: np.ndarray) -> Pair:
         """Return the loss before its division, and its gradient to the student's logits."""
@@ -132,7 +132,7 @@ class _LogitLoss(LogitLayer, LossLayer):
 
 
 class DistillingLoss(_LogitLoss):
-    """Penalise a student for other outputs than its teacher's, and than the labels.
+    """Penalise a student whose outputs differ from its teacher's and from the labels.
 
     Two bottoms: ``soft / n``; three: ``(alpha * soft + (1 - alpha) * hard) / n``, where soft is
     ``soft_target_loss``, hard ``label_loss`` and n the normaliser.
@@ -148,7 +148,7 @@ class DistillingLoss(_LogitLoss):
 
     Raises:
         ValueError: shapes do not fit, a label is no class, a setting is unknown or out of range, or
-            one that is for the label is given without it.
+            one for the label is given without a label.
 
     Source: https://arxiv.org/abs/1503.02531; see this package's layer type of the same name.
     """
@@ -178,7 +178,7 @@ class DistillingLoss(_LogitLoss):
                 self.refuse(f"{name} must be in 0..1. Received: {settings[name]}")
         self.refuse_below_0("focal_gamma")
         if settings["standardize"] and settings["divergence"] == "PSEUDO_LABEL":
-            self.refuse("standardize has no use with PSEUDO_LABEL")
+            self.refuse("standardize has no effect with PSEUDO_LABEL")
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         super().check_shapes(shapes)
@@ -212,21 +212,21 @@ class DistillingLoss(_LogitLoss):
 
 
 class KnowledgeDistillation(_LogitLoss):
-    """Penalise a student for other outputs than its teacher's, as public forks of Caffe do.
+    """Penalise a student whose outputs differ from its teacher's, as public forks of Caffe do.
 
     ``loss = sum of p_t * (log p_t - log p_s) / n`` with ``p = softmax(z / T)`` and the normaliser
     n; the gradient to the student is ``T * (p_s - p_t) / n``, that of T^2 times the loss.
 
-    Bottoms: the student's logits (N, C, ...); the teacher's, of the same shape; with ignore_label,
-    and not without, labels, one for each position. Top: the loss, of shape (1), in nats. It needs
+    Bottoms: the student's logits (N, C, ...); the teacher's, of the same shape; only with
+    ignore_label, labels, one for each position. Top: the loss, of shape (1), in nats. It needs
     ``loss_weight`` to be one. The teacher gets no gradient.
 
     Settings: ``temperature`` 1, ``axis`` 1, ``normalization`` VALID (or FULL, BATCH_SIZE, NONE),
     ``ignore_label``.
 
     Raises:
-        ValueError: shapes do not fit, a setting is unknown or out of range, or label bottom and
-            ignore_label are not both there.
+        ValueError: shapes do not fit, a setting is unknown or out of range, or only one of
+            label bottom and ignore_label is given.
 
     Source: wentianli/knowledge_distillation_caffe; see this package's layer type of the same name.
     """
@@ -243,9 +243,9 @@ class KnowledgeDistillation(_LogitLoss):
 
 
 class DecoupledDistillingLoss(_LogitLoss):
-    """Penalise a student for differing from its teacher about the label and among other classes.
+    """Penalise a student that differs from its teacher on the label and among the other classes.
 
-    With ``p = softmax(z / T)``, y the label, and q the other classes' p, made to sum 1::
+    With ``p = softmax(z / T)``, y the label, and q the other classes' p, normalized to sum 1::
 
         loss = T^2 * sum over positions of (alpha * KL((p_t[y], 1 - p_t[y]) || (p_s[y], 1 - p_s[y]))
                                             + beta * KL(q_t || q_s)) / n

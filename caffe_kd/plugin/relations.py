@@ -1,4 +1,4 @@
-"""Losses on relations: how the samples of a batch lie to each other."""
+"""Losses on the relations between the samples of a batch."""
 
 from typing import List, Tuple
 
@@ -9,7 +9,7 @@ from .features import unit, unit_gradient
 
 _Pair = Tuple[float, np.ndarray]  # a loss, and its gradient to the student's rows
 
-_DISTANCE_FLOOR = 1e-12  # of squared distances: a square root's gradient has no bound at 0
+_DISTANCE_FLOOR = 1e-12  # of squared distances: the gradient of a square root is unbounded at 0
 _PROBABILITY_FLOOR = 1e-7
 
 
@@ -32,7 +32,7 @@ def similarity_preserving(student: np.ndarray, teacher: np.ndarray) -> _Pair:
 
 
 def distances(rows: np.ndarray) -> Tuple[np.ndarray, float, np.ndarray]:
-    """Return distances (N, N) in units of their mean, that mean, and where they have a slope.
+    """Return distances (N, N) in units of their mean, that mean, and where their gradient is not 0.
 
     ``d_ij^2 = |a_i|^2 + |a_j|^2 - 2 a_i.a_j``, at least 1e-12, and 0 for i = j; the mean is over
     those above 0.
@@ -46,7 +46,7 @@ def distances(rows: np.ndarray) -> Tuple[np.ndarray, float, np.ndarray]:
 
 
 def relational_distance(student: np.ndarray, teacher: np.ndarray) -> _Pair:
-    """Return the smooth L1 of the differences of ``distances``, each net's by its mean."""
+    """Return the smooth L1 of the differences of ``distances``, each net's divided by its mean."""
     found, mean, sloped = distances(student)
     theirs, their_mean, _ = distances(teacher)
     divisor = max(mean, _DISTANCE_FLOOR)
@@ -70,7 +70,7 @@ def relational_angle(student: np.ndarray, teacher: np.ndarray) -> _Pair:
 
 
 def probabilistic_transfer(student: np.ndarray, teacher: np.ndarray) -> _Pair:
-    """Return the mean of ``p_t log((p_t + e) / (p_s + e))``, as PKTLoss has it."""
+    """Return the mean of ``p_t log((p_t + e) / (p_s + e))``, as in PKTLoss."""
     (x_s, length), (x_t, _) = unit(student), unit(teacher)
     close_s, close_t = ((np.matmul(x, x.T) + 1) / 2 for x in (x_s, x_t))
     total = close_s.sum(axis=1, keepdims=True)
@@ -93,7 +93,7 @@ def correlation_congruence(student: np.ndarray, teacher: np.ndarray) -> _Pair:
 
 
 def nearest(similarities: np.ndarray, neighbours: int) -> np.ndarray:
-    """Return which samples (N, N) are among the most similar to each, itself left out."""
+    """Return which samples (N, N) are are among the most similar to each, excluding itself."""
     samples = len(similarities)
     off_diagonal = ~np.eye(samples, dtype=bool)
     if neighbours == 0 or neighbours >= samples - 1:
@@ -112,7 +112,7 @@ def sample_graph(
     node_weight: float = 1.0,
     edge_weight: float = 1.0,
 ) -> _Pair:
-    """Return how far the graphs over the samples differ, as SampleGraphLoss has it."""
+    """Return how far the graphs over the samples differ, as in SampleGraphLoss."""
     (x_s, length), (x_t, _) = unit(student), unit(teacher)
     a_s, a_t = np.matmul(x_s, x_s.T), np.matmul(x_t, x_t.T)
     edges = nearest(a_s, neighbours) | nearest(a_t, neighbours)
@@ -121,9 +121,9 @@ def sample_graph(
     value = share * (off**2).sum()
     slope = 2 * share * np.matmul(off + off.T, x_s)
     if node_weight:
-        apart = x_s - x_t
-        value += node_weight * (apart**2).sum() / len(apart)
-        slope = slope + 2 * node_weight * apart / len(apart)
+        difference = x_s - x_t
+        value += node_weight * (difference**2).sum() / len(difference)
+        slope = slope + 2 * node_weight * difference / len(difference)
     return float(value), unit_gradient(x_s, length, slope)
 
 
@@ -131,12 +131,12 @@ def sample_graph(
 
 
 class _RelationLoss(LossLayer):
-    """A loss on how the samples of a batch lie to each other.
+    """A loss on the relations between the samples of a batch.
 
     Bottoms: the student's features (N, ...), the teacher's (N, ...).
     """
 
-    same_values = False  # whether both must have as many values per sample
+    same_values = False  # whether both must have the same number of values per sample
 
     def check_shapes(self, shapes: List[Shape]) -> None:
         student, teacher = shapes
@@ -162,7 +162,7 @@ class _RelationLoss(LossLayer):
 
 
 class SimilarityPreservingLoss(_RelationLoss):
-    """Penalise a student for finding other samples similar than its teacher.
+    """Penalise a student whose similarities between samples differ from its teacher's.
 
     ``similarity_preserving`` of the features. Source: https://arxiv.org/abs/1907.09682.
     """
@@ -172,7 +172,7 @@ class SimilarityPreservingLoss(_RelationLoss):
 
 
 class RelationalDistanceLoss(_RelationLoss):
-    """Penalise a student for other distances between samples than its teacher's.
+    """Penalise a student whose distances between samples differ from its teacher's.
 
     ``relational_distance`` of the features. Source: https://arxiv.org/abs/1904.05068.
     """
@@ -182,7 +182,7 @@ class RelationalDistanceLoss(_RelationLoss):
 
 
 class RelationalAngleLoss(_RelationLoss):
-    """Penalise a student for other angles between samples than its teacher's.
+    """Penalise a student whose angles between samples differ from its teacher's.
 
     ``relational_angle`` of the features. Source: https://arxiv.org/abs/1904.05068.
     """
@@ -192,7 +192,7 @@ class RelationalAngleLoss(_RelationLoss):
 
 
 class PKTLoss(_RelationLoss):
-    """Penalise a student for other neighbours of a sample than its teacher's.
+    """Penalise a student whose neighbours of a sample differ from its teacher's.
 
     ``mean over i, j of p_t log((p_t + e) / (p_s + e))`` with e = 1e-7 and p the rows of
     ``(cosine similarity + 1) / 2``, divided by their sums. Source:
@@ -204,9 +204,9 @@ class PKTLoss(_RelationLoss):
 
 
 class CorrelationCongruenceLoss(_RelationLoss):
-    """Penalise differences to the teacher that samples share with those that follow them.
+    """Penalise differences to the teacher that consecutive samples share.
 
-    ``correlation_congruence`` of embeddings of as many values. Source:
+    ``correlation_congruence`` of embeddings with the same number of values. Source:
     https://arxiv.org/abs/1904.01802.
     """
 
@@ -217,7 +217,7 @@ class CorrelationCongruenceLoss(_RelationLoss):
 
 
 class SampleGraphLoss(_RelationLoss):
-    """Penalise a student for another graph over the samples than its teacher's.
+    """Penalise a student whose graph over the samples differs from its teacher's.
 
     ``node_weight * mean of |x_s - x_t|^2 + edge_weight * mean over edges of (a_s - a_t)^2``, with
     embeddings x at length 1, ``a_ij = x_i . x_j``, and edges from each sample to its ``neighbours``

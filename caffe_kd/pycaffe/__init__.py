@@ -41,7 +41,7 @@ NAMES = {
     "Classifier": "classifier",
     "Detector": "detector",
 }
-# Modules that scripts reach as attributes, and where they are.
+# Modules that scripts reach as attributes, and their full names.
 OWN_MODULES = ("_caffe", "classifier", "coord_map", "detector", "draw", "io", "net_spec")
 MODULES = {name: f"caffe_kd.pycaffe.{name}" for name in OWN_MODULES}
 MODULES |= {name: f"caffe_kd.{name}" for name in ("layers", "proto", "pycaffe")}

@@ -133,7 +133,7 @@ def _maps_to_ancestors(top: Top) -> Iterator[tuple[Top, CoordMap]]:
     """
     maps = {top: IDENTITY}
     waiting = [top]
-    for ancestor in waiting:  # grows meanwhile
+    for ancestor in waiting:  # the list grows while it is walked
         yield ancestor, maps[ancestor]
         fn = ancestor.fn
         bottoms = fn.inputs[:1] if fn.type_name == "Crop" else fn.inputs

@@ -24,10 +24,10 @@ from ..proto.filter import filter_net
 from . import render
 from .render import Link, Node
 
-_DOT = ("dot", "gv", "raw")  # the graph in Graphviz' language
+_DOT = ("dot", "gv", "raw")  # Graphviz's language
 FORMATS = (*render.FORMATS, *_DOT)
 RANKDIRS = ("TB", "BT", "LR", "RL")
-MOST_LAYERS = 3000  # more are no picture any more, and take minutes to lay out
+MOST_LAYERS = 3000  # more would be unreadable, and take minutes to lay out
 MOST_TEXT = 48  # characters of a line
 
 _SOURCE, _LOSS, _MEASURE, _POOLING = "#CDE8CF", "#F6C9C4", "#F0DCF2", "#FBE0BC"

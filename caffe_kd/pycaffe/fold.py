@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .layout import Box, Point
 
 _LONGEST = 3.0  # a drawing is folded where it is longer than this many times its width
-_WANTED = 1.6  # and then becomes about as many times longer than broad
+_WANTED = 1.6  # and the result has about this ratio of length to width
 _TURN = 0.2  # how far before its first row a strip begins: room for incoming links
 
 
@@ -25,7 +25,7 @@ class Fold:
     """
 
     def __init__(self, boxes: Sequence[Box], gap: float) -> None:
-        self._cuts: list[float] = []  # along, in the room between two rows, behind its labels
+        self._cuts: list[float] = []  # along, in the gap between two rows, after its labels
         low = min((box.across - box.breadth / 2 for box in boxes), default=0.0)
         high = max((box.across + box.breadth / 2 for box in boxes), default=0.0)
         length = max((box.along + box.depth / 2 for box in boxes), default=0.0)

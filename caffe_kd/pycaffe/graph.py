@@ -45,7 +45,7 @@ class Graph:
         self.param = laid_out.param
         self.device = net.context.device
         self.blobs: list[Blob] = []
-        self._last_source: dict[int, Tensor] = {}  # what a data layer gave last, by blob
+        self._last_source: dict[int, Tensor] = {}  # what a data layer returned last, by blob
         for node in self.nodes:
             self._add_blobs(node)
         self.param_diffs = [Storage(p.blob.numel(), self.device) for p in net.params]
@@ -164,13 +164,13 @@ class Graph:
         if node.is_view:
             for top, shape in zip(node.tops, self._top_shapes(node), strict=True):
                 self._shape_top(node, top, shape)
-            # A layer that is watched, as by debug_info, is run for whoever watches it.
+            # A view is run only where a hook of torch's watches it, as for debug_info.
             watched = node.layer is not None and node.layer._forward_hooks
             node.tape = self._compute(node)[2] if watched else None
             return
-        if isinstance(node.layer, Input):  # its blobs hold what was written to them
+        if isinstance(node.layer, Input):  # its blobs hold what the user wrote to them
             self._give_input(node)
-            node.layer()  # for whoever has a hook on it
+            node.layer()  # for the sake of its hooks
             return
         node.tape = None  # frees the memory of the last pass
         bottoms, tops, tape = self._compute(node)
@@ -179,7 +179,7 @@ class Graph:
                 aliases = any(_same_memory(value, b) for b in bottoms)
                 in_place = top in node.bottoms
                 self._set(top, value.detach().clone() if aliases and not in_place else value)
-            elif self._last_source.get(top) is not value:  # a constant is not given again
+            elif self._last_source.get(top) is not value:  # a constant is set only once
                 self._last_source[top] = value
                 self._set(top, value, aliased=True)
         for parameter in node.layer.parameters_in_order if node.layer else ():
@@ -199,7 +199,7 @@ class Graph:
         for bottom, needed in zip(node.bottoms, node.needs, strict=True):
             value = self._values(bottom)
             if bottom in node.tops and self.blobs[bottom]._data.is_shared_memory:
-                value = value.clone()  # the top is about to take its memory
+                value = value.clone()  # the top is about to reuse its memory
             bottoms.append(value.requires_grad_(needed))
         for parameter in layer.parameters_in_order:
             parameter_storage(parameter).pull()
@@ -326,7 +326,7 @@ class Graph:
         for diff in self.param_diffs:
             diff.set_all(0.0)
 
-    # ---- beside the solver's loop, which runs the net underneath
+    # ---- beside the solver's loop, which runs the core net
 
     def pull_weights(self) -> None:
         """Copy what was written to parameters into the core net."""
@@ -372,11 +372,11 @@ class Graph:
             top = self.by_name[name]
             if not self.blobs[top]._data.holds(value):
                 self._set(top, value, aliased=True)
-            if value.is_leaf and value.grad is not None:  # data, where force_backward asks
+            if value.is_leaf and value.grad is not None:  # data, with force_backward
                 self.blobs[top]._diff.set(value.grad, aliased=True)
         for node in self.nodes:
             node.tape = None
-            if node.is_view:  # of one memory, but each has its shape
+            if node.is_view:  # in shared memory, but each with its own shape
                 for top, shape in zip(node.tops, self._top_shapes(node), strict=True):
                     self.blobs[top].take_shape(shape)
         for number, diff in (diffs or {}).items():

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 Path = str | PathLike[str]
 Dims = Sequence[int] | Array
 
-_ROOM_PIXELS = 2_500_000  # of a small file; each takes 22 bytes on its way to a float
+_ROOM_PIXELS = 2_500_000  # allowed of a small file; decoding takes up to 22 bytes for each
 _LUMA = np.array([0.2125, 0.7154, 0.0721], np.float32)  # ITU-R BT.709, as scikit-image greys
 
 

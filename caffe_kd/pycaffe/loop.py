@@ -55,7 +55,7 @@ class Loop(callback.Callback):
         self.on_gradients_ready: list[Callback] = []
         self._diffs: dict[int, Tensor] = {}
         self._keeping = ExitStack()  # of the hooks that keep gradients of blobs
-        self._before: list[Tensor] | None = None  # the parameters before the update that is shown
+        self._before: list[Tensor] | None = None  # the parameters before the last update
         numbers = {id(param): i for i, param in enumerate(self.core.net.params)}
         self._numbers = [numbers[id(param)] for param in self.core.params]
 
@@ -170,7 +170,7 @@ class Loop(callback.Callback):
             self._call(self.on_gradients_ready)
             self._take_gradients()
         if self._is_last:
-            # Else the history is what was subtracted.
+            # For SGD the history is what was subtracted.
             is_sgd = solver.updater.rule is SGD
             self._before = [] if is_sgd else [p.blob.detach().clone() for p in solver.params]
 

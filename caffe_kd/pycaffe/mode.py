@@ -85,7 +85,7 @@ def exact_sums(solver_type: str | None = None) -> bool:
 def set_random_seed(seed: int) -> None:
     """Seed the random numbers of fillers, data and Dropout."""
     torch.manual_seed(seed)
-    _state["seeded"] = True  # also where torch had this seed already
+    _state["seeded"] = True  # even where torch had this seed already
 
 
 def is_seeded() -> bool:
@@ -104,7 +104,7 @@ def layer_type_list() -> list[str]:
     return list(layer_types())
 
 
-# ---- several processes: the original trains on several GPUs through NCCL; here one trains alone
+# ---- several processes: Caffe trains on several GPUs through NCCL; here there is only one
 
 
 def solver_count() -> int:

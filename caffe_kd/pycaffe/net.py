@@ -421,7 +421,7 @@ class Net:
         write_weights_hdf5(fspath(path), self._definition(), weights)
 
     def _definition(self) -> Any:
-        param = pb.NetParameter(name=self.name)  # name and layers are all the original writes
+        param = pb.NetParameter(name=self.name)  # Caffe writes only name and layers
         param.layer.extend(self._graph.param.layer)
         return param
 
@@ -455,7 +455,7 @@ def _layer(graph: Graph, node: Node) -> Any:
 def _let_all_have_gradients(core: CoreNet) -> None:
     """Give parameters with lr_mult 0 gradients too, as ``force_backward`` does."""
     for param in core.params:
-        if param.layer.type != "BatchNorm":  # its statistics are no function's argument
+        if param.layer.type != "BatchNorm":  # its statistics take no gradient
             param.blob.requires_grad_()
 
 

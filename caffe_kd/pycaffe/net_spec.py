@@ -31,7 +31,7 @@ from ..proto.user_blocks import field_of, value_of
 @cache
 def param_name_dict() -> dict[str, str]:
     """Return the field name of each type's own parameters without "_param": Pooling: "pooling"."""
-    # A fork's field in another spelling than Caffe's is not written.
+    # Fields of forks that are spelt unlike Caffe's are left out.
     fields = [f for f in caffe_pb2.LayerParameter.DESCRIPTOR.fields if f.name.islower()]
     return {
         field.message_type.name.removesuffix("Parameter"): field.name.removesuffix("_param")
@@ -106,7 +106,7 @@ def _own_message(layer: Any) -> Any:
     prefix = param_name_dict().get(layer.type)
     if prefix is not None:
         return getattr(layer, f"{prefix}_param")
-    from ..layers import layer_types  # takes torch, which most specs do without
+    from ..layers import layer_types  # imports torch, which most specs do not need
 
     cls = layer_types().get(layer.type)
     return cls.settings_in(layer) if cls is not None else None
@@ -174,7 +174,7 @@ class _Writer:
     def __init__(self, names: dict[Any, str]) -> None:
         self.layers: OrderedDict[Function, Any] = OrderedDict()
         self._names = names
-        self._counts: Counter[str] = Counter()  # the nameless ones of each type so far
+        self._counts: Counter[str] = Counter()  # the unnamed ones of each type so far
 
     def add(self, last: Function) -> None:
         """Write a layer after all that it needs, without recursion, since nets may be deep."""
@@ -230,7 +230,7 @@ class NetSpec:
         self.tops[name] = value
 
     def __getattr__(self, name: str) -> Any:
-        tops = self.__dict__.get("tops", {})  # not there yet while a copy is made
+        tops = self.__dict__.get("tops", {})  # not set yet while a copy is made
         if name in tops:
             return tops[name]
         raise AttributeError(f"the NetSpec has no top '{name}'.{did_you_mean(name, tops)}")

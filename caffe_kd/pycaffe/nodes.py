@@ -24,7 +24,7 @@ class Tape:
 
     bottoms: list[Tensor]
     tops: list[Tensor]
-    parameters: list[tuple[nn.Parameter, int]]  # each with its version then
+    parameters: list[tuple[nn.Parameter, int]]  # each with its version at that time
 
     def is_of(self, layer: Layer, bottoms: list[Shape]) -> bool:
         """Whether parameters and shapes of bottoms are still those of the graph."""

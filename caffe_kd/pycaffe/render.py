@@ -23,7 +23,7 @@ _CHARACTER, _LINE, _MARGIN = 0.068, 0.145, 0.14
 _GAP, _ROW_GAP, _EDGE = 0.35, 0.5, 0.3
 _ARROW = 0.09
 _DPI, _MOST_PIXELS = 100, 30000  # of a side; matplotlib draws up to 65535
-_PAPER = {"fc": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}  # behind words that lines may cross
+_PAPER = {"fc": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}  # behind text that lines may cross
 _INK, _LINE_COLOUR, _PANEL = "#222222", "#666666", "#F3F3F3"
 
 
@@ -86,10 +86,10 @@ def render(
     width, height = right - left, top - bottom
     with (
         warnings.catch_warnings(),
-        # Text stays text, and the same net gives the same file.
+        # Text stays text, and the same net gives the same bytes.
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "caffe_kd"}),
     ):
-        # A name may be in a script that the font doesn't have.
+        # The font may lack the script of a name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), facecolor="white")
         FigureCanvasAgg(figure)

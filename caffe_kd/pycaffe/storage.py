@@ -32,11 +32,11 @@ class Storage:
         self._device = device
         self.fill = fill
         self._tensor: Tensor | None = None
-        self._make: Callable[[], Tensor] | None = None  # makes the tensor when it is wanted
+        self._make: Callable[[], Tensor] | None = None  # makes the tensor when it is needed
         self._array: np.ndarray | None = None
         self._is_copy = False  # whether the array is a copy of the tensor, not its memory
-        self._aliased = False  # whether the tensor is others' too, so that none may write to it
-        self._contiguous: Tensor | None = None  # what the last address on the GPU leads to
+        self._aliased = False  # whether others use the tensor too, so that it is read-only
+        self._contiguous: Tensor | None = None  # the tensor behind the last address on the GPU
 
     @classmethod
     def of(cls, tensor: Tensor) -> Storage:

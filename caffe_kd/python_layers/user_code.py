@@ -47,7 +47,7 @@ def forbidden() -> Iterator[None]:
         _allowed = before
 
 
-# ---- what it finds
+# ---- its imports
 
 
 @contextmanager
@@ -97,7 +97,7 @@ class _CaffeFinder(MetaPathFinder, Loader):
     def _is_installed(self) -> bool:
         others = [f for f in sys.meta_path if not isinstance(f, _CaffeFinder)]
         specs = [finder.find_spec("caffe", None) for finder in others]
-        # A folder that merely bears the name has a spec without origin.
+        # A folder that merely has the name (a namespace package) has a spec without origin.
         return any(spec is not None and spec.origin is not None for spec in specs)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -170,7 +170,7 @@ def as_net_error(error: Exception, what: str, where: str | None) -> NetError:
     kind = type(error)
     try:
         result: NetError = type(kind.__name__, (UserCodeError, kind), {})(message, where)
-    except TypeError:  # a class that cannot be derived from so, or that makes its objects otherwise
+    except TypeError:  # a class that cannot be subclassed, or that has another constructor
         return UserCodeError(message, where)
     result.__dict__.update({k: v for k, v in vars(error).items() if k not in ("message", "where")})
     return result

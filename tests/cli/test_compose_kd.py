@@ -348,7 +348,7 @@ def test_databases_that_are_there_are_used_again_unless_they_are_damaged(folder,
     (database,) = Path("dbs").iterdir()
     content = (database / "data.mdb").read_bytes()
     assert compose_kd.main(command) == 0
-    assert "there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     damaged = bytearray(content)
     image = read_idx(Path("t10k-images-idx3-ubyte"), IMAGES)[3].tobytes()
     damaged[content.index(image) + 300] ^= 1
@@ -381,7 +381,7 @@ def test_net_for_caffe_with_databases_trains_as_the_composed_net(folder):
             "the plugin has no temperature_schedule",
         ),
         ("loss_weight: 0.7", "propagate_down: true propagate_down: true propagate_down: false",
-         "gradient to the student alone"),
+         "gradient only to the student"),
         ('type: "EuclideanLoss"', 'type: "SmoothL1Loss"', "SmoothL1Loss"),
         ('top: "l2"', 'top: "l2" loss_weight_schedule { point { value: 1 } }', "fixed loss_weight"),
     ],
@@ -408,7 +408,7 @@ def test_net_for_caffe_with_a_mean_of_the_student_is_an_error(folder, capsys):
         'distiller_net: "distiller.prototxt"' + RUN
     )
     error = refused(capsys)
-    assert "the teacher 'teacher' is a mean of the student (ema)" in error
+    assert "the teacher 'teacher' is an average of the student (ema)" in error
     assert "frozen" not in error  # what we make of it is no mistake of the user's
 
 

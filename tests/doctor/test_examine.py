@@ -258,13 +258,13 @@ def test_text_groups_by_check_and_counts(tmp_path: Path) -> None:
 
 def test_dict_holds_findings_and_costs(tmp_path: Path) -> None:
     path = write(tmp_path, solver=SOLVER, net=NET)
-    told = json.loads(json.dumps(as_dict(report_of(path))))
-    assert told["kind"] == "solver"
-    assert told["counts"] == {"error": 0, "warning": 0, "note": 1}
-    (finding,) = told["findings"]
+    report = json.loads(json.dumps(as_dict(report_of(path))))
+    assert report["kind"] == "solver"
+    assert report["counts"] == {"error": 0, "warning": 0, "note": 1}
+    (finding,) = report["findings"]
     assert finding["check"] == "no_test"
     assert finding["where"] == str(path)
-    cost = told["costs"]["TRAIN"]
+    cost = report["costs"]["TRAIN"]
     assert cost["parameters"] == cost["learned"] == 1220
     assert [layer["name"] for layer in cost["layers"]] == ["in", "ip", "loss"]
 

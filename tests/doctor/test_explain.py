@@ -1,4 +1,4 @@
-"""What is told of a solver's objective, held against what the solver's own net does."""
+"""The explained objective of a solver, compared with what the solver's net computes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_an_ensemble_averages_is_said(folder: Path, param: str, words: str)
 
 
 @pytest.mark.parametrize("propagate", ["", "propagate_down: [false, false]"])
-def test_layers_said_to_be_taught_are_those_that_get_a_gradient(
+def test_layers_listed_with_gradient_are_those_that_get_one(
     folder: Path, propagate: str
 ) -> None:
     content = (DISTILLER + HINT).replace('type: "HintLoss"', f'type: "HintLoss" {propagate}')
@@ -95,11 +95,11 @@ def test_layers_said_to_be_taught_are_those_that_get_a_gradient(
         if value.requires_grad:
             value.backward(retain_graph=True)
             reached = {p.layer.name for p in net.params if p.blob.grad is not None}
-        said = {name for names in term.taught.values() for name in names}
+        said = {name for names in term.with_gradient.values() for name in names}
         assert said == reached, term.top
 
 
-def test_text_tells_terms_decay_and_schedule(folder: Path) -> None:
+def test_text_has_terms_decay_and_schedule(folder: Path) -> None:
     lines = list(as_text(read_target("solver.prototxt")))
     text = "\n".join(lines)
     assert "teacher 'teacher': weights teacher.caffemodel, 5 layers in phase TEST" in text

@@ -432,7 +432,7 @@ def test_old_format_is_reported_with_its_year_and_problems(tmp_path: Path) -> No
 
 
 def test_labels_of_a_supposed_shape_make_no_error(tmp_path: Path) -> None:
-    """A list may give several labels for a picture, which the prototxt does not tell."""
+    """A list may give several labels for an image, which the prototxt does not say."""
     net = f"""{
         data()
         .replace("Data", "ImageData", 1)

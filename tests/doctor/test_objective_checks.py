@@ -30,7 +30,7 @@ layer { name: "mean" type: "Reduction" bottom: "d" top: "mean" loss_weight: 1
 BY_RECORD = f'name: "n"\n{INPUT}{FROZEN}{IP}{DIVERGENCE}'
 IMAGES = """layer { name: "images" type: "Data" top: "data" top: "label"
   transform_param { TRANSFORM } data_param { source: "gone" batch_size: 4 } }
-layer { name: "answers" type: "HDF5Data" top: "t" hdf5_data_param { source: "gone" batch_size: 4 } }
+layer { name: "outputs" type: "HDF5Data" top: "t" hdf5_data_param { source: "gone" batch_size: 4 } }
 """
 RECORDED = f'name: "n"\n{IMAGES}{IP}layer {{ name: "kd" type: "DistillingLoss" {BOTTOMS} }}\n'
 
@@ -56,7 +56,7 @@ CASES = [
     (
         "mean_over_classes",
         "warning",
-        "the softmax is over the 4 records of a batch",
+        "the softmax is over its 4 samples",
         net('type: "DistillingLoss" distilling_loss_param { axis: 0 }'),
         KD,
     ),
@@ -113,13 +113,13 @@ def test_decay_on_teacher_needs_weight_decay_and_an_lr_mult(tmp_path: Path) -> N
     assert found(frozen, check) == []
     write(tmp_path, solver=SOLVER, net=net('type: "DistillingLoss"', TEACHER))
     assert found(path, check) == []
-    taught = net('type: "DistillingLoss" propagate_down: [true, true]', TEACHER)
-    write(tmp_path, solver=solver, net=taught)
+    trained = net('type: "DistillingLoss" propagate_down: [true, true]', TEACHER)
+    write(tmp_path, solver=solver, net=trained)
     assert found(path, check) == []
 
 
 @pytest.mark.parametrize("transform", ["mirror: true", "crop_size: 5", "jitter: 2"])
-def test_recorded_answers_of_other_views(tmp_path: Path, transform: str) -> None:
+def test_recorded_outputs_of_other_crops(tmp_path: Path, transform: str) -> None:
     check = "recorded_outputs_of_other_crops"
     shapes = {"data": (3, 9, 9), "t": (5,)}
     path = write(tmp_path, net=RECORDED.replace("TRANSFORM", transform))

@@ -286,8 +286,8 @@ def test_nets_that_learn_nothing_are_errors_of_a_solver(tmp_path: Path) -> None:
     assert found(path, "nothing_to_minimise") == found(path, "nothing_learns") == []
 
 
-def with_records(folder: Path, count: int) -> str:
-    """Write an IDX file of records and return a net that trains and is tested on it."""
+def with_samples(folder: Path, count: int) -> str:
+    """Write an IDX file of samples and return a net that trains and is tested on it."""
     write_idx(folder / "x-images-idx3-ubyte", np.zeros((count, 9, 9), np.uint8))
     write_idx(folder / "x-labels-idx1-ubyte", np.zeros(count, np.uint8))
     data = f"""layer {{ name: "d" type: "Data" top: "data" top: "label" data_param {{
@@ -296,20 +296,22 @@ def with_records(folder: Path, count: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("records", "wanted"),
+    ("samples", "wanted"),
     [
         (10, [("warning", "test_iter 2 * batch_size 4 = 8 of the 10 samples of layer 'd'")]),
         (8, []),
         (7, [("note", "test_iter 2 * batch_size 4 = 8 of the 7 samples of layer 'd'")]),
     ],
 )
-def test_tests_are_held_against_the_records(tmp_path: Path, records: int, wanted: object) -> None:
-    path = write(tmp_path, solver=SOLVER + TESTS, net=with_records(tmp_path, records))
+def test_number_of_tests_is_compared_with_the_samples(
+    tmp_path: Path, samples: int, wanted: object
+) -> None:
+    path = write(tmp_path, solver=SOLVER + TESTS, net=with_samples(tmp_path, samples))
     assert found(path, "test_coverage") == wanted
 
 
 def test_training_shorter_than_a_pass(tmp_path: Path) -> None:
-    net = with_records(tmp_path, 13)
+    net = with_samples(tmp_path, 13)
     short = SOLVER.replace("max_iter: 100", "max_iter: 3")
     occurrence = ("note", "12 of the 13 samples of layer 'd' are used")
     assert found(write(tmp_path, solver=short, net=net), "less_than_a_pass") == [occurrence]
@@ -381,7 +383,7 @@ def test_frozen_layer_that_starts_from_a_teachers_is_not_at_random(tmp_path: Pat
     assert found(path, "frozen_at_random") == []
 
 
-def test_frozen_projection_of_a_teachers_answers_is_a_note(tmp_path: Path) -> None:
+def test_frozen_projection_of_a_teachers_outputs_is_a_note(tmp_path: Path) -> None:
     projection = IP.replace('"data"', '"teacher/ip"').replace('"ip"', '"t"')
     projection = projection.replace("inner_product_param", f"{FREEZE} inner_product_param")
     learning = DISTILLER.replace("RULE", "").replace('"teacher/ip"', '"t"')
@@ -401,7 +403,7 @@ def test_teacher_that_nothing_in_train_hears(tmp_path: Path) -> None:
 
 
 def test_teacher_that_was_trained_on_other_pixels(tmp_path: Path) -> None:
-    net = with_records(tmp_path, 8)
+    net = with_samples(tmp_path, 8)
     other = net.replace("data_param", "transform_param { scale: 0.5 } data_param")
     path = write(tmp_path, kd=KD, net=net, teacher=other, distiller=DISTILLER.replace("RULE", ""))
     ((severity, what),) = found(path, "teacher_sees_other_data")

@@ -1,4 +1,4 @@
-"""What is told of the train command's flags, held against what training does with them."""
+"""The reported effect of the train command's flags, compared with what training does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_images(transform: str) -> None:
-    """Let the student's and the teacher's records be images of 2 x 2 pixels."""
+    """Make the student's and the teacher's samples images of 2 x 2 pixels."""
     draw = np.random.default_rng(0)
     write_idx(Path("images-idx3-ubyte"), draw.integers(0, 256, (ROWS, 2, 2), np.uint8))
     write_idx(Path("labels-idx1-ubyte"), draw.integers(0, 3, ROWS).astype(np.uint8))
@@ -73,9 +73,9 @@ def logged(mode: str) -> list[str]:
 )
 def test_overridden_loss_is_the_one_that_is_trained(folder: Path, flags: dict[str, float]) -> None:
     target = solver_case()
-    told = override(target, flags.get("temperature"), flags.get("alpha"), {})
+    changes = override(target, flags.get("temperature"), flags.get("alpha"), {})
     plan = read_plan("solver.prototxt", Overrides(**flags))
-    assert told and set(told) <= set(plan.notes)
+    assert changes and set(changes) <= set(plan.notes)
     node = Solver(plan, MemoryLog()).net.node_of("kd")
     (term,) = [t for t in objectives(target)[0].terms if t.top == "kd"]
     assert node is not None and term.formula == node.layer.explain(node.bottom_shapes)
@@ -94,9 +94,9 @@ def test_overriding_nothing_is_refused_as_in_training(folder: Path) -> None:
     (folder / "distiller.prototxt").write_text(content)
     with pytest.raises(UsageError) as refused:
         read_plan("solver.prototxt", Overrides(temperature=8.0))
-    with pytest.raises(UsageError, match="need a DistillingLoss layer") as told:
+    with pytest.raises(UsageError, match="need a DistillingLoss layer") as raised:
         override(solver_case(), 8.0, None, {})
-    assert str(told.value) == str(refused.value)
+    assert str(raised.value) == str(refused.value)
     assert override(solver_case(), None, None, {}) == []
 
 

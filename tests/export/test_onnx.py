@@ -22,7 +22,7 @@ from tests.helpers import make_net
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN = GOLDEN / "data" / "mean.binaryproto"
-RECORD = (3, 20, 24)  # the mean's shape
+SAMPLE = (3, 20, 24)  # the mean's shape
 
 IMAGE = {"x": (2, 6, 7, 8)}
 
@@ -228,11 +228,11 @@ def data_layer(transform):
 @pytest.mark.parametrize(
     ("transform", "shape"),
     [
-        ("", (2, *RECORD)),
-        ("scale: 0.00390625", (2, *RECORD)),
-        ("mean_value: 100 scale: 0.5", (2, *RECORD)),
-        ("mean_value: 100 mean_value: 110 mean_value: 120.5", (2, *RECORD)),
-        ("mean_file: 'mean.binaryproto' scale: 0.017", (2, *RECORD)),
+        ("", (2, *SAMPLE)),
+        ("scale: 0.00390625", (2, *SAMPLE)),
+        ("mean_value: 100 scale: 0.5", (2, *SAMPLE)),
+        ("mean_value: 100 mean_value: 110 mean_value: 120.5", (2, *SAMPLE)),
+        ("mean_file: 'mean.binaryproto' scale: 0.017", (2, *SAMPLE)),
         ("mean_file: 'mean.binaryproto' crop_size: 7", (2, 3, 7, 7)),
         ("crop_size: 9 scale: 0.25", (2, 3, 9, 9)),
     ],
@@ -244,10 +244,10 @@ def test_preprocess_answers_to_pixels_as_the_data_layer(tmp_path, transform, sha
     model = to_onnx(net, tmp_path / "m.onnx", rules)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [v.name for v in model.graph.input] == ["x"]
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *RECORD), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *SAMPLE), dtype=np.uint8)
     floats = Transformer(layer.transform_param, False, lambda _: MEAN)(pixels, torch.Generator())
     height, width = shape[2:]
-    top, left = (RECORD[1] - height) // 2, (RECORD[2] - width) // 2
+    top, left = (SAMPLE[1] - height) // 2, (SAMPLE[2] - width) // 2
     window = pixels[:, :, top : top + height, left : left + width]
     output = run(model, {"x": window})["ip"]
     with torch.no_grad():

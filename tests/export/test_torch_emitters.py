@@ -357,7 +357,7 @@ def bottom(kind: str, shape: tuple[int, ...]) -> Tensor:
         return torch.randint(-2, 3, shape).float()
     if kind == "cont":
         return (torch.randn(shape) > -0.3).float()
-    if kind == "mask":  # of 6 x 7 places
+    if kind == "mask":  # of 6 x 7 positions
         indices = [torch.randperm(42)[: shape[2] * shape[3]] for _ in range(shape[0] * shape[1])]
         return torch.stack(indices).reshape(shape).float()
     if kind == "scores":

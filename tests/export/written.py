@@ -79,7 +79,7 @@ class Written:
         assert done.returncode == 0, done.stderr
 
     def check(self, name: str) -> None:
-        """Hold what a module answered against the net's tops."""
+        """Compare a module's outputs with the net's tops."""
         theirs = dict(np.load(self.path(name).with_suffix(".out.npz")))
         for index, ours in enumerate(self.ours[name]):
             if f"{index}/only" in theirs:

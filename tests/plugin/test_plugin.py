@@ -271,7 +271,7 @@ def test_label_that_is_no_class_is_an_error():
         run(make_layer(python("DistillingLoss", ""), SHAPE, SHAPE, (6,)), *bottoms)
 
 
-# ---- beside the original
+# ---- beside Caffe
 
 BESIDE = """
 import importlib.abc, json, sys
@@ -316,7 +316,7 @@ def searching(*folders: str) -> str:
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["installed", "the folder alone"])
-def test_plugin_runs_with_numpy_and_the_originals_base_class_alone(tmp_path, copied):
+def test_plugin_runs_with_numpy_and_caffes_base_class_alone(tmp_path, copied):
     (tmp_path / "caffe.py").write_text("class Layer:\n    pass\n")
     folder = FOLDER.parents[1]
     if copied:
@@ -389,8 +389,8 @@ def test_plugin_is_imported_where_there_is_numpy_alone(tmp_path, copied):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(1,) True", "(2, 3) True", "(1,) True"]
     if copied:
-        told = "ImportError: caffe_kd.plugin needs pycaffe on PYTHONPATH: No module named caffe"
-        assert in_a_net.stderr.splitlines()[-1] == told
+        message = "ImportError: caffe_kd.plugin needs pycaffe on PYTHONPATH: No module named caffe"
+        assert in_a_net.stderr.splitlines()[-1] == message
 
 
 def test_plugin_is_written_for_python_3_6():

@@ -30,9 +30,9 @@ def test_boxes_of_a_row_never_overlap() -> None:
             before, behind = placed[a], placed[b]
             assert before.along + before.depth / 2 < behind.along - behind.depth / 2
         for one, other in itertools.combinations(placed, 2):
-            apart = abs(one.across - other.across) - (one.breadth + other.breadth) / 2
+            distance = abs(one.across - other.across) - (one.breadth + other.breadth) / 2
             rows = abs(one.along - other.along) - (one.depth + other.depth) / 2
-            assert apart > -1e-9 or rows > -1e-9
+            assert distance > -1e-9 or rows > -1e-9
 
 
 def test_crossing_that_can_be_undone_is_undone() -> None:

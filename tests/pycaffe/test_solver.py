@@ -14,7 +14,7 @@ from caffe_kd.core.errors import NonFiniteLoss, ParseError, SolverError
 from tests.pycaffe.nets import BRANCHES, SMALL, SOLVER, fill, write
 from tests.solver.training import DATA, write_rows
 
-# The loop runs one graph, the face layer by layer: float32 sums may be added in another order.
+# The loop runs one graph, pycaffe's net layer by layer: float32 sums may be added in another order.
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 # A blob that two layers take, a layer in place, and rows in their order.
@@ -120,7 +120,7 @@ def test_snapshot_writes_weights_and_state(small_solver, tmp_path: Path) -> None
     assert (net.params["conv"][0].data == 7).all()
 
 
-# ---- the loop and its face
+# ---- the loop and its wrappers
 
 
 def test_step_shows_the_last_iteration(tmp_path: Path) -> None:

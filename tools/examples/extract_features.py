@@ -19,7 +19,7 @@ import caffe_kd as caffe
 def main(folder: Path) -> float:
     net = trained(folder)
     images, classes = read_digits()
-    net.blobs["data"].reshape(100, 1, 8, 8)  # so many at a time
+    net.blobs["data"].reshape(100, 1, 8, 8)  # the batch
     transformer = caffe.io.Transformer({"data": net.blobs["data"].data.shape})
     transformer.set_transpose("data", (2, 0, 1))
     inputs = np.stack([transformer.preprocess("data", p[0][:, :, None]) for p in images])

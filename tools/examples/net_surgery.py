@@ -39,11 +39,11 @@ def main(folder: Path) -> np.ndarray:
     new = caffe.Net(str(path), caffe.TEST)
     for name, source in (("conv1", "conv1"), ("conv2", "ip1"), ("conv3", "score")):
         for blob, trained_blob in zip(new.params[name], old.params[source], strict=True):
-            blob.data.flat = trained_blob.data.flat  # the same numbers in another shape
+            blob.data.flat = trained_blob.data.flat  # the same values in another shape
     new.save(str(folder / "convolutional.caffemodel"))
     seen = new.forward(data=row[None, None])["prob"][0, :, 0].argmax(0)
     print("the digits are          ", *classes[:5].astype(int))
-    print("seen from left to right:", *seen[::4])  # a place for each 2 pixels, a digit has 8
+    print("seen from left to right:", *seen[::4])  # one position for each 2 pixels; a digit has 8
     return seen[::4]
 
 

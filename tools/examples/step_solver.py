@@ -22,7 +22,7 @@ def main(folder: Path) -> float:
     while solver.iter < solver.param.max_iter:
         losses += train(solver, 20)
         if solver.iter == 140:
-            solver.param.base_lr = 0.005  # counts at once
+            solver.param.base_lr = 0.005  # takes effect at once
         draw(losses, folder / "loss.png")
         print(f"iteration {solver.iter}, lr {solver.lr:g}: loss {losses[-1]:.4f}")
     solver.net.save(str(folder / "digits.caffemodel"))

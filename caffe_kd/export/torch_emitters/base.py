@@ -42,7 +42,7 @@ class NoCodeError(Exception):
     """A layer cannot be written; says why, and what to do about it."""
 
 
-# Of a layer in its net and the Python names of its bottoms.
+# Called with a layer in its net and the Python names of its bottoms.
 Emitter = Callable[[LayerNode, list[str]], Code]
 
 EMITTERS: dict[str, Emitter] = {}

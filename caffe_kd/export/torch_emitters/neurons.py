@@ -78,7 +78,7 @@ def _threshold(node: LayerNode, bottoms: list[str]) -> Code:
 @emits("Power")
 def _power(node: LayerNode, bottoms: list[str]) -> Code:
     param, x = layer_of(node).param, bottoms[0]
-    if param.power == 0 or param.scale == 0:  # whatever x is, even infinite
+    if param.power == 0 or param.scale == 0:  # for any x, even an infinite one
         constant = f"torch.full_like({x}, {number(param.shift)})"
         return Code(f"{constant} ** {number(param.power)}")
     y = _linear(x, param.scale, param.shift)

@@ -147,7 +147,7 @@ def _pool(layer: Any, shape: Shape) -> tuple[str, tuple[Any, ...]]:
             return_indices=mask,
         )
         return module, ()
-    # Windows that torch does not place: the plane is padded to what they cover, or cut.
+    # Windows that torch does not produce: the map is padded to what they cover, or cropped.
     border = tuple_of(plan.border)
     if layer.with_mask:
         return f"MaxPoolWithMask({kernel}, {stride}, {border})", (MaxPoolWithMask,)
