@@ -86,7 +86,7 @@ CASES = [
     (
         "temperature_squared",
         "warning",
-        "which the layer has too",
+        "which the layer applies itself",
         distilling(rest="loss_weight: 16"),
         distilling(),
     ),
@@ -122,14 +122,14 @@ CASES = [
     (
         "labels_twice",
         "warning",
-        "both learn from the labels",
+        "both use the labels",
         distilling(after=LOSS),
         distilling(label="", after=LOSS),
     ),
     (
         "labels_twice",
         "warning",
-        "both learn from the labels",
+        "both use the labels",
         distilling(after=LOSS),
         distilling("alpha: 1", after=LOSS),
     ),

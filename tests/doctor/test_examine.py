@@ -251,7 +251,7 @@ def test_text_groups_by_check_and_counts(tmp_path: Path) -> None:
         f"  {path}:4: layer 'p0' (Pooling): 9 x 9 becomes 5 x 5; rounding down gives 4 x 4" in lines
     )
     assert "  and 2 more (doctor -json lists all)" in lines
-    assert any(line.startswith("  Why: Caffe rounds the number of windows up.") for line in lines)
+    assert any(line.startswith("  Why: Caffe rounds the output size up.") for line in lines)
     assert lines[-1] == "0 errors, 0 warnings, 12 notes"
     assert any(line.startswith("TRAIN and TEST: 0 parameters") for line in lines)
 

@@ -277,7 +277,7 @@ CASES = [
     (
         "few_values_for_statistics",
         "warning",
-        "4 value(s) of a channel",
+        "4 value(s) per channel",
         with_layer(BATCH_NORM.replace("PARAM", "")),
         with_layer(BATCH_NORM.replace("PARAM", "batch_norm_param { use_global_stats: true }")),
     ),
@@ -431,7 +431,7 @@ def test_old_format_is_reported_with_its_year_and_problems(tmp_path: Path) -> No
     assert found(write(tmp_path, new=NET), "old_format") == []
 
 
-def test_labels_of_a_supposed_shape_make_no_error(tmp_path: Path) -> None:
+def test_labels_of_an_assumed_shape_make_no_error(tmp_path: Path) -> None:
     """A list may give several labels for an image, which the prototxt does not say."""
     net = f"""{
         data()
@@ -442,4 +442,4 @@ def test_labels_of_a_supposed_shape_make_no_error(tmp_path: Path) -> None:
       layer {{ name: "s" type: "SigmoidCrossEntropyLoss" bottom: "ip" bottom: "label" }}"""
     ((severity, what),) = found(write(tmp_path, n=net), "cannot_be_built")
     assert severity == "warning"
-    assert "only supposed" in what
+    assert "only assumed" in what

@@ -80,7 +80,7 @@ CASES = [
     (
         "term_without_effect",
         "error",
-        "no gradient gets from it to what makes 'ip'",
+        "no gradient of it reaches the layers that make 'ip'",
         net('type: "DistillingLoss" propagate_down: [false, false]'),
         KD,
     ),
@@ -107,7 +107,7 @@ def test_decay_on_teacher_needs_weight_decay_and_an_lr_mult(tmp_path: Path) -> N
     check = "decay_on_teacher"
     path = write(tmp_path, solver=solver, net=net('type: "DistillingLoss"', TEACHER))
     assert [what for _, what in found(path, check)] == [
-        "layer 't' (InnerProduct): weight_decay 0.5 shrinks it, and no gradient makes up for that"
+        "layer 't' (InnerProduct): weight_decay 0.5 shrinks it, and no gradient compensates"
     ]
     frozen = write(tmp_path, solver=solver, net=KD)
     assert found(frozen, check) == []

@@ -191,14 +191,14 @@ CASES = [
     (
         "snapshots",
         "note",
-        "the only snapshot is that at the end",
+        "the only snapshot is the one at the end",
         changed("snapshot: 50", ""),
         SOLVER,
     ),
     (
         "snapshots",
         "note",
-        "the folder of snapshot_prefix, 'away', is not there",
+        "the folder of snapshot_prefix, 'away', does not exist",
         changed('"s"', '"away/s"'),
         SOLVER,
     ),
@@ -408,6 +408,6 @@ def test_teacher_that_was_trained_on_other_pixels(tmp_path: Path) -> None:
     path = write(tmp_path, kd=KD, net=net, teacher=other, distiller=DISTILLER.replace("RULE", ""))
     ((severity, what),) = found(path, "teacher_sees_other_data")
     assert severity == "warning"
-    assert "was written for scale 0.5, and sees 1" in what
+    assert "was written for scale 0.5, and gets 1" in what
     path = write(tmp_path, kd=KD, teacher=net)
     assert found(path, "teacher_sees_other_data") == []
