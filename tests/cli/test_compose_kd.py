@@ -472,7 +472,7 @@ def test_solver_for_caffe_with_another_test_net_is_an_error(folder, capsys):
     own = SOLVER.replace("net:", "train_net:", 1) + 'test_net: "student.prototxt"'
     Path("solver.prototxt").write_text(own + RUN)
     assert compose_kd.main([*FOR_CAFFE, *ALL_OUTPUTS]) == 1
-    assert "test_net is another net" in capsys.readouterr().err
+    assert "test_net is not the composed net" in capsys.readouterr().err
 
 
 def test_weights_output_without_for_is_a_usage_error(folder, capsys):

@@ -366,7 +366,7 @@ def test_layer_of_logits_takes_blobs_as_pycaffe_gives_them(kind: str) -> None:
         ("DecoupledDistillingLoss", "", [(6, 1), (6, 1), (6,)], "at least 2 classes"),
         ("DISTLoss", "gamma: -1", [LOGITS, LOGITS], "gamma must be at least 0"),
         ("DistillingLoss", "standardize: true divergence: PSEUDO_LABEL", [LOGITS, LOGITS],
-         "standardize has no use"),
+         "standardize has no effect"),
         ("DistillingLoss", "hard_sample_weight: FOCAL", [LOGITS, LOGITS], "needs the label"),
         ("SoftmaxWithLoss", "label_smoothing: 2", [LOGITS, (6,)], "must be in 0..1"),
         ("TeacherEnsemble", "weight: '1 2 3'", [LOGITS, LOGITS], "for each bottom"),
