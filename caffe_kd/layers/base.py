@@ -222,11 +222,15 @@ class Layer(nn.Module):
         try:
             tops = self(*bottoms)
         except Exception as error:
-            failure = _failure(type(self), self.proto, "forward", error)
-            if failure is None:
-                raise
-            raise failure from error
+            self.raise_named(error, "forward")
         return tops_of(tops)
+
+    def raise_named(self, error: Exception, method: str) -> NoReturn:
+        """Raise an error of a method; one of a user's own class names the layer and the place."""
+        failure = _failure(type(self), self.proto, method, error)
+        if failure is None:
+            raise error
+        raise failure from error
 
     @contextmanager
     def naming(self, method: str) -> Iterator[None]:
@@ -234,10 +238,19 @@ class Layer(nn.Module):
         try:
             yield
         except Exception as error:
-            failure = _failure(type(self), self.proto, method, error)
-            if failure is None:
-                raise
-            raise failure from error
+            self.raise_named(error, method)
+
+    def check_backward(self) -> None:
+        """Refuse a backward pass with force_backward through a type that has none.
+
+        Raises:
+            NetError: it has no backward pass.
+        """
+        if self.no_backward:
+            self.fail(
+                "Not Implemented Yet: the type has no backward pass, and force_backward: true asks "
+                "for one. Put the layer in phase TEST alone, or leave force_backward out"
+            )
 
     def explain(self, bottom_shapes: list[Shape]) -> list[str]:
         """Return the lines of what the layer computes, as a formula with its numbers.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from .net import AUTOMATIC_TOP, LayerNode, Net, Param, check_backward, load_net, read_net
+from .net import AUTOMATIC_TOP, LayerNode, Net, Param, load_net, read_net
 
 __all__ = [
     "AUTOMATIC_TOP",
     "Net",
     "Param",
     "LayerNode",
-    "check_backward",
     "load_net",
     "read_net",
 ]

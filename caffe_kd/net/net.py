@@ -42,6 +42,9 @@ class LayerNode:
     bottom_shapes: list[Shape] = field(default_factory=list)
     top_shapes: list[Shape] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.cuts = any(self.detached)
+
 
 @dataclass
 class Param:
@@ -305,19 +308,26 @@ class Net(nn.Module):
         blobs = self.blobs
         objective: Tensor | None = None
         force = self.param.force_backward and torch.is_grad_enabled()
-        for node in self.running:
-            bottoms = [blobs[name] for name in node.bottoms]
-            if any(node.detached):
-                pairs = zip(bottoms, node.detached, strict=True)
-                bottoms = [b.detach() if d else b for b, d in pairs]
-            tops = node.layer.run(*bottoms)
-            if force and not node.bottoms:
-                tops = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in tops)
-            for name, top, weight in zip(node.tops, tops, node.loss_weights, strict=True):
-                blobs[name] = top
-                if weight:
-                    term = weight * (top if top.dim() == 0 else top.sum())
-                    objective = term if objective is None else objective + term
+        try:
+            for node in self.running:
+                bottoms = [blobs[name] for name in node.bottoms]
+                if node.cuts:
+                    pairs = zip(bottoms, node.detached, strict=True)
+                    bottoms = [b.detach() if d else b for b, d in pairs]
+                tops = node.layer(*bottoms)
+                if isinstance(tops, Tensor):
+                    tops = (tops,)
+                if force and not node.bottoms:
+                    tops = tuple(
+                        t if t.requires_grad else t.detach().requires_grad_() for t in tops
+                    )
+                for name, top, weight in zip(node.tops, tops, node.loss_weights, strict=True):
+                    blobs[name] = top
+                    if weight:
+                        term = weight * (top if top.dim() == 0 else top.sum())
+                        objective = term if objective is None else objective + term
+        except Exception as error:  # not Layer.run: a call more for each layer is felt here
+            node.layer.raise_named(error, "forward")
         return objective
 
     def backward(self, objective: Tensor, retain_graph: bool = False) -> None:
@@ -460,19 +470,6 @@ class Net(nn.Module):
                 mine.layer.share_blob(index, blobs[index])
         for param in self.params:
             param.blob = param.layer.parameters_in_order[param.index]
-
-
-def check_backward(layer: Layer) -> None:
-    """Refuse a backward pass with force_backward through a layer that has none.
-
-    Raises:
-        NetError: the layer has no backward pass.
-    """
-    if layer.no_backward:
-        layer.fail(
-            "Not Implemented Yet: the type has no backward pass, and force_backward: true asks for "
-            "one. Put the layer in phase TEST alone, or leave force_backward out"
-        )
 
 
 def read_net(path: str | Path, notes: Notes | None = None) -> Any:

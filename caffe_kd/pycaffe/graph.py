@@ -17,7 +17,7 @@ from ..layers.base import Shape
 from ..layers.data.dummy_data import DummyData
 from ..layers.data.input import Input
 from ..layers.utility.python import Python
-from ..net import AUTOMATIC_TOP, check_backward
+from ..net import AUTOMATIC_TOP
 from ..net import Net as CoreNet
 from .blob import Blob, ParameterBlob, parameter_storage
 from .nodes import Node, NodeList, Tape
@@ -220,7 +220,7 @@ class Graph:
             node = self.nodes[index]
             if node.needs_backward:
                 if node.layer is not None and self.net.param.force_backward:
-                    check_backward(node.layer)
+                    node.layer.check_backward()
                 self._backward(node)
             for hook in self.after_backward:
                 hook(index)

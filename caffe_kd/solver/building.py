@@ -12,7 +12,7 @@ import torch
 
 from ..core.errors import WeightsError
 from ..logs.log import Log
-from ..net import Net, check_backward
+from ..net import Net
 from ..net.weights import shown
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
@@ -34,7 +34,7 @@ def build(
     net = Net(param, phase, file)
     if param.force_backward and phase == pb.TRAIN:
         for node in net.nodes:
-            check_backward(node.layer)
+            node.layer.check_backward()
     net.context.notify = log.info
     net.context.exact_sums = exact_sums
     for node in net.nodes:

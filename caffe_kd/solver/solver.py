@@ -276,7 +276,8 @@ class Solver:
             return 0.0  # a net without loss has nothing to learn, as in Caffe
         if objective.requires_grad:
             self.net.backward(objective, self.retain_graph)
-            self.after_backward()
+            if self._after_backward:
+                self.after_backward()
         return float(objective.detach())
 
     def after_backward(self) -> None:
