@@ -55,16 +55,16 @@ def averages_lag(view: View) -> Occurrences:
     inference = view.inference
     if not view.is_training or inference.net is None or inference.absent or inference.problems:
         return
-    places = {
+    nodes = {
         node.proto.name: node
         for node, layer in _norms(view)
         if view.has_weights(node) and (layer.follows or view.of_teacher(node))
     }
-    if not view.data or not places or inference.unrun:
+    if not view.data or not nodes or inference.unrun:
         return
-    for change in _changes(view, list(places)):
+    for change in _changes(view, list(nodes)):
         if change.lag > statistics.LAGGING:
-            where = places[change.layer.name].location
+            where = nodes[change.layer.name].location
             yield Occurrence("warning", where, f"{change}, in {_BATCHES} batches")
 
 

@@ -239,8 +239,8 @@ def teacher_sees_other_data(target: Target) -> Occurrences:
                 here, there = (getattr(x.transform_param, field) for x in (own, layer))
                 if here != there:
                     fact = f"teacher '{name}' was written for {field} {shown(there)}, and gets "
-                    place = f"{shown(here)} ({own.source_line})"
-                    yield Occurrence("warning", layer.source_line, fact + place)
+                    position = f"{shown(here)} ({own.source_line})"
+                    yield Occurrence("warning", layer.source_line, fact + position)
 
 
 @target_check(

@@ -81,7 +81,7 @@ def cache_effect(target: Target, mode: str) -> CacheEffect | None:
     try:
         net = Net(view.param, view.phase, view.file)
         frozen = choose(
-            net, mode, target.solver.max_iter * target.solver.iter_size, _moving(target, net)
+            net, mode, target.solver.max_iter * target.solver.iter_size, _ema_layers(target, net)
         )
     except UsageError as error:
         return CacheEffect(f"training refuses {error.message}", refused=True)
@@ -98,8 +98,8 @@ def _has_frozen(view: View) -> bool:
     return bool(view.teachers) or any(not all(n.lr_mults) for n in frozen)
 
 
-def _moving(target: Target, net: Net) -> list[str]:
+def _ema_layers(target: Target, net: Net) -> list[str]:
     """Return the layers of the teachers that are averages (EMA) of the student."""
-    means = {t.name or bundle.TEACHER for t in target.solver.teacher if t.HasField("ema")}
+    ema_teachers = {t.name or bundle.TEACHER for t in target.solver.teacher if t.HasField("ema")}
     names = [node.layer.name for node in net.nodes if "/" in node.layer.name]
-    return [name for name in names if name.partition("/")[0] in means]
+    return [name for name in names if name.partition("/")[0] in ema_teachers]

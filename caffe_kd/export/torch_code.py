@@ -248,11 +248,11 @@ class _Names(dict[str, str]):
 
     def another(self, name: str) -> str:
         """Return a new Python name for this name, even if there is one already."""
-        plain = re.sub(r"[^0-9A-Za-z_]+", "_", name).strip("_") or "n"
-        plain = f"n{plain}" if plain[0].isdigit() else plain
-        result, count = plain, 2
+        clean = re.sub(r"[^0-9A-Za-z_]+", "_", name).strip("_") or "n"
+        clean = f"n{clean}" if clean[0].isdigit() else clean
+        result, count = clean, 2
         while result in self._taken:
-            result, count = f"{plain}_{count}", count + 1
+            result, count = f"{clean}_{count}", count + 1
         self._taken.add(result)
         return result
 
