@@ -63,7 +63,8 @@ def follow(step: re.Match[str], project: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     assert lines.count(f"{step['line']}\n") == 1, f"{step['file']}: {step['line']}"
     at = lines.index(f"{step['line']}\n") + (step["where"] == "after")
-    path.write_text("".join([*lines[:at], step["text"], *lines[at:]]), encoding="utf-8")
+    apart = "\n\n" if step["text"].startswith("class ") else ""  # as style has it
+    path.write_text("".join([*lines[:at], step["text"], apart, *lines[at:]]), encoding="utf-8")
 
 
 @pytest.mark.parametrize("title", RECIPES)
