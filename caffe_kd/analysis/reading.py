@@ -18,7 +18,7 @@ from ..proto.binary import LayerWeights, read_weights
 from ..proto.compose import Teacher, compose
 from ..proto.filter import filter_net
 from ..proto.upgrade import Notes, upgrade_net, upgrade_solver
-from ..solver.plan import Overrides, Plan, read_plan
+from ..solver.plan import Overrides, TrainingPlan, read_plan
 from .shape_inference import infer_shapes
 from .view import View
 
@@ -45,7 +45,7 @@ class Target:
 
     file: Path
     solver: Any = None
-    plan: Plan | None = None
+    plan: TrainingPlan | None = None
     views: list[View] = field(default_factory=list)
     layers: list[Any] = field(default_factory=list)
     teachers: list[tuple[str, Any]] = field(default_factory=list)

@@ -16,7 +16,7 @@ from .command_parser import CommandParser
 from .guard import guarded
 
 if TYPE_CHECKING:
-    from ..solver.plan import Plan
+    from ..solver.plan import TrainingPlan
 
 SUMMARY = "run a solver; with a teacher in it, distil"
 GROUP = "train"
@@ -155,7 +155,7 @@ def parser() -> CommandParser:
     return parser
 
 
-def into_folder(plan: Plan, folder: Path) -> None:
+def into_folder(plan: TrainingPlan, folder: Path) -> None:
     """Move the solver's snapshots (and with them the log) into a folder."""
     plan.solver.snapshot_prefix = str(folder / Path(plan.solver.snapshot_prefix).name)
 

@@ -15,7 +15,7 @@ from ..net.queries import blob_count
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 from ..solver.building import prefixed
-from ..solver.plan import Plan
+from ..solver.plan import TrainingPlan
 from . import FIRST_OWN_FIELD
 from .databases import Databases, find_for, needs_database
 from .layers import error, translated
@@ -61,7 +61,7 @@ _INSTEAD = {
 }
 
 
-def weights_for_caffe(plan: Plan, net: Any) -> dict[str, list[np.ndarray | None]]:
+def weights_for_caffe(plan: TrainingPlan, net: Any) -> dict[str, list[np.ndarray | None]]:
     """Return the teachers' weights by the names that their layers have in a composed net.
 
     Layers of the student that start from a teacher's weights are included. Other layers are not,

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.errors import SolverError
 from ..proto import caffe_pb2 as pb
-from ..solver.plan import Plan
+from ..solver.plan import TrainingPlan
 from . import FIRST_OWN_FIELD
 
 # Fields of this package that are replaced by the composed net.
@@ -22,7 +22,7 @@ def settings_to_leave_out(solver: Any) -> list[str]:
     return [field.name for field in given if field.name not in _NETS]
 
 
-def solver_for_caffe(plan: Plan, net: str, weights: Sequence[str]) -> Any:
+def solver_for_caffe(plan: TrainingPlan, net: str, weights: Sequence[str]) -> Any:
     """Return a plan's solver for BVLC Caffe.
 
     Args:

@@ -21,7 +21,7 @@ from ..core.multi_tensor import foreach
 from ..layers.base import tops_of
 from ..solver import callback, lr_policy
 from ..solver.options import Options
-from ..solver.plan import Plan
+from ..solver.plan import TrainingPlan
 from ..solver.solver import Solver as CoreSolver
 from ..solver.updates import SGD
 from . import mode
@@ -43,7 +43,7 @@ class Loop(callback.Callback):
         on_gradients_ready: called after them, before the update.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TrainingPlan) -> None:
         exact = mode.exact_sums(plan.solver.type)
         seeds = plan.solver.random_seed >= 0 or not mode.is_seeded()
         # No cache of the teacher's outputs: scripts expect every blob to be computed.

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..proto import caffe_pb2 as pb
 from ..proto import text
-from ..solver.plan import Overrides, Plan, read_plan
+from ..solver.plan import Overrides, TrainingPlan, read_plan
 from .loop import Callback, Loop
 from .net import Net
 
@@ -43,13 +43,13 @@ class Solver:
         self._begin(plan)
 
     @classmethod
-    def of(cls, plan: Plan) -> Solver:
+    def of(cls, plan: TrainingPlan) -> Solver:
         """Return the solver of a plan."""
         solver = cls.__new__(cls)
         solver._begin(plan)
         return solver
 
-    def _begin(self, plan: Plan) -> None:
+    def _begin(self, plan: TrainingPlan) -> None:
         self._loop = Loop(plan)
 
     @property
@@ -168,7 +168,7 @@ class AdamSolver(Solver):
     rule = "Adam"
 
 
-def _read(solver_file: Path) -> Plan:
+def _read(solver_file: Path) -> TrainingPlan:
     """Read a solver's prototxt; max_iter may be missing, since ``step`` does not need it."""
     path = fspath(solver_file)
     if text.read(path, pb.SolverParameter()).HasField("max_iter"):

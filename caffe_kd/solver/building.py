@@ -16,7 +16,7 @@ from ..net import Net
 from ..net.weights import shown
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
-from .plan import Plan
+from .plan import TrainingPlan
 from .plan_teachers import Injection
 
 
@@ -86,7 +86,7 @@ def prefixed(name: str, layers: Iterable[LayerWeights]) -> list[LayerWeights]:
     return [replace(w, name=f"{name}/{w.name}") for w in layers]
 
 
-def load_teachers(plan: Plan, nets: Sequence[Net], log: Log) -> None:
+def load_teachers(plan: TrainingPlan, nets: Sequence[Net], log: Log) -> None:
     """Give the teachers' layers their weights.
 
     Raises:
@@ -113,7 +113,7 @@ def _check_given(layer: Any, given: set[str], teacher: Any) -> None:
         )
 
 
-def report_new_layers(plan: Plan, net: Net, log: Log) -> None:
+def report_new_layers(plan: TrainingPlan, net: Net, log: Log) -> None:
     """Log which layers begin with their fillers' values though the net starts from weights."""
     averaged = tuple(f"{name}/" for name in plan.means)  # they begin as their student's layers
     new = [name for name in net.without_weights() if not name.startswith(averaged)]
@@ -122,7 +122,7 @@ def report_new_layers(plan: Plan, net: Net, log: Log) -> None:
         log.info(f"New layers, which begin as their fillers make them: {shown(new)}")
 
 
-def inject(plan: Plan, net: Net, log: Log) -> None:
+def inject(plan: TrainingPlan, net: Net, log: Log) -> None:
     """Copy the parameters of teachers' layers into layers of the net, as ``inject`` asks.
 
     Raises:

@@ -18,7 +18,7 @@ from ..proto.binary import (
     write_weights_hdf5,
 )
 from ..proto.students import renamed
-from .plan import Plan
+from .plan import TrainingPlan
 
 
 def learned(net: Net, teachers: Sequence[str]) -> tuple[list[Param], Any]:
@@ -83,7 +83,7 @@ def file_ending(solver: Any) -> str:
     return ".h5" if solver.snapshot_format == pb.SolverParameter.HDF5 else ""
 
 
-def models(nets: Sequence[Net], plan: Plan) -> list[Model]:
+def models(nets: Sequence[Net], plan: TrainingPlan) -> list[Model]:
     """Return what a snapshot writes as weights.
 
     First all that learns; then each of several students and each mean teacher, under the names

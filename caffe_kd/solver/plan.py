@@ -59,7 +59,7 @@ class Overrides:
 
 
 @dataclass
-class Plan:
+class TrainingPlan:
     """What a solver is about to do.
 
     Attributes:
@@ -105,7 +105,7 @@ class Plan:
         return text.locate(self.file, name)
 
 
-def read_plan(path: str | Path, overrides: Overrides | None = None) -> Plan:
+def read_plan(path: str | Path, overrides: Overrides | None = None) -> TrainingPlan:
     """Read a solver and the nets it names, and compose them.
 
     Raises:
@@ -130,7 +130,7 @@ class _Planner:
         self.students: list[StudentWeights] = []
         self.warnings: list[str] = []
 
-    def plan(self) -> Plan:
+    def plan(self) -> TrainingPlan:
         self._check_settings()
         self._default_prefix()
         self._find_own_teacher()
@@ -160,7 +160,7 @@ class _Planner:
             NetPlan(self._test_net(net, i, teachers.nets, distiller), file)
             for i, (net, file) in enumerate(self._test_nets((train_net, train_file)))
         ]
-        return Plan(
+        return TrainingPlan(
             solver=self.solver,
             file=self.file,
             student=train_net,

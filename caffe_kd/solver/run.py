@@ -19,7 +19,7 @@ from ..proto import text
 from .callback import Action, Callback
 from .device import choose_device
 from .options import Options
-from .plan import Plan
+from .plan import TrainingPlan
 from .signals import SignalActions
 from .solver import Solver
 
@@ -54,7 +54,7 @@ class RunOptions:
     at_end: Callable[[Solver], None] | None = None
 
 
-def train(plan: Plan, run: RunOptions | None = None) -> Solver:
+def train(plan: TrainingPlan, run: RunOptions | None = None) -> Solver:
     """Train as planned, with a log on stderr and in a file.
 
     Raises:
@@ -93,13 +93,13 @@ def _resume_hint(solver: Solver) -> str:
     return f"To go on: -snapshot {solver.snapshots[1]}"
 
 
-def new_log(plan: Plan) -> Path:
+def new_log(plan: TrainingPlan) -> Path:
     """Make the run's log beside its snapshots, named by its start; no two runs share one."""
     start = time.strftime("%Y%m%d-%H%M%S")
     return new_file(Path(f"{plan.solver.snapshot_prefix}_{start}.log"))
 
 
-def export(plan: Plan, solver: Solver, path: Path) -> tuple[Exported, list[str]]:
+def export(plan: TrainingPlan, solver: Solver, path: Path) -> tuple[Exported, list[str]]:
     """Write the trained student as ONNX, and beside it a ``deploy.prototxt`` for its weights.
 
     Returns:

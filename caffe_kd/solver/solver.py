@@ -26,8 +26,8 @@ from ..proto.binary import read_weights
 from . import building, features, lr_policy, models, snapshot
 from .callback import Action, Callback, overriding
 from .options import Options
-from .plan import Plan
-from .telling import output_lines
+from .output_format import output_lines
+from .plan import TrainingPlan
 from .updates import Updater
 
 
@@ -64,7 +64,7 @@ class Solver:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainingPlan,
         log: Log,
         device: torch.device | None = None,
         options: Options | None = None,

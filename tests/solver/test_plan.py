@@ -6,11 +6,11 @@ import pytest
 
 from caffe_kd.core.errors import CaffeKDError, NetError, ParseError, SolverError, UsageError
 from caffe_kd.proto import caffe_pb2 as pb
-from caffe_kd.solver.plan import Overrides, Plan, read_plan
+from caffe_kd.solver.plan import Overrides, TrainingPlan, read_plan
 from tests.solver.training import DISTIL, DISTILLER, SETTINGS, STUDENT
 
 
-def plan_of(settings: str, **overrides) -> Plan:
+def plan_of(settings: str, **overrides) -> TrainingPlan:
     Path("solver.prototxt").write_text(settings)
     return read_plan("solver.prototxt", Overrides(**overrides))
 

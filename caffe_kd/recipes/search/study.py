@@ -18,7 +18,7 @@ from ...solver.callback import Callback
 from ...solver.callbacks.metric_monitor import MetricMonitor
 from ...solver.frozen import find_frozen
 from ...solver.options import Options
-from ...solver.plan import Plan, read_plan
+from ...solver.plan import TrainingPlan, read_plan
 from ...solver.run import RunOptions, train
 from ...solver.solver import Solver
 from ..runner import RESUME_HINT, TimeLeft
@@ -77,7 +77,7 @@ class Search:
         self._cache = self._cache_mode(plan)
         self.study = self._open()
 
-    def _cache_mode(self, plan: Plan) -> str:
+    def _cache_mode(self, plan: TrainingPlan) -> str:
         """Say where the teacher's answers are kept: on disk, for all trials, where they can be."""
         if not plan.teachers or plan.means:
             return "auto"
@@ -174,7 +174,7 @@ class Search:
             outcome += f" (best: {_value(best):g}, trial {best.user_attrs['number']})"
         self._say(f"trial {number}: {outcome}")
 
-    def _plan(self, folder: Path, values: Values) -> Plan:
+    def _plan(self, folder: Path, values: Values) -> TrainingPlan:
         plan = read_plan(write(folder, self._subject.trial(values)))
         # The answers of a teacher are remembered by batches: those of one size share them.
         batch = f"batch_{values['batch_size']:g}" if "batch_size" in values else "batch"

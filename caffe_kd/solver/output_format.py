@@ -1,4 +1,4 @@
-"""How a net's outputs are told in the log."""
+"""How the log shows a net's outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..net import Net
 
 
 def output_lines(what: str, net: Net, values: Mapping[str, Sequence[float]]) -> Iterator[str]:
-    """Yield a line for each value of a net's outputs, numbered through, in the original's words."""
+    """Yield a line for each value of a net's outputs, numbered through, in Caffe's words."""
     index = 0
     for name, several in values.items():
         weight = net.loss_weights.get(name, 0.0)
