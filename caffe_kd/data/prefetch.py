@@ -10,8 +10,6 @@ import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-_LONGEST_WAIT = 5.0  # seconds at exit for a thread that is stuck in a slow disk
-
 Made = TypeVar("Made")
 
 
@@ -19,7 +17,9 @@ class Prefetch(Generic[Made]):
     """Gives what a method returns, call after call, made up to ``depth`` calls ahead.
 
     The calls are made one after the other in one thread, which ends with an error, with the object
-    that the method belongs to (it is held weakly), with this one, and with the program.
+    that the method belongs to (it is held weakly), with this one, and with the program. The program
+    waits for the call it is in, however long: a thread that wakes up in the midst of PyTorch once
+    Python is gone would abort it.
 
     Args:
         make: a method of an object.
@@ -78,7 +78,8 @@ class _End:
         self._turns.put(None)  # it may be waiting for one
 
 
-_running: dict[threading.Thread, _End] = {}
+# Threads stay here until they have ended altogether, which is after the last line of ``_work``.
+_running: weakref.WeakKeyDictionary[threading.Thread, _End] = weakref.WeakKeyDictionary()
 
 
 def _work(
@@ -87,20 +88,17 @@ def _work(
     turns: queue.SimpleQueue[None],
     end: _End,
 ) -> None:
-    try:
-        while True:
-            turns.get()
-            method = make()
-            if end.is_told or method is None:
-                return
-            try:
-                ready.put(method())
-            except Exception as error:
-                ready.put(error)
-                return
-            del method  # while it waits for its turn, it keeps nothing alive
-    finally:
-        _running.pop(threading.current_thread(), None)
+    while True:
+        turns.get()
+        method = make()
+        if end.is_told or method is None:
+            return
+        try:
+            ready.put(method())
+        except Exception as error:
+            ready.put(error)
+            return
+        del method  # while it waits for its turn, it keeps nothing alive
 
 
 @atexit.register
@@ -110,4 +108,4 @@ def _end_all() -> None:
     for _, end in threads:
         end()
     for thread, _ in threads:
-        thread.join(_LONGEST_WAIT)
+        thread.join()
