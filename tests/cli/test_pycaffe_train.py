@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import torch
 
 import caffe_kd as caffe
 from caffe_kd.cli.pycaffe_train import main
-from caffe_kd.pycaffe.glog import LOG
 
 NET = """
 name: "small"
@@ -34,9 +31,6 @@ snapshot: 2 snapshot_prefix: "small" random_seed: 3
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # The face's log writes to the stderr of its import, which was another test's.
-    stderr = SimpleNamespace(write=lambda text: sys.stderr.write(text), flush=lambda: None)
-    monkeypatch.setattr(LOG, "_stream", stderr)
     Path("net.prototxt").write_text(NET)
     Path("solver.prototxt").write_text(SOLVER)
 
