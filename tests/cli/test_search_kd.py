@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -151,17 +150,18 @@ def test_interrupted_search_keeps_what_is_done_and_goes_on(
     words += command(examples, tmp_path, "-trials", "500")
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    deadline = time.monotonic() + 60
     for line in process.stdout:
-        assert time.monotonic() < deadline
         if line.startswith("== trial 3 of 500"):
             process.send_signal(signal.SIGINT)
             break
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "best of " in out
     kept = rows(tmp_path)
-    assert 2 <= len(kept) < TRIALS
-    assert main(command(examples, tmp_path, "-trials", str(TRIALS))) == 0
-    assert rows(tmp_path) == rows(searched)
+    assert 2 <= len(kept) < 500
+    # On a busy machine the signal may come some trials later.
+    more = max(TRIALS, len(kept) + 1)
+    assert main(command(examples, tmp_path, "-trials", str(more))) == 0
+    assert rows(tmp_path)[: len(kept)] == kept
+    assert rows(tmp_path)[:TRIALS] == rows(searched)

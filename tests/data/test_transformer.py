@@ -257,9 +257,9 @@ def test_plain_scale_costs_about_one_multiply() -> None:
     def fastest(action: object) -> float:
         times = []
         for _ in range(30):
-            start = time.perf_counter()
+            start = time.thread_time()  # not the time that other processes take
             action()  # type: ignore[operator]
-            times.append(time.perf_counter() - start)
+            times.append(time.thread_time() - start)
         return min(times)
 
     multiply = fastest(lambda: pixels * 0.5)

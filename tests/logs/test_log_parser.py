@@ -274,10 +274,10 @@ def test_lines_of_other_programs_before_the_prefix(tmp_path):
 
 def test_very_long_line_is_passed_over(tmp_path):
     junk = "Iteration 1, loss = 2" + "Iteration 1, Testing net (#0) = " * 300_000  # 10 MB
-    began = time.monotonic()
+    began = time.process_time()
     log = parse(tmp_path, f"{junk}\nIteration 3, loss = 0.5\n")
     assert losses(log)[-1] == (3, 0.5)
-    assert time.monotonic() - began < 10  # seconds; it takes well under one
+    assert time.process_time() - began < 10  # seconds; it takes well under one
 
 
 def test_binary_junk_around_the_lines(tmp_path):
@@ -295,9 +295,9 @@ def test_counts_beyond_sense_are_passed_over(tmp_path):
 def test_log_that_goes_back_at_every_line_is_read_in_time(tmp_path):
     lines = [f"Iteration {i}, loss = 1\n" for i in range(50_000)]
     lines += [f"Iteration {i % 2 + 49_000}, lr = 1\n" for i in range(50_000)]
-    began = time.monotonic()
+    began = time.process_time()
     parse(tmp_path, "".join(lines))
-    assert time.monotonic() - began < 10  # seconds; it takes well under one
+    assert time.process_time() - began < 10  # seconds; it takes well under one
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.helpers import make_net
 
 ROOT = Path(__file__).parents[3]
 COUNT = 11
-PATIENCE = 10.0  # seconds until a thread that should end counts as stuck
+PATIENCE = 120.0  # seconds until a thread that should end counts as stuck
 RANDOM = "transform_param { crop_size: 5 mirror: true mean_value: 3 scale: 0.5 }"
 
 # All ways to the same eleven images, with batches that run over the end.
