@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import sys
 
 import numpy as np
@@ -236,7 +237,7 @@ def folder(tmp_path, monkeypatch):
 
 def solved(scaled, more=""):
     write_solver(scaled, more)
-    solver = Solver(read_plan("solver.prototxt"), Log(stream=open("log", "w")))
+    solver = Solver(read_plan("solver.prototxt"), Log(stream=io.StringIO()))
     solver.solve()
     return solver
 
@@ -255,7 +256,7 @@ def test_snapshot_holds_the_blobs_and_a_run_goes_on_from_it(folder):
     net = load_net("net.prototxt")
     net.load_weights("run_iter_8.caffemodel")
     assert torch.equal(net.node_of("own").layer.blobs[0], solver.net.node_of("own").layer.blobs[0])
-    resumed = Solver(read_plan("solver.prototxt"), Log(stream=open("log", "w")))
+    resumed = Solver(read_plan("solver.prototxt"), Log(stream=io.StringIO()))
     resumed.restore("run_iter_4.solverstate")
     net.load_weights("run_iter_4.caffemodel")
     own = resumed.net.node_of("own").layer
