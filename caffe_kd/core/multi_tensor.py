@@ -71,9 +71,10 @@ def sgd_(
         except _UNAVAILABLE:
             pass
     foreach("mul_", history, momentum)
-    foreach("add_", history, grads, alpha=rate)
+    # Not alpha=rate: it has to be a float32, which a rate that makes the weights infinite is not.
+    foreach("add_", history, foreach("mul", grads, rate))
     if decay:
-        foreach("add_", history, params, alpha=rate * decay)
+        foreach("add_", history, foreach("mul", params, rate * decay))
     foreach("sub_", params, history)
 
 
