@@ -210,7 +210,7 @@ def _remove_others(
                 shutil.rmtree(other)
                 notify(
                     f"The teacher cache in {own.parent} was made with another "
-                    f"{' and '.join(differing)}: computed anew"
+                    f"{' and '.join(differing)}: computed again"
                 )
         finally:
             os.close(handle)

@@ -64,7 +64,7 @@ def check(param: Any, where: str | None = None) -> list[str]:
 
     Returns:
         What the user should know: the settings of the policy that are not given and so count as 0,
-            which is allowed, as in the original, but seldom meant.
+            which is allowed, as in Caffe, but seldom meant.
 
     Raises:
         SolverError: the policy is missing or unknown, or a setting is out of range.

@@ -310,7 +310,7 @@ class Solver:
         kept = "none yet" if self.snapshots is None else str(self.snapshots[1])
         return (
             f"Last snapshot: {kept}. Try a smaller base_lr (now {self.param.base_lr:g}), "
-            "clip_gradients, or look for records and labels out of range"
+            "clip_gradients, or look for samples and labels out of range"
         )
 
     def update(self, step: int, rate: float, loss: float | None = None) -> None:

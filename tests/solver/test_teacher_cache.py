@@ -132,7 +132,7 @@ def test_disk_cache_serves_the_next_run(folder: Path) -> None:
     run, lines = solver(folder, "disk")
     assert same(first, trained(run))
     assert cache_of(run) is not None and cache_of(run).computed == 0
-    assert "computed anew" not in lines.getvalue()
+    assert "computed again" not in lines.getvalue()
 
 
 @pytest.mark.parametrize("change", ["weights", "data", "transform", "file"])
@@ -150,7 +150,7 @@ def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) 
     told = lines.getvalue
     after = trained(run)
     assert cache_of(run) is not None and cache_of(run).computed == 6
-    assert ("is damaged" if change == "file" else "computed anew") in told()
+    assert ("is damaged" if change == "file" else "computed again") in told()
     assert len(list((folder / "run.teacher_cache").iterdir())) == 1
     live = trained(solver(folder, "off", transform, seed=seed)[0])
     for a, b in zip(live, after, strict=True):
