@@ -137,7 +137,7 @@ def test_log_says_what_the_articles_form_was_read_as(folder):
     log = log_of_student(folder)
     for net in ("teacher", "student"):
         assert f"the phase in the state of net '{net}' is ignored" in log
-    assert "net 'student': layers of the solver join it: mnist, silence" in log
+    assert "net 'student': layers of the solver are added: mnist, silence" in log
     assert log.count("its bottom 'fc8_s' is 'teacher/fc8'") == 1
 
 

@@ -59,7 +59,7 @@ def test_prototxt_of_countless_small_blocks_stays_small(
 def test_prototxt_beyond_all_measure_is_refused_with_what_is_right(tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_bytes(b"#" * (9 * MB))
-    assert "weights belong into a .caffemodel" in check_growth(read_net, path)
+    assert "weights belong in a .caffemodel" in check_growth(read_net, path)
 
 
 def test_net_of_ten_thousand_layers_is_read(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_hdf5_that_unpacks_to_much_is_refused(
             made.id.write_direct_chunk((0,), zlib.compress(bytes(200 * MB), 9))
     assert path.stat().st_size < MB
     message = check_growth(read, path)
-    assert "may grow to" in message or "unpacks to more than its" in message
+    assert "may grow to" in message or "decompresses to more than its" in message
 
 
 def test_image_list_of_countless_lines_stays_small(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Static analysis of nets and solvers: what they are, cost and teach, without training."""
+"""Static analysis of nets and solvers: structure, cost and what learns, without training."""

@@ -29,7 +29,7 @@ class Row:
         type: its type.
         tops: the shapes of its tops, for a batch.
         parameters: how many values its blobs have; 0 of a blob that another layer owns.
-        multiply_adds: for one record.
+        multiply_adds: for one sample.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Cost:
 
     Attributes:
         rows: the layers in their order.
-        batch: records in a batch, which is axis 0 of the first input.
+        batch: samples in a batch, which is axis 0 of the first input.
         learned: how many of the parameters learn; None of a net that is not trained.
         layers: how many layers the net has, those that could not be built included.
         blob_bytes: what the values of all blobs of a batch take.
@@ -67,7 +67,7 @@ class Cost:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one record."""
+        """Multiply-adds of one sample."""
         return sum(row.multiply_adds for row in self.rows)
 
 
@@ -179,7 +179,7 @@ _View = tuple[int, int, int, int]  # rows and columns seen, and the steps betwee
 
 
 def _receptive(nodes: Iterable[LayerNode]) -> tuple[str, int, int] | None:
-    """Follow windows from the inputs on; the deepest blob that is still planes is told."""
+    """Return the receptive field of the deepest blob that still has planes."""
     views: dict[str, _View] = {}
     deepest: tuple[str, int, int] | None = None
     for node in nodes:
@@ -207,7 +207,7 @@ _SIZED = {"InnerProduct", "Deconvolution", "Reshape", "Flatten", "Crop", "Interp
 
 
 def _through(node: LayerNode, before: list[_View]) -> _View | None:
-    """Return what a layer's values see; None where that is all, or is no window."""
+    """Return the receptive field of a layer's values; None where it is everything or no window."""
     if node.layer.type in _SIZED or len({view[2:] for view in before}) > 1:
         return None
     rows, columns = max(v[0] for v in before), max(v[1] for v in before)
@@ -225,7 +225,7 @@ def _through(node: LayerNode, before: list[_View]) -> _View | None:
 
 
 def _window(node: LayerNode) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Return extents and strides of a layer's window, or None if it has none, or sees all."""
+    """Return size and stride of a layer's window, or None if it has none or covers everything."""
     layer = node.layer
     if layer.type == "Pooling":
         kernel, stride = getattr(layer, "kernel", None), getattr(layer, "stride", None)

@@ -10,9 +10,9 @@ _WITHOUT_GRADIENT = {"ArgMax", "Threshold", "Accuracy", "ONNXModel", "Silence"}
 
 
 def receivers(view: View, loss: Node) -> list[Node]:
-    """Return the layers whose parameters a loss teaches, itself included, in the net's order.
+    """Return the layers whose parameters a loss reaches, itself included, in the net's order.
 
-    Those are the ones that learn and that a path leads to without a bottom that gets no gradient:
+    Those are the ones that learn and that a path leads to without a detached bottom:
     a teacher's, a label, one with ``propagate_down: false``.
     """
     reached: dict[int, Node] = {}

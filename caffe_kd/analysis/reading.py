@@ -66,11 +66,11 @@ class Target:
 
 @dataclass
 class ReadOptions:
-    """What the doctor is told beside the file.
+    """What the doctor knows beside the file.
 
     Attributes:
         weights: a file of weights to start from.
-        shapes: shapes of records where data is absent; see ``infer_shapes``.
+        shapes: shapes of samples where data is absent; see ``infer_shapes``.
         level: the net's level.
         stages: the net's stages.
     """
@@ -82,11 +82,11 @@ class ReadOptions:
 
 
 def read_target(path: str | Path, options: ReadOptions | None = None) -> Target:
-    """Read a net's or solver's prototxt of any year, and look at its nets.
+    """Read a net's or solver's prototxt of any format version, and examine its nets.
 
     Args:
-        path: the file; told to be a net or a solver by its fields.
-        options: what is known beside it.
+        path: the file; its fields decide whether it is a net or a solver.
+        options: weights, shapes, level and stages beside the file.
 
     Raises:
         ParseError: the file is neither.
@@ -110,7 +110,7 @@ def read_target(path: str | Path, options: ReadOptions | None = None) -> Target:
 
 
 def _is_part(net: Any, nets: int) -> bool:
-    """Say whether a net has no data of its own, since others in a run have it.
+    """Return whether a net has no data of its own, since others in a run have it.
 
     Such are one of several nets in a file, one that compares student and teacher, and one that is
     losses alone.
@@ -152,7 +152,7 @@ def _line(error: ParseError) -> int:
 
 def _views(net: Any, file: Path, loaded: Weights, options: ReadOptions) -> Iterable[View]:
     """Look at a net in each phase that it has a source of data for."""
-    tells_phases = any(
+    has_phases = any(
         rule.HasField("phase") for layer in net.layer for rule in (*layer.include, *layer.exclude)
     )
     stages = [*net.state.stage, *options.stages]
@@ -164,7 +164,7 @@ def _views(net: Any, file: Path, loaded: Weights, options: ReadOptions) -> Itera
     fed = [p for p, param in params.items() if any(map(is_source, param.layer))]
     for phase in fed or params:
         found = infer_shapes(params[phase], phase, file, options.shapes, net)
-        yield View(params[phase], phase, file, found, loaded, is_meant=tells_phases)
+        yield View(params[phase], phase, file, found, loaded, is_meant=has_phases)
 
 
 def _read_solver(target: Target, loaded: Weights, options: ReadOptions) -> None:
@@ -203,9 +203,9 @@ def _read_solver(target: Target, loaded: Weights, options: ReadOptions) -> None:
 
 
 def _look_without_plan(target: Target, loaded: Weights, options: ReadOptions) -> None:
-    """Look at what there is of a solver's nets, though it could not be planned.
+    """Examine what there is of a solver's nets, although it could not be planned.
 
-    A teacher whose weights are not there yet is put in by its net alone.
+    A teacher whose weights are missing is added with its net alone.
     """
     solver = target.solver
     path = solver.net or solver.train_net
@@ -226,7 +226,7 @@ def _look_without_plan(target: Target, loaded: Weights, options: ReadOptions) ->
             parts, _ = bundle.name_soft_targets(parts, teachers[0].name)
         composed = compose(parts[0], teachers, *parts[1:])
     except CaffeKDError as error:
-        # What keeps the plan from being made is told; what the weights kept hidden is told too.
+        # Report what keeps the plan from being made, also what missing weights had hidden.
         if not target.missing and str(error) != str(target.unplanned):
             target.unplanned = target.unplanned or error
         elif target.missing:
@@ -253,7 +253,7 @@ def _test_states(solver: Any) -> Sequence[Any]:
 
 
 def _near(target: Target, path: str) -> Path:
-    """Return where a net is; also one that was moved beside the solver, away from its folder."""
+    """Return where a net is, also if it was moved beside the solver, out of its folder."""
     file = find(path, target.file)
     beside = target.file.parent / Path(path).name
     return beside if not file.exists() and beside.is_file() else file

@@ -26,7 +26,7 @@ class Absent:
     Attributes:
         proto: the layer.
         error: why not.
-        taken: the shape that its records are taken to have, if any.
+        taken: the shape assumed for its samples, if any.
         reason: where that shape comes from, in words.
     """
 
@@ -38,15 +38,15 @@ class Absent:
 
 @dataclass
 class ShapeInference:
-    """What could be learned of a net in one phase.
+    """What is known of a net in one phase.
 
     Attributes:
         net: the net, with the layers that could be built; its parameters have no values.
         problems: the layers that could not, each with its error.
         absent: the data layers without their data.
         unrun: the Python layers, whose code is not run.
-        counts: how many records the data layers have, by layer name.
-        supposed: blobs beside the images, such as labels, whose shape is only supposed.
+        counts: how many samples the data layers have, by layer name.
+        supposed: blobs beside the images, such as labels, whose shape is only assumed.
     """
 
     net: Net | None = None
@@ -64,7 +64,7 @@ def infer_shapes(
     given: Mapping[str, Shape] | None = None,
     unfiltered: Any = None,
 ) -> ShapeInference:
-    """Build a net layer by layer; what cannot be built is noted, and what hangs on it left out.
+    """Build a net layer by layer; what cannot be built is noted, and what depends on it left out.
 
     Args:
         param: the net, filtered for one state.
@@ -83,7 +83,7 @@ def infer_shapes(
 
 
 class _InferringNet(Net):
-    """A net that goes on where a layer fails."""
+    """A net that continues where a layer fails."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _InferringNet(Net):
             super()._add(proto)
 
     def _forget(self, proto: Any) -> None:
-        """Take back what a layer that failed has left behind."""
+        """Remove what a layer that failed has left behind."""
         for top in proto.top:
             if top not in proto.bottom:
                 self.shapes.pop(top, None)
@@ -159,13 +159,13 @@ class _InferringNet(Net):
             if not (unnamed or self._lacks_data(proto, error)):
                 raise
             return self._supposed(proto, error, wanted)
-        self._found.counts[proto.name] = _records(layer)
+        self._found.counts[proto.name] = _sample_count(layer)
         if proto.type == "Input" and proto.top[0] in self._given:
             shapes[0] = with_batch(self._given[proto.top[0]], *shapes[0][:1])
         return shapes
 
     def _lacks_data(self, proto: Any, error: CaffeKDError) -> bool:
-        """Return whether a data layer fails only as its data, or what its list names, is absent."""
+        """Return whether a data layer fails only because its data or a listed file is absent."""
         if isinstance(error, NetError) or data_param(proto) is None:
             return False
         there = os.path.exists(beside(proto, source(proto), self.context.file))
@@ -186,13 +186,13 @@ class _InferringNet(Net):
         return [data, *[data[:1]] * (len(proto.top) - 1)]
 
 
-def _records(layer: Layer) -> int:
-    """Return how many records a layer has; 0 where it gets them later, or makes its own."""
+def _sample_count(layer: Layer) -> int:
+    """Return how many samples a layer has; 0 where it gets them later, or makes its own."""
     try:
         return int(getattr(layer, "record_count", 0))
-    except CaffeKDError:  # MemoryData, which a program hands its records
+    except CaffeKDError:  # MemoryData, whose samples a program sets
         return 0
 
 
 class _Unreadable(Exception):
-    """The shape of a data layer's records can neither be read nor guessed."""
+    """The shape of a data layer's samples can neither be read nor guessed."""

@@ -16,7 +16,7 @@ from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 from .shape_inference import ShapeInference
 
-# They hand a value on, and what is found before them holds behind them.
+# They pass a value on: what is found before them holds behind them too.
 _PASSING = {"Split", "Reshape", "Flatten", "Dropout"}
 
 
@@ -102,7 +102,7 @@ class View:
         weights: the files of weights that it starts from, with what they hold.
         solver: the SolverParameter it is trained by, if it is known.
         teachers: the names of the teachers in it.
-        is_meant: whether the file tells phases apart, or a solver asks for this one. A file with
+        is_meant: whether the file distinguishes phases, or a solver asks for this one. A file with
             neither may be for one phase alone.
     """
 
@@ -154,7 +154,7 @@ class View:
 
     @cached_property
     def data(self) -> list[Node]:
-        """The layers that bring records."""
+        """The layers that read data."""
         return [node for node in self.nodes if is_data(node.proto)]
 
     @cached_property
@@ -176,9 +176,9 @@ class View:
         return self.is_training and bool(self.losses)
 
     def has_weights(self, node: Node) -> bool:
-        """Say whether a file of weights holds the layer's blobs."""
+        """Return whether a file of weights holds the layer's blobs."""
         return any(w.name == node.proto.name and w.blobs for _, ws in self.weights for w in ws)
 
     def of_teacher(self, node: Node) -> bool:
-        """Say whether a layer belongs to a teacher that the solver names."""
+        """Return whether a layer belongs to a teacher that the solver names."""
         return any(node.proto.name.startswith(f"{name}/") for name in self.teachers)

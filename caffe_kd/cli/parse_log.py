@@ -83,7 +83,7 @@ def _rows(log: TrainingLog, rows: Sequence[TrainRow | OutputRow]) -> list[dict[s
             continue
         before = bisect_left(told, row.iteration)
         lr = log.learning_rates[before - 1].lr if before else math.nan
-        seconds = math.nan if row.told is None else row.told
+        seconds = math.nan if row.logged is None else row.logged
         fixed = dict(zip(_FIXED, (float(row.iteration), seconds, lr), strict=True))
         table.append(fixed | {k: v for k, v in row.outputs.items() if k not in _FIXED})
     if len(table) > 1:

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info(f"Making {arguments.count} images of {' x '.join(map(str, teacher.shape))}")
         written = database.write(out, made, teacher, arguments.overwrite)
         log.info(f"Images of each class: {', '.join(map(str, written.classes))}")
-        log.info(f"The net gives its class a probability of {written.sureness:.3f} in the mean")
+        log.info(f"The net gives its class a probability of {written.confidence:.3f} in the mean")
         missing = [str(c) for c, n in enumerate(written.classes) if not n]
         if missing:
             log.warning(f"No image of class {', '.join(missing)}: try another seed or method")

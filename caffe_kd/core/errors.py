@@ -6,15 +6,15 @@
     │   └── MissingFile         it is not there
     ├── NetError                a net or layer cannot be built or run
     ├── WeightsError            weights do not fit the net
-    ├── DataError               records are missing or wrong
+    ├── DataError               samples are missing or wrong
     ├── SolverError             a solver setting is missing or wrong
-    │   └── NonFinite           a training came upon NaN or infinite values
+    │   └── NonFinite           NaN or infinite values came up in training
     │       ├── NonFiniteLoss   as the loss
     │       └── NonFiniteWeights  in the weights
     ├── ExportError             a net cannot be exported, or the export differs
     └── Stopped                 exit status 128 + signal: a signal has ended a training early
 
-A message names, as far as known, the place (``file:line``), the layer, what was wrong, what was
+A message names, as far as known, the location (``file:line``), the layer, what was wrong, what was
 received and what would be right. The command line prints it as one paragraph without a traceback.
 """
 
@@ -25,8 +25,9 @@ import re
 import signal
 from collections.abc import Iterable
 
-# What a terminal obeys or hides: control characters, marks of direction and of no width, separators
-# of lines, and bytes of file names that are no text. A line break before an indent is meant.
+# What a terminal interprets or hides: control characters, marks of direction and of no width,
+# separators of lines, and bytes of file names that are not text. A line break before an indent is
+# meant.
 _CONTROL = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f"
@@ -37,12 +38,12 @@ _LONG = re.compile(r"\S{1000,}")
 
 
 def has_control_characters(name: str) -> bool:
-    """Return whether a name holds what a terminal obeys or hides."""
+    """Return whether a name holds what a terminal interprets or hides."""
     return _IN_NAMES.search(name) is not None
 
 
 def printable(text: str) -> str:
-    """Return text as it may be printed: control characters escaped, endless words shortened.
+    """Return text as it may be printed: control characters escaped, very long words shortened.
 
     A line break stays if the next line is indented by two blanks.
     """
@@ -87,7 +88,7 @@ class WeightsError(CaffeKDError):
 
 
 class DataError(CaffeKDError):
-    """Records are missing, damaged or out of range."""
+    """Samples are missing, damaged or out of range."""
 
 
 class SolverError(CaffeKDError):
@@ -95,7 +96,7 @@ class SolverError(CaffeKDError):
 
 
 class NonFinite(SolverError):
-    """A training came upon NaN or infinite values."""
+    """NaN or infinite values came up in training."""
 
 
 class NonFiniteLoss(NonFinite):
@@ -107,14 +108,14 @@ class NonFiniteWeights(NonFinite):
 
 
 class ExportError(CaffeKDError):
-    """A net cannot be exported, or the exported model does not answer as the net does."""
+    """A net cannot be exported, or the exported model's outputs differ from the net's."""
 
 
 class Stopped(CaffeKDError):
     """A signal has ended a training early; the message says how it goes on.
 
-    The exit status is that of any program which a signal ends, as a shell gives it: a script must
-    not take what there is for a trained net.
+    The exit status is the one a shell gives for a program ended by a signal, so that a script does
+    not take the result for a trained net.
     """
 
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
@@ -122,7 +123,7 @@ class Stopped(CaffeKDError):
         self.exit_status = 128 + number
 
 
-MAX_WORD = 100  # a longer one is no misspelt name, and comparing it takes long
+MAX_WORD = 100  # longer names are not compared: it takes long, and they are no typos
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -138,16 +139,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def misspelt(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for a known name within two letters, or an empty string.
 
-    For names that forks may have added, where a name that only looks alike misleads.
+    For names that forks may have added, where a name that is merely similar misleads.
     """
     allowed = 1 if len(word) < 4 else 2
-    near = {name: _letters_apart(word, name, allowed) for name in known}
+    near = {name: _edit_distance(word, name, allowed) for name in known}
     closest = min(near, key=near.__getitem__, default="")
     return f" Did you mean '{closest}'?" if closest and near[closest] <= allowed else ""
 
 
-def _letters_apart(a: str, b: str, limit: int) -> int:
-    """Return how many letters to add, leave out or change; above the limit, any number above."""
+def _edit_distance(a: str, b: str, limit: int) -> int:
+    """Return the edit distance; where it exceeds the limit, any number above the limit."""
     if abs(len(a) - len(b)) > limit:
         return limit + 1
     above = list(range(len(b) + 1))

@@ -34,12 +34,12 @@ _ESCAPES = (
     ("\v", r"\v", "a vertical tab"),
     ("\0", r"\0", "a NUL character"),
 )
-_LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_UNFINISHED))
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_UNFINISHED))
 _tidied: set[Path] = set()  # the folders that were looked through
 
 
 def check_name(path: str | Path) -> None:
-    """Refuse a name that no file can have: the system's functions raise ValueError for it.
+    """Raise ParseError for a name that no file can have; the system would raise ValueError.
 
     Raises:
         ParseError: it holds a NUL character.
@@ -48,8 +48,8 @@ def check_name(path: str | Path) -> None:
         raise ParseError("a file's name cannot hold a NUL character", repr(str(path))[1:-1])
 
 
-def slip_in(path: str | Path) -> str:
-    """Return what seems wrong in the name of a file that is not there, for the end of a message."""
+def name_hint(path: str | Path) -> str:
+    """Return what seems wrong with the name of a missing file, for the end of a message."""
     name = str(path)
     for letter, escape, called in _ESCAPES:
         if letter in name:
@@ -64,7 +64,7 @@ def slip_in(path: str | Path) -> str:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[int]:
-    """Give the size of an ordinary file, and name the file in what goes wrong in reading it.
+    """Yield the size of a regular file; errors while reading it name the file.
 
     Raises:
         ParseError: the file is missing, a folder or device, or cannot be read.
@@ -75,24 +75,25 @@ def reading(path: str | Path) -> Iterator[int]:
         if stat.S_ISDIR(status.st_mode):
             raise ParseError("is a folder, where a file was expected", str(path))
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer, or never end
-            raise ParseError("is not an ordinary file", str(path))
+            raise ParseError("is not a regular file", str(path))
         yield status.st_size
     except FileNotFoundError:
         raise MissingFile(
-            f"no such file. Looked from {Path.cwd()}{slip_in(path)}", str(path)
+            f"no such file. Looked from {Path.cwd()}{name_hint(path)}", str(path)
         ) from None
     except OSError as error:
         raise ParseError(f"cannot be read: {error.strerror}", str(path)) from None
 
 
 class OpenFile:
-    """A file that is read in any order, while it is there and as long as it was.
+    """A file read at any position; it must keep its length while it is open.
 
-    A map of it would be as quick, but ends the process with a bus error once the file is cut short.
+    Memory-mapping would be as fast, but kills the process with a bus error once the file is
+    truncated.
 
     Args:
-        path: an ordinary file.
-        writable: whether it is also written.
+        path: a regular file.
+        writable: whether to open it for writing too.
 
     Raises:
         ParseError: as ``reading``.
@@ -113,7 +114,7 @@ class OpenFile:
         """Return some bytes.
 
         Raises:
-            ParseError: they are not there any more.
+            ParseError: the file has become shorter.
         """
         try:
             if hasattr(os, "pread"):
@@ -126,7 +127,7 @@ class OpenFile:
             raise ParseError(f"cannot be read: {error.strerror}", self.name) from None
         if len(found) != size:
             raise ParseError(
-                f"is cut short while it is in use: it ends at byte {at + len(found)}, and had "
+                f"was truncated while in use: it ends at byte {at + len(found)}, and had "
                 f"{self._size} when it was opened",
                 self.name,
             )
@@ -152,8 +153,8 @@ class OpenFile:
             raise CaffeKDError(f"cannot be written: {error.strerror}", self.name) from None
 
 
-def take_space(path: Path, size: int) -> None:
-    """Make a file of zeros whose space on the disk is taken; one of that size stays as it is.
+def allocate(path: Path, size: int) -> None:
+    """Make a file of zeros with its disk space allocated; one of that size stays as it is.
 
     Raises:
         OSError: there is no space.
@@ -189,10 +190,10 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
 
 @contextmanager
 def unfinished(path: Path, as_folder: bool = False) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` where something is made; what is left goes at the end.
+    """Yield a temporary path beside ``path`` to write to; what is left of it is removed at the end.
 
-    It is locked as long as its process lives. A process id in the name would not do: containers
-    that share a folder count their own. What killed processes have left in the folder is removed.
+    It is locked as long as its process lives. A process id in the name would not be enough:
+    containers that share a folder number their own. What killed processes left there is removed.
 
     Args:
         path: what is made.
@@ -201,7 +202,7 @@ def unfinished(path: Path, as_folder: bool = False) -> Iterator[Path]:
     Raises:
         OSError: nothing can be made there.
     """
-    _remove_left_behind(path.parent)
+    _remove_leftovers(path.parent)
     temporary, lock = _make_locked(path, as_folder)
     try:
         yield temporary
@@ -219,14 +220,14 @@ def _make_locked(path: Path, as_folder: bool) -> tuple[Path, int]:
             handle = os.open(name, os.O_RDONLY)
         else:
             handle, name = tempfile.mkstemp(_UNFINISHED, prefix, path.parent)
-        # Another process may have found it before it was locked, and taken it for left behind.
+        # Another process may have removed it before it was locked, taking it for a leftover.
         if lock(handle) is not False and os.path.lexists(name):
             return Path(name), handle
         os.close(handle)
 
 
 def lock(handle: int, shared: bool = False) -> bool | None:
-    """Lock an open file or folder; return whether that succeeded, None: there are no locks here."""
+    """Lock an open file or folder; return whether that succeeded, None where locks do not exist."""
     if fcntl is None:
         return None
     try:
@@ -238,15 +239,15 @@ def lock(handle: int, shared: bool = False) -> bool | None:
     return True
 
 
-def _remove_left_behind(folder: Path) -> None:
-    """Remove what killed processes have left in a folder, the first time that we write there."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder, the first time that we write there."""
     if folder in _tidied or fcntl is None:
         return
     _tidied.add(folder)
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _LEFT_BEHIND.fullmatch(entry.name)]
+        names = [entry.name for entry in entries if _LEFTOVER.fullmatch(entry.name)]
     for name in names:
-        with suppress(OSError):  # it is gone, or another user's
+        with suppress(OSError):  # already removed, or another user's
             path = folder / name
             handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
             try:
@@ -264,9 +265,9 @@ def _remove(path: Path) -> None:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a finished file or folder so that a power cut leaves the old one or the new, whole.
+    """Rename a finished file or folder; a power cut leaves either the old or the new one, complete.
 
-    The content goes to the disk before the name does: else a file may be there, and be empty.
+    The content is synced before the name, or the new name could have an empty file.
     """
     if temporary.is_dir():
         for file in temporary.iterdir():
@@ -293,11 +294,11 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block succeeds.
+    """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
 
-    A reader sees the old file or the new one, never a part, even after a power cut; if the block
-    fails, the old file stays and the temporary one is removed. Where ``path`` is a link, the file
-    it leads to is replaced.
+    A reader sees the old file or the new one, never a partial one, even after a power cut; if the
+    block fails, the old file stays and the temporary one is removed. Where ``path`` is a link, its
+    target is replaced.
 
     Raises:
         CaffeKDError: the folder cannot be written, the disk is full, or ``path`` is a folder or a
@@ -307,7 +308,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     named, path = path, Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
-        if path.exists() and not path.is_file():  # /dev/null would be a file ever after
+        if path.exists() and not path.is_file():  # /dev/null would become a file
             what = "a folder" if path.is_dir() else "a device or pipe"
             raise CaffeKDError(f"cannot be written: it is {what}", str(named))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -315,10 +316,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
             yield temporary
             umask = os.umask(0)
             os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
             put_in_place(temporary, path)
     except CaffeKDError as error:
-        if temporary is not None and error.where == str(temporary):  # which the user never named
+        if temporary is not None and error.where == str(temporary):  # a name the user has not given
             raise type(error)(error.message, str(named)) from None
         raise
     except OSError as error:
@@ -327,14 +328,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
-    """Write a file so that at any moment either the old or the new one is there, whole."""
+    """Write a file so that at any moment either the old or the new one exists, complete."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         for chunk in [content] if isinstance(content, bytes) else content:
             file.write(chunk)
 
 
 def find(path: str, beside: str | Path | None) -> Path:
-    """Resolve a path of a prototxt: from the working directory, then beside the file naming it.
+    """Resolve a path in a prototxt: from the working directory, then beside the file that names it.
 
     Raises:
         ParseError: it holds a NUL character.
@@ -349,7 +350,7 @@ def find(path: str, beside: str | Path | None) -> Path:
 
 
 def new_file(path: Path) -> Path:
-    """Make an empty file, ``path`` or where that is there already ``<stem>_2``, and so on.
+    """Make an empty file: ``path`` or, where that exists, ``<stem>_2`` and so on.
 
     Raises:
         CaffeKDError: the folder cannot be written.
@@ -366,4 +367,4 @@ def new_file(path: Path) -> Path:
                 return name
     except OSError as error:
         raise CaffeKDError(f"cannot be written: {error.strerror}", str(path)) from None
-    raise AssertionError("the numbers have no end")
+    raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much of it reading a file may take."""
+"""How much memory there is, and how much of it reading a file may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-# What a container may take, where it runs in one: version 2 and version 1 of control groups.
+# Memory limits of a container: version 2 and version 1 of control groups.
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -21,7 +21,7 @@ _LIBRARY_BYTES = 16 << 20
 
 @cache
 def machine_bytes() -> int | None:
-    """Return the memory of this machine or container in bytes; None where it cannot be told."""
+    """Return the memory of this machine or container in bytes; None where it is unknown."""
     try:
         sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -35,10 +35,10 @@ def machine_bytes() -> int | None:
 
 
 def growth_problem(needed: int, file_bytes: int) -> str | None:
-    """Return what is wrong where a file's values take too much memory for its length, else None.
+    """Return the problem where a file's values need too much memory for its length, else None.
 
     Args:
-        needed: bytes that the values take once they are read.
+        needed: bytes of the values in memory.
         file_bytes: the file's length.
     """
     most = MOST_GROWTH * file_bytes + ROOM_BYTES - _LIBRARY_BYTES

@@ -1,1 +1,1 @@
-"""Record sources (LMDB, IDX, HDF5, memory), the transformer, and the MNIST digits."""
+"""Sources of samples (LMDB, IDX, HDF5, memory), the transformer, and the MNIST digits."""

@@ -1,4 +1,4 @@
-"""Datum, the message that a database holds for each record."""
+"""Datum, the message that a database holds for each sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .source import SampleSource
 
 
 def parse_datum(message: bytes, where: str) -> Any:
-    """Return the Datum that ``message`` holds; ``where`` names the record in errors.
+    """Return the Datum that ``message`` holds; ``where`` names the sample in errors.
 
     Raises:
         DataError: the bytes are not a Datum.
@@ -24,7 +24,7 @@ def parse_datum(message: bytes, where: str) -> Any:
         return caffe_pb2.Datum.FromString(message)
     except DecodeError as error:
         raise DataError(
-            f"the record is not a Datum. Received: {len(message)} bytes that do not decode.", where
+            f"the sample is not a Datum. Received: {len(message)} bytes that do not decode.", where
         ) from error
 
 
@@ -33,7 +33,7 @@ def decode_datum(datum: Any, where: str, force_color: bool | None = None) -> tup
 
     Raw bytes give uint8, ``float_data`` gives float32, an encoded image gives uint8 in BGR channel
     order; one channel stays one channel. ``force_color`` acts on encoded images only: True makes
-    them BGR, False grey; None takes them as they are, without the camera's mark of orientation.
+    them BGR, False grey; None takes them as they are, ignoring EXIF orientation.
 
     Raises:
         DataError: the length is not channels x height x width, or the image does not decode.
@@ -70,23 +70,23 @@ def _decode_image(data: bytes, where: str, force_color: bool | None) -> np.ndarr
 
 
 class DatumSamples(SampleSource):
-    """The records of a database: a key, and a Datum as its value."""
+    """The samples of a database: a key, and a Datum as its value."""
 
     _force_color: bool | None
 
     @abc.abstractmethod
     def key(self, index: int) -> bytes:
-        """Return the key of a record."""
+        """Return the key of a sample."""
 
     @abc.abstractmethod
     def _value(self, index: int) -> bytes:
-        """Return the Datum of a record as bytes."""
+        """Return the Datum of a sample as bytes."""
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Return image [C, H, W] and label.
 
         Raises:
-            DataError: the record is damaged; the message names its key.
+            DataError: the sample is damaged; the message names its key.
         """
         where = self._where(index)
         return decode_datum(parse_datum(self._value(index), where), where, self._force_color)

@@ -1,4 +1,4 @@
-"""Rows of HDF5 files, the records of HDF5Data."""
+"""Rows of HDF5 files, the samples of HDF5Data."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 import torch
 
 from ..core.errors import DataError, did_you_mean
-from ..core.files import find, read_bytes, slip_in
+from ..core.files import find, name_hint, read_bytes
 from ..proto.hdf5_sizes import dataset_problem
 from ..proto.wire import HDF5_MAGIC
 
 _MOST_LIST_BYTES = 16 << 20
 _MOST_VALUES = 2**31 - 1  # Caffe counts the values of a blob in an int
-_MOST_KEPT_ITEM = 4  # bytes of a value that is kept as it is stored; what is longer is made float32
+_MOST_KEPT_ITEM = 4  # bytes of a value that is kept as stored; longer ones are converted to float32
 
 
 class HDF5Rows:
     """The rows of the HDF5 files that a text file lists, one file in memory at a time.
 
     Each file has a dataset for each top, named like it, all with the same number of rows. Names in
-    the list are separated by white space and relative to the working directory, then to the list.
+    the list are separated by whitespace and relative to the working directory, then to the list.
 
     Attributes:
         name: path of the list, for messages.
@@ -37,7 +37,7 @@ class HDF5Rows:
         ParseError: the list cannot be read.
 
     Source:
-        Caffe's HDF5Data. Links to other files are refused: a data file has no business there.
+        Caffe's HDF5Data. Links to other files are refused: a data file should not need any.
     """
 
     def __init__(self, source: Path, tops: Sequence[str]) -> None:
@@ -93,13 +93,13 @@ class HDF5Rows:
         return tops
 
     def in_memory(self, top: str) -> np.ndarray:
-        """Return the values of the file that is in memory, of none in the beginning."""
+        """Return the values of the file that is in memory; none at the beginning."""
         loaded = self._loaded[1]
         return loaded[self._tops.index(top)] if loaded else np.empty(0, np.float32)
 
     def _load(self, file: int) -> list[np.ndarray]:
         if self._loaded[0] != file:
-            self._loaded = (-1, [])  # lets go of the last file before the next is read
+            self._loaded = (-1, [])  # frees the last file before the next is read
             with _Opened(self._files[file]) as opened:
                 rows = [_values(opened.dataset(top)) for top in self._tops]
             self._loaded = (file, rows)
@@ -134,7 +134,7 @@ def _names_in(source: Path) -> list[str]:
         with source.open("rb") as file:
             if file.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
                 raise DataError(
-                    "is an HDF5 file; source wants a text file that lists such files, one a line",
+                    "is an HDF5 file; source must be a text file that lists such files",
                     str(source),
                 )
     return read_bytes(source, _MOST_LIST_BYTES).decode(errors="replace").split()
@@ -147,7 +147,7 @@ def _values(dataset: Any) -> np.ndarray:
 
 
 class _Opened:
-    """An HDF5 file while it is open; errors of the library become ours."""
+    """An open HDF5 file; errors of the library become DataErrors."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -158,7 +158,7 @@ class _Opened:
         import h5py
 
         if not Path(self._path).is_file():
-            slip = slip_in(self._path)
+            slip = name_hint(self._path)
             raise DataError(f"no such file. Looked from {Path.cwd()}{slip}", self._path)
         self._file_bytes = Path(self._path).stat().st_size
         try:
@@ -178,7 +178,7 @@ class _Opened:
         )
 
     def dataset(self, top: str) -> Any:
-        """Return the dataset of a top, after checking that it is what it seems to be."""
+        """Return the dataset of a top, after checking it."""
         import h5py
 
         group = self._file
@@ -194,7 +194,7 @@ class _Opened:
                 )
             if not isinstance(link, h5py.HardLink):
                 raise DataError(
-                    f"dataset '{top}' is a link to another place, and links are not followed",
+                    f"dataset '{top}' is a link, and links are not followed",
                     self._path,
                 )
             group = group[part]
@@ -204,11 +204,9 @@ class _Opened:
         return group
 
     def _check(self, top: str, dataset: Any) -> None:
-        """Refuse datasets that lie in other files, are no numbers or would fill the memory."""
+        """Raise DataError for datasets in other files, of non-numbers, or too large for memory."""
         if dataset.is_virtual or dataset.external:
-            raise DataError(
-                f"dataset '{top}' lies in other files, and those are not followed", self._path
-            )
+            raise DataError(f"dataset '{top}' lies in other files, which are not read", self._path)
         if dataset.dtype.kind not in "fiu" or not dataset.shape:
             raise DataError(
                 f"dataset '{top}' must hold rows of floating-point numbers or integers. "
@@ -218,7 +216,7 @@ class _Opened:
         values = math.prod(dataset.shape)
         if values > _MOST_VALUES:
             raise DataError(
-                f"dataset '{top}' announces an absurd size. Received: {dataset.shape}. Expected: "
+                f"dataset '{top}' states an absurd size. Received: {dataset.shape}. Expected: "
                 f"at most {_MOST_VALUES} values.",
                 self._path,
             )

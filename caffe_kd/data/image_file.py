@@ -1,4 +1,4 @@
-"""Image files, decoded, encoded and resized by OpenCV as Caffe has them."""
+"""Image files, decoded, encoded and resized by OpenCV as in Caffe."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 MOST_PIXELS = 1 << 26  # 8192 x 8192
 MOST_BYTES = 256 << 20  # of a file
-# Decoding takes up to 9 bytes a pixel. A small file can announce far more pixels than it has
-# reason to: one of a photograph has at least a bit for each.
+# Decoding takes up to 9 bytes a pixel. A small file can state far more pixels than it can
+# hold: a photograph takes at least a bit for each.
 ROOM_PIXELS = 7_000_000
 _PIXELS_PER_BYTE = 6
-# Not all that OpenCV and Pillow know: some formats start other programs or have no bound.
+# Not all that OpenCV and Pillow read: some formats start other programs or have no limits.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .gif .tif .tiff .webp .pbm .pgm .ppm".split())
 ENCODINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp")
@@ -38,7 +38,7 @@ _PNG_COLOR_CHUNKS = frozenset((b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT"))
 
 
 class ImageHeader(NamedTuple):
-    """What an image file announces: its format, one of ``FORMATS``, and its channels."""
+    """The header of an image file: its format, one of ``FORMATS``, and its channels."""
 
     format: str
     is_gray: bool
@@ -50,17 +50,17 @@ def decode_image(
 ) -> np.ndarray:
     """Return an image file as uint8 [C, H, W]: three channels in the order BGR, or one of grey.
 
-    A camera's mark of orientation is obeyed, what is transparent shows the colour below, 16 bits
-    become 8; of several frames the first counts.
+    EXIF orientation is applied, transparent pixels show their stored colour, 16 bits become 8; of
+    several frames the first is used.
 
     Args:
         data: the file's bytes.
         where: the file's name, for errors.
-        color: whether to give three channels.
+        color: whether to return three channels.
         size: (H, W) to resize the image to.
 
     Raises:
-        DataError: the bytes are no image of the formats known, are damaged, or announce more than
+        DataError: the bytes are no image of the formats known, are damaged, or state more than
             7 million pixels and 6 for each byte.
 
     Source: ReadImageToCVMat, which is cv::imread and cv::resize. A JPEG that ends too early is
@@ -74,9 +74,9 @@ def decode_image(
 
 
 def decode_on_white(data: bytes, where: str, color: bool, size: tuple[int, int]) -> np.ndarray:
-    """Return an image as ``decode_image`` does, for the eye: what is transparent becomes white.
+    """Return an image as ``decode_image`` does, for display: transparent pixels become white.
 
-    Where it shrinks, each pixel is the mean of those that it replaces.
+    When shrinking, each pixel is the mean of those it replaces.
 
     Raises:
         DataError: as ``decode_image``.
@@ -102,7 +102,7 @@ def decode_pixels(data: bytes, color: bool | None) -> np.ndarray:
     Args:
         data: the file's bytes.
         color: three channels (True), one (False), or as the file has them (None), which ignores
-            a camera's mark of orientation.
+            EXIF orientation.
 
     Raises:
         DataError: as ``decode_image``.
@@ -123,14 +123,14 @@ def decode_pixels(data: bytes, color: bool | None) -> np.ndarray:
 
 
 def read_header(data: bytes, room_pixels: int = ROOM_PIXELS) -> ImageHeader:
-    """Return what an image file announces, without decoding it.
+    """Return the header of an image file, without decoding it.
 
     Args:
         data: the file's bytes.
         room_pixels: how many pixels it may have beside 6 for each of its bytes.
 
     Raises:
-        DataError: the format is not known, the header is damaged, or it announces too many pixels.
+        DataError: the format is not known, the header is damaged, or it states too many pixels.
     """
     return _header(_without_extras(data, keep_colors=False), room_pixels)
 
@@ -168,7 +168,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return uint8 [C, H, W] in another size, by cv::resize (INTER_LINEAR).
 
     Each new pixel lies between two rows and two columns of old ones; where an image shrinks to less
-    than half, old pixels between them are not looked at.
+    than half, old pixels between them are not used.
     """
     if image.shape[1:] == (height, width):
         return image
@@ -176,17 +176,17 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise DataError where an image would have more pixels than are made."""
+    """Raise DataError for an image of more pixels than allowed."""
     if width * height > MOST_PIXELS:
         raise DataError(f"{width} x {height} pixels, where at most {MOST_PIXELS} are read")
 
 
 @functools.cache
 def opencv() -> types.ModuleType:
-    """Return cv2, which is loaded when the first image is.
+    """Return cv2, imported with the first image.
 
-    Unless the program has loaded it before, it is kept from starting threads of its own: images
-    are decoded in a thread beside torch's, and a fork would lose them.
+    Unless the program has imported it before, its own threads are switched off: images are decoded
+    in a thread beside torch's, and a fork would lose them.
     """
     is_first = "cv2" not in sys.modules
     if is_first:
@@ -230,10 +230,10 @@ def _packed(planes: np.ndarray) -> np.ndarray:
 
 
 def _without_extras(data: bytes, keep_colors: bool) -> bytes:
-    """Return a file, if it is a PNG without what its pixels do not depend on.
+    """Return a file; of a PNG, only the chunks its pixels depend on.
 
-    libpng writes to stderr what it thinks of a colour profile or a text, without naming the file;
-    and an animation's first frame would not be read as the image is.
+    libpng warns on stderr about colour profiles or text without naming the file, and an animation's
+    first frame would not be read like the image.
 
     Raises:
         DataError: a checksum is wrong, or the end is missing.
@@ -256,7 +256,7 @@ def _without_extras(data: bytes, keep_colors: bool) -> bytes:
 
 
 def _reason(data: bytes) -> str:
-    """Return why OpenCV, which says nothing, does not decode an image whose header is sound."""
+    """Return why OpenCV, which gives no reason, does not decode an image with a valid header."""
     from PIL import Image
 
     try:

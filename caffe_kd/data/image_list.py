@@ -18,12 +18,12 @@ from ..core.memory import growth_problem
 from .image_file import MOST_BYTES, check_size, decode_image
 from .source import SampleSource
 
-_LINE_BYTES = 25  # what a line costs beside itself, the arrays growing by an eighth
+_LINE_BYTES = 25  # memory of a line beside its text, the arrays growing by an eighth
 _LINE = re.compile(r"(.*\S)\s+(-?\d{1,9})\s*")
 
 
 class Paths(Sequence[str]):
-    """The paths of a list, kept as the bytes of its file: millions of them take little memory."""
+    """The paths of a list, kept as the bytes of its file, so that millions take little memory."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -31,7 +31,7 @@ class Paths(Sequence[str]):
         self._lengths = array("i")
 
     def add(self, start: int, length: int) -> None:
-        """Add the path that lies at a place of the content."""
+        """Add the path at a position of the content."""
         self._starts.append(start)
         self._lengths.append(length)
 
@@ -60,7 +60,7 @@ class ImageList:
 
 
 def read_list(path: Path) -> ImageList:
-    """Return the lines "path label" of a list file; the label stands after the last white space.
+    """Return the lines "path label" of a list file; the label comes after the last whitespace.
 
     Raises:
         DataError: a line has no label, or the file has no lines.
@@ -79,14 +79,14 @@ def read_list(path: Path) -> ImageList:
         parts = _LINE.fullmatch(text)
         if parts is None:
             raise DataError(
-                f'a line is "path label", the label a whole number. Received: "{text}"',
+                f'a line is "path label", the label an integer. Received: "{text}"',
                 f"{path}:{number}",
             )
         paths.add(begin, len(parts[1].encode("utf-8", "surrogateescape")))
         labels.append(int(parts[2]))
         numbers.append(number)
         if problem := growth_problem(len(content) + _LINE_BYTES * len(paths), len(content)):
-            raise DataError(f"it lists countless images: {problem}", str(path))
+            raise DataError(f"it lists too many images: {problem}", str(path))
     if not paths:
         raise DataError("the list has no lines", str(path))
     return ImageList(paths, np.frombuffer(labels, np.int32), np.frombuffer(numbers, np.int32))
@@ -97,12 +97,12 @@ class ImageListSamples(SampleSource):
 
     Args:
         lines: the paths and labels.
-        name: the file that they stand in.
-        root: stands before each path as it is; what results is looked up from the working
-            directory, then beside the list.
+        name: the list file.
+        root: put before each path; the result is looked up from the working directory, then
+            beside the list.
         color: three channels in the order BGR, else one of grey.
-        size: height and width to bring each image to; None: as it is.
-        keep_files: keep what the files hold in memory, however much it is.
+        size: height and width to resize each image to; None: as it is.
+        keep_files: keep the files' bytes in memory, however many.
 
     Raises:
         DataError: the size is absurd.
@@ -136,7 +136,7 @@ class ImageListSamples(SampleSource):
 
         Raises:
             MissingFile: the file is not there.
-            DataError: it cannot be read or is no image. The message names it and its line.
+            DataError: it cannot be read or is not an image. The message names it and its line.
         """
         path = find(self._root + self._lines.paths[index], beside=self.name)
         try:
@@ -152,7 +152,7 @@ class ImageListSamples(SampleSource):
         return int(self._lines.labels[index])
 
     def where(self, index: int) -> str:
-        """Return the place of an image in the list, as file:line."""
+        """Return the location of an image in the list, as file:line."""
         return f"{self.name}:{self._lines.numbers[index]}"
 
     def _bytes(self, index: int, path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The handwritten digits: MNIST where it can be had, else the small digits inside scikit-learn."""
+"""The handwritten digits: MNIST where available, else the small digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIRRORS = (
 )
 SEARCH_DIRS = (Path("data/mnist"), Path("../shared/data/mnist"))
 
-_PATIENCE_SECONDS = 4.0  # for a mirror to answer
+_PATIENCE_SECONDS = 4.0  # for a mirror to respond
 _TEST_DIGITS = 360  # of the 1797 small digits
 _SIDE, _DIGIT_SIDE = 28, 20  # as in MNIST: the digit fills 20 x 20 of 28 x 28
 _OTHER_FIGURES = f"These are {WHAT}: figures measured on them are not MNIST's."
@@ -88,14 +88,14 @@ def get_mnist(
     """Find, download or make the four files of handwritten digits.
 
     MNIST is looked for in ``out_dir`` and ``search_dirs``, then downloaded to ``out_dir``. Where
-    neither succeeds, the small digits of scikit-learn are written to ``out_dir``. What is
-    found counts only if its values are MNIST's, by checksum.
+    neither succeeds, the small digits of scikit-learn are written to ``out_dir``. Files
+    are used only if their values are MNIST's, by checksum.
 
     Args:
         out_dir: where new files go.
         search_dirs: further folders to look in, which are only read.
         allow_download: whether to try the network.
-        say: is given each sentence about what happens.
+        say: is called with each progress message.
         mirrors: addresses of folders with the four ``.gz`` files, tried in turn.
 
     Raises:
@@ -113,14 +113,14 @@ def get_mnist(
         return Digits("MNIST", out_dir)
     _make_digits(out_dir)
     say(
-        f"No MNIST at hand{'' if allow_download else ', and no download wished'}. "
+        f"No MNIST found{'' if allow_download else ', and downloading is off'}. "
         f"{_OTHER_FIGURES} They are in {out_dir}"
     )
     return Digits("digits", out_dir)
 
 
 def _check_holds_no_others(folder: Path) -> None:
-    """Raise DataError if a folder has four whole files of MNIST's names with other values."""
+    """Raise DataError if a folder has four complete files of MNIST's names with other values."""
     if _has_digits(folder):
         return
     try:
@@ -130,7 +130,7 @@ def _check_holds_no_others(folder: Path) -> None:
         return  # one is missing or damaged
     raise DataError(
         "holds other data under the names of MNIST's files, which would be replaced: move it away, "
-        "or name another folder with -dir",
+        "or give another folder with -dir",
         str(folder),
     )
 
@@ -147,7 +147,7 @@ def copy_to(digits: Digits, folder: Path) -> Digits:
 
 
 def _is_complete(folder: Path, say: Callable[[str], None]) -> bool:
-    """Tell whether a folder has all of MNIST; say so where it has some of it."""
+    """Return whether a folder has all of MNIST; report it where it has only some of it."""
     found = [path for file in FILES for path in _candidates(folder, file) if path.is_file()]
     others = [path for path in found if not is_stand_in(path)]
     try:
@@ -180,7 +180,7 @@ def _check_values(path: Path, file: _File) -> None:
 
 
 def _download(mirror: str, out_dir: Path, say: Callable[[str], None]) -> bool:
-    """Fetch from one mirror the files that are still missing; tell whether all are there."""
+    """Fetch from one mirror the files that are still missing; return whether all are there."""
     say(f"Downloading MNIST from {mirror}")
     for file in FILES:
         try:
@@ -195,21 +195,21 @@ def _download(mirror: str, out_dir: Path, say: Callable[[str], None]) -> bool:
 
 
 def _fetch(url: str, out_dir: Path, file: _File) -> None:
-    """Download one file; it appears under its name only when its checksum is right."""
+    """Download one file; it gets its name only once its checksum is right."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     plain, packed = _candidates(out_dir, file)
     with replacing(packed) as temporary:
         try:
             with (
-                _open(url) as answer,
+                _open(url) as response,
                 temporary.open("wb") as part,
                 tqdm(
                     total=file.gzip_bytes, unit="B", unit_scale=True, desc=packed.name, disable=None
                 ) as bar,
             ):
-                # One byte more than expected is enough to know that it is another file.
-                while part.tell() <= file.gzip_bytes and (chunk := answer.read(1 << 16)):
+                # One byte more than expected is enough to know that it is a different file.
+                while part.tell() <= file.gzip_bytes and (chunk := response.read(1 << 16)):
                     part.write(chunk)
                     bar.update(len(chunk))
         except (OSError, http.client.HTTPException) as error:
@@ -218,31 +218,31 @@ def _fetch(url: str, out_dir: Path, file: _File) -> None:
             _check_values(temporary, file)
         except DataError as error:
             raise DataError(f"wrong checksum or damaged: {error.message}", url) from error
-    plain.unlink(missing_ok=True)  # it was checked and is damaged, and would be found first
+    plain.unlink(missing_ok=True)  # it is damaged, and would be found first
 
 
 def _open(url: str) -> Any:
     """Open an address, or raise OSError within seconds.
 
-    A timeout of urllib's counts for each address of a host and not for its name's look-up, so the
-    waiting is done here and the attempt is left behind on a thread of its own.
+    urllib's timeout applies to each address of a host and not to the name lookup, so the wait is
+    bounded here and the attempt continues in a thread of its own.
     """
     result: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def attempt() -> None:
         try:
             result.put(urllib.request.urlopen(url, timeout=_PATIENCE_SECONDS))
-        except Exception as error:  # handed to the thread that waits
+        except Exception as error:  # raised again in the waiting thread
             result.put(error)
 
     threading.Thread(target=attempt, daemon=True).start()
     try:
-        answer = result.get(timeout=_PATIENCE_SECONDS)
+        outcome = result.get(timeout=_PATIENCE_SECONDS)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {_PATIENCE_SECONDS:g} seconds") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        raise TimeoutError(f"no response within {_PATIENCE_SECONDS:g} seconds") from None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _make_digits(folder: Path) -> None:
@@ -280,7 +280,7 @@ def _has_digits(folder: Path) -> bool:
 
 
 def _like_mnist(image: np.ndarray) -> np.ndarray:
-    """Bring 8 x 8 values of 0 to 16 to uint8 28 x 28, the digit in the middle 20 x 20."""
+    """Resize 8 x 8 values of 0 to 16 to uint8 28 x 28, the digit in the middle 20 x 20."""
     from PIL import Image
 
     small = Image.fromarray((image * (255 / 16)).round().astype(np.uint8))

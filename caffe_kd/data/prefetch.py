@@ -1,4 +1,4 @@
-"""Making things ahead of their use, in a thread."""
+"""Prefetching: computing results ahead in a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 
 class Prefetch(Generic[Made]):
-    """Gives what a method returns, call after call, made up to ``depth`` calls ahead.
+    """Returns the results of calling a method again and again, up to ``depth`` calls ahead.
 
     The calls are made one after the other in one thread, which ends with an error, with the object
     that the method belongs to (it is held weakly), with this one, and with the program. The program
@@ -23,13 +23,13 @@ class Prefetch(Generic[Made]):
 
     Args:
         make: a method of an object.
-        depth: how many results are made before they are asked for, at least 1.
+        depth: how many results are computed before they are requested, at least 1.
     """
 
     def __init__(self, make: Callable[[], Made], depth: int) -> None:
         self._process = os.getpid()
         self._ready: queue.SimpleQueue[Made | Exception] = queue.SimpleQueue()
-        # Turns to make one more. Queues of this kind may be put to while garbage is collected.
+        # A turn per result to make. SimpleQueue.put is safe to call during garbage collection.
         self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(depth):
             self._turns.put(None)
@@ -48,7 +48,7 @@ class Prefetch(Generic[Made]):
         return self._process != os.getpid()
 
     def next(self) -> Made:
-        """Return the next result, after waiting for it where it is not there yet.
+        """Return the next result, waiting for it if necessary.
 
         Raises:
             Exception: what the method raised; it is not called again.
@@ -60,22 +60,22 @@ class Prefetch(Generic[Made]):
         return made
 
     def stop(self) -> None:
-        """End the thread, after the call it is in; what was made ahead is lost."""
+        """End the thread after its current call; results made ahead are discarded."""
         self._end()
         if not self.is_lost:
             self._thread.join()
 
 
 class _End:
-    """Tells a thread to end; knows nothing of its Prefetch, so that this can go."""
+    """Ends a thread; holds no reference to its Prefetch, which can be collected."""
 
     def __init__(self, turns: queue.SimpleQueue[None]) -> None:
         self._turns = turns
-        self.is_told = False
+        self.is_set = False
 
     def __call__(self) -> None:
-        self.is_told = True
-        self._turns.put(None)  # it may be waiting for one
+        self.is_set = True
+        self._turns.put(None)  # wakes it if it is waiting
 
 
 # Threads stay here until they have ended altogether, which is after the last line of ``_work``.
@@ -91,7 +91,7 @@ def _work(
     while True:
         turns.get()
         method = make()
-        if end.is_told or method is None:
+        if end.is_set or method is None:
             return
         try:
             ready.put(method())
@@ -103,7 +103,7 @@ def _work(
 
 @atexit.register
 def _end_all() -> None:
-    """End the threads before what they work with is taken apart."""
+    """End the threads before the interpreter shuts down."""
     threads = list(_running.items())
     for _, end in threads:
         end()

@@ -25,15 +25,15 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def decompressed_size(data: bytes) -> int:
-    """Return how many bytes a snappy block announces.
+    """Return the decompressed size that a snappy block states.
 
     Raises:
         IndexError: the block is cut off.
-        ValueError: it announces more than it can hold.
+        ValueError: it states more than it can hold.
     """
     size, _ = varint(data, 0)
     if size > _MOST_EXPANSION * len(data):
-        raise ValueError(f"{len(data)} compressed bytes announce {size}")
+        raise ValueError(f"{len(data)} compressed bytes state a size of {size}")
     return size
 
 
@@ -70,7 +70,7 @@ def decompress(data: bytes, most: int | None = None) -> bytes:
             if not 0 < distance <= filled:
                 raise ValueError("a copy begins before the block")
             start = filled - distance
-            if distance < length:  # it goes on with what it has just written
+            if distance < length:  # it overlaps what it has just written
                 out += (out[start:] * (length // distance + 1))[:length]
             else:
                 out += out[start : start + length]
@@ -78,5 +78,5 @@ def decompress(data: bytes, most: int | None = None) -> bytes:
             raise IndexError("a snappy block is cut off")
         filled += length
     if most is None and filled != size:
-        raise ValueError(f"{filled} bytes come out, {size} are announced")
+        raise ValueError(f"{filled} bytes result, {size} are stated")
     return bytes(out[:wanted])

@@ -1,4 +1,4 @@
-"""Where records come from: images with integer labels, by position."""
+"""Sources of samples: images with integer labels, by position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.errors import DataError
 from ..core.memory import machine_bytes
 from ..proto import caffe_pb2
 
-KEPT_BYTES = 2 << 30  # the most that a set of records takes of the memory, or a quarter of it
+CACHE_BYTES = 2 << 30  # limit of memory for cached samples, or a quarter of all
 
 DIGESTED_IMAGES, DIGESTED_LABELS = 64, 20_000  # of samples that are not in memory
 
@@ -36,11 +36,11 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 class SampleSource(abc.ABC):
-    """Records by position: image [C, H, W] and integer label.
+    """Samples by position: image [C, H, W] and integer label.
 
     Attributes:
-        name: path of the records, for messages.
-        encoded: whether reading a record means decompressing a PNG or JPEG.
+        name: path of the samples, for messages.
+        encoded: whether reading a sample means decompressing a PNG or JPEG.
     """
 
     name: str
@@ -48,29 +48,29 @@ class SampleSource(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Return the number of records, at least 1."""
+        """Return the number of samples, at least 1."""
 
     @abc.abstractmethod
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Return image [C, H, W], uint8 (0 to 255) or float32 (Datum.float_data), and label.
 
         Raises:
-            DataError: the record is damaged.
+            DataError: the sample is damaged.
         """
 
     def label(self, index: int) -> int:
-        """Return the label of a record, where that is quicker than reading it whole.
+        """Return the label of a sample, where that is quicker than reading it whole.
 
         Raises:
-            DataError: the record is damaged.
+            DataError: the sample is damaged.
         """
         return self.read(index)[1]
 
     def datum(self, index: int) -> bytes:
-        """Return a record as a database holds it, a serialised Datum.
+        """Return a sample as a database holds it, a serialised Datum.
 
         Raises:
-            DataError: the record is damaged.
+            DataError: the sample is damaged.
         """
         image, label = self.read(index)
         channels, height, width = image.shape
@@ -82,7 +82,7 @@ class SampleSource(abc.ABC):
         return bytes(datum.SerializeToString())
 
     def digests(self) -> dict[str, str]:
-        """Return checksums that tell these samples from others: of the images and of the labels.
+        """Return checksums that identify these samples: of the images and of the labels.
 
         Raises:
             DataError: a sample is damaged.
@@ -94,38 +94,38 @@ class SampleSource(abc.ABC):
     def batch(
         self, indices: np.ndarray | slice
     ) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
-        """Return images and labels int64 [N] of some records.
+        """Return images and labels int64 [N] of some samples.
 
         The images are [N, C, H, W], or a list of [C, H, W] where they differ in height or width.
 
         Raises:
-            DataError: a record is damaged, or differs from the first in channels or type.
+            DataError: a sample is damaged, or differs from the first in channels or type.
         """
         if isinstance(indices, slice):
             indices = np.arange(len(self))[indices]
-        records = [self.read(int(index)) for index in indices]
-        images = [image for image, _ in records]
+        samples = [self.read(int(index)) for index in indices]
+        images = [image for image, _ in samples]
         first = images[0]
         for index, image in zip(indices, images, strict=True):
             if len(image) != len(first) or image.dtype != first.dtype:
                 raise DataError(
-                    "the records of a batch must have one number of channels and one type. "
-                    f"Received: {image.dtype} {image.shape} for record {index}, "
-                    f"{first.dtype} {first.shape} for record {indices[0]}.",
+                    "the samples of a batch must have one number of channels and one type. "
+                    f"Received: {image.dtype} {image.shape} for sample {index}, "
+                    f"{first.dtype} {first.shape} for sample {indices[0]}.",
                     self.name,
                 )
-        labels = np.array([label for _, label in records], np.int64)
-        alike = all(image.shape == first.shape for image in images)
-        return np.stack(images) if alike else images, labels
+        labels = np.array([label for _, label in samples], np.int64)
+        same_shape = all(image.shape == first.shape for image in images)
+        return np.stack(images) if same_shape else images, labels
 
 
 class MemorySamples(SampleSource):
-    """Records in memory: images uint8 or float32 [N, C, H, W], labels int64 [N]."""
+    """Samples in memory: images uint8 or float32 [N, C, H, W], labels int64 [N]."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, name: str) -> None:
         if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
             raise DataError(
-                "images [N, C, H, W] and labels [N] of at least one record are needed. "
+                "images [N, C, H, W] and labels [N] of at least one sample are needed. "
                 f"Received: {images.shape} and {labels.shape}.",
                 name,
             )
@@ -150,10 +150,10 @@ class MemorySamples(SampleSource):
 
 
 class CachedSamples(SampleSource):
-    """Records that are slow to read, each kept in memory once it was read while there is room.
+    """Samples that are slow to read, cached in memory after the first read while there is room.
 
     Args:
-        source: the records.
+        source: the samples.
         limit_bytes: how much memory their pixels may take.
     """
 
@@ -173,37 +173,37 @@ class CachedSamples(SampleSource):
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Return image [C, H, W] and label."""
-        record = self._kept.get(index)
-        if record is None:
-            record = self._source.read(index)
-            if record[0].nbytes <= self._room:
-                self._room -= record[0].nbytes
-                self._kept[index] = record
-        return record
+        sample = self._kept.get(index)
+        if sample is None:
+            sample = self._source.read(index)
+            if sample[0].nbytes <= self._room:
+                self._room -= sample[0].nbytes
+                self._kept[index] = sample
+        return sample
 
 
 def into_memory(source: SampleSource, limit_bytes: int | None = None) -> SampleSource:
-    """Keep records in memory as bytes, within a limit.
+    """Keep samples in memory as bytes, within a limit.
 
     Raw ones of one shape and type that fit are read at once. Encoded ones are decoded when they are
     first asked for and kept until the limit is reached, so that where all fit the second pass
     decodes nothing.
 
     Args:
-        source: the records.
+        source: the samples.
         limit_bytes: what their pixels may take; None: 2 GB, and no more than a quarter of the
             memory there is.
 
     Returns:
-        The records in memory, else ``source`` itself.
+        The samples in memory, else ``source`` itself.
 
     Raises:
-        DataError: a record is damaged.
+        DataError: a sample is damaged.
     """
     if isinstance(source, MemorySamples):
         return source
     if limit_bytes is None:
-        limit_bytes = min(KEPT_BYTES, (machine_bytes() or 4 * KEPT_BYTES) // 4)
+        limit_bytes = min(CACHE_BYTES, (machine_bytes() or 4 * CACHE_BYTES) // 4)
     if source.encoded:
         return CachedSamples(source, limit_bytes)
     first, _ = source.read(0)

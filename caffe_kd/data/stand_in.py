@@ -1,7 +1,7 @@
-"""Digits that stand in for MNIST where it cannot be had: how a folder says that it holds them.
+"""Digits that stand in for MNIST where it is not available: how a folder states that it holds them.
 
-They lie under the names of MNIST's files, so that every net finds them. A text file beside them
-names them with their sizes: that tells them from real files that come into the folder later.
+They have the names of MNIST's files, so that every net finds them. A text file beside them lists
+them with their sizes, which distinguishes them from real files put into the folder later.
 """
 
 from __future__ import annotations

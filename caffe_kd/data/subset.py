@@ -1,4 +1,4 @@
-"""A part of the records of a source, as ``data_param`` asks for: a range, without some classes."""
+"""A subset of a source's samples, as ``data_param`` selects: a range, without some classes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .source import MemorySamples, SampleSource
 
 
 class Subset(SampleSource):
-    """Some records of a source, numbered anew from 0.
+    """Some samples of a source, renumbered from 0.
 
     Args:
-        source: all records.
+        source: all samples.
         numbers: which of them, int64 [N].
     """
 
@@ -36,18 +36,18 @@ class Subset(SampleSource):
         return self._source.label(int(self._numbers[index]))
 
     def datum(self, index: int) -> bytes:
-        """Return the record as a database holds it."""
+        """Return the sample as a database holds it."""
         return self._source.datum(int(self._numbers[index]))
 
 
 def select(source: SampleSource, data_param: Any) -> SampleSource:
-    """Return the records that ``first``, ``count`` and ``leave_out`` of a ``data_param`` choose.
+    """Return the samples that ``first``, ``count`` and ``leave_out`` of a ``data_param`` select.
 
     Returns:
-        ``source`` itself where they choose all.
+        ``source`` itself where they select all.
 
     Raises:
-        DataError: the range is empty or goes beyond the records, no record is left, or a record is
+        DataError: the range is empty or goes beyond the samples, no sample is left, or a sample is
             damaged.
     """
     first, total = data_param.first, len(source)
@@ -55,8 +55,8 @@ def select(source: SampleSource, data_param: Any) -> SampleSource:
     if count < 1 or first + count > total:
         given = f", count: {data_param.count}" if data_param.HasField("count") else ""
         raise DataError(
-            "data_param asks for records that are not there. "
-            f"Received: first: {first}{given}, and {total} records. Expected: a count of at least "
+            "data_param asks for samples that are not there. "
+            f"Received: first: {first}{given}, and {total} samples. Expected: a count of at least "
             f"1, and first + count <= {total}.",
             source.name,
         )
@@ -68,7 +68,7 @@ def select(source: SampleSource, data_param: Any) -> SampleSource:
         numbers = numbers[~np.isin(labels, list(data_param.leave_out))]
         if not len(numbers):
             raise DataError(
-                "leave_out leaves no record. Received: leave_out: "
+                "leave_out leaves no sample. Received: leave_out: "
                 f"{', '.join(map(str, data_param.leave_out))}, and labels "
                 f"{', '.join(map(str, np.unique(labels)))}.",
                 source.name,

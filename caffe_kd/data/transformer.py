@@ -14,7 +14,7 @@ from ..core.errors import DataError
 from ..core.files import read_bytes
 from ..proto import caffe_pb2
 
-_MOST_MEAN_BYTES = 256 << 20  # a mean of 8000 x 8000 x 3 numbers still fits
+_MOST_MEAN_BYTES = 256 << 20  # a mean of 8000 x 8000 x 3 values fits
 
 
 class Transformer:
@@ -24,9 +24,9 @@ class Transformer:
 
     Args:
         transform_param: a TransformationParameter message.
-        phase_is_train: crops are random per record in TRAIN, central (rounded down) in TEST.
-            The mirror is random per record in both, as in the original. The shift by up to
-            ``jitter`` pixels is random per record in TRAIN, and none in TEST.
+        phase_is_train: crops are random per sample in TRAIN, central (rounded down) in TEST.
+            The mirror is random per sample in both, as in Caffe. The shift by up to
+            ``jitter`` pixels is random per sample in TRAIN, and none in TEST.
         resolve: finds ``mean_file`` where it is a relative path.
 
     Attributes:
@@ -61,20 +61,20 @@ class Transformer:
 
     @property
     def deterministic(self) -> bool:
-        """Whether a record always gives the same answer: no mirror, jitter or random crop."""
+        """Whether a sample always gives the same output: no mirror, jitter or random crop."""
         return not (self._mirror or self._random_crop or self._jitter)
 
     @property
     def only_scales(self) -> bool:
-        """Whether all it does is a multiplication, which takes next to no time."""
+        """Whether it only scales, which takes almost no time."""
         return self.mean is None and not (self._crop or self._mirror or self._jitter)
 
     def output_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Return the shape [C, h, w] that a record of shape [C, H, W] gets.
+        """Return the shape [C, h, w] that a sample of shape [C, H, W] gets.
 
         Raises:
-            DataError: the record is smaller than the crop, the mean has another shape, or the
-                jitter could move an image out of sight.
+            DataError: the sample is smaller than the crop, the mean has another shape, or the
+                jitter could move an image out of the frame.
         """
         channels, height, width = sample_shape
         if self._crop > min(height, width):
@@ -114,14 +114,14 @@ class Transformer:
 
         Args:
             images: uint8 (0 to 255) or float32 pixels [N, C, H, W]; or, where a crop_size makes
-                them alike, [C, H, W] for each image.
+                their sizes equal, [C, H, W] for each image.
             generator: source of the random crops, mirrors and shifts; untouched when deterministic.
 
         Raises:
             DataError: the images do not fit the crop or the mean.
         """
         if isinstance(images, np.ndarray):
-            windows, mean = self._cut_alike(images, generator)
+            windows, mean = self._cut_same_size(images, generator)
         else:
             windows, mean = self._cut_each(images, generator), self.mean
         pixels = torch.from_numpy(_writable(windows))
@@ -137,7 +137,7 @@ class Transformer:
             result[chosen] = result[chosen].flip(3)
         return _shifted(result, self._jitter, generator) if self._jitter else result
 
-    def _cut_alike(
+    def _cut_same_size(
         self, images: np.ndarray, generator: torch.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the windows of images of one size, and the mean under them."""
@@ -169,7 +169,7 @@ class Transformer:
     def _corners(
         self, count: int, free_height: int, free_width: int, generator: torch.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return first row and column of each record's crop, or one of each for all records."""
+        """Return first row and column of each sample's crop, or one of each for all samples."""
         if not self._random_crop:
             return np.array([free_height // 2]), np.array([free_width // 2])
         return (

@@ -1,4 +1,4 @@
-"""Windows of images, as R-CNN lists them and shows them to a net."""
+"""Windows of images, as R-CNN lists them and feeds them to a net."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .image_list import ImageList, Paths
 
 _MOST_BYTES = 2 << 30
 _AT_ONCE = 10_000  # windows
-_PART_BYTES = 700  # what the windows that are read at once cost beside themselves
+_PART_BYTES = 700  # memory per window read at once, beside its values
 _LINE_BYTES = 25  # and a path and its number
 _FIELDS = 6  # class, overlap, x1, y1, x2, y2
 
@@ -52,7 +52,7 @@ def read_windows(path: Path, fg_threshold: float, bg_threshold: float) -> Window
     out.
 
     Raises:
-        DataError: a line is not as it should be; the message names it.
+        DataError: a line is malformed; the message names it.
         ParseError: the file cannot be read.
 
     Source: Caffe's WindowDataLayer.
@@ -79,7 +79,7 @@ def read_windows(path: Path, fg_threshold: float, bg_threshold: float) -> Window
             parts.append((image, labels, rows[used, 2:].astype(np.int32)))
         taken = len(content) + _PART_BYTES * len(parts) + _LINE_BYTES * len(paths)
         if problem := growth_problem(taken, len(content)):
-            raise DataError(f"it lists countless images: {problem}", str(path))
+            raise DataError(f"it lists too many images: {problem}", str(path))
     if not paths:
         raise DataError("Window file is empty", str(path))
     images = ImageList(paths, np.zeros(len(paths), np.int32), np.frombuffer(numbers, np.int32))
@@ -97,7 +97,7 @@ class _Reader:
         self._file = file
         self._name = name
         self.number = 0  # of the line read last
-        self.start = 0  # where its words begin
+        self.start = 0  # where it begins
 
     def fail(self, message: str) -> None:
         raise DataError(message, f"{self._name}:{self.number}")
@@ -122,13 +122,13 @@ class _Reader:
         self.start = at + len(line) - len(line.lstrip())
         self.number += 1
         if not line.strip():
-            self.fail("the file ends, or a line is empty, amid an image")
+            self.fail("the file ends, or a line is empty, within an image")
         return line.strip().decode("utf-8", "surrogateescape")
 
     def whole_number(self) -> int:
         word = self.line()
         if not word.isascii() or not word.isdecimal() or len(word) > 9:
-            self.fail(f'a whole number is expected. Received: "{word[:80]}"')
+            self.fail(f'an integer is expected. Received: "{word[:80]}"')
         return int(word)
 
     def windows(self, count: int) -> Iterator[np.ndarray]:
@@ -138,7 +138,7 @@ class _Reader:
 
     def _some_windows(self, count: int, before: int, announced: int) -> np.ndarray:
         lines: list[bytes] = []
-        for _ in range(count):  # as many as there are, whatever number is announced
+        for _ in range(count):  # as many as there are, whatever number is stated
             line = self._file.readline()
             if not line:
                 self.fail(f"the file ends after {before + len(lines)} of {announced} windows")
@@ -158,11 +158,11 @@ class _Reader:
 
 
 def _numbers(text: bytes) -> np.ndarray | None:
-    """Return the numbers of a text, None where some word is none or beyond 31 bits."""
+    """Return the numbers of a text, None where a word is not a number or exceeds 31 bits."""
     if not text.strip():
         return np.empty(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # in place of stopping silently
+        warnings.simplefilter("error")  # instead of stopping silently
         try:
             values = np.fromstring(text.decode("ascii"), np.float64, sep=" ")
         except (ValueError, DeprecationWarning):
@@ -178,7 +178,7 @@ def _shown(line: bytes) -> str:
 
 
 class Cut(NamedTuple):
-    """A window as it is shown: its pixels, uint8 [C, h, w], and where they begin in the crop."""
+    """A window as fed to the net: its pixels, uint8 [C, h, w], and their position in the crop."""
 
     pixels: np.ndarray
     row: int
@@ -188,7 +188,7 @@ class Cut(NamedTuple):
 def cut_window(
     image: np.ndarray, box: np.ndarray, crop: int, context: int, square: bool, mirror: bool
 ) -> Cut | None:
-    """Bring a window of an image to the size of the crop, with its surroundings.
+    """Resize a window of an image, with its surroundings, to the size of the crop.
 
     Args:
         image: uint8 [C, H, W].
@@ -196,13 +196,13 @@ def cut_window(
         crop: side of the crop, in pixels.
         context: how many pixels of the crop, on each side, show surroundings; what lies outside of
             the image stays empty.
-        square: widen the shorter side of the window to the longer one, in place of stretching.
+        square: widen the shorter side of the window to the longer one, instead of stretching.
         mirror: flip left and right.
 
     Returns:
-        What is shown; None where the window does not lie in the image.
+        The resized window; None where the window is not in the image.
 
-    Source: Caffe's WindowDataLayer, to the rounding in float32.
+    Source: Caffe's WindowDataLayer, down to the rounding in float32.
     """
     x1, y1, x2, y2 = (int(value) for value in box)
     height = width = crop
@@ -240,7 +240,7 @@ def _widened(
 
 
 class _Side(NamedTuple):
-    """A widened window along one axis: what of it is in the image, and where that is shown."""
+    """A widened window along one axis: its part in the image, and where that is in the crop."""
 
     first: int
     last: int
@@ -258,5 +258,5 @@ class _Side(NamedTuple):
 
 
 def _round(value: np.float32) -> int:
-    """Round to the nearest whole number, halves away from 0, as in C."""
+    """Round to the nearest integer, halves away from 0, as in C."""
     return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))

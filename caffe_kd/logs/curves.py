@@ -1,4 +1,4 @@
-"""What to show of a curve: its scale, its range, its course through the noise."""
+"""What to show of a curve: its scale, its range, its trend through the noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Values = NDArray[np.float64]
 LOG_SCALE = 10.0  # a log scale where the greatest value is this many times the smallest
 NOISY = 3.0  # a curve that goes up and down this many times its range is drawn smoothed too
 LONG = 20  # points; a shorter curve is left as it is
-OUTLIER = 3.0  # a first value that stretches the others' range this many times is cut off
+OUTLIER = 3.0  # a first value that widens the others' range this many times is cut off
 
 
 @dataclass
@@ -27,20 +27,20 @@ class Curve:
 
 
 def covers(above: Curve, below: Curve) -> bool:
-    """Say whether two curves coincide over a good part, so that one hides the other."""
+    """Return whether two curves coincide over a good part, so that one hides the other."""
     shared = min(len(above.x), len(below.x))
     same = (above.x[:shared] == below.x[:shared]) & (above.y[:shared] == below.y[:shared])
     return bool(same.mean() > 0.2) if shared else False
 
 
 def _later(curve: Curve) -> Values:
-    """The finite values without the first, which stands for the net before it has learnt."""
+    """The finite values without the first one, of the untrained net."""
     y = curve.y[1:] if len(curve.y) > 1 else curve.y
     return y[np.isfinite(y)]
 
 
 def suits_log_scale(curves: Sequence[Curve]) -> bool:
-    """Say whether the values, positive but for a few, span more than a decade."""
+    """Return whether the values, positive but for a few, span more than a decade."""
     values = np.concatenate([_later(curve) for curve in curves])
     positive = values[values > 0]
     if (values < 0).any() or len(positive) < 0.9 * len(values) or not len(positive):
@@ -57,7 +57,7 @@ def scaled(values: Values, log_scale: bool) -> Values:
 
 
 def is_noisy(curve: Curve, log_scale: bool) -> bool:
-    """Say whether the line goes up and down so much that its course is hard to see."""
+    """Return whether the line goes up and down so much that its trend is hard to see."""
     y = scaled(_later(curve), log_scale)
     y = y[np.isfinite(y)]
     return len(y) >= LONG and bool(np.abs(np.diff(y)).sum() > NOISY * np.ptp(y))

@@ -2,7 +2,7 @@
 
     I1121 12:34:56.123456  4242 solver.py:123] Iteration 100, lr = 0.01
 
-Tools made for Caffe's logs find what they look for: level, month and day, time, thread, file and
+Tools written for Caffe's logs work on it: level, month and day, time, thread, file and
 line of the caller. Every line is flushed, so ``tail -f`` follows a run.
 """
 
@@ -26,12 +26,12 @@ STATUS_LINE = "Iteration {n_fmt}/{total_fmt} |{bar}| {postfix[0]}, {rate_fmt}, {
 class Log:
     """Writes each line to a stream and, where a path is given, to the end of a file.
 
-    A log that can no longer be written (a closed pipe, a full disk) doesn't end a training: it is
-    given up, with a warning in the other place.
+    A log that can no longer be written (a closed pipe, a full disk) doesn't stop a training: it is
+    dropped, with a warning on the other one.
 
     Args:
         path: the log file; missing folders are made, an existing file is continued.
-        stream: where people look; stderr unless given.
+        stream: for people to read; stderr by default.
         progress: whether ``progress`` shows a status line; None: if the stream is a terminal.
         quiet: whether the lines go to the file only; the status line is still on the stream.
 
@@ -59,15 +59,15 @@ class Log:
         self._lock = threading.RLock()
 
     def info(self, text: str) -> None:
-        """Log what happens; each line of the text becomes a log line."""
+        """Log an INFO message; each line of the text becomes a log line."""
         self._write("I", text, sys._getframe(1))
 
     def warning(self, text: str) -> None:
-        """Log what the user should know but the run survives."""
+        """Log a WARNING: something to know that does not stop the run."""
         self._write("W", text, sys._getframe(1))
 
     def error(self, text: str) -> None:
-        """Log what ends the run."""
+        """Log an ERROR: what ends the run."""
         self._write("E", text, sys._getframe(1))
 
     def progress(self, iteration: int, max_iter: int, loss: float, lr: float) -> None:
@@ -86,7 +86,7 @@ class Log:
             self._draw(iteration, max_iter, f"loss {float(loss):.4g}, lr {float(lr):.3g}")
 
     def close(self) -> None:
-        """Take the progress line away and close the file; the stream stays open."""
+        """Remove the progress line and close the file; the stream stays open."""
         with self._lock:
             self._end_bar()
             if self._file is not None:
@@ -134,7 +134,7 @@ class Log:
             if self._bar is not None:
                 self._bar.refresh()
         except OSError as error:
-            self._give_up_stream(error)
+            self._drop_stream(error)
 
     def _draw(self, iteration: int, max_iter: int, figures: str) -> None:
         bar = self._bar
@@ -147,26 +147,26 @@ class Log:
             if not bar.update(iteration - bar.n):
                 bar.refresh()
         except OSError as error:
-            self._give_up_stream(error)
+            self._drop_stream(error)
 
     def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _give_up_stream(self, error: OSError) -> None:
+    def _drop_stream(self, error: OSError) -> None:
         self._stream = None
         self._progress = False
         if self._bar is not None:
             self._bar.disable = True  # it would write once more when it is collected
             self._bar = None
-        self.warning(f"nobody reads the log on the stream any more: {error.strerror}")
+        self.warning(f"the log stream is closed: {error.strerror}")
 
 
 def _open(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A file name in the text need not be valid Unicode; a log line must not fail for it.
+        # A file name in the text may not be valid Unicode; logging must not fail for it.
         return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_at_once)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         message = f"the log file cannot be written: {getattr(error, 'strerror', error)}"
@@ -174,7 +174,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody reads is an error, where it would be waited for."""
+    """Open a file without blocking: a pipe without a reader is an error."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     if hasattr(os, "O_NONBLOCK"):
         os.set_blocking(handle, True)

@@ -1,4 +1,4 @@
-"""Reads training logs, ours and the original Caffe's, back into rows of numbers.
+"""Parses training logs, ours and BVLC Caffe's, into rows of numbers.
 
     I1121 12:34:56.123456  4242 solver.cpp:88] Solving LeNet
     ... Iteration 100, Testing net (#0)
@@ -8,12 +8,12 @@
     ...     Train net output #0: loss = 0.2 (* 1 = 0.2 loss)
     ... Iteration 100, lr = 0.01
 
-and of ``-gradient_shares``, which the original has not::
+and of ``-gradient_shares``, which Caffe does not have::
 
     ... Iteration 100, gradient shares in 5142 parameters of the student
     ...     Gradient share: kd/soft = 0.62 (norm 1.3)
 
-A log is whatever somebody kept of it, so every other line is passed over.
+A log may be incomplete, so all other lines are skipped.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ..core.memory import growth_problem
 
 _ROW_BYTES = 300  # of an iteration, as it is kept
 _LINES_BETWEEN_CHECKS = 10_000
-MAX_LINE = 4096  # characters; no line that is read here comes near
+MAX_LINE = 4096  # characters; lines of interest are far shorter
 BLOCK = 1 << 16
 HALF_A_YEAR = timedelta(days=183)
 
-# Newer glogs write the year too. Counts are bounded: a line of junk must not cost much.
+# Newer glogs write the year too. Counts are bounded: a junk line must be cheap.
 PREFIX = re.compile(
     r"[IWEF](\d{4})?(\d\d)(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?[^\]]{0,200}\](.*)", re.ASCII
 )
@@ -52,9 +52,9 @@ OUTPUT = re.compile(
 
 @dataclass(slots=True)
 class Row:
-    """What the log says of one iteration.
+    """What the log says about one iteration.
 
-    ``seconds`` count from the start of the run, None where the line bears no time.
+    ``seconds`` count from the start of the run, None where the line has no time.
     """
 
     iteration: int
@@ -65,24 +65,24 @@ class Row:
 class OutputRow(Row):
     """The outputs of a test; ``loss`` is the sum of those with a loss weight, weighted.
 
-    ``seconds`` is when the test began, ``told`` when its first output was logged.
+    ``seconds`` is when the test began, ``logged`` when its first output was logged.
     """
 
     loss: float | None = None
     outputs: dict[str, float] = field(default_factory=dict)
-    told: float | None = None
+    logged: float | None = None
 
 
 @dataclass(slots=True)
 class TrainRow(Row):
     """The displayed loss, which the solver smooths over ``average_loss``, and the net's outputs.
 
-    ``told`` is when the first output was logged.
+    ``logged`` is when the first output was logged.
     """
 
     loss: float
     outputs: dict[str, float] = field(default_factory=dict)
-    told: float | None = None
+    logged: float | None = None
 
 
 @dataclass(slots=True)
@@ -102,10 +102,10 @@ class ShareRow(Row):
 
 @dataclass(slots=True)
 class TrainingLog:
-    """A run as its log tells it; all rows in order of their iterations.
+    """A run as logged; all rows in order of their iterations.
 
     Attributes:
-        net: the net's name, empty where the log doesn't tell it.
+        net: the net's name, empty where it is not logged.
         train: the rows of the training net.
         tests: the rows of each test net, by its number.
         learning_rates: the rows of the learning rate.
@@ -123,15 +123,15 @@ def parse_log(path: str | Path) -> TrainingLog:
     """Read the training log of a run.
 
     Where a run was resumed, what it had logged beyond the iteration it was resumed from is
-    forgotten: the rows are the history of the model that came out. A run started anew in the same
-    log replaces the one before it.
+    dropped: the rows are the history of the resulting model. A run started again in the same log
+    replaces the one before it.
 
     Raises:
         DataError: the file is missing, cannot be read, or holds no line of a training log.
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # a folder; a pipe or a device might never end
-        raise DataError("is not an ordinary file", str(path))
+        raise DataError("is not a regular file", str(path))
     try:
         year = datetime.fromtimestamp(path.stat().st_mtime).year
         reader = _Reader(year)
@@ -141,9 +141,7 @@ def parse_log(path: str | Path) -> TrainingLog:
                 if number % _LINES_BETWEEN_CHECKS == 0:
                     problem = growth_problem(_ROW_BYTES * reader.row_count, path.stat().st_size)
                     if problem:
-                        raise DataError(
-                            f"its lines are too short for so many: {problem}", str(path)
-                        )
+                        raise DataError(f"too many lines for their length: {problem}", str(path))
     except FileNotFoundError:
         raise DataError(f"no such file. Looked from {Path.cwd()}", str(path)) from None
     except OSError as error:
@@ -165,7 +163,7 @@ def _encoding(path: Path) -> str:
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """Give the lines, cut at ``MAX_LINE``; a progress line's carriage returns end a line too."""
+    """Yield the lines, cut at ``MAX_LINE``; a progress line's carriage returns end a line too."""
     rest = ""
     while block := file.read(BLOCK):
         *lines, rest = re.split(r"[\r\n]+", rest + block)
@@ -177,7 +175,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 class _Reader:
-    """Takes lines in their order and keeps the rows of the run they tell of."""
+    """Takes lines in order and keeps the rows of the run they belong to."""
 
     def __init__(self, year: int) -> None:
         self._net = ""
@@ -269,7 +267,7 @@ class _Reader:
         if row is None or value is None:
             return
         if not row.outputs:
-            row.told = self._seconds()
+            row.logged = self._seconds()
         name = match[3]
         if name in row.outputs:  # a blob of several values has a line for each
             name = f"{name}#{match[2]}"
@@ -279,7 +277,7 @@ class _Reader:
             row.loss = (row.loss or 0.0) + weighted
 
     def _go_to(self, iteration: int) -> None:
-        """Forget what lies ahead when the log goes back: the run was resumed or started anew."""
+        """Drop what lies ahead when the log goes back: the run was resumed or started again."""
         if iteration < self._latest:
             tables: list[dict[int, Any]] = [self._train, self._learning_rates, self._shares]
             for rows in tables + list(self._tests.values()):
@@ -315,7 +313,7 @@ class _Clock:
             moment = datetime(year, month, day, hour, minute, second, fraction)
             if before and before - moment > HALF_A_YEAR:  # it is January
                 moment = moment.replace(year=year + 1)
-        except ValueError:  # it only looks like a time
+        except ValueError:  # not a time after all
             return
         self.now = (self.now or timedelta()) + (moment - (before or moment))
         self._before = moment

@@ -1,7 +1,7 @@
 """Draws training logs: loss, test accuracy and learning rate over the iterations.
 
-A colour is a log, a line style is an output. The palette, Okabe and Ito's, can be told apart with
-every kind of colour vision.
+Each log has a colour, each output a line style. The palette, Okabe and Ito's, can be distinguished
+with every kind of colour vision.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def plot(logs: Mapping[str, TrainingLog], path: str | Path, title: str = "") -> 
 
     Three panels share the iterations: the training loss, as logged and smoothed, with the test
     loss; the test accuracy; the learning rate. Where a log has gradient shares there is a fourth
-    above the learning rate, and the picture is 200 pixels higher.
+    above the learning rate, and the image is 200 pixels higher.
 
     Args:
         logs: the logs by the label each gets in the legend.
         path: the file to write; missing folders are made.
-        title: the picture's heading.
+        title: the figure's title.
 
     Raises:
         DataError: there is no log to draw.
@@ -133,8 +133,8 @@ def _draw_losses(axes: Axes, logs: ColouredLogs) -> None:
     tests = {net: list[Curve]() for net in nets}
     for colour, log in logs:
         for net, rows in log.tests.items():
-            told = [(row, row.loss) for row in rows if row.loss is not None]
-            curve = _curve([row for row, _ in told], [loss for _, loss in told], colour)
+            known = [(row, row.loss) for row in rows if row.loss is not None]
+            curve = _curve([row for row, _ in known], [loss for _, loss in known], colour)
             tests[net].append(replace(curve, style=(1 + net) % len(DASHES)))
     tested = [curve for net in nets for curve in tests[net]]
     log_scale = suits_log_scale(raw + tested)
@@ -213,7 +213,7 @@ def _draw_learning_rates(axes: Axes, logs: ColouredLogs) -> None:
         rows = log.learning_rates
         curves.append(_curve(rows, [row.lr for row in rows], colour))
     for number, curve in enumerate(curves):
-        # Where runs share their rates, the lines below look out from under those above.
+        # Where runs share their rates, the lines below show behind those above.
         hidden = sum(covers(other, curve) for other in curves[number + 1 :])
         width = 1.8 + 2.2 * min(hidden, 3)
         axes.step(curve.x, curve.y, where="post", color=curve.colour, linewidth=width)
@@ -249,7 +249,7 @@ def _scale(
     noise: Sequence[Curve] = (),
     unit: str = "",
 ) -> None:
-    """Set the limits by the curves and most of the noise; tell what first values it cuts off."""
+    """Set the limits by the curves and most of the noise; annotate the first values it cuts off."""
     curves = [curve for curve in curves if np.isfinite(scaled(curve.y, log_scale)).any()]
     if not curves:
         axes.set_yticks([])
@@ -261,7 +261,7 @@ def _scale(
     pad = 0.06 * (high - low) or (0.1 if log_scale else 0.1 * abs(high) or 1.0)
     firsts = scaled(np.array([curve.y[0] for curve in curves]), log_scale)
     below, above = firsts < low - pad, firsts > high + pad
-    # A value that is cut off is told at the edge, where it needs room below or above the lines.
+    # A value that is cut off is annotated at the edge, which needs room below or above the lines.
     low -= pad * (2.5 if below.any() else 1)
     high += pad * (2.5 if above.any() else 1)
     if log_scale:
@@ -270,16 +270,16 @@ def _scale(
     else:
         axes.yaxis.set_major_formatter(lambda value, _: _number(value, unit))
     axes.set_ylim(low, high)
-    _tell_cut_off(axes, list(itertools.compress(curves, below)), 0.0, unit)
-    _tell_cut_off(axes, list(itertools.compress(curves, above)), 1.0, unit)
+    _annotate_cut_off(axes, list(itertools.compress(curves, below)), 0.0, unit)
+    _annotate_cut_off(axes, list(itertools.compress(curves, above)), 1.0, unit)
 
 
 def _number(value: float, unit: str) -> str:
     return f"{100 * value:.4g}%" if unit == "%" else f"{value:.4g}"
 
 
-def _tell_cut_off(axes: Axes, curves: Sequence[Curve], edge: float, unit: str) -> None:
-    """Point at the lower (0) or upper (1) edge to the first values beyond it."""
+def _annotate_cut_off(axes: Axes, curves: Sequence[Curve], edge: float, unit: str) -> None:
+    """Annotate the first values beyond the lower (0) or upper (1) edge."""
     if not curves:
         return
     for curve in curves:
@@ -377,7 +377,7 @@ def _title(axes: Axes, title: str, keys: Sequence[tuple[str, int]]) -> None:
 def _legend(
     figure: Figure, logs: Mapping[str, TrainingLog], colours: Sequence[str], title: str
 ) -> None:
-    """Write the heading and what colour is which log, above all panels."""
+    """Write the title and the legend of the logs, above all panels."""
     from matplotlib.lines import Line2D
 
     labels = [_printable(label, MAX_LABEL) + _result(log) for label, log in logs.items()]

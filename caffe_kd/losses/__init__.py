@@ -1,1 +1,1 @@
-"""Loss formulas as pure functions of tensors; the layer types hang them into a prototxt."""
+"""Loss formulas as pure functions of tensors; the layer types make them available in a prototxt."""

@@ -49,11 +49,11 @@ def softmax_cross_entropy(
 
     ``sum over positions of -log(max(p[label], FLT_MIN)) / normaliser`` with ``p = softmax(logits)``
     along ``axis``; a position gives at most 87.3365. The gradient ``(p - onehot) / normaliser`` is
-    not cut off with the value: even a hopeless position learns.
+    not clamped with the value, so that positions far off still learn.
 
     With smoothing e the label's share of the target is ``1 - e``, and e is spread evenly over all
     classes: each position gives ``(1 - e) * -log(p[label]) + e * mean over c of -log(p[c])``, each
-    of the two cut off as above, with the gradient ``p - (1 - e) onehot - e / C``.
+    of the two clamped as above, with the gradient ``p - (1 - e) onehot - e / C``.
 
     Args:
         logits: scores with C classes along ``axis``.
@@ -104,11 +104,11 @@ def infogain(
     ignore_label: int | None = None,
     normalization: int = VALID,
 ) -> Tensor:
-    """Return the cross entropy of softmax(logits) and the rows of a matrix that the labels choose.
+    """Return the cross entropy of softmax(logits) and the rows of a matrix that the labels select.
 
     ``sum over positions and classes c of -H[label, c] log(max(p[c], 1e-20)) / normaliser`` with
     ``p = softmax(logits)`` along ``axis``. The gradient,
-    ``(p[c] * sum of row H[label] - H[label, c]) / normaliser``, is not cut off with the value.
+    ``(p[c] * sum of row H[label] - H[label, c]) / normaliser``, is not clamped with the value.
 
     Args:
         logits: scores with C classes along ``axis``.
@@ -137,13 +137,13 @@ def infogain(
 
 
 def multinomial_logistic(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean surprise at the labels, given probabilities.
+    """Return the mean negative log-likelihood of the labels, given probabilities.
 
     ``sum of -log(max(p[label], 1e-20)) / N``; the gradient to p[label] is
     ``-1 / max(p[label], 1e-20) / N``.
 
     Args:
-        probabilities: values (N, ...), 0..1, each record's flattened to C classes.
+        probabilities: values (N, ...), 0..1, each sample's flattened to C classes.
         labels: N classes 0..C-1.
 
     Returns:
@@ -157,13 +157,13 @@ def multinomial_logistic(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def hinge(scores: Tensor, labels: Tensor, *, squared: bool = False) -> Tensor:
-    """Return by how much scores violate a margin of 1, every class against the rest.
+    """Return the one-against-rest hinge loss, with margin 1.
 
     ``sum of max(0, 1 - s x) / N`` with ``s`` = 1 for the label's class and -1 for the others, or
     the sum of the squares.
 
     Args:
-        scores: values x (N, ...), each record's flattened to C classes.
+        scores: values x (N, ...), each sample's flattened to C classes.
         labels: N classes 0..C-1.
         squared: whether the violations are squared (norm L2) or not (L1).
 
@@ -213,7 +213,7 @@ def sigmoid_cross_entropy(
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """Return half the squared distance of two batches per record.
+    """Return half the squared distance of two batches per sample.
 
     ``sum of (a - b)^2 / (2 N)``, with gradients ``(a - b) / N`` and ``(b - a) / N``.
 

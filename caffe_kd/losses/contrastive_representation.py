@@ -1,4 +1,4 @@
-"""Distillation by telling a record's own answer from those to other records."""
+"""Distillation by contrast: a sample's own embedding against those of other samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def log_mean_score(
         positives: (N, K), one for each anchor.
         negatives: (M, K).
         temperature: above 0.
-        drawn: int64 (N, D), the negatives of each anchor by their rows; None: all are those of all.
+        drawn: int64 (N, D), row numbers of each anchor's negatives; None: all negatives for all.
     """
     alike, unlike = _scores(anchors, positives, negatives, temperature, drawn)
     scores = torch.cat([alike, unlike.flatten()])
@@ -40,7 +40,7 @@ def contrastive_representation(
     drawn: Tensor | None = None,
     counted: Tensor | None = None,
 ) -> Tensor:
-    """Return how badly an anchor's own positive is told from the negatives.
+    """Return the contrastive loss of anchors, their positives and negatives.
 
     With ``g(a, b) = exp(a.b / temperature) / c`` and the M negatives of an anchor, the probability
     that a pair belongs together is ``h = g / (g + M)``, and the loss::
@@ -57,14 +57,14 @@ def contrastive_representation(
         temperature: above 0.
         drawn: int64 (N, D), the negatives of each anchor by their rows, M = D of them where none is
             left out; a row that is drawn twice counts twice. None: all are those of all.
-        counted: (N, M), or of ``drawn``'s shape, false where a negative is none for that anchor;
-            None: all are.
+        counted: (N, M), or of ``drawn``'s shape, false where a row is not a negative of that
+            anchor; None: all are.
 
     Returns:
         A scalar in nats, 0 or more.
 
     Source: Tian, Krishnan, Isola 2020, Contrastive Representation Distillation,
-        https://arxiv.org/abs/1910.10699; c, which stands for the number of records in their
+        https://arxiv.org/abs/1910.10699; c, which stands for the number of samples in their
         N / M, is that of the authors' code.
     """
     alike, unlike = _scores(anchors, positives, negatives, temperature, drawn)

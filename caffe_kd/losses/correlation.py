@@ -1,4 +1,4 @@
-"""Distillation by correlation: a student whose answers rank as its teacher's do."""
+"""Distillation by correlation: a student whose outputs rank as its teacher's do."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def pearson(a: Tensor, b: Tensor, axis: int) -> Tensor:
 def dist(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0, axis: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Return how little two nets' probabilities correlate over classes, and over records.
+    """Return how little two nets' probabilities correlate over classes, and over samples.
 
     With ``p = softmax(z / tau)``::
 
         over classes  tau^2 * mean over positions of (1 - pearson(p_s, p_t) along the classes)
-        over records  tau^2 * mean over classes of (1 - pearson(p_s, p_t) along the positions)
+        over samples  tau^2 * mean over classes of (1 - pearson(p_s, p_t) along the positions)
 
     Args:
         student: logits z_s with C classes along ``axis``.
         teacher: logits z_t of the same shape; detach them unless the teacher learns too.
         temperature: tau, above 0.
-        axis: the class axis; the positions of all records count alike.
+        axis: the class axis; the positions of all samples count equally.
 
     Returns:
-        Two scalars, 0..2 tau^2 each. With a single position nothing varies over records, and the
+        Two scalars, 0..2 tau^2 each. With a single position nothing varies over samples, and the
         second is tau^2, without gradient.
 
     Source: Huang et al. 2022, Knowledge Distillation from A Stronger Teacher,
@@ -50,5 +50,5 @@ def dist(
         for z in (student, teacher)
     )
     over_classes = (1 - pearson(p_s, p_t, 1)).mean()
-    over_records = (1 - pearson(p_s, p_t, 0)).mean()
-    return temperature**2 * over_classes, temperature**2 * over_records
+    over_samples = (1 - pearson(p_s, p_t, 0)).mean()
+    return temperature**2 * over_classes, temperature**2 * over_samples

@@ -1,4 +1,4 @@
-"""Soft targets in two parts: what the teacher thinks of the label, and of the other classes."""
+"""Soft targets in two parts: for the label, and for the other classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def decoupled_kd(
     ignore_label: int | None = None,
     normalization: int = VALID,
 ) -> tuple[Tensor, Tensor]:
-    """Return the divergence of soft answers about the label, and that among the other classes.
+    """Return the divergence of soft outputs at the label, and that among the other classes.
 
     With ``p = softmax(z / T)``, y the label and ``q = p without p[y], divided by its sum``::
 
@@ -27,7 +27,7 @@ def decoupled_kd(
         non-target part  T^2 * sum of KL(q_t || q_s)                                   / normaliser
 
     Plain KL(p_t || p_s) is the first plus ``1 - p_t[y]`` times the second: where the teacher is
-    sure, what it knows about the other classes is all but lost.
+    confident, what it knows about the other classes is almost lost.
 
     Args:
         student: logits z_s with C >= 2 classes along ``axis``.

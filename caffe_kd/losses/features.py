@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What keeps a variance above 0, so that its logarithm and its inverse exist.
+# Keeps a variance above 0, so that its logarithm and its inverse exist.
 VARIANCE_FLOOR = 1e-5
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:
-    """Return the vectors along ``dim`` at length 1; those of length 0 stay as they are.
+    """Return the vectors along ``dim`` normalised to length 1; those of length 0 stay 0.
 
     An epsilon in the divisor instead would give such vectors a gradient of the size of its inverse.
     """
@@ -41,7 +41,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean over all values of ``(f_s - f_t)^2``.
 
     Args:
-        student: features f_s of any shape, from a regressor where they have to fit the teacher's.
+        student: features f_s of any shape, from a regressor where sizes differ from the teacher's.
         teacher: features f_t, as many.
 
     Returns:
@@ -63,7 +63,7 @@ def hint_norm(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: features f_t, as many.
 
     Returns:
-        A scalar in units of the features, 0 or more; of N records about sqrt(N) times that of one.
+        A scalar in units of the features, 0 or more; of N samples about sqrt(N) times that of one.
 
     Source: Zhang et al. 2019, Be Your Own Teacher: Improve the Performance of Convolutional Neural
         Networks via Self Distillation, https://arxiv.org/abs/1905.08094, as the authors' code has
@@ -73,15 +73,15 @@ def hint_norm(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def attention(maps: Tensor) -> Tensor:
-    """Return where a net looks: ``n(mean over c of f_c^2)``, (N, H * W), rows of length 1."""
+    """Return a net's attention map: ``n(mean over c of f_c^2)``, (N, H * W), rows of length 1."""
     return unit(maps.square().mean(1).flatten(1))
 
 
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how far two nets look at different places.
+    """Return how far two nets' attention maps differ.
 
     ``a(f) = n(mean over c of f_c^2)``, with ``n`` for length 1 over the H * W positions, the larger
-    map average-pooled to the smaller first; then the mean over records and positions of
+    map average-pooled to the smaller first; then the mean over samples and positions of
     ``(a(f_s) - a(f_t))^2``.
 
     Args:
@@ -99,7 +99,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """Return what flows between two maps of one net: ``G_ij = mean over positions of a_i * b_j``.
+    """Return the FSP matrix of two maps of one net: ``G_ij = mean over positions of a_i * b_j``.
 
     Args:
         first: maps a (N, C, H, W).
@@ -114,7 +114,7 @@ def flow(first: Tensor, second: Tensor) -> Tensor:
 
 
 def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
-    """Return how differently two nets solve: the mean over all values of ``(G_s - G_t)^2``.
+    """Return how far two nets' flow matrices differ: the mean over all values of ``(G_s - G_t)^2``.
 
     Args:
         student: two maps of the student; G_s is their ``flow``.
@@ -130,10 +130,10 @@ def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tenso
 
 
 def neuron_selectivity(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how differently the channels of two nets choose their places.
+    """Return how differently the channels of two nets are distributed over positions.
 
     With each channel at length 1 over the positions, a row of vectors, and ``k(a, b) = (a.b)^2``:
-    ``mean k(t, t) + mean k(s, s) - 2 mean k(s, t)`` over all pairs of channels and the records; the
+    ``mean k(t, t) + mean k(s, s) - 2 mean k(s, t)`` over all pairs of channels and the samples; the
     larger map is average-pooled to the smaller first. It is the squared maximum mean discrepancy of
     the two sets of channels, so they may differ in number.
 
@@ -157,15 +157,15 @@ def _selectivity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def variational_information(student: Tensor, teacher: Tensor, scale: Tensor) -> Tensor:
-    """Return what a student's features leave unsaid about its teacher's.
+    """Return the negative log-likelihood of a teacher's features given a student's.
 
     ``mean of ((f_s - f_t)^2 / v + log v) / 2`` with ``v = softplus(scale) + 1e-5`` for each
     channel: without the constant log(2 pi) / 2, minus the log-likelihood of the teacher's features
     under a normal distribution whose mean the student gives.
 
     Args:
-        student: f_s (N, C, ...), what a regressor makes of the student's features; maps larger or
-            smaller than the teacher's are fitted as ``at_same_size`` does.
+        student: f_s (N, C, ...), what a regressor makes of the student's features; maps of another
+            size than the teacher's are pooled as in ``at_same_size``.
         teacher: f_t (N, C, ...).
         scale: (C), the variances before the softplus.
 
@@ -213,7 +213,7 @@ def factor_transfer(student: Tensor, teacher: Tensor, p1: int = 2, p2: int = 1) 
 
 
 def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
-    """Return how far a student's neurons are on the wrong side of zero, where the teacher's fire.
+    """Return how far a student's neurons are on the wrong side of zero, compared to the teacher's.
 
     The sum of ``(s + m)^2`` where ``s > -m`` and ``t <= 0``, and of ``(s - m)^2`` where ``s <= m``
     and ``t > 0``, divided by N.
@@ -221,7 +221,7 @@ def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -
     Args:
         student: s (N, ...), before any ReLU.
         teacher: t, as many; only its sign counts, so after a ReLU does as well.
-        margin: m, above 0: how far beyond zero is far enough.
+        margin: m, above 0: how far beyond zero is enough.
 
     Returns:
         A scalar in squared units of the student's features, 0 or more.

@@ -1,4 +1,4 @@
-"""The distillation losses of public forks, as they are there: value and gradient need not agree."""
+"""Distillation losses of public forks, as implemented there: value and gradient may disagree."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def knowledge_distillation(
     teaches: Tensor | None = None,
     normalization: int = VALID,
 ) -> Tensor:
-    """Return the divergence of softened answers, with the gradient of T^2 times it.
+    """Return the divergence of softened outputs, with the gradient of T^2 times it.
 
     With ``p = softmax(z / T)``: ``sum of p_t * (log p_t - log p_s) / normaliser``, each logarithm
     that of at least FLT_MIN. The gradient to the student is ``T * (p_s - p_t) / normaliser``, not
-    cut off with the value; there is none to the teacher.
+    clamped with the value; there is none to the teacher.
 
     Args:
         student: logits z_s with C classes along ``axis``.
@@ -61,7 +61,7 @@ def knowledge_distillation(
 
 
 class _MatchedLogits(torch.autograd.Function):
-    """Hands a loss through, with the gradient of matching logits."""
+    """Passes a loss through, with the gradient of matching logits."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, loss: Tensor, difference: Tensor) -> Tensor:
@@ -76,9 +76,9 @@ class _MatchedLogits(torch.autograd.Function):
 def temp_softmax_cross_entropy(
     student: Tensor, teacher: Tensor, *, temperature: float = 2.0, axis: int = 1
 ) -> Tensor:
-    """Return the cross entropy of softened answers, with its gradient at high temperatures.
+    """Return the cross entropy of softened outputs, with its gradient at high temperatures.
 
-    With z the logits less the mean of all of their record's, and ``p = softmax(z / T)``:
+    With z the logits minus the mean over their sample, and ``p = softmax(z / T)``:
     ``sum of -p_t * log(max(p_s, FLT_MIN)) / N``. The gradient to the student is
     ``(z_s - z_t) / (C T^2) / N``, which is near that of the value once T is far above the z; there
     is none to the teacher.
@@ -87,7 +87,7 @@ def temp_softmax_cross_entropy(
         student: logits (N, C, ...).
         teacher: as many.
         temperature: T, above 1.
-        axis: the axis that the softmax runs along; C above is always the extent of axis 1.
+        axis: the axis that the softmax runs along; C above is always the size of axis 1.
 
     Returns:
         A scalar in units of nats.

@@ -1,4 +1,4 @@
-"""Values with another gradient than their own, as Caffe's layers have in places."""
+"""Functions with another gradient than their own, as some of Caffe's layers have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Scaled(torch.autograd.Function):
 
 
 def capped(values: Tensor, most: float) -> Tensor:
-    """Return ``min(values, most)`` with the gradient of ``values``, also where they are cut off."""
+    """Return ``min(values, most)`` with the gradient of ``values``, also where they are clamped."""
     return cast(Tensor, _Capped.apply(values, most))  # type: ignore[no-untyped-call]
 
 

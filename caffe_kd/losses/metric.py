@@ -1,4 +1,4 @@
-"""Losses on distances between features: of pairs to each other, of records to their centers."""
+"""Losses on distances between features: of pairs to each other, of samples to their centers."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class _MarginSquared(torch.autograd.Function):
 def contrastive(
     a: Tensor, b: Tensor, similar: Tensor, *, margin: float = 1.0, legacy: bool = False
 ) -> Tensor:
-    """Return how far similar pairs are apart, and how much others lack to a margin.
+    """Return the contrastive loss: distance of similar pairs, and what others lack to a margin.
 
     With ``d = |a_n - b_n|``: ``sum over pairs of d^2 if similar else max(margin - d, 0)^2``,
-    divided by 2 N; the legacy form has ``max(margin - d^2, 0)``. In the gradient of
-    ``max(margin - d, 0)^2`` stands ``d + 1e-4`` for the d that divides.
+    divided by 2 N; the legacy form has ``max(margin - d^2, 0)``. The gradient of
+    ``max(margin - d, 0)^2`` divides by ``d + 1e-4`` in place of d.
 
     Args:
         a: features (N, ...).
         b: features of the same shape.
-        similar: N labels; those that are 0 once cut to whole numbers mark pairs to be kept apart.
+        similar: N labels; those that truncate to 0 mark dissimilar pairs.
         margin: the distance beyond which such pairs give no loss.
-        legacy: whether the margin is held against the squared distance.
+        legacy: whether the margin applies to the squared distance.
 
     Returns:
         A scalar in squared units of the features, 0 or more.

@@ -38,14 +38,14 @@ def normalizer(mode: int, outer: int, inner: int, valid: Tensor | None = None) -
 
     Args:
         mode: FULL, VALID, BATCH_SIZE or NONE.
-        outer: the number of records (the product of the extents before the class axis).
-        inner: the positions of one record (the product of the extents after it).
+        outer: the number of samples (the product of the dims before the class axis).
+        inner: the positions of one sample (the product of the dims after it).
         valid: outer * inner booleans in any shape, false where the label is ignored; None when no
             label is, which makes VALID the same as FULL.
 
     Returns:
-        A number; where positions are counted, a scalar tensor on their device, so that nothing
-        waits for an accelerator.
+        A number; where positions are counted, a scalar tensor on their device, so that the
+        CPU does not wait for an accelerator.
 
     Source: Caffe's ``get_normalizer``.
     """
@@ -59,7 +59,7 @@ def normalizer(mode: int, outer: int, inner: int, valid: Tensor | None = None) -
 
 
 def split_at_axis(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
-    """Return (outer, classes, inner): the extents before, at and after the class axis, as products.
+    """Return (outer, classes, inner): the products of the dims before, at and after the class axis.
 
     Args:
         shape: the shape of class scores.

@@ -1,4 +1,4 @@
-"""Losses between values and targets that mind outliers."""
+"""Losses between values and targets that are robust against outliers."""
 
 from __future__ import annotations
 

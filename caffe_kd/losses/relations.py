@@ -1,4 +1,4 @@
-"""Distillation on relations: how the records of a batch lie to each other."""
+"""Distillation on relations between the samples of a batch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PROBABILITY_FLOOR = 1e-7
 
 
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how far two nets find other records alike.
+    """Return how far two nets' similarities between samples differ.
 
-    ``|n(F_s F_s^T) - n(F_t F_t^T)|^2 / N^2``, where F has a row for each record and ``n`` brings
+    ``|n(F_s F_s^T) - n(F_t F_t^T)|^2 / N^2``, where F has a row for each sample and ``n`` brings
     rows to length 1; ``|.|^2`` is the sum of the squares.
 
     Args:
@@ -52,7 +52,7 @@ def distances(rows: Tensor) -> Tensor:
 
 
 def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how far the distances between records differ, each net's in units of its mean.
+    """Return how far the distances between samples differ, each net's in units of its mean.
 
     ``mean over i, j of h(d_ij of the student - d_ij of the teacher)``, with ``distances`` d and
     ``h(x) = x^2 / 2 where |x| < 1 and |x| - 1/2 elsewhere``.
@@ -76,10 +76,10 @@ def angles(rows: Tensor) -> Tensor:
 
 
 def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how far the angles in all triangles of records differ.
+    """Return how far the angles in all triangles of samples differ.
 
     ``mean over i, j, k of h(cos_ijk of the student - cos_ijk of the teacher)``, where cos_ijk is
-    that of the angle at record i between j and k (0 where two of them are one), and ``h`` as in
+    that of the angle at sample i between j and k (0 where two of them are one), and ``h`` as in
     ``relational_distance``. It takes memory for N^3 values, and N^2 times the features.
 
     Args:
@@ -95,7 +95,7 @@ def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how differently two nets spread probability over the neighbours of a record.
+    """Return how differently two nets spread probability over the neighbours of a sample.
 
     ``mean over i, j of p_t log((p_t + e) / (p_s + e))`` with e = 1e-7 and p the rows of
     ``(cosine similarity + 1) / 2``, divided by their sums.
@@ -122,13 +122,13 @@ def _neighbours(x: Tensor) -> Tensor:
 
 
 def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how far consecutive records' differences between the nets go together.
+    """Return how far the nets' differences correlate between consecutive samples.
 
     ``mean over i of the sum over features of |d_i| |d_(i+1)|`` with ``d = e_s - e_t``; a batch of
-    one record gives 0.
+    one sample gives 0.
 
     Args:
-        student: embeddings e_s (N, K), as a rule of 128 values.
+        student: embeddings e_s (N, K), usually of 128 values.
         teacher: embeddings e_t, of the same shape.
 
     Returns:
@@ -142,10 +142,10 @@ def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def nearest(similarities: Tensor, count: int) -> Tensor:
-    """Return which records (N, N) are among the ``count`` most similar to each, itself left out."""
-    records = len(similarities)
-    own = torch.eye(records, dtype=torch.bool, device=similarities.device)
-    if count == 0 or count >= records - 1:
+    """Return which samples (N, N) are among the ``count`` most similar to each, itself left out."""
+    samples = len(similarities)
+    own = torch.eye(samples, dtype=torch.bool, device=similarities.device)
+    if count == 0 or count >= samples - 1:
         return ~own
     others = similarities.detach().masked_fill(own, -torch.inf)
     chosen = torch.zeros_like(own)
@@ -160,22 +160,22 @@ def sample_graph(
     node_weight: float = 1.0,
     edge_weight: float = 1.0,
 ) -> Tensor:
-    """Return how far the graphs differ that two nets draw over the records of a batch.
+    """Return how far two nets' graphs over the samples of a batch differ.
 
-    A node is an embedding brought to length 1, ``x_i``; an edge's value is the cosine similarity of
-    its ends, ``a_ij = x_i . x_j``. Edges go from each record to its ``neighbours`` most similar
-    ones, in the student's graph or in the teacher's: so an edge that only the student draws counts
-    as much as one it lacks::
+    A node is an embedding normalised to length 1, ``x_i``; an edge's value is the cosine similarity
+    of its ends, ``a_ij = x_i . x_j``. Edges go from each sample to its ``neighbours`` most similar
+    ones, in the student's graph or in the teacher's: so an edge that only the student has counts as
+    much as one it lacks::
 
         node_weight * mean over i of |x_i of the student - x_i of the teacher|^2
         + edge_weight * mean over edges of (a_ij of the student - a_ij of the teacher)^2
 
-    A batch of one record has no edges, and 0 for their mean.
+    A batch of one sample has no edges, and 0 for their mean.
 
     Args:
         student: embeddings (N, ...).
         teacher: embeddings (N, ...); of the same number unless node_weight is 0.
-        neighbours: k; 0: all other records.
+        neighbours: k; 0: all other samples.
         node_weight: 0 or more.
         edge_weight: 0 or more.
 
@@ -183,7 +183,7 @@ def sample_graph(
         A scalar in 0..4 * (node_weight + edge_weight).
 
     Source: Liu et al. 2019, Knowledge Distillation via Instance Relationship Graph (CVPR), whose
-        vertices are features and whose edges are squared distances between all records; the k
+        vertices are features and whose edges are squared distances between all samples; the k
         nearest and the cosines are this project's.
     """
     x_s, x_t = unit(student.flatten(1)), unit(teacher.flatten(1))

@@ -1,4 +1,4 @@
-"""Distillation on logits: how far a student's soft answers are from its teacher's."""
+"""Distillation on logits: how far a student's soft targets are from its teacher's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def standardized(logits: Tensor, axis: int = 1) -> Tensor:
     """Return logits with mean 0 and deviation 1 over the classes of each position.
 
     ``(z - mean) / (deviation + 1e-7)``, where the deviation's divisor is C - 1. A position whose
-    logits are all alike becomes 0.
+    logits are all equal becomes 0.
 
     Args:
         logits: scores with C >= 2 classes along ``axis``.
@@ -57,7 +57,7 @@ def focal_weights(student: Tensor, labels: Tensor, gamma: float = 2.0, axis: int
         axis: the class axis.
 
     Returns:
-        Weights in 0..1, of the logits' shape with extent 1 at ``axis``.
+        Weights in 0..1, of the logits' shape with size 1 at ``axis``.
 
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection,
         https://arxiv.org/abs/1708.02002, equation 4. There it weighs the labels' cross entropy, and
@@ -71,7 +71,7 @@ def soft_label_weights(student: Tensor, teacher: Tensor, labels: Tensor, axis: i
     """Return the weight of each position by how much worse the student is than its teacher.
 
     ``1 - exp(-L_s / (L_t + 1e-7))`` with ``L = -log softmax(z)[label]``: near 0 where the student
-    knows the label better than its teacher, near 1 where it errs and the teacher does not. No
+    predicts the label better than its teacher, near 1 where it errs and the teacher does not. No
     gradient flows through it.
 
     Args:
@@ -81,7 +81,7 @@ def soft_label_weights(student: Tensor, teacher: Tensor, labels: Tensor, axis: i
         axis: the class axis.
 
     Returns:
-        Weights in 0..1, of the logits' shape with extent 1 at ``axis``.
+        Weights in 0..1, of the logits' shape with size 1 at ``axis``.
 
     Source: Zhou et al. 2021, Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance
         Tradeoff Perspective, https://arxiv.org/abs/2102.00650.
@@ -93,7 +93,7 @@ def soft_label_weights(student: Tensor, teacher: Tensor, labels: Tensor, axis: i
 
 
 def _along(values: Tensor, logits: Tensor, axis: int) -> Tensor:
-    """Return one value for each position in the logits' shape, with extent 1 at the class axis."""
+    """Return one value for each position in the logits' shape, with size 1 at the class axis."""
     shape = list(logits.shape)
     shape[axis] = 1
     return values.reshape(shape)
@@ -127,11 +127,11 @@ def soft_target_loss(
         teacher: logits z_t of the same shape; detach them unless the teacher learns too.
         temperature: T, above 0.
         divergence: one of DIVERGENCES.
-        scale_by_temperature: whether the T^2 is there.
+        scale_by_temperature: whether to multiply by T^2.
         axis: the class axis.
         valid: one boolean for each position, in their order and any shape; where it is false there
             is neither loss nor gradient.
-        weights: likewise a factor for each position, which the normaliser takes no notice of.
+        weights: likewise a factor for each position, which does not affect the normaliser.
         normalization: see ``normalization.normalizer``.
 
     Returns:
@@ -142,7 +142,7 @@ def soft_target_loss(
 
     Source: https://arxiv.org/abs/1503.02531 (KL and cross entropy with T^2);
         https://arxiv.org/abs/1312.6184 (MSE on logits); https://arxiv.org/abs/2012.12877
-        (the teacher's hard answer as a label).
+        (the teacher's top class as a label).
     """
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence must be one of {DIVERGENCES}, not {divergence!r}")

@@ -1,4 +1,4 @@
-"""Logits made of others': of several teachers', and of other classes."""
+"""Logits combined from others: those of several teachers, or of other classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def mean_probabilities(
     temperature: float = 4.0,
     axis: int = 1,
 ) -> Tensor:
-    """Return logits whose softened answer is the mean of the given ones'.
+    """Return logits whose softened probabilities are the mean of the given ones'.
 
     ``z = T * log(sum of w_i softmax(z_i / T))``, so that
     ``softmax(z / T) = sum of w_i softmax(z_i / T)``.

@@ -26,13 +26,13 @@ from ..proto.upgrade import Notes, upgrade_net
 from ..python_layers import user_code
 from .weights import Copied, copy_into
 
-# The name the original gives the top of a loss that was left out; there may be several.
+# The name Caffe gives the top of a loss that was left out; there may be several.
 AUTOMATIC_TOP = "(automatic)"
 
 
 @dataclass
 class LayerNode:
-    """One layer's place in the net."""
+    """One layer in the net, with its connections."""
 
     layer: Layer
     bottoms: list[str]
@@ -63,7 +63,7 @@ class Net(nn.Module):
 
     Args:
         param: the net in the current format, filtered for one state.
-        phase: TRAIN or TEST; a ``state`` in the message wins, as in Caffe.
+        phase: TRAIN or TEST; a ``state`` in the message overrides it, as in Caffe.
         file: where it was read, for relative paths and messages.
         unfiltered: the net with the layers of all states, for messages.
 
@@ -137,7 +137,9 @@ class Net(nn.Module):
         with layer.naming("forward"):
             top_shapes = layer.top_shapes(shapes)
         if len(top_shapes) != len(tops):
-            layer.fail("its forward makes another number of tops", makes=len(top_shapes), tops=tops)
+            layer.fail(
+                "its forward makes a different number of tops", makes=len(top_shapes), tops=tops
+            )
         for index, (name, shape) in enumerate(zip(tops, top_shapes, strict=True)):
             self._add_top(layer, name, index, bottoms)
             self.shapes[name] = layer.check_shape(shape, f"top '{name}'")
@@ -233,7 +235,7 @@ class Net(nn.Module):
                     self.schedules[f"layer '{layer.name}', {f.name}"] = value
 
     def set_iteration(self, iteration: int) -> None:
-        """Give everything that has a schedule its value of an iteration."""
+        """Set everything that has a schedule to its value in an iteration."""
         self.context.iteration = iteration
         for node, given in self._scheduled:
             factor = schedule.value_at(node.layer.proto.loss_weight_schedule, iteration)
@@ -255,7 +257,7 @@ class Net(nn.Module):
             if owner is not None:
                 self._share(layer, index, spec, owner)
                 continue
-            # BatchNorm's statistics ask for no gradient, whatever lr_mult's default is.
+            # BatchNorm's statistics need no gradient, whatever lr_mult's default is.
             lr_mult = spec.lr_mult if blob.requires_grad else 0.0
             param = Param(layer, index, blob, lr_mult, spec.decay_mult)
             # Without a gradient, as in Caffe; otherwise clipping would count it.
@@ -331,7 +333,7 @@ class Net(nn.Module):
         return objective
 
     def backward(self, objective: Tensor, retain_graph: bool = False) -> None:
-        """Run back from an objective that ``forward`` has returned.
+        """Run the backward pass from an objective that ``forward`` returned.
 
         Raises:
             NetError: the code of a user's own layer type fails.
@@ -365,7 +367,7 @@ class Net(nn.Module):
                 )
 
     def node_of(self, name: str) -> LayerNode | None:
-        """Return the first layer of this name with its place, or None."""
+        """Return the first node whose layer has this name, or None."""
         return next((node for node in self.nodes if node.layer.name == name), None)
 
     def to_device(self, device: torch.device, channels_last: bool) -> None:
@@ -376,7 +378,7 @@ class Net(nn.Module):
         self.context.device = device
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(device=device)
-        # What one layer sees under another shape is a view, and those need plain order.
+        # A blob that one layer uses under another shape is a view, which needs contiguous memory.
         viewed = {
             id(blob)
             for node in self.nodes
@@ -432,7 +434,7 @@ class Net(nn.Module):
         return copied
 
     def without_weights(self) -> list[str]:
-        """Return the names of layers with parameters that have come from no file."""
+        """Return the names of layers whose parameters no file has given."""
         layers = [node.layer for node in self.nodes]
         filled = {
             id(blob)
@@ -473,7 +475,7 @@ class Net(nn.Module):
 
 
 def read_net(path: str | Path, notes: Notes | None = None) -> Any:
-    """Read a net's prototxt of any year in the current format; ``notes`` has what was upgraded."""
+    """Read a net's prototxt in the current format; ``notes`` collects what was upgraded."""
     return upgrade_net(text.read(path, pb.NetParameter()), str(path), notes)
 
 
@@ -486,7 +488,8 @@ def load_net(
 ) -> Net:
     """Read a net's prototxt, filter it for a state and build it; ``notes`` as in ``read_net``.
 
-    Phase and level given here win over a ``state`` in the file; its stages join the ones given.
+    Phase and level given here override a ``state`` in the file; its stages are added to those
+    given.
     """
     param = read_net(path, notes)
     state = pb.NetState(phase=phase, level=level, stage=[*param.state.stage, *stages])

@@ -1,4 +1,4 @@
-"""Finds where NaN and infinite values are, and what is not to be believed for them."""
+"""Finds where NaN and infinite values are, and which outputs are invalid because of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def in_parameters(nets: Iterable[Net]) -> str | None:
 def first_in(net: Net) -> str | None:
     """Return, in words, where NaN or infinity first appears in a net's last pass; None: nowhere.
 
-    The layers are looked at in the order in which they run: a layer's parameters, then its tops.
+    The layers are searched in the order in which they run: a layer's parameters, then its tops.
     """
     params = {(id(p.layer), p.index): p.blob for p in net.params}
     for node in net.running:
@@ -86,10 +86,10 @@ def has_nan(values: Tensor) -> Tensor:
 
 
 class OutputGuard:
-    """Watches whether a net's outputs are made of numbers.
+    """Watches a net's outputs for NaN.
 
-    An Accuracy of NaN scores is 1: no other score is greater. So what the layers of outputs take
-    is looked at, as well as the outputs.
+    An Accuracy of NaN scores is 1, because no other score is greater. So the bottoms of the output
+    layers are checked as well as the outputs.
 
     Args:
         net: the net; its passes are reported by ``add``.
@@ -105,7 +105,7 @@ class OutputGuard:
         self._bad: dict[str, Tensor] = {}
 
     def add(self) -> None:
-        """Take in a pass."""
+        """Add a pass."""
         names = {name for taken in self._taken.values() for name in taken}
         blobs = self._net.blobs
         bad = {name: has_nan(blobs[name]) for name in names if blobs[name].is_floating_point()}
@@ -113,7 +113,7 @@ class OutputGuard:
             self._bad[name] = self._bad[name] | value if name in self._bad else value
 
     def of_no_number(self) -> dict[str, str]:
-        """Return the outputs that mean nothing, each with the blob that has held NaN."""
+        """Return the invalid outputs, each with the blob that held NaN."""
         bad = [name for name, value in self._bad.items() if bool(value)]
         found: dict[str, str] = {}
         for output, taken in self._taken.items():

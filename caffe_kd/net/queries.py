@@ -32,12 +32,12 @@ WEIGHT_FILLERS = {
 
 
 def is_data(proto: Any) -> bool:
-    """Say whether a layer brings records from outside."""
+    """Return whether a layer reads data from outside."""
     return is_source(proto) and source_of_layer(proto) is Source.SAMPLES
 
 
 def is_source(proto: Any) -> bool:
-    """Say whether a layer begins the net: with records, inputs or made-up values."""
+    """Return whether a layer begins the net: with data, inputs or generated values."""
     if source_of_layer(proto) not in DATA:
         return False
     kind = layer_types().get(proto.type)  # a ReLU whose bottom was forgotten is none
@@ -51,7 +51,7 @@ def data_param(proto: Any) -> Any | None:
 
 
 def batch_size(proto: Any) -> int | None:
-    """Return how many records a data layer gives at a time, or None."""
+    """Return how many samples a data layer gives at a time, or None."""
     param = data_param(proto)
     return None if param is None else int(param.batch_size)
 
@@ -62,13 +62,13 @@ def source(proto: Any) -> str:
 
 
 def share_samples(one: Any, other: Any) -> bool:
-    """Say whether two data layers read the same records of a source, as far as ranges tell."""
+    """Return whether two data layers read the same samples of a source, judging by the ranges."""
     (begin, end), (from_, to) = _range(one), _range(other)
     return source(one) == source(other) and begin < to and from_ < end
 
 
 def _range(proto: Any) -> tuple[int, float]:
-    """Return the first record that a layer reads, and the one after its last."""
+    """Return the first sample that a layer reads, and the one after its last."""
     if proto.type != "Data":
         return 0, math.inf
     param = proto.data_param
@@ -99,7 +99,7 @@ def _is_segnets(proto: Any) -> bool:
 
 
 def has_bias(proto: Any) -> bool:
-    """Say whether a layer's second blob is an offset."""
+    """Return whether a layer's second blob is an offset."""
     fields = WEIGHT_FILLERS.get(proto.type)
     if fields is None:
         return bool(proto.type == "Scale" and proto.scale_param.bias_term)

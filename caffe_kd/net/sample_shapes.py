@@ -1,4 +1,4 @@
-"""The shape of a data layer's records where its data is absent: given, or guessed."""
+"""The shape of a data layer's samples where its data is absent: given, or guessed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _IMAGE_AXES = 3  # channels, rows, columns
 def with_batch(given: Shape, batch: int = 1) -> Shape:
     """Return a blob's shape from what ``-input_shape`` gives.
 
-    Up to three numbers are a record, as C,H,W of an image; more begin with the batch, as N,C,H,W.
+    Up to three numbers are a sample, as C,H,W of an image; more begin with the batch, as N,C,H,W.
     """
     return given if len(given) > _IMAGE_AXES else (batch, *given)
 
 
 def guessed_shape(proto: Any, file: Path | None) -> tuple[Shape | None, str]:
-    """Return the records' shape as far as the layer's settings give it, and which settings did."""
+    """Return the samples' shape as far as the layer's settings give it, and which settings did."""
     transform = proto.transform_param
     settings = data_param(proto)
     if proto.type not in ("Data", "ImageData", "WindowData") or settings is None:

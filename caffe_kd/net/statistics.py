@@ -1,8 +1,8 @@
-"""Batch normalisation's kept statistics: how far they are from the net's own, and their renewal.
+"""Batch normalisation's kept statistics: how far they are off, and refreshing them.
 
-In TRAIN a BatchNorm divides by its batch, in TEST by averages that it has kept on the way, over
+In TRAIN a BatchNorm divides by its batch, in TEST by running averages, over
 about 1 / (1 - moving_average_fraction) batches, in which the weights moved. In a short training, or
-where the rate falls steeply, the averages are those of another net, and a good net tests badly.
+where the rate falls steeply, the averages belong to an earlier net, and a good net tests badly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..layers.shared.batch_statistics import BatchStatistics, Totals
 from . import LayerNode, Net
 
 LAGGING = 0.2  # a ``Change.lag`` from which on a test by kept statistics can be far too low
-_HANDED = ("Python", "Input")  # types whose data somebody else hands them
+_SET_BY_PROGRAM = ("Python", "Input")  # types whose data comes from a program
 
 
 @dataclass
@@ -76,12 +76,12 @@ def measure(
 ) -> list[Change]:
     """Run batches of a net's data with fixed weights; return what its layers see in them.
 
-    The net is left as it was: kept statistics, blobs, the place in the data, random numbers.
+    The net is left as it was: kept statistics, blobs, position in the data, random numbers.
 
     Args:
         net: the net.
         iterations: how many batches.
-        layers: those that are looked at, which normalise by batch meanwhile; None: those that do.
+        layers: those to measure, which normalise by batch meanwhile; None: all that do.
 
     Raises:
         NetError: its data comes from a Python or Input layer, which cannot be put back.
@@ -121,7 +121,7 @@ def score(
 
 @contextmanager
 def by_batch(layers: Sequence[BatchStatistics]) -> Iterator[list[Totals]]:
-    """Let layers normalise by batch and keep what they have; give what adds up their batches'."""
+    """Let layers normalise by batch without updating statistics; yield the batches' totals."""
     stored = [layer.stored for layer in layers]
     totals = [Totals() for _ in layers]
     for layer, total in zip(layers, totals, strict=True):
@@ -139,7 +139,7 @@ def refresh(net: Net, iterations: int) -> list[Change]:
     Each batch counts the same, whatever the layer's moving_average_fraction.
 
     Args:
-        net: a net of phase TRAIN. Its weights, its place in the data and the random numbers stay.
+        net: a net of phase TRAIN. Its weights, position in the data and random numbers stay.
         iterations: how many batches of its data.
 
     Returns:
@@ -161,7 +161,7 @@ def refresh(net: Net, iterations: int) -> list[Change]:
 
 
 def _leading_to(net: Net, layers: Sequence[Layer]) -> list[LayerNode]:
-    """Return the steps that a forward pass needs up to the last of these layers.
+    """Return the nodes that a forward pass needs up to the last of these layers.
 
     Raises:
         NetError: a Python or Input layer brings the data.
@@ -172,7 +172,7 @@ def _leading_to(net: Net, layers: Sequence[Layer]) -> list[LayerNode]:
         if any(node.layer is layer for layer in layers) or not wanted.isdisjoint(node.tops):
             wanted.update(node.bottoms)
             nodes.append(node)
-            if node.layer.type in _HANDED and not node.bottoms:
+            if node.layer.type in _SET_BY_PROGRAM and not node.bottoms:
                 node.layer.fail(
                     "the batches for the statistics must come from a data layer, such as Data, "
                     "which can be put back where it was"
@@ -182,7 +182,7 @@ def _leading_to(net: Net, layers: Sequence[Layer]) -> list[LayerNode]:
 
 @contextmanager
 def _put_back(net: Net, nodes: list[LayerNode]) -> Iterator[None]:
-    """Run some steps of a net alone; afterwards all is as if they had not run."""
+    """Run only some nodes of a net; afterwards everything is restored."""
     states = [
         (node.layer, {key: np.array(value) for key, value in node.layer.state().items()})
         for node in nodes

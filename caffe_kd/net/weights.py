@@ -23,13 +23,13 @@ _NAMES_SHOWN = 12
 
 @dataclass
 class Copied:
-    """What became of the weights of a file: the names of layers, by what happened to them.
+    """What happened to the weights of a file: names of layers.
 
     Attributes:
         source: the file.
         net: the net's name.
         wanted: the net's layers that have parameters.
-        filled: those that got theirs from the file.
+        filled: those filled from the file.
         ignored: layers of the file that the net lacks, with or without weights.
         unused: those of them that have weights.
     """
@@ -43,7 +43,7 @@ class Copied:
 
     @property
     def misfit(self) -> str | None:
-        """How nothing of the file belongs to the net, in words; None where something does."""
+        """A message where nothing in the file fits the net; None where something does."""
         if self.filled or not self.wanted:
             return None
         return (
@@ -56,7 +56,7 @@ class Copied:
         """Return this report of weights that are needed.
 
         Raises:
-            WeightsError: nothing of the file belongs to the net.
+            WeightsError: nothing in the file fits the net.
         """
         if self.misfit is not None:
             raise WeightsError(self.misfit)
@@ -64,7 +64,7 @@ class Copied:
 
 
 def shown(names: Sequence[str]) -> str:
-    """Return names for a message, not more than a reader wants."""
+    """Return names for a message, the first few of them."""
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more
 
@@ -74,7 +74,7 @@ def lacking(net: Net) -> str | None:
     names = net.without_weights()
     if not names:
         return None
-    return f"no weights for {shown(names)}: what the fillers put there is used"
+    return f"no weights for {shown(names)}: the fillers' values are used"
 
 
 def load_for_use(net: Net, paths: Iterable[str], log: Log, needed: bool = True) -> None:
@@ -108,10 +108,10 @@ def copy_into(layer: Layer, owned: Collection[int], weights: LayerWeights, sourc
     """Copy weights into a layer's blobs.
 
     A layer of the file must have as many blobs as the net's, none included: only a layer that the
-    file lacks keeps what it starts from.
+    file lacks keeps its initial values.
 
     A blob with a legacy shape of 4 axes (num, channels, height, width) fits a blob whose shape
-    it equals after leading axes of extent 1 are dropped.
+    it equals after leading axes of size 1 are dropped.
 
     Args:
         layer: the layer.
@@ -144,7 +144,7 @@ def _values_for(
             layer,
             source,
             f"Incompatible number of blobs: {len(values)} in the file, "
-            f"{len(layer.blobs)} in the net. To keep what the layer starts from, rename it",
+            f"{len(layer.blobs)} in the net. To keep the layer's initial values, rename it",
         )
     return values
 

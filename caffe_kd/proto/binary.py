@@ -1,7 +1,7 @@
-"""Reads and writes what Caffe keeps in binary: weights, solver states and blobs.
+"""Reads and writes Caffe's binary files: weights, solver states and blobs.
 
-Weights are ``.caffemodel`` files, a NetParameter whose layers carry blobs, or HDF5 files; a solver
-state holds what training needs to go on; a ``.binaryproto`` is one blob, mostly a mean image.
+Weights are ``.caffemodel`` files, a NetParameter whose layers have blobs, or HDF5 files; a solver
+state holds what training needs to continue; a ``.binaryproto`` is one blob, usually a mean image.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _STATE = {
 
 
 class _LayerFields(NamedTuple):
-    """Where a kind of layer message keeps what is read from it."""
+    """The field numbers of what is read from a kind of layer message."""
 
     name: int
     type: int
@@ -71,7 +71,7 @@ _V0_LAYER = _LayerFields(name=1, type=2, type_kind=LEN, blobs=50)
 
 @dataclass
 class LayerWeights:
-    """What a file of weights holds of one layer.
+    """The weights of one layer in a file.
 
     Attributes:
         name: the layer's name.
@@ -93,12 +93,12 @@ class LayerWeights:
 
 @dataclass
 class SolverState:
-    """What training needs to go on.
+    """What training needs to continue.
 
     Attributes:
         iter: iterations done.
         learned_net: path of the weights that belong to it, as it was written.
-        history: the update rule's memory, one array per learnable blob (two for AdaDelta, Adam).
+        history: the update rule's history, one array per learnable blob (two for AdaDelta, Adam).
         current_step: how many of a multistep policy's steps have been passed.
     """
 
@@ -109,26 +109,25 @@ class SolverState:
 
 
 def read_weights(path: str | Path) -> list[LayerWeights]:
-    """Read a ``.caffemodel`` or ``.caffemodel.h5``, told apart by content, in file order.
+    """Read a ``.caffemodel`` or ``.caffemodel.h5``, recognised by content, in file order.
 
-    Layers of all three generations are read, and layers without blobs are listed. The arrays are
-    views of the mapped file where it holds float32 in one piece: they cost no memory until they are
-    touched, may lie at odd addresses, and are to be copied before the file is changed in place.
-    Writing to them does not reach the file.
+    Layers of all three formats (V0, V1, current) are read, and layers without blobs are listed. The
+    arrays are views of the file's bytes where it holds float32 in one piece, and may be unaligned.
+    Writing to them does not change the file.
 
     Returns:
         One entry per layer; float32 arrays of the shapes the file gives.
 
     Raises:
-        ParseError: the file is missing, damaged, cut short, or holds something else; or a blob's
-            values are not as many as its shape says.
+        ParseError: the file is missing, damaged, truncated, or holds something else; or a blob's
+            number of values does not match its shape.
 
     Source: ``Blob::FromProto``: num, channels, height, width go before shape, double_data before
     data.
     """
     data = whole_file(path)
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
-        from . import hdf5  # only then: h5py takes a while to load
+        from . import hdf5  # here: h5py takes long to import
 
         try:
             layers = hdf5.read_weights(path)
@@ -142,10 +141,10 @@ def read_weights(path: str | Path) -> list[LayerWeights]:
 
 
 def read_solver_state(path: str | Path) -> SolverState:
-    """Read a ``.solverstate`` or ``.solverstate.h5``, told apart by content.
+    """Read a ``.solverstate`` or ``.solverstate.h5``, recognised by content.
 
     Raises:
-        ParseError: the file is missing, damaged, cut short, or holds something else.
+        ParseError: the file is missing, damaged, truncated, or holds something else.
     """
     data = whole_file(path)
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
@@ -172,13 +171,13 @@ _HOLDS_STATE = (
 
 
 def _taken_for(error: ParseError, fact: str, read_other: Callable[[], object]) -> ParseError:
-    """Return the error of a file that is of the other kind of a snapshot, else the one there is."""
+    """Return a better error if the file is the other file of a snapshot, else the given one."""
     try:
         found = read_other()
     except (ParseError, Damaged):
         return error
     if isinstance(found, SolverState) and not found.learned_net and not found.history:
-        return error  # nothing in the file says that it is one
+        return error  # it is not the other kind either
     return ParseError(fact, error.where)
 
 
@@ -186,7 +185,7 @@ def read_blob(path: str | Path) -> Array:
     """Read a ``.binaryproto``, such as a mean image of 1 x channels x height x width.
 
     Raises:
-        ParseError: the file is missing, damaged, cut short, or holds something else.
+        ParseError: the file is missing, damaged, truncated, or holds something else.
     """
 
     def parse(walker: Walker) -> Array:
@@ -221,7 +220,7 @@ def _weights(walker: Walker) -> list[LayerWeights]:
 
 
 def _v1_layer(walker: Walker, message: Field) -> LayerWeights:
-    """Read a layer of the second generation, or the one of the first that it may wrap."""
+    """Read a V1 layer, or the V0 layer that it may wrap."""
     for field in walker.fields(message.start, message.end, {_V1_V0_LAYER: (LEN,)}):
         return _layer(walker, field, _V0_LAYER)
     layer = _layer(walker, message, _V1_LAYER)
@@ -280,15 +279,15 @@ def write_weights(
 ) -> None:
     """Write a ``.caffemodel``: the layers of ``net``, each with its blobs, atomically.
 
-    The bytes are those protobuf writes for the same message. Only one layer at a time is held
+    The bytes equal protobuf's for the same message. Only one layer at a time is held in memory
     beside the arrays.
 
     Args:
         path: the file to write.
-        net: a NetParameter of the current generation; its own blobs are left out.
-        weights: the blobs by layer name. Layers not named here have none; of names that are not the
-            net's nothing is written.
-        diffs: the gradients, in the same way, where ``snapshot_diff`` asks for them.
+        net: a NetParameter of the current format; its own blobs are left out.
+        weights: the blobs by layer name. Layers not named here have none; names
+            that are not in the net are skipped.
+        diffs: the gradients likewise, for ``snapshot_diff``.
 
     Raises:
         WeightsError: a blob is missing, or a gradient's shape is not its blob's.
@@ -351,8 +350,8 @@ def write_solver_state(path: str | Path, state: SolverState) -> None:
 def write_blob(path: str | Path, array: NDArray[Any]) -> None:
     """Write a ``.binaryproto``, atomically.
 
-    Four axes are written as num, channels, height and width, as the original writes mean images:
-    every reader knows them. Other numbers of axes are written as a shape.
+    Four axes are written as num, channels, height and width, as Caffe writes mean images, which
+    every reader understands. Other numbers of axes are written as a shape.
 
     Raises:
         CaffeKDError: the file cannot be written.
@@ -370,7 +369,7 @@ def _layer_parts(
     blobs: Sequence[NDArray[Any] | None],
     gradients: Sequence[NDArray[Any] | None] | None,
 ) -> list[bytes | memoryview]:
-    """Serialise a layer in pieces: fields before the blobs, the blobs, fields behind them."""
+    """Serialise a layer in pieces: fields before the blobs, the blobs, fields after them."""
     message = type(layer)()
     message.CopyFrom(layer)
     del message.blobs[:]

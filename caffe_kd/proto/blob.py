@@ -14,20 +14,20 @@ from .wire import I32, I64, LEN, VARINT, Damaged, Field, Walker, header, signed,
 
 Array = NDArray[np.float32]
 
-MAX_AXES = 32  # the original's limit of a blob
+MAX_AXES = 32  # Caffe's limit for a blob
 MAX_DIM = 2**31 - 1
 
 # Field numbers of caffe.proto, with the wire types a field may have.
 _LEGACY_DIMS = (1, 2, 3, 4)  # num, channels, height, width
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA = 5, 6, 7, 8
-_RAW_TYPE, _RAW_DATA = 10, 12  # of NVIDIA's fork: the values as they lie in memory, and their type
+_RAW_TYPE, _RAW_DATA = 10, 12  # of NVIDIA's fork: the values as in memory, and their type
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 _BLOB = {
     **{number: (VARINT,) for number in _LEGACY_DIMS},
     _DATA: (LEN, I32),
     _SHAPE: (LEN,),
     _DOUBLE_DATA: (LEN, I64),
-    _RAW_TYPE: (VARINT, I64, LEN, I32),  # elsewhere the number may stand for anything
+    _RAW_TYPE: (VARINT, I64, LEN, I32),  # elsewhere the number may mean anything
     _RAW_DATA: (LEN, VARINT, I64, I32),
 }
 _DIMS = {1: (LEN, VARINT)}
@@ -36,13 +36,13 @@ _DIMS = {1: (LEN, VARINT)}
 def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[Array, bool]:
     """Return the values of the BlobProto at ``[start, end)``, and whether its shape is legacy.
 
-    num, channels, height and width, if any is there, go before ``shape``; ``double_data`` goes
-    before ``data``, and before both goes the ``raw_data`` of NVIDIA's fork. float32 in one packed
+    num, channels, height and width, if any is set, take precedence over ``shape``, ``double_data``
+    over ``data``, and the ``raw_data`` of NVIDIA's fork over both. float32 in one packed
     run becomes a view of the walker's data.
 
     Raises:
-        Damaged: the blob is malformed, or has not the number of values its shape says; the message
-            begins with ``name``.
+        Damaged: the blob is malformed, or its number of values does not match its shape; the
+            message begins with ``name``.
     """
     sizes: dict[int, int] = {}
     dims: list[int] = []
@@ -62,7 +62,7 @@ def read_blob_message(walker: Walker, start: int, end: int, name: str) -> tuple[
                 payloads[_RAW_DATA] = field
         elif field.kind == LEN and field.number not in payloads:
             payloads[field.number] = field
-        else:  # number by number, or in several runs
+        else:  # one by one, or in several runs
             in_pieces = True
             break
     if in_pieces:
@@ -83,7 +83,7 @@ def _values(walker: Walker, payloads: dict[int, Field], raw_type: int, name: str
             return _numbers(walker, raw, _RAW_TYPES[raw_type]).astype(np.float32, copy=False)
     double = payloads.get(_DOUBLE_DATA)
     if double is not None and double.end > double.start:
-        with np.errstate(all="ignore"):  # too large becomes infinite, as by the original's cast
+        with np.errstate(all="ignore"):  # too large becomes infinite, as in Caffe's cast
             return _numbers(walker, double, "<f8").astype(np.float32)
     single = payloads.get(_DATA)
     return np.empty(0, np.float32) if single is None else _numbers(walker, single, "<f4")
@@ -124,12 +124,12 @@ def _shaped(values: Array, dims: list[int], name: str) -> Array:
         )
     try:
         return values.reshape(dims)
-    except ValueError:  # no values, but extents beyond any array
+    except ValueError:  # no values, but dims beyond any array
         raise Damaged(f"{name} has the shape {shape}") from None
 
 
 def blob_parts(array: NDArray[Any], gradient: NDArray[Any] | None) -> list[bytes | memoryview]:
-    """Return a BlobProto in pieces that follow one another: headers and views of the values."""
+    """Return a BlobProto in consecutive pieces: headers and views of the values."""
     parts: list[bytes | memoryview] = []
     for number, values in ((_DATA, array), (_DIFF, gradient)):
         if values is not None and values.size:

@@ -1,4 +1,4 @@
-"""The article's form: teacher and student in one file, layers inside the solver.
+"""The article's file format: teacher and student in one file, layers inside the solver.
 
 Users of the article that this project follows write two nets into one file, each begun by its
 ``name:``, and repeat the student in the solver, with the data layers that the file lacks::
@@ -10,7 +10,7 @@ Users of the article that this project follows write two nets into one file, eac
     name: "student"                      ...
     layer { name: "conv1" ... }
 
-This file turns that into ordinary nets; the steps after it know nothing of it.
+This file turns that into ordinary nets; nothing after it has to handle the format.
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ class Bundle:
     def student(self, layers: Sequence[Any]) -> tuple[Any, list[str]]:
         """Return the student with the layers of the solver, and what was done, in words.
 
-        A file's only net that no layers join stays as it is. See ``join``.
+        A file's only net, with no layers to add, stays as it is. See ``join``.
         """
         net = self.net(STUDENT)
         return join(net, layers) if layers or len(self.nets) > 1 else (net, [])
 
     def has_teacher(self, name: str) -> bool:
-        """Say whether one of several nets can be the teacher ``name``."""
+        """Return whether one of several nets can be the teacher ``name``."""
         return len(self.nets) > 1 and not self.nets.keys().isdisjoint({name, TEACHER})
 
 
 def read(path: str | Path) -> Bundle:
     """Read a file of one net or several.
 
-    In a file of several the phase of a net's ``state`` is ignored, with a note: the phase is the
-    solver's to choose. Three ``input_dim`` for an input are channels, height and width.
+    In a file of several the phase of a net's ``state`` is ignored, with a note: the solver
+    chooses the phase. Three ``input_dim`` for an input are channels, height and width.
 
     Raises:
         ParseError: the file is not prototxt, or two of its nets have the same name.
@@ -112,13 +112,13 @@ def _complete_dims(net: Any) -> None:
 def join(student: Any, layers: Iterable[Any]) -> tuple[Any, list[str]]:
     """Return the student with the layers of a solver, and what was done, in words.
 
-    A layer that the student has already, by name and include rules, must be equal and is joined
+    A layer that the student has already, by name and include rules, must be equal and is added
     once. Of the others those without bottoms, as data layers, come first; each other one comes
     before the next of the solver's layers that the student has too, or else at the end. An
     ``input`` that a layer without bottoms makes too is dropped.
 
     Raises:
-        NetError: a layer differs from the student's of the same name; it names both places.
+        NetError: a layer differs from the student's of the same name; it names both locations.
     """
     joined = pb.NetParameter()
     joined.CopyFrom(student)
@@ -168,7 +168,7 @@ def _check_equal(layer: Any, known: Any) -> None:
 
 def _tell_joined(student: Any, new: Iterable[Any]) -> str:
     names = dict.fromkeys(layer.name for layer in new)
-    return f"net '{student.name}': layers of the solver join it: {', '.join(names)}"
+    return f"net '{student.name}': layers of the solver are added: {', '.join(names)}"
 
 
 def _drop_fed_inputs(net: Any) -> list[str]:

@@ -15,7 +15,7 @@ from . import caffe_pb2 as pb
 from .filter import filter_net
 from .sources import DATA, source_of_layer
 
-# What of a layer is left out when it becomes a teacher's.
+# Fields that a layer loses when it becomes a teacher's.
 _NOT_OF_A_TEACHER = (
     *("include", "exclude", "param", "propagate_down", "blobs"),
     *("loss_weight", "loss_weight_schedule"),
@@ -30,7 +30,7 @@ class Teacher:
     Attributes:
         name: the prefix of its layers and blobs: ``<name>/conv1``.
         net: its NetParameter.
-        blob_counts: how many parameter blobs each layer has, by layer name; None: nobody knows yet.
+        blob_counts: how many parameter blobs each layer has, by layer name; None: not known yet.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Teacher:
 def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = None) -> Any:
     """Return the net that holds the student, what is used of the teachers, and the distiller.
 
-    A teacher is filtered in phase TEST. Its layers without bottoms give way to the student's blobs
-    of the same name. Of the others only those remain that lead to a teacher blob in use; they get
-    ``phase: TEST``, lr_mult 0, decay_mult 0 (``frozen: true`` where nobody knows for how many
-    blobs), loss_weight 0 and propagate_down false. A teacher that is used only by layers with
+    A teacher is filtered in phase TEST. Its layers without bottoms are replaced by the student's
+    blobs of the same name. Of the others only those remain that lead to a teacher blob in use; they
+    get ``phase: TEST``, lr_mult 0, decay_mult 0 (``frozen: true`` where the number of blobs is not
+    known), loss_weight 0 and propagate_down false. A teacher that is used only by layers with
     include rules is included by the same rules.
 
     Args:
@@ -71,7 +71,7 @@ def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = N
     place = _place_of_teachers(own, frozen)
     composed.layer.extend([*own[:place], *frozen, *own[place:], *added])
     for net in (*(teacher.net for teacher in teachers), distiller):
-        if net is not None:  # for whoever builds the composed net to refuse
+        if net is not None:  # which building the composed net refuses
             composed.foreign.extend(net.foreign)
     return composed
 
@@ -102,16 +102,16 @@ def _frozen_layers(teacher: Teacher, users: Sequence[Any], student_blobs: set[st
     for blob in sorted(needed & given - student_blobs):
         raise NetError(
             f"the teacher '{teacher.name}' takes its input '{blob}' from the student, which has "
-            f"no blob of this name.{did_you_mean(blob, student_blobs)} Name both alike",
+            f"no blob of this name.{did_you_mean(blob, student_blobs)} Give both the same name",
             _place_of_top(layers, blob),
         )
     rules = _rules_of_users(prefix, users)
-    names = {blob: blob for blob in given}  # what a teacher's blob is called in the composed net
+    names = {blob: blob for blob in given}  # a teacher blob's name in the composed net
     return [_freeze(layer, teacher, names, rules) for layer in reversed(kept)]
 
 
 def _with_needed_outputs(layer: Any, needed: set[str]) -> Any:
-    """Return a layer, an ONNX model without the outputs that nobody takes."""
+    """Return a layer, an ONNX model without its unused outputs."""
     if layer.type != "ONNXModel":
         return layer
     fewer = pb.LayerParameter()
@@ -123,7 +123,7 @@ def _with_needed_outputs(layer: Any, needed: set[str]) -> Any:
 
 
 def is_data(layer: Any) -> bool:
-    """Return whether a layer brings the data, also as an input or as values of its own."""
+    """Return whether a layer is a source of data, also as an input or as generated values."""
     return source_of_layer(layer) in DATA
 
 
@@ -169,7 +169,7 @@ def _freeze(layer: Any, teacher: Teacher, names: dict[str, str], rules: Sequence
     names.update((top, prefix + top) for top in layer.top)
     frozen.top[:] = [names[top] for top in layer.top]
     frozen.propagate_down.extend([False] * len(frozen.bottom))
-    if layer.loss_weight or layer.type.endswith("Loss"):  # not the student's to minimise
+    if layer.loss_weight or layer.type.endswith("Loss"):  # the student does not minimise it
         frozen.loss_weight.extend([0.0] * len(frozen.top))
     frozen.include.extend(rules)
     count = len(layer.param)

@@ -1,4 +1,4 @@
-"""The fields of messages for a reader: types, numbers, defaults and the comments of the schema."""
+"""The fields of messages, for display: types, numbers, defaults and the comments of the schema."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def names() -> list[str]:
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a message, as the schema has it.
+    """A field of a message, as in the schema.
 
     Attributes:
         name: its name.
@@ -47,8 +47,8 @@ class Field:
         kind: its type: a scalar's name, or that of a message or enum.
         choices: the names of an enum's values.
         default: the value it has where it is not set, as a prototxt writes it; empty for none.
-        comment: what the schema says about it, a line each.
-        of_values: what it says about an enum's values, a line each.
+        comment: its comment in the schema, by lines.
+        of_values: the comments of an enum's values, by lines.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Field:
 
 
 def fields(message: Descriptor) -> list[Field]:
-    """Return a message's fields, but for those that no prototxt has."""
+    """Return a message's fields, except those that no prototxt has."""
     comments = _comments(_text_of(message))
     return [
         Field(
@@ -88,7 +88,7 @@ def _of_values(enum: EnumDescriptor | None, comments: Comments) -> list[str]:
 
 
 def about(message: Descriptor) -> str:
-    """Return what the schema says about a message, on one line; empty where it says nothing."""
+    """Return a message's comment in the schema, on one line; empty if it has none."""
     return " ".join(_comments(_text_of(message)).get((message.name, ""), ()))
 
 

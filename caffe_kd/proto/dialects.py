@@ -1,10 +1,10 @@
-"""What Caffe's forks write into a prototxt that Caffe itself does not know.
+"""Fields that Caffe's forks write into a prototxt and Caffe does not know.
 
-A field that Caffe does not know is read, never an error. Which of three things becomes of one of a
-known fork stands here:
+A field that Caffe does not know is read, never an error. What happens to one of a known fork is
+listed here, one of three:
 
-* it changes no result, by itself or with the value it has: it is reported and left out;
-* it says what a field of ours says too: it moves there (``foreign.py``), which is reported;
+* it changes no result, by itself or with the value it has: it is reported and dropped;
+* it means the same as a field of ours: it moves there (``foreign.py``), which is reported;
 * it changes results: it stays in the message, is written back, and the layer cannot be built.
 
 Any other unknown field stays in the message likewise. ``foreign.py`` acts on these tables; numbers
@@ -28,11 +28,11 @@ FLOWNET = "the FlowNet fork"
 
 
 class Rule(NamedTuple):
-    """What is known of a fork's field.
+    """What is known about a fork's field.
 
     Attributes:
         fork: where it comes from.
-        why: why it can be left out; or, if it cannot, what it does there or what to do instead.
+        why: why it can be dropped; or, if it cannot, what it does there or what to do instead.
         harmless: the values that change nothing; None: any does.
     """
 
@@ -46,7 +46,7 @@ _SPEED = "it changes speed, not results"
 _MACHINES = "it spreads the work over devices"
 _SHOWS = "it changes what is shown, not what is computed"
 _WEIGHTS_CLASSES = (
-    "it weights classes. InfogainLoss in place of SoftmaxWithLoss does the same, with the weights "
+    "it weights classes. InfogainLoss instead of SoftmaxWithLoss does the same, with the weights "
     'on the diagonal of H: type: "InfogainLoss" infogain_loss_param { source: "H.binaryproto" }, '
     "which is written by "
     "blob = caffe_kd.io.array_to_blobproto(numpy.diag([1.0, 2.0, 3.0])[None, None]); "
@@ -98,11 +98,11 @@ _LAYER_BLOCKS = {
     "pull request 3568": "rbm_inner_product_param",
     "pull request 3817": "wasserstein_param",
 }
-_AUGMENTS = "it changes the records"
-_LEARNS_ALSO = "there the layer has a factor and an offset too: write a Scale layer behind it"
+_AUGMENTS = "it changes the samples"
+_LEARNS_ALSO = "there the layer has a factor and an offset too: write a Scale layer after it"
 _OTHER_RATE = "it changes the learning rate"
 _EPOCHS = "it counts in epochs: write the same in iterations"
-_WITHOUT_POLICY = "only a policy of that fork looks at it"
+_WITHOUT_POLICY = "only a policy of that fork uses it"
 
 FIELDS: dict[str, dict[str, Rule]] = {
     "NetParameter": {
@@ -182,14 +182,14 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_rules(NVIDIA, "scale_bias", _LEARNS_ALSO, _NONE),
         **_rules(NVIDIA, "scale_filler bias_filler", _LEARNS_ALSO),
         **_rules(INTEL, "use_weight_bias filler bias_term", _LEARNS_ALSO, _NONE),
-        **_rules(INTEL, "relu", "write a ReLU layer behind it", _NONE),
+        **_rules(INTEL, "relu", "write a ReLU layer after it", _NONE),
         **_rules(INTEL, "stats_batch_size", "it splits the batch", _NONE),
     },
     "ConvolutionParameter": {
         **_rules(NVIDIA, "cudnn_convolution_algo_seeker conv_algos_override", _SPEED, AnyValue),
         **_rules(INTEL, "conv_algorithm", _SPEED, AnyValue),
-        **_rules(INTEL, "relu", "write a ReLU layer behind it", _NONE),
-        **_rules(INTEL, "negative_slope", "write a ReLU layer behind it", _NONE),
+        **_rules(INTEL, "relu", "write a ReLU layer after it", _NONE),
+        **_rules(INTEL, "negative_slope", "write a ReLU layer after it", _NONE),
         **_rules(DEEPLAB, "hole hole_h hole_w", "it is dilation"),
         **_rules("pull request 887", "mem_group_size", "it saves memory", AnyValue),
         **_rules("pull request 5745", "fuse_type", "write the layers that it joins"),
@@ -198,8 +198,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "DataParameter": {
         **_rules("pull request 741", "transform_param", "it is the layer's transform_param"),
         **_rules(NVIDIA, "threads parser_threads cache", _SPEED, AnyValue),
-        **_rules(NVIDIA, "shuffle", "records come in the database's order here", _NONE),
-        **_rules("pull request 1965", "shuffle_buffer_size", "it shuffles the records", _NONE),
+        **_rules(NVIDIA, "shuffle", "samples come in the database's order here", _NONE),
+        **_rules("pull request 1965", "shuffle_buffer_size", "it shuffles the samples", _NONE),
     },
     "ImageDataParameter": {
         **_rules("pull request 741", "transform_param", "it is the layer's transform_param"),
@@ -220,7 +220,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "FillerParameter": _rules(INTEL, "scale", "it multiplies what msra fills in", ("1",)),
     "LRNParameter": _rules("pull request 5745", "fuse_type pooling_param", "write a Pooling layer"),
     "PoolingParameter": {
-        **_rules(INTEL, "avg_include_pad", "it leaves padding out of the mean", ("true", "1")),
+        **_rules(INTEL, "avg_include_pad", "it excludes padding from the mean", ("true", "1")),
         **_rules(INTEL, "axis", "it pools over other axes", ("1",)),
         **_rules("several forks", "ceil_mode", "it is round_mode"),
         **_rules("a fork", "round_below", "for true write round_mode: FLOOR", _NONE),
@@ -234,7 +234,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_rules(NVIDIA, "solver_data_type store_blobs_in_old_format", _FLOAT, AnyValue),
         **_rules(NVIDIA, "per_parameter_reduce reduce_buckets", _MACHINES, AnyValue),
         **_rules(NVIDIA, "rampup_interval min_lr", _OTHER_RATE, _NONE),
-        **_rules(NVIDIA, "rampup_lr", "only rampup_interval looks at it", AnyValue),
+        **_rules(NVIDIA, "rampup_lr", "only rampup_interval uses it", AnyValue),
         **_rules(NVIDIA, "momentum_policy", "it changes the momentum", ("fixed",)),
         **_rules(NVIDIA, "max_momentum momentum_power", _WITHOUT_POLICY, AnyValue),
         **_rules(NVIDIA, "local_lr_auto larc", _OTHER_RATE, _NONE),
@@ -246,7 +246,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_rules(INTEL, "engine", _SPEED, AnyValue),
         **_rules(INTEL, "test_offset", "it moves the tests, not what is trained", AnyValue),
         **_rules(INTEL, "warmup_iter", _OTHER_RATE, _NONE),
-        **_rules(INTEL, "warmup_start_lr", "only warmup_iter looks at it", AnyValue),
+        **_rules(INTEL, "warmup_start_lr", "only warmup_iter uses it", AnyValue),
         **_rules(YJXIONG, "richness", _SPEED, AnyValue),
         **_rules("the convolutional pose machines fork", "stagelr stageiter", _OTHER_RATE),
     },

@@ -1,4 +1,4 @@
-"""Carries a field's value from one message to a field of another, and tells which cannot be."""
+"""Copies a field's value from one message to a field of another, where it fits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def put(target: Any, name: str, field: FieldDescriptor, value: Any) -> None:
         getattr(target, name).extend(value if field.is_repeated else [value])
     elif known.message_type is not None:
         getattr(target, name).CopyFrom(value)
-        getattr(target, name).SetInParent()  # an empty block is a block still
+        getattr(target, name).SetInParent()  # an empty block is still a block
     else:
         setattr(target, name, value)
 

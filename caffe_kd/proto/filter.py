@@ -1,4 +1,4 @@
-"""Keeps the layers whose include and exclude rules the net's state meets."""
+"""Keeps the layers whose include and exclude rules the net's state satisfies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import foreign
 
 
 def meets(state: Any, rule: Any) -> bool:
-    """Say whether a state meets a rule: phase, levels, every stage and no forbidden stage."""
+    """Return whether a state meets a rule: phase, levels, every stage and no forbidden stage."""
     if rule.HasField("phase") and rule.phase != state.phase:
         return False
     if rule.HasField("min_level") and state.level < rule.min_level:
@@ -23,7 +23,7 @@ def meets(state: Any, rule: Any) -> bool:
 
 
 def is_included(layer: Any, state: Any) -> bool:
-    """Say whether a layer belongs to the net in this state.
+    """Return whether a layer belongs to the net in this state.
 
     A layer without rules always does; one with ``include`` does if any of its rules is met; one
     with ``exclude`` does if none is.
@@ -36,7 +36,7 @@ def is_included(layer: Any, state: Any) -> bool:
             f"layer '{layer.name}': specify either include rules or exclude rules; not both",
             layer.source_line or None,
         )
-    for rule in layer.exclude:  # one that is read in part leaves out too much; see Net for include
+    for rule in layer.exclude:  # a partly read rule excludes too much; see Net for include
         foreign.check(rule, f"layer '{layer.name}' ({layer.type}): exclude", NetError)
     if layer.include:
         return any(meets(state, rule) for rule in layer.include)
@@ -71,7 +71,7 @@ def filter_net(net: Any, state: Any) -> Any:
 
 
 def made_elsewhere(net: Any, state: Any, blob: str) -> str:
-    """Return which layer of another state makes a blob, in words that follow a message; or "".
+    """Return which layer of another state makes a blob, as the end of a message; or "".
 
     Args:
         net: the net with the layers of all states.
@@ -85,7 +85,7 @@ def made_elsewhere(net: Any, state: Any, blob: str) -> str:
 
 
 def asked_for(layer: Any) -> str:
-    """Return what a layer's first rule asks for, in words."""
+    """Describe a layer's first rule in words."""
     kind, rules = ("only in", layer.include) if layer.include else ("but not in", layer.exclude)
     rule = rules[0]
     parts = [f"phase {pb.Phase.Name(rule.phase)}"] if rule.HasField("phase") else []

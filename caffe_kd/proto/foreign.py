@@ -1,7 +1,7 @@
-"""Acts on fields that only forks know, which the text reader keeps in each message's ``foreign``.
+"""Handles fields that only forks know, which the text reader keeps in each message's ``foreign``.
 
-``settle`` leaves out those that change no result and moves those that have a field here; ``check``
-refuses what is left. Between the two a net can be upgraded, composed and printed with all it says.
+``settle`` drops those that change no result and moves those that have a field here; ``check``
+refuses the others. Between the two a net can be upgraded, composed and printed with all of them.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ _HOLES = ("hole", "hole_h", "hole_w")
 _ROUND_MODES = {"true": "CEIL", "1": "CEIL", "false": "FLOOR", "0": "FLOOR"}
 _DATA = ("data_param", "image_data_param", "window_data_param")
 OWN_LAYER = (
-    "Take it out if the layer does not need it, or write the layer as a type of your own, with a "
+    "Remove it if the layer does not need it, or write the layer as a type of your own, with a "
     "block of its own, in a file for -layers"
 )
 _SKIPPED = ("BlobProto", "ForeignField")  # a blob may hold millions of numbers
 
 
 def settle(message: Any) -> list[str]:
-    """Leave out and move what can be, in place, here and in every message below; tell each.
+    """Drop and move what can be, in place, here and in every message below; return messages.
 
     Returns:
-        One line for each field of a fork, however often it is there, with the first place.
+        One line for each field of a fork, however often it occurs, with the first location.
     """
-    told: dict[str, list[str]] = {}
+    outcomes: dict[str, list[str]] = {}
     for _, owner in _owners(message):
         for entry in _taken(owner):
             outcome = _outcome(owner, entry)
             if outcome is None:
                 owner.foreign.append(entry)
             else:
-                told.setdefault(outcome, []).append(entry.source_line)
+                outcomes.setdefault(outcome, []).append(entry.source_line)
     moves = [_move(layer) for layer in _layers(message)]
     if message.DESCRIPTOR.name == "SolverParameter":
         moves.append(_move_devices(message))
     for outcome, place in chain.from_iterable(moves):
-        told.setdefault(outcome, []).append(place)
-    return [_line(outcome, places) for outcome, places in told.items()]
+        outcomes.setdefault(outcome, []).append(place)
+    return [_line(outcome, places) for outcome, places in outcomes.items()]
 
 
 def can_settle(message: Any) -> bool:
-    """Say whether ``settle`` would do anything."""
+    """Return whether ``settle`` would do anything."""
     if next(_owners(message), None) is None:
         return False
     copy = type(message)()
@@ -57,14 +57,14 @@ def can_settle(message: Any) -> bool:
 
 
 def check(message: Any, what: str, error: Callable[[str, str | None], CaffeKDError]) -> None:
-    """Raise an error for the first field of a fork that is left in a message or below.
+    """Raise an error for the first remaining field of a fork in a message or below.
 
-    A net's layers are not looked at: each is checked where it is built.
+    A net's layers are skipped: each is checked where it is built.
 
     Args:
         message: a net, layer or solver.
         what: what it is called in the error.
-        error: makes the error of a message and a place.
+        error: makes the error from a message and a location.
     """
     for path, owner in _owners(message, into_layers=False):
         for entry in owner.foreign:
@@ -72,14 +72,14 @@ def check(message: Any, what: str, error: Callable[[str, str | None], CaffeKDErr
 
 
 def _refusal(owner: Any, entry: Any, path: str) -> str:
-    """Return why a field cannot be acted on, and what can be done."""
+    """Return why a field cannot be used, and what to do."""
     name, value = parts(entry)
     rule = _rule(owner, name, value)
     if rule is not None:
         shown = f"{path}{name}" + ("" if "\n" in value else f": {value[:40]}")
         return (
-            f"'{shown}' is of {rule.fork} and would change the results, but nothing here acts on "
-            f"it: {rule.why}"
+            f"'{shown}' is of {rule.fork} and would change the results, but is not implemented "
+            f"here: {rule.why}"
         )
     kind = owner.DESCRIPTOR
     lacks = f"{kind.name} has no field named '{name[:100]}'."
@@ -87,18 +87,18 @@ def _refusal(owner: Any, entry: Any, path: str) -> str:
     if near:
         return lacks + near
     is_layers = kind.name.endswith("LayerParameter") or path
-    do = OWN_LAYER if is_layers else "Take it out if the results do not depend on it"
-    return f"{lacks} It is of a fork of Caffe, and nothing here acts on it. {do}"
+    do = OWN_LAYER if is_layers else "Remove it if the results do not depend on it"
+    return f"{lacks} It belongs to a fork of Caffe and is not implemented here. {do}"
 
 
 def of_unknown_type(layer: Any) -> str:
-    """Return what a layer of an unknown type is by its blocks; empty if Caffe knows them all."""
+    """Return an unknown layer type's fork, judging by its blocks; empty if Caffe knows them all."""
     for entry in layer.foreign:
         name, value = parts(entry)
         if value.startswith("{"):
             rule = _rule(layer, name, value)
             fork, why = (rule.fork, rule.why) if rule else ("a fork of Caffe", NO_SUCH_LAYER)
-            return f"with its block '{name[:100]}' it is of {fork}; {why}. {OWN_LAYER}"
+            return f"with its block '{name[:100]}' it belongs to {fork}; {why}. {OWN_LAYER}"
     return ""
 
 
@@ -132,7 +132,7 @@ def take(message: Any, name: str) -> Any | None:
 
 
 def name_v1_type(layer: Any) -> None:
-    """Give a layer the type that a fork's word in the format of 2014 stands for."""
+    """Set a layer's type from a fork's enum name in the V1 format."""
     entry = take(layer, "type")
     word = parts(entry)[1] if entry is not None else ""
     if word in V1_TYPES:
@@ -175,7 +175,7 @@ def _rule(owner: Any, name: str, value: str) -> Rule | None:
 
 
 def _outcome(owner: Any, entry: Any) -> str | None:
-    """Say why a field changes nothing, or return None if it may."""
+    """Return why a field changes nothing, or None if it may."""
     name, value = parts(entry)
     rule = _rule(owner, name, value)
     if rule is None:
@@ -201,17 +201,17 @@ def _line(outcome: str, places: list[str]) -> str:
     return f"{places[0]}: {outcome}{more}" if places[0] else f"{outcome}{more}"
 
 
-# ---- what has a field here
+# ---- fields that have an equivalent here
 
 
 def _move(layer: Any) -> Iterator[tuple[str, str]]:
-    """Move a layer's fields of forks to those that say the same; yield each in words, and where."""
-    for entry in _taken(layer):  # a V1 layer of a fork may have any block of today
+    """Move a layer's fork fields to their equivalents; yield description and location of each."""
+    for entry in _taken(layer):  # a V1 layer of a fork may have any current block
         name, _ = parts(entry)
         if field_of(layer.DESCRIPTOR, name) is not None and name != "type":
             _parse(entry.text, layer, entry)
             if name in layer.DESCRIPTOR.fields_by_name:
-                yield f"'{name}' of a layer of 2014 is the one of today", entry.source_line
+                yield f"'{name}' of a V1 layer is the current one", entry.source_line
         else:
             layer.foreign.append(entry)
     yield from _move_datum_dims(layer)
@@ -240,7 +240,7 @@ def _move_transform(layer: Any, param: Any, field: str) -> Iterator[tuple[str, s
 
 
 def _move_datum_dims(layer: Any) -> Iterator[tuple[str, str]]:
-    """What a memory_data layer of 2013 says of a record is in memory_data_param now."""
+    """The sample shape of a V0 memory_data layer is in memory_data_param now."""
     entry = take(layer, "datum_dims") if layer.type == "MemoryData" else None
     if entry is None:
         return

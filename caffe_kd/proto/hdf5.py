@@ -1,4 +1,4 @@
-"""Reads and writes weights and solver states as HDF5, in the original's layout.
+"""Reads and writes weights and solver states as HDF5, in Caffe's layout.
 
 Weights: ``/data/<layer>/<i>`` and, with gradients, ``/diff/<layer>/<i>``. Solver state: ``iter``,
 ``learned_net``, ``current_step`` and ``history/<i>``.
@@ -34,7 +34,7 @@ def read_weights(path: str | Path) -> list[tuple[str, list[Array | None]]]:
     """Return each layer's name and blobs; None stands for a blob that another layer owns.
 
     Raises:
-        ParseError: the file is damaged or cut short, has another layout, or points outside itself.
+        ParseError: the file is damaged or truncated, has another layout, or links outside itself.
     """
     with _File(path) as file:
         layers: list[tuple[str, list[Array | None]]] = []
@@ -59,7 +59,7 @@ def read_solver_state(path: str | Path) -> tuple[int, str, list[Array], int]:
     """Return ``iter``, ``learned_net``, ``history`` and ``current_step``.
 
     Raises:
-        ParseError: the file is damaged or cut short, has another layout, or points outside itself.
+        ParseError: the file is damaged or truncated, has another layout, or links outside itself.
     """
     with _File(path) as file:
         history = file.numbered(file.links(file.group(file.root, "history")), "history")
@@ -70,7 +70,7 @@ def read_solver_state(path: str | Path) -> tuple[int, str, list[Array], int]:
 
 
 class _File:
-    """An open file whose faults all become ParseErrors."""
+    """An open file whose errors all become ParseErrors."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
@@ -84,7 +84,7 @@ class _File:
         except OSError as error:
             if "locking flag" in str(error):
                 raise self.error("is still open in this program: close it first") from None
-            reason = "it was cut short" if "truncated" in str(error) else str(error)
+            reason = "it is truncated" if "truncated" in str(error) else str(error)
             raise self.error(f"is a damaged HDF5 file: {reason}") from None
         return self
 
@@ -99,7 +99,7 @@ class _File:
         return ParseError(message, str(self._path))
 
     def links(self, group: Any) -> list[tuple[str, Any]]:
-        """Return a group's members, of which none may lie elsewhere."""
+        """Return a group's members, none of which may be a link."""
         self._groups_left -= 1 + len(group)
         if self._groups_left < 0:
             raise self.error(f"has more than {MAX_GROUPS} groups and datasets")
@@ -112,7 +112,7 @@ class _File:
         return member
 
     def _named(self, parent: Any, name: str) -> Any:
-        members = list(parent)  # asking for the name itself would follow a link
+        members = list(parent)  # a lookup by name would follow a link
         if name not in members:
             held = ", ".join(members[:8]) or "nothing"
             raise self.error(
@@ -123,7 +123,7 @@ class _File:
 
     def _member(self, group: Any, name: str) -> Any:
         if isinstance(group.get(name, getlink=True), (h5py.SoftLink, h5py.ExternalLink)):
-            raise self.error(f"'{name[:200]}' is a link to another place, which is not followed")
+            raise self.error(f"'{name[:200]}' is a link, which is not followed")
         return group[name]
 
     def numbered(self, members: list[tuple[str, Any]], where: str) -> list[Array | None]:
@@ -132,7 +132,7 @@ class _File:
         for name, dataset in members:
             place = f"{where[:200]}/{name[:200]}"
             if not (name.isascii() and name.isdigit() and len(name) < 6 and int(name) < MAX_BLOBS):
-                raise self.error(f"'{place}' was found where blobs 0, 1, … belong")
+                raise self.error(f"'{place}' was found instead of blobs 0, 1, …")
             by_index[int(name)] = self._floats(dataset, place)
         return [by_index.get(i) for i in range(max(by_index, default=-1) + 1)]
 
@@ -149,10 +149,10 @@ class _File:
         if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
             raise self.error(f"'{name}' is not a dataset")
         if dataset.external or dataset.is_virtual:
-            raise self.error(f"'{name}' keeps its values in another file, which is not followed")
+            raise self.error(f"'{name}' stores its values in another file, which is not supported")
         if dataset.dtype.kind not in kinds:
             raise self.error(f"'{name}' holds values of the wrong type: {dataset.dtype}")
-        # A dataset's space may never have been written: reading it would make up zeros.
+        # A dataset may never have been written: reading it would return zeros.
         if math.prod(dataset.shape) and dataset.id.get_storage_size() == 0:
             raise self.error(f"'{name}' has no values")
 
@@ -160,7 +160,7 @@ class _File:
         dataset = self._named(self.root, name)
         self._check(dataset, name, "iu")
         if math.prod(dataset.shape) != 1:
-            raise self.error(f"'{name}' is not one number")
+            raise self.error(f"'{name}' is not a single number")
         value = int(np.asarray(dataset[()]).item())
         if not 0 <= value < 2**31:
             raise self.error(f"'{name}' is {value}")
@@ -170,7 +170,7 @@ class _File:
         dataset = self._named(self.root, name)
         self._check(dataset, name, "SO")
         if dataset.shape != () or h5py.check_string_dtype(dataset.dtype) is None:
-            raise self.error(f"'{name}' is not one text")
+            raise self.error(f"'{name}' is not a string")
         value = dataset[()]
         return os.fsdecode(value)
 
@@ -193,7 +193,7 @@ def write_weights(
 
 def _write_layer(parent: Any, name: str, arrays: Sequence[NDArray[Any] | None]) -> None:
     try:
-        # HDF5 would take these for another group's name without a word.
+        # HDF5 would silently take these for another group's name.
         if "\0" in name or not set(name.split("/")).isdisjoint({"", "."}):
             raise ValueError("it has a zero byte, or a part that is empty or '.'")
         group = parent.require_group(name)
@@ -225,7 +225,7 @@ def write_solver_state(
 
 
 def _write_text(file: Any, name: str, text: bytes) -> None:
-    """Write a string that ends in a zero byte: the original reads it as C does."""
+    """Write a null-terminated string, which Caffe reads as C does."""
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(text) + 1)
     space = h5py.h5s.create(h5py.h5s.SCALAR)
@@ -235,7 +235,7 @@ def _write_text(file: Any, name: str, text: bytes) -> None:
 
 @contextmanager
 def _new_file(path: str | Path) -> Iterator[Any]:
-    # Made in memory: where the disk is full, the library may end the process.
+    # Made in memory: on a full disk the library may kill the process.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         yield file

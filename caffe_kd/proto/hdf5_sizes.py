@@ -1,7 +1,7 @@
-"""How much memory the values of an HDF5 dataset take once they are read.
+"""How much memory the values of an HDF5 dataset need.
 
-A dataset may be stored in chunks that were packed: a small file then announces, or unpacks to, any
-number of values. HDF5 itself unpacks whatever a chunk holds before it looks at its size.
+A dataset may be stored in compressed chunks: a small file can then state, or decompress to, any
+number of values. HDF5 itself decompresses a chunk before it checks the size.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ def dataset_problem(dataset: Any, value_bytes: int, file_bytes: int, taken: int 
 
     Args:
         dataset: an ``h5py.Dataset``.
-        value_bytes: what one of its values takes once it is read.
+        value_bytes: memory of one of its values.
         file_bytes: the length of its file.
-        taken: bytes that were read from the file before.
+        taken: bytes read from the file before.
     """
     chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
     needed = taken + math.prod(dataset.shape) * value_bytes + 2 * chunk
     problem = growth_problem(needed, file_bytes) or _chunk_problem(dataset, chunk, file_bytes)
-    return f"{problem}. 'h5repack -f NONE OLD NEW' unpacks a file" if problem else None
+    return f"{problem}. 'h5repack -f NONE OLD NEW' decompresses a file" if problem else None
 
 
 def _chunk_problem(dataset: Any, chunk: int, file_bytes: int) -> str | None:
-    """Return which chunk unpacks to more than it should."""
+    """Return which chunk decompresses to more than it should."""
     plist = dataset.id.get_create_plist()
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     unknown = set(filters) - {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
     if unknown:
-        return f"its chunks are packed by the filter {min(unknown)}, which is not read"
+        return f"its chunks are compressed by the filter {min(unknown)}, which is not supported"
     packings = [f for f in filters if f in _MOST_EXPANSION]
     if not packings:
         return None
     if len(packings) > 1:
-        return "its chunks are packed twice"
+        return "its chunks are compressed twice"
     most_unpacked = _MOST_EXPANSION[packings[0]]
     large: list[Any] = []
 
@@ -54,12 +54,12 @@ def _chunk_problem(dataset: Any, chunk: int, file_bytes: int) -> str | None:
     dataset.id.chunk_iter(look)
     for info in large:
         if packings[0] != _DEFLATE or not _unpacks(dataset, info, chunk):
-            return f"its chunk at {info.chunk_offset} unpacks to more than its {chunk} bytes"
+            return f"its chunk at {info.chunk_offset} decompresses to more than its {chunk} bytes"
     return None
 
 
 def _unpacks(dataset: Any, info: Any, chunk: int) -> bool:
-    """Return whether a deflated chunk unpacks to its own size, in pieces that cost no memory."""
+    """Return whether a deflated chunk decompresses to its size, in small pieces."""
     if info.filter_mask:  # some filter was left out for this chunk
         return info.size <= chunk + 4
     _, packed = dataset.id.read_direct_chunk(info.chunk_offset)

@@ -1,7 +1,7 @@
-"""Gives each taker of a blob a copy of its own, through Split layers, as Caffe does in every net.
+"""Inserts Split layers, so that each consumer of a blob has its own copy, as in every net of Caffe.
 
-Our nets need no Split: several layers may take one blob. Old scripts meet the layers and their
-blobs by name, though, and each taker's gradient lies in its own copy.
+Our nets need no Split: several layers may take one blob. Old scripts use the layers and their
+blobs by name, though, and each consumer's gradient is in its own copy.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def split_name(blob: str, layer: str, top: int) -> str:
 
 
 def insert_splits(net: Any) -> Any:
-    """Return a copy of ``net`` with a Split behind every top that is taken more than once.
+    """Return a copy of ``net`` with a Split after every top that is taken more than once.
 
-    A loss weight that the prototxt gives counts as a taker; it moves to the Split's first top, and
-    the layer's own list is cleared. A top made in place counts anew from there.
+    A loss weight that the prototxt gives counts as a consumer; it moves to the Split's first top,
+    and the layer's own list is cleared. A top made in place is counted again from there.
 
     Args:
         net: a NetParameter of the current format, filtered for one state.
@@ -32,13 +32,13 @@ def insert_splits(net: Any) -> Any:
     Raises:
         NetError: a layer takes a blob that no layer before it makes.
 
-    Source: Caffe's InsertSplits. An empty bottom, which is none here, stays as it is.
+    Source: Caffe's InsertSplits. An empty bottom, which counts as none here, stays as it is.
     """
     sources, takers, weights = _count(net)
     split = pb.NetParameter()
     split.CopyFrom(net)
     del split.layer[:]
-    given: Counter[Source] = Counter()  # copies handed out so far
+    given: Counter[Source] = Counter()  # copies used so far
     for index, layer in enumerate(net.layer):
         copy = split.layer.add()
         copy.CopyFrom(layer)

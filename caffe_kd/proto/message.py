@@ -1,6 +1,6 @@
 """Reads and writes a whole net in binary, its blobs inside the message.
 
-Training and export read weights without the message around them (``binary.py``), which is faster.
+Training and export read weights without the rest of the message (``binary.py``), which is faster.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .wire import HDF5_MAGIC, Damaged, whole_file
 
 
 def read_net(path: str | Path) -> Any:
-    """Read a ``.caffemodel`` of any year into a NetParameter, as it is.
+    """Read a ``.caffemodel`` of any format version into a NetParameter, as it is.
 
     Fields that forks number otherwise are under the names they have here; see ``renumber.py``.
     Values that NVIDIA's fork keeps as ``raw_data`` are in ``data``.
 
     Raises:
-        ParseError: the file is missing, damaged, cut short, or holds something else.
+        ParseError: the file is missing, damaged, truncated, or holds something else.
     """
     data = whole_file(path)
     if data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         raise ParseError("is an HDF5 file, which holds weights but no net", str(path))
-    # Tells what is wrong with the file, and bounds how many messages it can make.
+    # Reports what is wrong with the file, and limits how many messages it can make.
     weights = read_weights(path)
     net = pb.NetParameter()
     try:
@@ -46,7 +46,7 @@ def read_net(path: str | Path) -> Any:
 
 
 def _unpack_raw_data(net: Any, weights: list[LayerWeights]) -> None:
-    """Give blobs without ``data`` the values that were read in another form."""
+    """Set ``data`` of blobs whose values came in another form."""
     for layer, read in zip(net.layer, weights, strict=True):
         for blob, array in zip(layer.blobs, read.blobs, strict=True):
             if array is None or not array.size or blob.data or blob.double_data:

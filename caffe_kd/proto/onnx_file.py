@@ -1,7 +1,7 @@
-"""What may be known of an ONNX model before it is run, and whether it may be run.
+"""What is known of an ONNX model before it runs, and whether it may run.
 
-The file may come from anywhere. ONNX Runtime runs no code of a model's own, but it opens the files
-that the model names, takes the memory that the shapes ask for, and goes through its loops.
+The file may come from anywhere. ONNX Runtime executes no code in a model, but it opens the files
+that the model names, allocates what the shapes ask for, and runs its loops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENDLESS = ("Loop",)  # operators that may run without end
 
 @dataclass
 class Port:
-    """An input or output of a model; an extent that is open is None, an open shape too."""
+    """An input or output of a model; a dynamic dim is None, a dynamic shape too."""
 
     name: str
     shape: tuple[int | None, ...] | None
@@ -32,7 +32,7 @@ class Port:
 
 @dataclass
 class Ports:
-    """What a model takes and gives, and the files beside it in which its weights lie."""
+    """A model's inputs and outputs, and the external files of its weights."""
 
     inputs: list[Port]
     outputs: list[Port]
@@ -40,7 +40,7 @@ class Ports:
 
 
 def read_ports(path: str | Path) -> Ports:
-    """Return what a model takes and gives.
+    """Return a model's inputs and outputs.
 
     Raises:
         ParseError: the file is missing, damaged, or not an ONNX model; or it names files outside
@@ -71,7 +71,7 @@ _BYTES_PER_FIELD = 100
 
 
 def _check_count(content: bytes, path: str | Path) -> None:
-    """Refuse a model of countless small parts, before they fill the memory."""
+    """Raise ParseError for a model of too many small parts, before they fill the memory."""
     most = MAX_FIELDS + len(content) // _BYTES_PER_FIELD
     walker = Walker(content, most)
     try:
@@ -104,7 +104,7 @@ def _graphs(model: Any) -> Iterator[Any]:
 
 
 def _files(graph: Any, path: Path) -> Iterator[Path]:
-    """Yield the files in which a graph's tensors lie, once it has passed."""
+    """Yield the external files of a graph's tensors, after checking it."""
     tensors = list(getattr(graph, "initializer", ()))  # a function has none
     for sparse in getattr(graph, "sparse_initializer", ()):
         tensors += [sparse.values, sparse.indices]
@@ -130,7 +130,7 @@ def _external(tensor: Any, path: Path) -> Path:
     file = Path(os.path.realpath(folder / location)) if "\0" not in location else folder
     if os.path.isabs(location) or folder not in file.parents or not file.is_file():
         raise ParseError(
-            f"its weights '{tensor.name}' lie in '{location}', which is no file in the model's own "
+            f"its weights '{tensor.name}' are in '{location}', which is not a file in the model's "
             "folder or below it",
             str(path),
         )
@@ -138,7 +138,7 @@ def _external(tensor: Any, path: Path) -> Path:
 
 
 def _check_memory(model: Any, path: str | Path) -> None:
-    """Refuse a model one of whose values, as far as its shape is known, no memory holds."""
+    """Raise ParseError for a model with a value, of known shape, too large for memory."""
     import onnx
 
     memory = machine_bytes()
@@ -146,7 +146,7 @@ def _check_memory(model: Any, path: str | Path) -> None:
         return
     try:
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception:  # its errors have no common root; ONNX Runtime tells what is wrong
+    except Exception:  # its errors have no common root; ONNX Runtime reports what is wrong
         graph = model.graph
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = [(v.name, [d.dim_value for d in v.type.tensor_type.shape.dim]) for v in values]

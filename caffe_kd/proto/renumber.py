@@ -1,8 +1,8 @@
-"""Reads a fork's binary nets: gives its fields the numbers, or the names, that they have here.
+"""Reads a fork's binary nets: translates its field numbers to the numbers, or names, used here.
 
-Forks took the same free numbers for different things, so a number alone does not tell: 147 is
-swish_param in Caffe and knowledge_distillation_param elsewhere. The layer's type tells. What is in
-no table stays as it is: protobuf keeps fields it does not know.
+Forks use the same free numbers for different fields, so a number alone is ambiguous: 147 is
+swish_param in Caffe and knowledge_distillation_param elsewhere. The layer's type decides. What is
+in no table stays as it is: protobuf keeps fields it does not know.
 
 Source: the public schemas of the forks.
 """
@@ -56,11 +56,11 @@ _HOMES = {
 _NVIDIA_TYPES = ("DOUBLE", "FLOAT", "FLOAT16", "INT", "UINT", "BOOL")
 _NVIDIA = {145: "forward_type", 146: "backward_type", 147: "forward_math", 148: "backward_math"}
 
-# Intel's nets are told by the net's engine and compile_net_state, or by a layer's engine.
+# Intel's nets are recognised by the net's engine and compile_net_state, or by a layer's engine.
 _INTEL_NET = (9, 10)
 _INTEL_ENGINE = 149
 _ENGINES = (b"", b"CAFFE", b"MKL2017", b"MKLDNN")
-# PoolingParameter there: every extent has another number, and two fields exist only there.
+# PoolingParameter there: every size has another number, and two fields exist only there.
 _INTEL_POOLING = {2: 4, 3: 2, 4: 3, 5: 9, 6: 10, 7: 5, 8: 6, 9: 7, 10: 8}
 _INTEL_POOLING_NAMES = {13: "avg_include_pad", 14: "axis"}
 

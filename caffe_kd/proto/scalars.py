@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from ..core.errors import did_you_mean
 from .tokens import Tokens
 
-MAX_STRING = 4 << 20  # characters; an escape takes a multiple of itself while it is read
+MAX_STRING = 4 << 20  # characters; reading escapes takes several times their size
 
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPED = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f"}
@@ -30,10 +30,10 @@ _TYPE_WORDS = {
 
 
 class Scalars(Tokens):
-    """Tokens that are read as the values of fields."""
+    """Reads tokens as the values of fields."""
 
     def scalar(self, field: FieldDescriptor) -> Any:
-        """Read the value of a field that is no block."""
+        """Read the value of a field that is not a block."""
         negative = self.skip("-")
         kind, word, line = self.take()
         if field.enum_type is not None:
@@ -54,7 +54,7 @@ class Scalars(Tokens):
         self.fail_at(line, f"'{field.name}' takes {_TYPE_WORDS[field.type]}. Received: {word[:40]}")
 
     def _string(self, field: FieldDescriptor, word: str, line: int) -> str | bytes:
-        """Return what one or several strings next to each other mean."""
+        """Return the value of one or several adjacent strings."""
         octets = self._octets(word, line)
         while self.kind == "string":
             _, word, line = self.take()
@@ -67,7 +67,7 @@ class Scalars(Tokens):
             self.fail_at(line, f"'{field.name}' takes UTF-8. Received: {octets[:40]!r}")
 
     def _octets(self, token: str, line: int) -> bytes:
-        """Return what a string in quotes means; its escapes stand for octets."""
+        """Return the value of a quoted string; its escapes are bytes."""
         if len(token) > MAX_STRING:
             self.fail_at(line, f"a string of {len(token)} characters: at most {MAX_STRING}")
 
@@ -87,7 +87,9 @@ class Scalars(Tokens):
             return bytes([int(escape, 8) & 0xFF])
         if escape not in _ESCAPED:
             word = match.group().decode("utf-8", "replace")
-            self.fail_at(line, f"'{word}' in a string is no escape; for a backslash write '\\\\'")
+            self.fail_at(
+                line, f"'{word}' in a string is not an escape; for a backslash write '\\\\'"
+            )
         return _ESCAPED[escape]
 
     @staticmethod
@@ -114,8 +116,7 @@ class Scalars(Tokens):
         sign = "-" if negative else ""
         self.fail_at(
             line,
-            f"'{field.name}' takes a whole number of {low} to {high - 1}. "
-            f"Received: {sign}{word[:40]}",
+            f"'{field.name}' takes an integer of {low} to {high - 1}. Received: {sign}{word[:40]}",
         )
 
     def _enum_value(

@@ -1,8 +1,7 @@
 """Values that depend on the iteration, as pure functions of a ScheduleParameter and the iteration.
 
-A schedule is a list of points (iteration, value) and a policy that says how the value goes from one
-to the next. A constant is one point; a warm-up two, with policy LINEAR; stages are points with
-policy STEP.
+A schedule is a list of points (iteration, value) and a policy for the values between them. A
+constant is one point; a warm-up two, with policy LINEAR; stages are points with policy STEP.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from . import caffe_pb2 as pb
 
-# What part of the way from a point's value to the next is done, at part x of the time, 0..1.
+# The fraction of the way from a point's value to the next, at fraction x of the time, 0..1.
 _PROGRESS: dict[int, Callable[[float], float]] = {
     pb.ScheduleParameter.LINEAR: lambda x: x,
     pb.ScheduleParameter.COSINE: lambda x: (1 - math.cos(math.pi * x)) / 2,
@@ -21,14 +20,14 @@ _PROGRESS: dict[int, Callable[[float], float]] = {
     pb.ScheduleParameter.SIGMOID: lambda x: math.exp(-5 * (1 - x) ** 2),
 }
 _WORDS = {
-    pb.ScheduleParameter.LINEAR: "in a straight line",
+    pb.ScheduleParameter.LINEAR: "linearly",
     pb.ScheduleParameter.COSINE: "along a cosine",
     pb.ScheduleParameter.SIGMOID: "along a sigmoid",
 }
 
 
 def fault(schedule: Any) -> str | None:
-    """Return what is wrong with a ScheduleParameter, in words, or None."""
+    """Return a message about what is wrong with a ScheduleParameter, or None."""
     if not schedule.point:
         return "needs at least one point { iter value }"
     if any(not p.HasField("value") or not math.isfinite(p.value) for p in schedule.point):
@@ -70,7 +69,7 @@ def value_at(schedule: Any, iteration: int) -> float:
 
 
 def outlook(schedule: Any, iteration: int) -> str:
-    """Return the value in an iteration and how it goes on, in words."""
+    """Describe the value in an iteration and how it continues."""
     now, stage = f"{value_at(schedule, iteration):g}", stage_at(schedule, iteration)
     if stage + 1 == len(schedule.point):
         return f"{now} from here on"
@@ -83,7 +82,7 @@ def outlook(schedule: Any, iteration: int) -> str:
 
 
 def stretch(message: Any, factor: float) -> None:
-    """Let all schedules in a message reach their points after so many times the iterations."""
+    """Multiply the iterations of all points of the schedules in a message."""
     for field, value in message.ListFields():
         if field.message_type is None or field.is_repeated:
             continue

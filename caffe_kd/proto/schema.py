@@ -1,8 +1,8 @@
 """Reads ``caffe.proto`` into a private descriptor pool.
 
 The pool is private because a process may hold only one ``caffe.NetParameter`` in protobuf's default
-pool: a program that has imported the original's ``caffe_pb2`` can still import this package. The
-``.proto`` text itself is the only source, so there is no generated file that could fall behind.
+pool: a program that has imported Caffe's ``caffe_pb2`` can still import this package. The
+``.proto`` text itself is the only source, so no generated file can become outdated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LABELS = {
     label: getattr(_Field, f"LABEL_{label.upper()}")
     for label in ("optional", "required", "repeated")
 }
-# A comment, a string, a number, a word; any other character is a token of its own.
+# A comment, a string, a number, a word; any other character is a token.
 _TOKEN = re.compile(r'//[^\n]*|"(?:[^"\\]|\\.)*"|-?\d[\d.]*(?:e[-+]?\d+)?|[\w.]+|\S')
 
 
@@ -122,7 +122,7 @@ class _Reader:
 
 
 def parse(text: str, name: str = FILE_NAME) -> descriptor_pb2.FileDescriptorProto:
-    """Return what the text of a ``.proto`` file describes; see ``complete``.
+    """Return the descriptor of the text of a ``.proto`` file; see ``complete``.
 
     Raises:
         ValueError: the text uses more of the language than ``caffe.proto`` does.
@@ -133,13 +133,13 @@ def parse(text: str, name: str = FILE_NAME) -> descriptor_pb2.FileDescriptorProt
 
 
 def complete(
-    file: descriptor_pb2.FileDescriptorProto, borrowed: FileDescriptor | None = None
+    file: descriptor_pb2.FileDescriptorProto, imported: FileDescriptor | None = None
 ) -> None:
     """Give fields of a message or enum type their full names, and messages ``foreign``.
 
     Args:
         file: what ``parse`` has read.
-        borrowed: the file whose types are used where this one has none of a name.
+        imported: the file whose types are used where this one has none of a name.
 
     Raises:
         ValueError: there is no type of a name.
@@ -153,13 +153,13 @@ def complete(
                 continue
             package, is_enum = file.package, field.type_name in enums
             if field.type_name not in known:
-                package, is_enum = _borrowed(borrowed, field.type_name, message.name)
+                package, is_enum = _imported(imported, field.type_name, message.name)
             field.type = _Field.TYPE_ENUM if is_enum else _Field.TYPE_MESSAGE
             field.type_name = f".{package}.{field.type_name}"
     _make_room_for_forks(file)
 
 
-def _borrowed(file: FileDescriptor | None, name: str, message: str) -> tuple[str, bool]:
+def _imported(file: FileDescriptor | None, name: str, message: str) -> tuple[str, bool]:
     """Return the package of another file's type, and whether it is an enum."""
     if file is not None and name in file.enum_types_by_name:
         return file.package, True
@@ -169,7 +169,7 @@ def _borrowed(file: FileDescriptor | None, name: str, message: str) -> tuple[str
 
 
 def _make_room_for_forks(file: descriptor_pb2.FileDescriptorProto) -> None:
-    """Give every message ``foreign``: the fields that only forks know, as ForeignField says."""
+    """Give every message ``foreign``: the fields that only forks know (see ForeignField)."""
     for message in file.message_type:
         if message.name != "ForeignField":
             message.field.add(

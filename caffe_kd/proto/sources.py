@@ -1,4 +1,4 @@
-"""What a layer without bottoms brings to a net: the one place that says which types bring data."""
+"""What a layer without bottoms provides: the one place that says which types read data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 class Source(Enum):
     """What the tops of a layer without bottoms are."""
 
-    SAMPLES = "records of a database, list or file, or of a user's own type"
+    SAMPLES = "samples of a database, list or file, or of a user's own type"
     INPUT = "what the program sets"
-    VALUES = "values that the layer makes itself"
-    PARAMETER = "what is learnt"
+    VALUES = "values that the layer generates"
+    PARAMETER = "what is learned"
     RATE = "the solver's learning rate"
 
 
-# What teaches, tests and predicts is computed from these.
+# The outputs of a net are computed from these.
 DATA = (Source.SAMPLES, Source.INPUT, Source.VALUES)
 
 _OF_TYPES = {
@@ -28,15 +28,15 @@ _OF_TYPES = {
 
 
 def source_of_type(name: str) -> Source:
-    """Return what layers of a type bring where they have no bottoms."""
+    """Return what layers of a type provide where they have no bottoms."""
     return _OF_TYPES.get(name, Source.SAMPLES)
 
 
 def declare(name: str, source: Source) -> None:
-    """Enter what a layer type of a user's own brings, as its class says."""
+    """Register what a user's own layer type provides, as its class says."""
     _OF_TYPES[name] = source
 
 
 def source_of_layer(layer: Any) -> Source | None:
-    """Return what a LayerParameter brings; None if it has bottoms."""
+    """Return what a LayerParameter provides; None if it has bottoms."""
     return None if any(layer.bottom) else source_of_type(layer.type)

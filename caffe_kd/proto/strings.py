@@ -1,4 +1,4 @@
-"""Refuses what no name of a net can be meant to hold."""
+"""Refuses characters that no name in a net is meant to have."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from ..core.errors import ParseError, has_control_characters
-from ..core.files import slip_in
+from ..core.files import name_hint
 
 MOST_CHARACTERS = 4096
-_FREE = ("param_str", "text")  # what a Python layer reads, and a fork's own field
+_FREE = ("param_str", "text")  # read by Python layers, and a fork's own field
 _PLACE = "source_line"
 
 
 def check_strings(message: Any, file: str) -> None:
-    """Refuse names, paths and words of a net or solver that would garble what is printed.
+    """Raise ParseError for names, paths and words of a net or solver that would garble output.
 
     Raises:
-        ParseError: a string has control characters, such as a terminal obeys, or is endless.
+        ParseError: a string has control characters or is too long.
     """
     for where, name, value in _strings(message, file):
         if any("\ud800" <= letter <= "\udfff" for letter in value):
             problem = "is not UTF-8"
         elif has_control_characters(value):
-            problem = "has control characters, as none can be meant to have"
+            problem = "has control characters, which cannot be intended"
         elif len(value) > MOST_CHARACTERS:
-            problem = f"has {len(value)} characters, where {MOST_CHARACTERS} are the most"
+            problem = f"has {len(value)} characters; at most {MOST_CHARACTERS} are allowed"
         else:
             continue
-        hint = slip_in(value)
+        hint = name_hint(value)
         raise ParseError(f"'{name}' {problem}. Received: \"{value[:60]}\"{hint}", where)
 
 
 def _strings(message: Any, where: str) -> Iterator[tuple[str, str, str]]:
-    """Yield place, field and value of each string, here and in every message below."""
+    """Yield location, field and value of each string, here and in every message below."""
     place = getattr(message, _PLACE, "") or where
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -43,6 +43,6 @@ def _strings(message: Any, where: str) -> Iterator[tuple[str, str, str]]:
                 yield from _strings(item, place)
         elif field.type == FieldDescriptor.TYPE_STRING and field.name not in (*_FREE, _PLACE):
             for item in value if field.is_repeated else [value]:
-                # protobuf gives the bytes of a binary file that are no text as they are
+                # protobuf returns invalid UTF-8 of a binary file as bytes
                 is_text = isinstance(item, str)
                 yield place, field.name, item if is_text else item.decode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Several students that learn together, as one net."""
+"""Several students that are trained together, as one net."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .compose import is_data
 def merge(students: Sequence[tuple[str, Any]]) -> Any:
     """Return the net that holds the students side by side on the same data.
 
-    Data layers keep their names and are joined once; other layers, their blobs and the names of
-    their parameters become ``<student>/<name>``. A layer that changes the data in place makes a
-    blob of its student's instead.
+    Data layers keep their names and are added once; other layers, their blobs and the names of
+    their parameters become ``<student>/<name>``. A layer that changes the data in place writes
+    a blob of its student instead.
 
     Args:
         students: name and net of each, with the layers of all phases.
@@ -44,7 +44,7 @@ def merge(students: Sequence[tuple[str, Any]]) -> Any:
 
 def _layers_of(student: str, net: Any, shared: set[str]) -> list[Any]:
     prefix = f"{student}/"
-    own = set(shared)  # blobs that are still the shared ones
+    own = set(shared)  # blobs that are still shared
     layers = []
     for layer in net.layer:
         if is_data(layer):

@@ -1,8 +1,8 @@
-"""Reads and writes prototxt, protobuf's text format, and remembers the line of every layer.
+"""Reads and writes prototxt, protobuf's text format, and records the line of every layer.
 
-A reader of our own, since protobuf's keeps no positions: each message that has a ``source_line``
+A parser of our own, because protobuf's keeps no positions: each message that has a ``source_line``
 field (the layers) gets ``file:line`` there, which follows it through upgrade, composition and
-filtering, so that any later message about the layer can name the place. Writing clears it.
+filtering, so that any later message about the layer can give the location. Writing clears it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .user_blocks import field_of, plain_names, value_of
 
 Message = TypeVar("Message", bound=Any)
 
-MAX_BYTES = 8 << 20  # ten times the largest net in public
-MAX_DEPTH = 100  # blocks inside blocks, of a fork: those of the schema cannot go as deep
+MAX_BYTES = 8 << 20  # ten times the largest public net
+MAX_DEPTH = 100  # nested blocks of a fork; those of the schema are never as deep
 
-# What the messages of a file may take, as far as a field or block of few letters makes much of it:
-# room for some ten thousand layers, beside what the file's own length allows.
+# Limit of the messages' memory, since a field or block of few letters can take much of it: room for
+# some ten thousand layers, beside what the file's length allows.
 _ROOM_BYTES = 24 << 20
 _BLOCK_BYTES, _FIELD_BYTES, _ITEM_BYTES = 48, 8, 16  # of a block, each field it may have, a value
 _WORD_BYTES = 128  # of a fork's field or value, which is kept as text
@@ -39,7 +39,7 @@ _FOREIGN_FIELD = re.compile(r'^( *)foreign \{\n *text: "((?:[^"\\]|\\.)*)"\n *\}
 
 HIDDEN = ("source_line", FOREIGN)  # fields of the schema that no prototxt has
 _OTHER_FILE = {"NetParameter": "SolverParameter", "SolverParameter": "NetParameter"}
-# Of these no layer, net or solver is built, so that a misspelt field in them would go unseen.
+# No layer, net or solver is built from these, so a misspelt field in them would go unnoticed.
 _STRICT = ("BlobProto", "BlobShape")
 
 
@@ -82,7 +82,7 @@ def _decoded(path: str | Path) -> str:
     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError:  # comments in another encoding; the names of nets are ASCII
+    except UnicodeDecodeError:  # comments in another encoding; names in nets are ASCII
         return data.decode("latin-1")
 
 
@@ -91,7 +91,7 @@ def _bytes(path: str | Path) -> bytes:
         if size > MAX_BYTES:
             raise ParseError(
                 f"is no prototxt that is read: {size} bytes of text, where {MAX_BYTES} are the "
-                "most. A net's weights belong into a .caffemodel, given with -weights",
+                "most. A net's weights belong in a .caffemodel, given with -weights",
                 str(path),
             )
     return read_bytes(path, MAX_BYTES)
@@ -103,7 +103,7 @@ def parse(text: str, message: Message, name: str = "<prototxt>", line: int = 1) 
     Args:
         text: the prototxt.
         message: what to read it into.
-        name: stands for the file in messages.
+        name: the file's name in messages.
         line: the file's line where ``text`` begins.
     """
     _Parser(text, name, line).fields(message, end="")
@@ -113,7 +113,7 @@ def parse(text: str, message: Message, name: str = "<prototxt>", line: int = 1) 
 def locate(path: str | Path, field: str) -> str:
     """Return ``file:line`` of the first mention of a field in a prototxt, or the file alone."""
     try:
-        lines = _decoded(path).split("\n")  # splitlines() knows more ends of lines
+        lines = _decoded(path).split("\n")  # splitlines() splits at more characters
     except ParseError:
         return str(path)
     mention = re.compile(rf"(?:^|[\s}}]){field}\s*[:{{<]")
@@ -124,7 +124,7 @@ def locate(path: str | Path, field: str) -> str:
 
 
 def clear_source_lines(message: Any) -> None:
-    """Remove the places where layers were read, here and in every message below."""
+    """Remove the locations where layers were read, here and in every message below."""
     for field, value in message.ListFields():
         if field.name == "source_line":
             message.ClearField("source_line")
@@ -134,11 +134,11 @@ def clear_source_lines(message: Any) -> None:
 
 
 def to_text(message: Any, as_utf8: bool = True) -> str:
-    """Return a message as prototxt, without the places where its layers were read.
+    """Return a message as prototxt, without the locations where its layers were read.
 
     Args:
         message: any message of the schema.
-        as_utf8: whether letters beyond ASCII stand as they are, or as escapes.
+        as_utf8: whether non-ASCII letters are written as they are, or as escapes.
     """
     copy = type(message)()
     copy.CopyFrom(message)
@@ -150,7 +150,7 @@ def to_text(message: Any, as_utf8: bool = True) -> str:
 
 
 def _as_written(match: re.Match[str]) -> str:
-    """Return a field of a fork as it stood in its file, where ForeignField was printed."""
+    """Return a fork's field as in its file, in place of the printed ForeignField."""
     indent, escaped = match.groups()
     lines = text_encoding.CUnescape(escaped).decode("utf-8").split("\n")
     return "".join(f"{indent}{line}\n" for line in lines)
@@ -162,7 +162,7 @@ def write(path: str | Path, message: Any) -> None:
 
 
 class _Parser(Scalars):
-    """A recursive descent over the tokens of one file; no message of the schema holds itself."""
+    """A recursive descent over the tokens of one file; no message of the schema contains itself."""
 
     def __init__(self, text: str, name: str, line: int = 1) -> None:
         super().__init__(plain_names(text), name, line)
@@ -170,12 +170,12 @@ class _Parser(Scalars):
         self._around: list[Any] = []  # the messages that are being read, outermost first
 
     def _spend(self, count: int) -> None:
-        """Count memory that the messages take; a small file must not make much of it."""
+        """Count the messages' memory, which a small file must not exhaust."""
         self._bytes_left -= count
         if self._bytes_left < 0:
             self.fail(
-                "the blocks and values up to here take more memory than a net of any use: "
-                f"{_ROOM_BYTES >> 20} MB and the file's length are the most"
+                "the blocks and values up to here take more memory than any real net: "
+                f"{_ROOM_BYTES >> 20} MB plus the file's length is the limit"
             )
 
     def messages(self, make: Callable[[], Message]) -> list[tuple[int, Message]]:
@@ -196,7 +196,7 @@ class _Parser(Scalars):
     def fields(self, message: Any, end: str, up_to: str | None = None) -> None:
         """Read the fields of one message up to the mark that ends it.
 
-        A field ``up_to`` that comes again ends the message too, and begins the next.
+        A repeated field ``up_to`` ends the message too, and begins the next.
         """
         descriptor: Descriptor = message.DESCRIPTOR
         by_name = descriptor.fields_by_name
@@ -234,10 +234,10 @@ class _Parser(Scalars):
         )
 
     def _keep(self, message: Any, field: FieldDescriptor | None, word: str, line: int) -> None:
-        """Keep a field that the schema lacks as it is written.
+        """Keep a field that the schema lacks as written.
 
-        What builds the layer, net or solver refuses it. It is an error here where something else
-        is seen to be wrong.
+        Building the layer, net or solver refuses it. It is an error here where another mistake is
+        recognised.
         """
         descriptor: Descriptor = message.DESCRIPTOR
         if word in HIDDEN or (field is None and rule_for(descriptor.name, word) is None):
@@ -254,7 +254,7 @@ class _Parser(Scalars):
         other = _OTHER_FILE.get(descriptor.name)
         if other and word in descriptor.file.message_types_by_name[other].fields_by_name:
             kind, wanted = ("solver", "net") if other == "SolverParameter" else ("net", "solver")
-            return f" This seems to be a {kind}; a {wanted} is wanted here."
+            return f" This seems to be a {kind}; a {wanted} is expected here."
         for outer in self._around:
             field = outer.fields_by_name.get(word)
             if field is not None and field.message_type is not None and outer is not descriptor:
@@ -264,7 +264,7 @@ class _Parser(Scalars):
     def _is_foreign(self, descriptor: Descriptor, field: FieldDescriptor) -> bool:
         """Return whether only a fork gives a field of Caffe the value that comes next."""
         if field.enum_type is None and (descriptor.name, field.name) not in WORDS:
-            return False  # which spares most fields the rest
+            return False  # the common case, checked first
         value = self.peek_behind(":")
         if field.enum_type is not None and value in field.enum_type.values_by_name:
             return False
@@ -280,7 +280,7 @@ class _Parser(Scalars):
         return kind == "end" or word == "}" or (kind == "word" and behind in (":", "{"))
 
     def _foreign(self, word: str, line: int, depth: int, is_empty: bool = False) -> list[str]:
-        """Read a field whose type is unknown; return it as the lines that are written for it."""
+        """Read a field whose type is unknown; return the lines to write for it."""
         self._spend(_WORD_BYTES)
         indent = "  " * depth
         colon = self.skip(":")

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ..core.errors import ParseError
 
-Token = tuple[str, str, int]  # what it is, how it is written, and its line
+Token = tuple[str, str, int]  # kind, text and line
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\f\v]+|\#[^\n]*)
@@ -27,11 +27,11 @@ _IN_STRING = re.compile(r"""\\.|["'\n\\]""")
 
 
 class Tokens:
-    """A place among the tokens of a prototxt, which are cut off one by one as they are taken.
+    """A position in a prototxt, whose tokens are split off one by one as they are taken.
 
     Args:
         text: the prototxt.
-        name: stands for the file in messages.
+        name: the file's name in messages.
         line: the file's line where ``text`` begins.
     """
 
@@ -55,14 +55,15 @@ class Tokens:
                 self.fail_at(line, f"not a prototxt: unexpected character {match.group()!r}")
             elif kind == "left_out":
                 self.fail_at(
-                    line, "'...' stands where layers were left out: write them here, then run again"
+                    line,
+                    "'...' replaces layers that were left out: write them here, then run again",
                 )
             elif kind != "space":
                 yield kind or "", match.group(), line
         yield "end", "", line
 
     def _end_of_string(self, text: str, start: int, line: int) -> int:
-        """Return the place behind the quote that closes a string."""
+        """Return the position after the closing quote of a string."""
         quote = text[start]
         for match in _IN_STRING.finditer(text, start + 1):
             if match.group() == quote:
@@ -99,17 +100,17 @@ class Tokens:
         return self._ahead[0][1]
 
     def ahead(self, count: int) -> Token:
-        """Return the token ``count`` places behind the next; behind the end it is another end."""
+        """Return the token ``count`` places after the next; after the end it is another end."""
         while len(self._ahead) <= count and self._ahead[-1][0] != "end":
             self._ahead.append(next(self._rest))
         return self._ahead[min(count, len(self._ahead) - 1)]
 
     def peek_behind(self, mark: str) -> str:
-        """Return the next token, or if it is the mark the one behind it."""
+        """Return the next token, or, if it is the mark, the one after it."""
         return self.ahead(int(self.peek() == mark))[1]
 
     def take(self) -> Token:
-        """Return the next token and move on; behind the end there is always another end."""
+        """Return the next token and move on; after the end there is always another end."""
         token = self._ahead[0]
         if token[0] != "end":
             self._taken = self._ahead.popleft()

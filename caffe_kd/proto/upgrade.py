@@ -1,11 +1,11 @@
-"""Brings nets and solvers of any year to the current format.
+"""Upgrades nets and solvers of any format version to the current one.
 
-The steps are the original's, in its order, each from message to message; before and after them the
-fields that only forks know are left out or moved where that changes no result (``foreign.py``):
+The steps are Caffe's, in its order, each from message to message; before and after them the fields
+that only forks know are dropped or moved where that changes no result (``foreign.py``):
 
-1. layers of 2013 (V0) become layers of 2014 (V1), padding layers fold into what they feed;
+1. V0 layers (2013) become V1 layers (2014), padding layers are merged into their consumers;
 2. the data layers' scale, mean_file, crop_size and mirror move to transform_param;
-3. layers of 2014 become current ones;
+3. V1 layers become current ones;
 4. input, input_dim and input_shape become an Input layer in front;
 5. a BatchNorm with three ``param`` gets lr_mult and decay_mult 0 in each;
 
@@ -39,8 +39,8 @@ class Notes:
     """What was upgraded, for the log.
 
     Attributes:
-        lines: the steps taken, in the original's words, and the problems.
-        problems: what of the old file has no successor and was left out.
+        lines: the steps taken, in Caffe's words, and the problems.
+        problems: what has no equivalent in the current format and was left out.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Notes:
         )
 
     def done(self, what: str, problems: list[str] | None = None) -> None:
-        """Note how a step ended."""
+        """Note the result of a step."""
         if not problems:
             self.lines.append(f"Successfully upgraded file specified using deprecated {what}")
             return
@@ -65,7 +65,7 @@ class Notes:
 
 
 def needs_upgrade(net: Any) -> bool:
-    """Say whether a NetParameter has anything that is not of the current format."""
+    """Return whether a NetParameter has anything in an old format."""
     return bool(net.layers or net.input or _statistics_to_fix(net) or foreign.can_settle(net))
 
 
@@ -73,17 +73,17 @@ def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
     """Return a net in the current format: a new message, or the same if it is current.
 
     Args:
-        net: a NetParameter of any year, from a prototxt or with blobs.
+        net: a NetParameter of any format version, from a prototxt or with blobs.
         name: the file it was read from, for messages.
-        notes: takes up what was done.
+        notes: collects what was done.
 
     Raises:
         NetError: the net mixes ``layer`` and ``layers``, has a layer type that its format does not
-            know, padding layers before something else than a convolution or pooling, or inputs
-            without all their extents.
-        ParseError: a name has control characters, or is endless.
+            know, padding layers before something other than a convolution or pooling, or inputs
+            without all their dims.
+        ParseError: a name has control characters, or is too long.
 
-    Source: the original's ``UpgradeNetAsNeeded``. It writes layers of 2014 among those of 2013
+    Source: Caffe's ``UpgradeNetAsNeeded``. It writes layers of 2014 among those of 2013
     without their settings; here they keep them.
     """
     check_strings(net, name)
@@ -103,7 +103,7 @@ def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
     if upgraded.layers:
         notes.step("V1LayerParameter", name)
         notes.done("V1LayerParameter", upgrade_v1.upgrade(upgraded))
-        notes.lines += foreign.settle(upgraded)  # blocks that a layer has only now
+        notes.lines += foreign.settle(upgraded)  # blocks of the upgraded layers
     if upgraded.input:
         notes.step("input fields", name)
         _upgrade_input(upgraded, name, notes)
@@ -123,19 +123,19 @@ def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
 def upgrade_solver(solver: Any, name: str, notes: Notes | None = None) -> Any:
     """Return a solver in the current format: a new message, or the same if it is current.
 
-    Nets written inside the solver are upgraded too, which the original leaves undone.
+    Nets written inside the solver are upgraded too, which Caffe does not do.
 
     Args:
         solver: a SolverParameter.
         name: the file it was read from, for messages.
-        notes: takes up what was done.
+        notes: collects what was done.
 
     Raises:
         SolverError: both solver_type and type are given.
         NetError: a net inside cannot be upgraded; see ``upgrade_net``.
-        ParseError: a name has control characters, or is endless.
+        ParseError: a name has control characters, or is too long.
 
-    Source: the original's ``UpgradeSolverAsNeeded``.
+    Source: Caffe's ``UpgradeSolverAsNeeded``.
     """
     check_strings(solver, name)
     nets = [getattr(solver, f) for f in ("net_param", "train_net_param") if solver.HasField(f)]
@@ -177,20 +177,22 @@ def _upgrade_solver_type(solver: Any, name: str, notes: Notes) -> None:
 def _upgrade_input(net: Any, name: str, notes: Notes) -> None:
     """Replace a net's input fields by an Input layer in front.
 
-    Inputs without any extents, as weights files have them, are dropped.
+    Inputs without any dims, as in weights files, are dropped.
     """
     inputs, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
     for field_name in ("input", "input_shape", "input_dim"):
         net.ClearField(field_name)
     if not shapes and not dims:
         return
-    # Only text has lines to point to; a binary file may be large, too.
+    # Only text has line numbers; a binary file may also be large.
     from_text = any(layer.source_line for layer in net.layer)
     where = text.locate(name, "input") if from_text else name
     if shapes:
         given, wanted, what = len(shapes), len(inputs), "input_shape, one per input"
         if dims:
-            notes.lines.append(f"Warning: {where}: input_dim is left out, for input_shape is given")
+            notes.lines.append(
+                f"Warning: {where}: input_dim is ignored because input_shape is given"
+            )
     else:
         given, wanted = len(dims), _LEGACY_DIMS * len(inputs)
         what = "input_dim, four per input (N, C, H, W)"
@@ -202,7 +204,7 @@ def _upgrade_input(net: Any, name: str, notes: Notes) -> None:
     if given > wanted:
         notes.lines.append(
             f"Warning: {where}: {len(inputs)} input take {wanted} {what}; {given - wanted} more "
-            "are left out"
+            "are ignored"
         )
     layer = pb.LayerParameter(name="input", type="Input", top=inputs)
     layer.input_param.shape.extend(shapes[:wanted])

@@ -1,9 +1,9 @@
-"""Turns the layers of 2013 (V0: one message for the settings of every type) into those of 2014.
+"""Turns V0 layers (2013: one message for the settings of every type) into V1 layers (2014).
 
-``_TYPES`` and ``_SETTINGS`` say what each word became; padding, then a layer of its own, becomes
-the pad of the convolution or pooling behind it.
+``_TYPES`` and ``_SETTINGS`` map each name; padding, which was a layer of its own,
+becomes the pad of the convolution or pooling after it.
 
-Source: the original's ``UpgradeV0Net``.
+Source: Caffe's ``UpgradeV0Net``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..core.errors import NetError, did_you_mean
 from . import caffe_pb2 as pb
 from .fields import put, unknown_numbers
 
-# Types that became another word in V1; the others are written in capitals there.
+# Types with another name in V1; the others are the same in capitals.
 _TYPES = {
     "conv": "CONVOLUTION",
     "images": "IMAGE_DATA",
@@ -119,12 +119,12 @@ _OUTSIDE = ("bottom", "top", "layer", "foreign", "source_line")
 
 
 def needs_upgrade(net: Any) -> bool:
-    """Say whether a net has layers in the format of 2013."""
+    """Return whether a net has V0 layers."""
     return any(layer.HasField("layer") for layer in net.layers)
 
 
 def upgrade(net: Any) -> list[str]:
-    """Turn a net's V0 layers into V1 layers, in place; return what could not be kept, in words.
+    """Turn a net's V0 layers into V1 layers, in place; return messages about what was lost.
 
     Layers that are V1 already stay as they are.
 
@@ -144,7 +144,7 @@ def upgrade(net: Any) -> list[str]:
 
 
 def _fold_padding(layers: Sequence[Any], inputs: Sequence[str]) -> list[Any]:
-    """Return the layers without the padding ones, whose pad their users take over."""
+    """Return the layers without the padding ones, whose pad moves to their consumers."""
     makers: dict[str, Any] = dict.fromkeys(inputs)
     kept = []
     for layer in layers:
@@ -178,7 +178,7 @@ def _pad(layer: Any, index: int, padding: Any) -> Any:
         (padding, padding.top, "produces a single blob as output"),
     ):
         if len(blobs) != 1:
-            _fail(owner, f"beside padding it {rule}. Received: {', '.join(blobs) or 'none'}")
+            _fail(owner, f"with padding it {rule}. Received: {', '.join(blobs) or 'none'}")
     padded = pb.V1LayerParameter()
     padded.CopyFrom(layer)
     padded.layer.pad = padding.layer.pad
@@ -201,7 +201,7 @@ def _upgrade_layer(old: Any, new: Any) -> list[str]:
             *message, name = successors[field.name].split(".")
             try:
                 put(getattr(new, message[0]) if message else new, name, field, value)
-            except ValueError:  # signed then, unsigned now
+            except ValueError:  # signed in V0, unsigned now
                 _fail(old, f"{field.name} must not be negative. Received: {value}")
         else:
             lost.append(field.name)
@@ -216,7 +216,7 @@ def _upgrade_layer(old: Any, new: Any) -> list[str]:
 
 
 def _successors(word: str) -> dict[str, str]:
-    """Return what the fields of a type are called in V1, as ``name`` or ``message.name``."""
+    """Return the names of a type's fields in V1, as ``name`` or ``message.name``."""
     message, settings = _SETTINGS.get(word, ("", {}))
     own = {ours: f"{message}.{theirs}" for ours, theirs in settings.items()}
     return _COMMON | own | _WHOLE.get(word, {})
@@ -228,13 +228,12 @@ def _type_number(layer: Any) -> int:
     if word not in types:
         _fail(
             layer,
-            f"Unknown layer name: '{word}' is no layer type of the format of 2013."
-            f"{did_you_mean(word, types)}",
+            f"Unknown layer name: '{word}' is not a V0 layer type.{did_you_mean(word, types)}",
         )
     number: int = pb.V1LayerParameter.LayerType.Value(types[word])
     return number
 
 
 def _fail(layer: Any, fact: str) -> NoReturn:
-    name = layer.layer.name or layer.name  # a V1 layer among those of V0 has its own
+    name = layer.layer.name or layer.name  # a V1 layer among V0 layers has its own
     raise NetError(f"layer '{name}' ({layer.layer.type}): {fact}", layer.source_line or None)

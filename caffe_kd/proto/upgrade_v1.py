@@ -1,9 +1,9 @@
-"""Turns the layers of 2014 (V1: types in capitals, ``layers``) into those of today.
+"""Turns V1 layers (2014: types in capitals, ``layers``) into current ones.
 
 Most fields kept name and meaning; ``TYPES``, ``_SPECS`` and ``_TRANSFORM`` say what the others
 became.
 
-Source: the original's ``UpgradeNetDataTransformation`` and ``UpgradeV1Net``.
+Source: Caffe's ``UpgradeNetDataTransformation`` and ``UpgradeV1Net``.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _TRANSFORMED = {
 
 
 def needs_transform_upgrade(net: Any) -> bool:
-    """Say whether a V1 data layer has transformation fields in its own message."""
+    """Return whether a V1 data layer has transformation fields in its own message."""
     return any(
         getattr(layer, _TRANSFORMED[layer.type]).HasField(name)
         for layer in net.layers
@@ -100,7 +100,7 @@ def upgrade_transform(net: Any) -> None:
 
 
 def upgrade(net: Any) -> list[str]:
-    """Turn a net's ``layers`` into ``layer``, in place; return what could not be kept, in words.
+    """Turn a net's ``layers`` into ``layer``, in place; return messages about what was lost.
 
     Raises:
         NetError: the net has both.
@@ -109,7 +109,7 @@ def upgrade(net: Any) -> list[str]:
         raise NetError(
             "Refusing to upgrade inconsistent NetParameter input; the definition includes both "
             "'layer' and 'layers' fields. "
-            f"The first 'layer' is at {net.layer[0].source_line or 'an unknown place'}. Write all "
+            f"The first 'layer' is at {net.layer[0].source_line or 'an unknown line'}. Write all "
             'of them as layer { type: "Convolution" … }, the current format',
             net.layers[0].source_line or None,
         )
@@ -133,8 +133,8 @@ def _upgrade_layer(old: Any, new: Any) -> list[str]:
     place = f"{old.source_line}: " if old.source_line else ""
     problems = []
     if not new.HasField("type"):  # in a binary file a fork's own type is a number only
-        problems.append(f"{place}layer '{old.name}' has no type that is known here")
-    # Today's layers have other numbers: nothing tells what these would be there.
+        problems.append(f"{place}layer '{old.name}' has no known type")
+    # The current layer has other numbers, so the meaning of these is unknown.
     numbers = [n for n in unknown_numbers(old) if n != _TYPE]
     if numbers:
         problems.append(

@@ -1,7 +1,7 @@
 """Blocks of settings that a user's own layer types bring: ``my_loss_param { factor: 2 }``.
 
 Each is an extension of LayerParameter in the private pool, made at run time from the text of its
-messages. To whoever reads or writes a prototxt it is a field as any other. In binary its number
+messages. For reading and writing a prototxt it is a field like any other. In binary its number
 follows from its name alone, so that a file written in one process is read in another; a process
 that does not know the type keeps the block as it is.
 """
@@ -32,7 +32,7 @@ _texts: dict[str, str] = {}
 def define(text: str, name: str | None = None) -> str:
     """Add a block to LayerParameter and return its field's name.
 
-    The same again changes nothing.
+    Adding the same block again changes nothing.
 
     Args:
         text: the messages, as in a ``.proto`` file; the first is the block's. They may use those of
@@ -41,14 +41,14 @@ def define(text: str, name: str | None = None) -> str:
             ``MyLossParameter``.
 
     Raises:
-        ValueError: the text is no such messages, or the field is there already and is another.
+        ValueError: the text does not define such messages, or another field of that name exists.
     """
     try:
         messages = schema.parse(text, "message=")
     except ValueError as error:
-        raise ValueError(f"{error}. It takes 'message NameParameter {{ ... }}'") from None
+        raise ValueError(f"{error}. Expected: 'message NameParameter {{ ... }}'") from None
     if not messages.message_type:
-        raise ValueError("message= takes 'message NameParameter { ... }'")
+        raise ValueError("message= expects 'message NameParameter { ... }'")
     block = messages.message_type[0].name
     name = name or _name_of(block)
     if _texts.get(name) == text:
@@ -67,7 +67,7 @@ def define(text: str, name: str | None = None) -> str:
         type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
         type_name=f".{messages.package}.{block}",
     )
-    schema.complete(messages, borrowed=schema.descriptor())
+    schema.complete(messages, imported=schema.descriptor())
     try:
         schema.pool().AddSerializedFile(messages.SerializeToString())
     except TypeError as error:
@@ -94,14 +94,16 @@ def number_of(name: str) -> int:
 
 def _check_free(name: str, number: int) -> None:
     if not name.isidentifier():
-        raise ValueError(f"param= takes the name of a block, as my_loss_param. Received: {name!r}")
+        raise ValueError(
+            f"param= expects the name of a block, such as my_loss_param. Received: {name!r}"
+        )
     if name in schema.messages()["LayerParameter"].DESCRIPTOR.fields_by_name:
         raise ValueError(
             f"'{name}' is a field of LayerParameter already: give the block another name, or "
             "leave message= out to use it as it is"
         )
     if name in _fields:
-        raise ValueError(f"the block '{name}' is described already, by other text")
+        raise ValueError(f"the block '{name}' is already defined, with other text")
     for other, field in _fields.items():
         if field.number == number:
             raise ValueError(f"'{name}' and '{other}' have the same number: rename one of them")
@@ -121,12 +123,12 @@ def texts() -> dict[str, str]:
 
 
 def value_of(message: Any, field: FieldDescriptor) -> Any:
-    """Return what a message has in a field, as ``getattr`` does in one of the schema's own."""
+    """Return the value of a message's field, as ``getattr`` does for the schema's own."""
     return message.Extensions[field] if field.is_extension else getattr(message, field.name)
 
 
 def plain_names(prototxt: str) -> str:
-    """Return prototxt with the fields of users by their plain names, where protobuf printed it."""
+    """Return prototxt printed by protobuf, with plain names for users' fields."""
     if f"[{_PACKAGE}." not in prototxt:
         return prototxt
     return _PRINTED.sub(r"\1\2", prototxt)

@@ -1,8 +1,8 @@
 """Walks protobuf's wire format in place, and writes pieces of it.
 
-protobuf's own classes hand out a blob's numbers one Python object at a time, which makes a net of
-60 million parameters take seconds to read and half a minute to write. A walk over the mapped file
-touches only the few bytes between the blobs; the numbers stay where they are.
+protobuf's own classes return a blob's numbers one Python object at a time, which makes a net of
+60 million parameters take seconds to read and half a minute to write. A walk over the bytes
+touches only those between the blobs; the numbers are not copied.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VARINT, I64, LEN, I32 = 0, 1, 2, 5
 _KINDS = {VARINT: "a number", I64: "a double", LEN: "text or a block", I32: "a float"}
 
 # A net of a thousand layers has some ten thousand fields outside its blobs' numbers. Far more would
-# only serve to take memory and time.
+# only waste memory and time.
 MAX_FIELDS = 200_000
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -26,9 +26,9 @@ _LFS_POINTER = b"version https://git-lfs"
 _MAGICS = {
     HDF5_MAGIC: "an HDF5 file",
     b"PK\x03\x04": "a zip archive, as PyTorch writes",
-    b"\x1f\x8b": "a gzip archive: unpack it first",
-    b"BZh": "a bzip2 archive: unpack it first",
-    b"\x80\x02": "a Python pickle, which is never opened",
+    b"\x1f\x8b": "a gzip archive: decompress it first",
+    b"BZh": "a bzip2 archive: decompress it first",
+    b"\x80\x02": "a Python pickle, which is not opened for safety",
 }
 
 
@@ -37,7 +37,7 @@ class Damaged(Exception):
 
 
 class Field(NamedTuple):
-    """One field, from ``begin``: a ``VARINT``'s value, or the place of any other's payload."""
+    """One field, from ``begin``: a ``VARINT``'s value, or the position of any other's payload."""
 
     number: int
     kind: int
@@ -61,7 +61,7 @@ class Walker:
 
         Args:
             start: first byte of the message.
-            end: the byte behind it.
+            end: the byte after it.
             kinds: the wire types a field may have, by field number; other fields are skipped. None:
                 all fields, of any wire type.
 
@@ -74,7 +74,7 @@ class Walker:
             tag, at = self._varint(at, end)
             number, kind = tag >> 3, tag & 7
             if kind not in _KINDS or not 0 < number < 1 << 29:
-                raise Damaged(f"at byte {begin} no field begins")
+                raise Damaged(f"at byte {begin} there is no valid field")
             value = 0
             if kind == VARINT:
                 value, payload = self._varint(at, end)
@@ -98,7 +98,7 @@ class Walker:
             if kind not in allowed:
                 raise Damaged(
                     f"at byte {begin}, field {number} is {_KINDS[kind]}, "
-                    f"where {_KINDS[allowed[0]]} belongs"
+                    f"expected {_KINDS[allowed[0]]}"
                 )
             yield Field(number, kind, value, payload, at, begin)
 
@@ -116,14 +116,14 @@ class Walker:
 
     def _cut(self, begin: int, end: int) -> Damaged:
         if end == len(self.data):
-            return Damaged(f"it ends at byte {end}, inside a field: was it cut short?")
+            return Damaged(f"it ends at byte {end}, inside a field: is it truncated?")
         return Damaged(f"at byte {begin} a field does not fit the block it is in")
 
     def _too_long(self, number: int, begin: int, size: int, end: int) -> Damaged:
         if end == len(self.data):
             return Damaged(
                 f"it ends at byte {end}, but field {number} at byte {begin} is {size} bytes long: "
-                "was it cut short?"
+                "is it truncated?"
             )
         return self._cut(begin, end)
 
@@ -167,7 +167,7 @@ def number_field(number: int, value: int) -> bytes:
 
 
 def header(number: int, size: int) -> bytes:
-    """Encode what stands before a string, a message or packed numbers of ``size`` bytes."""
+    """Encode the header of a string, a message or packed numbers of ``size`` bytes."""
     return varint(number << 3 | LEN) + varint(size)
 
 
@@ -178,10 +178,10 @@ def block(number: int, parts: Sequence[bytes | memoryview]) -> Iterator[bytes | 
 
 
 def whole_file(path: str | Path) -> bytearray:
-    """Read a file into memory, where arrays upon it may be written to.
+    """Read a file into memory, where arrays on it are writable.
 
-    A map would only read what is looked at, but ends the process with a bus error where the file is
-    cut short meanwhile, as by a copy of a snapshot that is still under way.
+    Memory-mapping would read less, but kills the process with a bus error if the file is truncated
+    meanwhile, for example by a copy of a snapshot that is still running.
 
     Raises:
         ParseError: the file is missing, empty, a folder or device, or cannot be read.
@@ -192,26 +192,26 @@ def whole_file(path: str | Path) -> bytearray:
         content = bytearray(size)
         with open(path, "rb") as file:
             if file.readinto(content) != size:
-                raise ParseError("was cut short while it was being read", str(path))
+                raise ParseError("was truncated while it was being read", str(path))
         return content
 
 
 def looks_like(data: bytes | bytearray) -> str | None:
-    """Say what a file is that is no protobuf message, or None if its beginning does not tell."""
+    """Return the kind of a non-protobuf file, or None if its beginning does not show it."""
     head = bytes(data[:1024])
     if head.startswith(_LFS_POINTER):
-        return "a git-lfs pointer: the file itself was not fetched. 'git lfs pull' fetches it"
+        return "a git-lfs pointer: the file itself was not fetched. Run 'git lfs pull'"
     for magic, name in _MAGICS.items():
         if head.startswith(magic):
             return name
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # not just a character that is cut in two
+        if error.start < len(head) - 3:  # not just a truncated character
             return None
         text = head[: error.start].decode("utf-8-sig")
     if text.lstrip()[:1] == "<":
-        return "a web page: what was downloaded is not the file itself"
+        return "a web page: the download is not the file itself"
     if all(c.isprintable() or c in "\t\r\n" for c in text):
         return "text, such as a prototxt"
     return None

@@ -116,7 +116,7 @@ def _module(parts: Sequence[str]) -> ModuleType:
     return module
 
 
-# ---- where it failed
+# ---- its errors
 
 _PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
 _OURS = (str(Path(__file__).parents[1]) + os.sep, "<frozen ")

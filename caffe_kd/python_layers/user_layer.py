@@ -1,4 +1,4 @@
-"""``caffe.Layer``: what a user's own layer class derives from, and the blobs it is handed.
+"""``caffe.Layer``: the base class of a user's own layer, and the blobs it gets.
 
 It needs numpy alone, so that a module of layers, as ``caffe_kd.plugin``, is imported at once.
 """
@@ -20,11 +20,11 @@ _LEGACY_AXES = 4
 
 
 class LegacyAxesError(NetError, RuntimeError):
-    """A blob of more than four axes was asked for one of the four that blobs once had."""
+    """A legacy accessor was used on a blob of more than four axes."""
 
 
 class LegacyDims:
-    """The extents by the names that blobs had when they always had four axes."""
+    """The dims by the names that blobs had when they always had four axes."""
 
     @property
     def shape(self) -> Shape:
@@ -38,22 +38,22 @@ class LegacyDims:
 
     @property
     def num(self) -> int:
-        """The first extent of at most four, 1 if there is none."""
+        """The first dim of at most four, 1 if there is none."""
         return self._legacy_dim(0)
 
     @property
     def channels(self) -> int:
-        """The second extent of at most four, 1 if there is none."""
+        """The second dim of at most four, 1 if there is none."""
         return self._legacy_dim(1)
 
     @property
     def height(self) -> int:
-        """The third extent of at most four, 1 if there is none."""
+        """The third dim of at most four, 1 if there is none."""
         return self._legacy_dim(2)
 
     @property
     def width(self) -> int:
-        """The fourth extent of at most four, 1 if there is none."""
+        """The fourth dim of at most four, 1 if there is none."""
         return self._legacy_dim(3)
 
     def _legacy_dim(self, axis: int) -> int:
@@ -68,7 +68,7 @@ class LegacyDims:
 class ArrayBlob(LegacyDims):
     """A blob as numpy arrays: ``data`` and ``diff``, both of ``shape`` and writable in place.
 
-    After ``reshape`` the values stay as far as they have room, in memory's order.
+    ``reshape`` keeps as many values as fit, in memory order.
     """
 
     def __init__(self) -> None:
@@ -97,31 +97,31 @@ class ArrayBlob(LegacyDims):
         """Give the blob another shape.
 
         Raises:
-            TypeError: an extent is no whole number.
-            ValueError: an extent is below 0.
+            TypeError: a dim is not an integer.
+            ValueError: a dim is below 0.
         """
         shape = tuple(operator.index(length) for length in dims)
         if any(length < 0 for length in shape):
-            raise ValueError(f"no extent of a blob may be below 0. Received: shape={shape}")
+            raise ValueError(f"no dim of a blob may be below 0. Received: shape={shape}")
         self._shape = shape
         if self._values.size < self.count:
             self._values = np.zeros(self.count, self._values.dtype)
 
-    # ---- for the layer around the user's
+    # ---- for the layer that wraps the user's
 
     def bind(self, values: np.ndarray) -> None:
-        """Take an array as the values: what is written to ``data`` is written to it."""
+        """Use an array as the values: writing to ``data`` writes to it."""
         self._shape = values.shape
         self._values = values.reshape(-1)
 
     def fill(self, values: np.ndarray) -> None:
-        """Copy values into the blob, whose shape becomes theirs."""
+        """Copy values into the blob, which takes their shape."""
         self.convert(values.dtype)
         self.reshape(*values.shape)
         self.data[...] = values
 
     def convert(self, dtype: Any) -> None:
-        """Hold values of another type from now on."""
+        """Change the type of the values."""
         if self._values.dtype != dtype:
             self._values = self._values.astype(dtype)
 
@@ -145,7 +145,7 @@ class Layer:
 
     * ``setup(self, bottom, top)``, once: read ``self.param_str``, add parameters with
       ``self.blobs.add_blob(*shape)`` and fill their ``data``;
-    * ``reshape(self, bottom, top)``, before each forward: ``top[0].reshape(*extents)``;
+    * ``reshape(self, bottom, top)``, before each forward: ``top[0].reshape(*dims)``;
     * ``forward(self, bottom, top)``: write ``top[i].data`` from ``bottom[i].data``;
     * ``backward(self, top, propagate_down, bottom)``: write ``bottom[i].diff`` where
       ``propagate_down[i]``, and ``self.blobs[i].diff``, from ``top[i].diff``.
@@ -164,7 +164,7 @@ class Layer:
     blobs: BlobVector
 
     def __init__(self, layer_param: Any) -> None:
-        """Take the LayerParameter; what a layer needs to begin belongs in ``setup``."""
+        """Store the LayerParameter; initialisation belongs in ``setup``."""
 
     def setup(self, bottom: list[ArrayBlob], top: list[ArrayBlob]) -> None:
         """Prepare the layer."""

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CaffeKDError
-from ..core.files import OpenFile, lock, take_space, write_atomically
+from ..core.files import OpenFile, allocate, lock, write_atomically
 
 Shapes = Mapping[str, tuple[int, ...]]
 Rows = slice | np.ndarray
@@ -115,7 +115,7 @@ class DiskStore:
             _remove_others(own, fingerprint, notify)
             write_atomically(own / _ABOUT, about)
             for path, size in sizes.items():
-                take_space(path, size)
+                allocate(path, size)
         except OSError as error:
             raise CaffeKDError(
                 f"the teacher cache cannot be written: {error.strerror}. It takes "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SolverError
-from ..core.files import find, slip_in
+from ..core.files import find, name_hint
 from ..proto import bundle, text
 from ..proto.upgrade import Notes, upgrade_net
 
@@ -47,7 +47,7 @@ class Reader:
         if not path or not os.path.exists(file):
             raise SolverError(
                 f"{field} '{path}': no such file, neither from {Path.cwd()} nor beside the "
-                f"solver{slip_in(path) or '.'}{hint}",
+                f"solver{name_hint(path) or '.'}{hint}",
                 self.where(field),
             )
         return file

@@ -1,1 +1,1 @@
-"""Records made from a trained net alone, for distillation without data."""
+"""Images made from a trained net alone, for data-free distillation."""

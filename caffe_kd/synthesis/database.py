@@ -1,4 +1,4 @@
-"""Writes images with a teacher's answers as a database."""
+"""Writes images with a teacher's labels as a database."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Written:
 
     Attributes:
         classes: how many images of each class, int64 [K].
-        sureness: the mean probability that the teacher gives its class.
+        confidence: the mean probability that the teacher gives its class.
     """
 
     classes: np.ndarray
-    sureness: float
+    confidence: float
 
 
 def write(
@@ -37,16 +37,16 @@ def write(
     eight digits.
 
     Raises:
-        DataError: the database is there already or cannot be written; then none is made.
+        DataError: the database exists already or cannot be written; then none is made.
     """
     classes = np.zeros(teacher.classes, np.int64)
-    sureness = 0.0
+    confidence = 0.0
     with LmdbWriter(path, overwrite) as database:
         for batch in batches:
             stored = batch.round().clamp(0, 255)
             with torch.no_grad():
                 sure, labels = teacher(stored).softmax(1).max(1)
-            sureness += float(sure.sum())
+            confidence += float(sure.sum())
             classes += np.bincount(labels.cpu().numpy(), minlength=teacher.classes)
             images = stored.to(torch.uint8).cpu().numpy()
             for image, label in zip(images, labels.tolist(), strict=True):
@@ -59,4 +59,4 @@ def write(
                     label=label,
                 )
                 database.put(b"%08d" % database.count, datum.SerializeToString())
-    return Written(classes, sureness / database.count)
+    return Written(classes, confidence / database.count)

@@ -1,4 +1,4 @@
-"""A net that makes images of random numbers, trained against a teacher alone."""
+"""A generator that makes images from random numbers, trained against a teacher alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .noise import Tell
+from .noise import Report
 from .teacher import PixelTeacher
 
 NOISE = 100  # random numbers for an image
-_SMALLEST = 8  # the images begin with sides up to this
+_SMALLEST = 8  # the first plane's sides are at most this
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GeneratorSettings:
         iterations: Adam's.
         rate: its learning rate.
         batch: images in an iteration.
-        channels: of the generator's inner planes.
+        channels: of the generator's hidden layers.
         activation: weight of the mean activation of the teacher's features.
         balance: weight of the balance of the classes.
         one_hot: weight of the cross entropy to the teacher's own class.
@@ -40,7 +40,7 @@ class GeneratorSettings:
 
 
 class Generator(nn.Module):
-    """Images [N, C, H, W], 0 to 1, of normal random numbers [N, 100].
+    """Maps normal random numbers [N, 100] to images [N, C, H, W], 0 to 1.
 
     A linear layer to a small plane, then nearest-neighbour upsampling by 2 and 3 x 3 convolutions
     with BatchNorm and leaky ReLU until the image's size is reached, and a sigmoid.
@@ -85,7 +85,7 @@ def objective(logits: Tensor, features: Tensor, settings: GeneratorSettings) -> 
 
     Args:
         logits: the teacher's z [N, K].
-        features: the teacher's f [N, F], which its logits are made of.
+        features: the teacher's f [N, F], from which it computes its logits.
         settings: the weights.
 
     Source: Chen et al., arXiv 1904.01186, equations 3 to 6; the base of the logarithm is that of
@@ -105,19 +105,19 @@ def synthesize(
     count: int,
     settings: GeneratorSettings,
     generator: torch.Generator,
-    tell: Tell,
+    report: Report,
 ) -> Iterator[Tensor]:
     """Yield batches of pixels [N, C, H, W], 0 to 255, while the generator is trained.
 
-    They are taken from the second half of its training, at even distances: it shows each class in
-    another way as it goes on.
+    They are taken from the second half of its training, at equal intervals: it shows each class
+    differently as it goes on.
 
     Args:
-        teacher: judges the images.
+        teacher: the classifier.
         count: how many images in all.
         settings: how the generator is trained.
         generator: the random numbers.
-        tell: is called after each iteration.
+        report: is called after each iteration.
     """
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -133,11 +133,11 @@ def synthesize(
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
-        tell(iteration + 1, settings.iterations, float(loss.detach()), settings.rate)
+        report(iteration + 1, settings.iterations, float(loss.detach()), settings.rate)
         due = (iteration + 1 - first) * count // (settings.iterations - first)
         while made < due:
             number = min(settings.batch, due - made)
-            with torch.no_grad():  # in the mode of training, whose statistics are a batch's
+            with torch.no_grad():  # in training mode, with the statistics of the batch
                 images = maker(_noise(settings.batch, generator, teacher.device))[:number]
             made += number
             yield 255 * images

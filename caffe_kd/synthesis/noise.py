@@ -1,4 +1,4 @@
-"""Images that begin as noise and are changed until a teacher sees a class in them."""
+"""Images that begin as noise and are optimised until a teacher sees a class in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .teacher import PixelTeacher
 
-Tell = Callable[[int, int, float, float], None]  # iteration, of how many, loss, learning rate
+Report = Callable[[int, int, float, float], None]  # iteration, of how many, loss, learning rate
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class NoiseSettings:
 
     Attributes:
         iterations: Adam's, for each batch.
-        rate: its learning rate, in shares of the range of a pixel.
+        rate: its learning rate, relative to the range of a pixel.
         batch: how many images are made together; their statistics are compared.
         total_variation: weight of the mean difference between neighbouring pixels.
         l2: weight of the mean square of the pixels, black being 0 and white 1.
@@ -43,12 +43,12 @@ def total_variation(x: Tensor) -> Tensor:
 
 
 def objective(teacher: PixelTeacher, x: Tensor, targets: Tensor, settings: NoiseSettings) -> Tensor:
-    """Return what is made small: scalar.
+    """Return the loss to minimise: scalar.
 
         CE(teacher(x), target) + tv * TV(x) + l2 * mean x^2 + statistics * BatchNorm distance
 
     Args:
-        teacher: tells the classes.
+        teacher: the classifier.
         x: images [N, C, H, W], 0 to 1.
         targets: classes [N].
         settings: the weights.
@@ -69,16 +69,16 @@ def synthesize(
     count: int,
     settings: NoiseSettings,
     generator: torch.Generator,
-    tell: Tell,
+    report: Report,
 ) -> Iterator[Tensor]:
-    """Yield batches of pixels [N, C, H, W], 0 to 255, as many images of each class.
+    """Yield batches of pixels [N, C, H, W], 0 to 255, with equally many images of each class.
 
     Args:
-        teacher: tells the classes.
+        teacher: the classifier.
         count: how many images in all.
         settings: how they are made.
         generator: the random numbers.
-        tell: is called after each iteration.
+        report: is called after each iteration.
     """
     targets = torch.randperm(count, generator=generator) % teacher.classes
     total = -(-count // settings.batch) * settings.iterations
@@ -95,5 +95,5 @@ def synthesize(
             with torch.no_grad():
                 x.clamp_(0, 1)
             done = first // settings.batch * settings.iterations + iteration + 1
-            tell(done, total, float(loss.detach()), settings.rate)
+            report(done, total, float(loss.detach()), settings.rate)
         yield 255 * x.detach()

@@ -1,4 +1,4 @@
-"""A trained classifier seen from its pixels, differentiably."""
+"""A trained classifier as a differentiable function of its pixels."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Shape = tuple[int, int, int]
 
 
 class PixelTeacher:
-    """A classifier whose input are pixels of 0 to 255, as a database holds them.
+    """A classifier with pixels of 0 to 255 as input, as a database holds them.
 
         logits = net((pixels - mean) * scale)
 
     Args:
         model: the net's prototxt, of training or deployment.
         weights: its weights.
-        blob: the blob of the logits; None: what its losses judge, or what its Softmax takes.
-        shape: channels, rows and columns of its input where the prototxt's data is not there.
+        blob: the blob of the logits; None: the bottom of its losses, or of its Softmax.
+        shape: channels, rows and columns of its input where the prototxt's data is missing.
         preprocess: mean and scale; None: those of the data layer.
         device: where it runs.
 
@@ -41,7 +41,7 @@ class PixelTeacher:
         has_statistics: whether there are BatchNorm layers.
 
     Raises:
-        CaffeKDError: the net or the weights are wrong, or it is no classifier of images.
+        CaffeKDError: the net or the weights are wrong, or it is not an image classifier.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PixelTeacher:
         self._net = net = Net(deploy(param, model), pb.TEST, model)
         net.load_weights(weights)
         lacking = net.without_weights()
-        if lacking:  # noise would be made of noise
+        if lacking:  # noise would remain noise
             raise WeightsError(f"no weights for layer '{lacking[0]}'", str(weights))
         net.to_device(device or torch.device("cpu"), channels_last=False)
         net.requires_grad_(False)
@@ -96,9 +96,10 @@ class PixelTeacher:
     def _only_input(self, model: Path) -> str:
         inputs = [name for name in self._net.inputs if len(self._net.shapes[name]) == 4]
         if len(self._net.inputs) != 1 or not inputs:
-            told = ", ".join(f"{n} {self._net.shapes[n]}" for n in self._net.inputs) or "none"
+            known = ", ".join(f"{n} {self._net.shapes[n]}" for n in self._net.inputs) or "none"
             raise NetError(
-                "takes a net with one input of images (N, C, H, W). Its inputs: " + told, str(model)
+                "takes a net with one input of images (N, C, H, W). Its inputs: " + known,
+                str(model),
             )
         return inputs[0]
 
@@ -125,11 +126,11 @@ class PixelTeacher:
         return self._net.blobs[self._logits].flatten(1)
 
     def features(self) -> Tensor:
-        """Return what the last call's logits were made of, [N, F]."""
+        """Return the features of the last call's logits, [N, F]."""
         return self._net.blobs[self._features].flatten(1)
 
     def statistics_distance(self) -> Tensor:
-        """Return how far the last batch's statistics are from those of the training, a scalar.
+        """Return how far the last batch's statistics are from the running statistics, a scalar.
 
         The sum over the BatchNorm layers of ``|mean - running mean| + |var - running var|``, each
         the L2 norm over the channels.

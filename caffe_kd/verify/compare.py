@@ -1,4 +1,4 @@
-"""Holds a net's blobs against recorded ones, layer by layer, and records them.
+"""Compares a net's blobs with recorded ones, layer by layer, and records them.
 
 The keys of a recording are names of blobs; ``in/<blob>`` is the value of an input and
 ``out/<blob>`` that of any other blob, as is a plain name. Where layers work in place, a blob's name
@@ -62,7 +62,7 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """What came of it, in a word or two."""
+        """The result, in a word or two."""
         if self.got.shape != self.want.shape:
             return f"shape differs: recorded {_by(self.want.shape)}"
         return "agrees" if self.agrees else "DIFFERS"
@@ -70,11 +70,11 @@ class Line:
 
 @dataclass
 class Comparison:
-    """What a verification found.
+    """The result of a verification.
 
     Attributes:
         lines: the compared values in the order of the layers.
-        notes: what of the recording or the net was left aside, in words.
+        notes: what of the recording or the net was left out, in words.
         inputs: the values of each layer's bottoms.
         given: the net's inputs.
     """
@@ -102,8 +102,8 @@ def build(
 ) -> tuple[Net, list[str]]:
     """Build a net of phase TEST whose data comes from a recording.
 
-    Layers that bring data become Input layers of the recorded shapes. What hangs on inputs that
-    the recording lacks, as a loss on labels, is left out.
+    Data layers become Input layers of the recorded shapes. Layers that depend on inputs the
+    recording lacks, such as a loss on labels, are left out.
 
     Returns:
         The net with its weights, and what was left out, in words.
@@ -112,10 +112,10 @@ def build(
         NetError: no input is in the recording, or one does not fit the net.
         WeightsError: the net has parameters and no weights are given, or they do not fit.
     """
-    notes = Notes()
-    read = read_net(model, notes)
+    upgrades = Notes()
+    read = read_net(model, upgrades)
     state = pb.NetState(phase=pb.TEST, level=level, stage=[*read.state.stage, *stages])
-    param, told = _with_inputs(filter_net(read, state), inputs, str(model))
+    param, notes = _with_inputs(filter_net(read, state), inputs, str(model))
     net = Net(param, pb.TEST, model)
     if net.params and not weights:
         raise WeightsError(
@@ -129,11 +129,11 @@ def build(
         net.copy_weights(layers, path).check()
         lost = [f"'{w.name}'" for w in layers if w.blobs and w.name not in known]
         if lost:
-            told.append(f"{path}: no layer for the weights of {', '.join(lost[:_SHOWN])}")
+            notes.append(f"{path}: no layer for the weights of {', '.join(lost[:_SHOWN])}")
     sentence = lacking(net)
     if sentence is not None:
-        told.append(sentence)
-    return net, told
+        notes.append(sentence)
+    return net, notes
 
 
 def _with_inputs(param: Any, inputs: Mapping[str, np.ndarray], where: str) -> tuple[Any, list[str]]:
@@ -142,7 +142,7 @@ def _with_inputs(param: Any, inputs: Mapping[str, np.ndarray], where: str) -> tu
     del result.layer[:]
     missing: set[str] = set()
     sources: list[str] = []
-    told = []
+    notes = []
     for layer in param.layer:
         if source_of_layer(layer) in _FROM_OUTSIDE:
             for index, top in enumerate(layer.top):
@@ -156,7 +156,7 @@ def _with_inputs(param: Any, inputs: Mapping[str, np.ndarray], where: str) -> tu
             result.layer.append(layer)
         else:
             lacks = next(b for b in layer.bottom if b in missing)
-            told.append(f"layer '{layer.name}' ({layer.type}) is left out: it needs '{lacks}'")
+            notes.append(f"layer '{layer.name}' ({layer.type}) is left out: it needs '{lacks}'")
             missing.update(top for top in layer.top if top not in layer.bottom)
     if sources and missing.issuperset(sources):
         names = ", ".join(f"in/{name}" for name in sources)
@@ -165,11 +165,11 @@ def _with_inputs(param: Any, inputs: Mapping[str, np.ndarray], where: str) -> tu
             "give them with -inputs",
             where,
         )
-    return result, told
+    return result, notes
 
 
 def _check_input(layer: Any, index: int, value: np.ndarray) -> None:
-    """Refuse a recorded input with other axes or channels than an Input layer has."""
+    """Raise NetError for a recorded input whose axes or channels differ from the Input layer's."""
     shapes = list(layer.input_param.shape)
     if layer.type != "Input" or not shapes:
         return
@@ -197,12 +197,12 @@ def inputs_of(arrays: Mapping[str, np.ndarray], tops: Sequence[str] = ()) -> Arr
 
 
 def input_names(model: str | Path) -> list[str]:
-    """Return the blobs that a net in phase TEST gets from outside."""
+    """Return the input blobs of a net in phase TEST."""
     return [top for layer in _sources(model) for top in layer.top]
 
 
 def _sources(model: str | Path) -> list[Any]:
-    """Return the layers that bring the values of a net in phase TEST."""
+    """Return the layers that give a net in phase TEST its values."""
     param = read_net(model, Notes())
     layers = filter_net(param, pb.NetState(phase=pb.TEST, stage=param.state.stage)).layer
     return [x for x in layers if source_of_layer(x) in _FROM_OUTSIDE]
@@ -212,7 +212,7 @@ def random_inputs(model: str | Path) -> Arrays:
     """Return standard normal numbers for the Input layers of a net in phase TEST.
 
     Raises:
-        NetError: the net has other data layers, whose records' shapes it does not name.
+        NetError: the net has other data layers, without the shape of their samples.
     """
     draw = np.random.default_rng(0)
     made: Arrays = {}
@@ -220,7 +220,7 @@ def random_inputs(model: str | Path) -> Arrays:
         shapes = [tuple(shape.dim) for shape in layer.input_param.shape]
         if layer.type != "Input" or not shapes:
             raise NetError(
-                f"layer '{layer.name}' ({layer.type}) brings data: give the inputs to record with "
+                f"layer '{layer.name}' ({layer.type}) reads data: give the inputs to record with "
                 f"in an .npz file, as in/{layer.top[0] if layer.top else 'data'}, with -inputs",
                 layer.source_line or None,
             )
@@ -284,7 +284,7 @@ def compare(
     rtol: float = RTOL,
     atol: float = ATOL,
 ) -> Comparison:
-    """Run a net on a recording's inputs and hold its values against the recorded ones.
+    """Run a net on a recording's inputs and compare its values with the recorded ones.
 
     A value agrees if it differs by at most ``atol + rtol * scale`` everywhere, ``scale`` being the
     greatest finite recorded value; NaN and infinity agree with themselves.

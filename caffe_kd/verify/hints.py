@@ -1,7 +1,7 @@
-"""Why a layer's values may differ from recorded ones: suspicions that are tried before being told.
+"""Why a layer's values may differ from recorded ones: guesses, tried before they are reported.
 
-A suspicion computes what the layer would give if something were otherwise, such as colours in the
-other order. It is told only where that gives what was recorded.
+A guess computes the layer's output under another assumption, such as colours in the other order.
+It is reported only where that gives what was recorded.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..net import LayerNode, Net
 from .compare import Comparison, Line, greatest_difference, run
 from .recording import Arrays
 
-# A suspicion is told where it explains what was recorded about as well as float32 can.
+# A guess is reported where it matches the recording about as well as float32 can.
 _CLOSE = 1e-3
 _COLOURS = 3
 _SCALES = (1 / 255, 1 / 256, 255.0, 256.0)
 
-# What a layer would give, and in words why.
-Suspicions = Iterator[tuple[Tensor, str]]
+# What a layer would give, and why, in words.
+Guesses = Iterator[tuple[Tensor, str]]
 
 
 def hints(net: Net, comparison: Comparison) -> list[str]:
-    """Return what explains the first value that differs, as far as it was found out."""
+    """Return what explains the first value that differs, as far as it is known."""
     line = comparison.first
     if line is None:
         return []
@@ -41,16 +41,16 @@ def hints(net: Net, comparison: Comparison) -> list[str]:
     if not np.isfinite(line.want).all() or not np.isfinite(line.got).all():
         found.append(_not_finite(line))
     with torch.no_grad():
-        for suspicion, words in _suspicions(net, comparison, line, number):
-            if _explains(suspicion, line):
+        for guess, words in _guesses(net, comparison, line, number):
+            if _explains(guess, line):
                 found.append(words)
         if not found[1:]:
             found += _of_the_difference(net, line, bottoms)
     return found
 
 
-def _explains(suspicion: Tensor, line: Line) -> bool:
-    value = suspicion.numpy()
+def _explains(guess: Tensor, line: Line) -> bool:
+    value = guess.numpy()
     if value.shape != line.want.shape:
         return False
     bound = _CLOSE * max(line.scale, 1e-6)
@@ -58,7 +58,7 @@ def _explains(suspicion: Tensor, line: Line) -> bool:
 
 
 def _known_before(net: Net, comparison: Comparison, line: Line) -> str:
-    """Say whether the layer itself differs, or one before it that was not recorded."""
+    """Return whether the layer itself differs, or one before it that was not recorded."""
     unknown = _unknown(net, comparison, line)
     if unknown:
         names = ", ".join(f"'{name}'" for name in unknown)
@@ -99,7 +99,7 @@ def _shape_hints(line: Line) -> list[str]:
     return []
 
 
-def _suspicions(net: Net, comparison: Comparison, line: Line, number: int) -> Suspicions:
+def _guesses(net: Net, comparison: Comparison, line: Line, number: int) -> Guesses:
     layer: Any = line.node.layer
     if layer.type in _BY_TYPE:
         yield from _BY_TYPE[layer.type](layer, comparison.inputs[number])
@@ -109,7 +109,7 @@ def _suspicions(net: Net, comparison: Comparison, line: Line, number: int) -> Su
 
 
 def _is_unchecked(net: Net, comparison: Comparison, line: Line) -> bool:
-    """Say whether a layer's bottoms are inputs, or values that were not compared."""
+    """Return whether a layer's bottoms are inputs, or values that were not compared."""
     return bool(_unknown(net, comparison, line)) or line.node.bottoms[0] in net.inputs
 
 
@@ -125,7 +125,7 @@ def _other_inputs(given: Arrays) -> Iterator[tuple[Arrays, str]]:
         yield given | scaled, f"with the input times {scale:.6g} it agrees: look at the scale"
 
 
-def _inner_product(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _inner_product(layer: Any, bottoms: list[Tensor]) -> Guesses:
     weight, *bias = layer.blobs
     x = bottoms[0].flatten(layer.start)
     stored = weight.reshape(tuple(reversed(weight.shape))).t()
@@ -144,7 +144,7 @@ def _inner_product(layer: Any, bottoms: list[Tensor]) -> Suspicions:
         yield F.linear(x, wide), "without its bias it agrees"
 
 
-def _convolution(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _convolution(layer: Any, bottoms: list[Tensor]) -> Guesses:
     blobs = layer._blobs
     weight = blobs[0]
     spatial = tuple(range(2, weight.dim()))
@@ -159,7 +159,7 @@ def _convolution(layer: Any, bottoms: list[Tensor]) -> Suspicions:
         layer._blobs = blobs
 
 
-def _batch_norm(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _batch_norm(layer: Any, bottoms: list[Tensor]) -> Guesses:
     x = bottoms[0]
     if x.dim() < 2:
         return
@@ -189,7 +189,7 @@ def _batch_norm(layer: Any, bottoms: list[Tensor]) -> Suspicions:
         )
 
 
-def _pooling(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _pooling(layer: Any, bottoms: list[Tensor]) -> Guesses:
     x = bottoms[0]
     if layer.is_max:
         mean = F.avg_pool2d(x, layer.kernel or x.shape[2:], layer.stride, ceil_mode=layer.ceil)
@@ -217,7 +217,7 @@ def _pooling(layer: Any, bottoms: list[Tensor]) -> Suspicions:
     )
 
 
-def _lrn(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _lrn(layer: Any, bottoms: list[Tensor]) -> Guesses:
     param = layer.param
     x, size = bottoms[0], param.local_size
     if x.dim() == 4:
@@ -227,7 +227,7 @@ def _lrn(layer: Any, bottoms: list[Tensor]) -> Suspicions:
         )
 
 
-def _dropout(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _dropout(layer: Any, bottoms: list[Tensor]) -> Guesses:
     ratio = layer.param.dropout_ratio
     yield (
         bottoms[0] * (1 - ratio),
@@ -235,7 +235,7 @@ def _dropout(layer: Any, bottoms: list[Tensor]) -> Suspicions:
     )
 
 
-def _softmax(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _softmax(layer: Any, bottoms: list[Tensor]) -> Guesses:
     x = bottoms[0]
     for axis in range(x.dim()):
         if axis != layer.param.axis % x.dim():
@@ -244,7 +244,7 @@ def _softmax(layer: Any, bottoms: list[Tensor]) -> Suspicions:
     yield x, "as its bottom it agrees: the recording is of the logits"
 
 
-def _relu(layer: Any, bottoms: list[Tensor]) -> Suspicions:
+def _relu(layer: Any, bottoms: list[Tensor]) -> Guesses:
     x = bottoms[0]
     yield x, "as its bottom it agrees: the recording is of the value before the layer"
     yield x.clamp(0, 6), "limited to 6 it agrees: the recording is of a ReLU6"
@@ -252,7 +252,7 @@ def _relu(layer: Any, bottoms: list[Tensor]) -> Suspicions:
         yield F.leaky_relu(x, slope), f"with a negative_slope of {slope:g} it agrees"
 
 
-_BY_TYPE: dict[str, Callable[[Any, list[Tensor]], Suspicions]] = {
+_BY_TYPE: dict[str, Callable[[Any, list[Tensor]], Guesses]] = {
     "BatchNorm": _batch_norm,
     "Convolution": _convolution,
     "Dropout": _dropout,
@@ -265,7 +265,7 @@ _BY_TYPE: dict[str, Callable[[Any, list[Tensor]], Suspicions]] = {
 
 
 def _of_the_difference(net: Net, line: Line, bottoms: list[Tensor]) -> list[str]:
-    """Look at the difference itself, where no suspicion explains it."""
+    """Examine the difference itself, where no guess explains it."""
     difference = line.want - line.got
     bound = _CLOSE * max(float(np.abs(difference).max()), 1e-30)
     found = []

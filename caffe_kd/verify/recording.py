@@ -23,7 +23,7 @@ Arrays = dict[str, np.ndarray]
 _MOST_ARRAYS = 10_000
 _ENTRY = b"PK\x01\x02"  # begins each member's entry in an archive's list
 _CHUNK = 1 << 20
-# What numpy's readers of headers raise, which take them for Python.
+# What numpy's header readers raise, which evaluate headers as Python literals.
 _BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 
 
@@ -31,7 +31,7 @@ def read_recording(path: str | Path) -> Arrays:
     """Read an ``.npz`` file of numbers.
 
     Raises:
-        DataError: it is missing, damaged, holds other than numbers, or much more of them than a
+        DataError: it is missing, damaged, holds other than numbers, or far more of them than a
             file of its length should.
     """
     try:
@@ -41,7 +41,7 @@ def read_recording(path: str | Path) -> Arrays:
                 members = archive.infolist()
                 problem = growth_problem(sum(member.file_size for member in members), size)
                 if problem:
-                    raise DataError(f"{problem}. numpy.savez writes it without packing", str(path))
+                    raise DataError(f"{problem}. numpy.savez writes it uncompressed", str(path))
                 return dict(_member(archive, member, path) for member in members)
     except ParseError as error:
         raise DataError(error.message, error.where) from None
@@ -50,7 +50,7 @@ def read_recording(path: str | Path) -> Arrays:
 
 
 def _check_members(file: BinaryIO, size: int, path: str | Path) -> None:
-    """Refuse an archive of countless members, before the list of them fills the memory."""
+    """Raise DataError for an archive of too many members, before their list fills the memory."""
     if not size:
         raise DataError("is not an .npz file: it is empty", str(path))
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -69,7 +69,7 @@ def _member(
     what = f"{path}: '{name}'"
     try:
         with archive.open(member) as stream:
-            # numpy's own readers of headers, which take a few KB of plain literals
+            # numpy's own header readers, which accept a few KB of literals
             major, _ = np.lib.format.read_magic(stream)
             reader = (
                 np.lib.format.read_array_header_1_0
@@ -79,7 +79,7 @@ def _member(
             shape, is_fortran, kind = reader(stream)
             size = math.prod(shape) * kind.itemsize
             if kind.kind not in "fiub" or size != member.file_size - stream.tell():
-                raise DataError(f"{what} holds no numbers, or not as many as it says")
+                raise DataError(f"{what} holds no numbers, or not as many as it states")
             values = np.empty(size, np.uint8)
             filled = 0
             while filled < size:
@@ -100,6 +100,6 @@ def write_recording(path: str | Path, values: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dict(values))  # type: ignore[arg-type]  # keywords of savez itself
     if growth_problem(sum(value.nbytes for value in values.values()), buffer.tell()):
-        buffer = io.BytesIO()  # few values differ: packed, it would not be read again
+        buffer = io.BytesIO()  # few distinct values: compressed, it would be refused on reading
         np.savez(buffer, **dict(values))  # type: ignore[arg-type]
     write_atomically(path, buffer.getvalue())

@@ -225,7 +225,7 @@ def test_missing_and_empty_input_is_named(capsys):
     Path("none.txt").write_text("\n")
     assert "none.txt: the list has no lines" in fails(capsys, "pets", "none.txt", "db")
     Path("all_gone.txt").write_text("x.png 1\n")
-    assert "db: no records to write" in fails(capsys, "pets", "all_gone.txt", "db")
+    assert "db: no samples to write" in fails(capsys, "pets", "all_gone.txt", "db")
 
 
 def test_existing_database_is_kept(capsys):

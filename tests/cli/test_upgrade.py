@@ -66,8 +66,8 @@ def test_text_tool_refuses_without_traceback(tmp_path):
     done = run("upgrade_net_proto_text", old, new, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: {old}:3: layer 'r' (rilu): Unknown layer name: 'rilu' is no layer type of the "
-        "format of 2013. Did you mean 'relu'?\n"
+        f"error: {old}:3: layer 'r' (rilu): Unknown layer name: 'rilu' is not a V0 "
+        "layer type. Did you mean 'relu'?\n"
     )
     assert not new.exists()
 

@@ -153,7 +153,7 @@ def test_pipe_or_device_is_refused_and_not_waited_for(tmp_path):
         pytest.skip("no pipes in the file system here")
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(ParseError, match="is not an ordinary file"):
+        with pytest.raises(ParseError, match="is not a regular file"):
             read_bytes(path, 100)
     with pytest.raises(CaffeKDError, match="it is a device or pipe"):
         write_atomically(tmp_path / "pipe", b"abc")

@@ -110,5 +110,5 @@ def test_decode_wrong_length_is_an_error(fields: dict[str, object]) -> None:
 
 
 def test_parse_other_bytes_are_an_error() -> None:
-    with pytest.raises(DataError, match="here: the record is not a Datum"):
+    with pytest.raises(DataError, match="here: the sample is not a Datum"):
         parse_datum(b"\xff\xff\xff", "here")

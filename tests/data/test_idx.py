@@ -192,5 +192,5 @@ def test_pipe_and_folder_are_refused_and_not_waited_for(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
         paths.append(tmp_path / "pipe")
     for path in paths:
-        with pytest.raises(DataError, match="it is not an ordinary file"):
+        with pytest.raises(DataError, match="it is not a regular file"):
             read_idx(path, IMAGES)

@@ -178,7 +178,7 @@ def test_folder_of_another_kind_is_told(tmp_path: Path) -> None:
         LevelDbSamples(tmp_path / "absent")
     with pytest.raises(DataError, match="this is an LMDB: write backend: LMDB"):
         LevelDbSamples(GOLDEN / "raw_lmdb")
-    with pytest.raises(DataError, match="holds no records"):
+    with pytest.raises(DataError, match="holds no samples"):
         LevelDbSamples(database(tmp_path / "empty"))
     with pytest.raises(DataError, match="ordered by b'mine'"):
         LevelDbSamples(database(tmp_path / "mine", comparator=b"mine"))
@@ -238,7 +238,7 @@ def test_a_flipped_bit_shows_in_the_checksum(name: str, tmp_path: Path) -> None:
 def test_countless_small_keys_are_refused(tmp_path: Path) -> None:
     keys = [(b"%06d" % number, b"") for number in range(200_000)]
     log = log_of([batch(at + 1, *keys[at : at + 2000]) for at in range(0, len(keys), 2000)])
-    with pytest.raises(DataError, match=r"000003\.log: .*countless keys"):
+    with pytest.raises(DataError, match=r"000003\.log: .*too many keys"):
         LevelDbSamples(database(tmp_path / "db", log))
 
 

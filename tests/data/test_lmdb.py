@@ -156,12 +156,12 @@ def patched(path: Path, at: int, new: bytes) -> Path:
 
 
 def test_header_that_counts_other_records_is_an_error(copy: Path) -> None:
-    with pytest.raises(DataError, match="10 records found, 11 announced"):
+    with pytest.raises(DataError, match="10 samples found, 11 stated"):
         LmdbSamples(patched(copy, 4096 + 16 + 104, b"\x0b"))
 
 
 def test_page_with_another_number_is_an_error(copy: Path) -> None:
-    with pytest.raises(DataError, match="page 5 bears the number 6"):
+    with pytest.raises(DataError, match="page 5 has the number 6"):
         LmdbSamples(patched(copy, 5 * 4096, b"\x06"))
 
 
@@ -170,7 +170,7 @@ def test_record_that_reaches_beyond_its_page_is_an_error(tmp_path: Path) -> None
     leaf = 2 * 4096
     content = (tmp_path / "db" / "data.mdb").read_bytes()
     node = leaf + int.from_bytes(content[leaf + 16 : leaf + 18], "little")
-    with pytest.raises(DataError, match="a record of page 2 reaches beyond it"):
+    with pytest.raises(DataError, match="a sample of page 2 extends beyond it"):
         LmdbSamples(patched(tmp_path / "db", node, b"\xff\xff"))
 
 
@@ -180,7 +180,7 @@ def test_large_value_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
     whole = path.read_bytes()
     overflow = next(at for at in range(8192, len(whole), 4096) if whole[at + 10] == 4)
     path.write_bytes(whole[: overflow + 8192])
-    with pytest.raises(DataError, match="is cut off|lies outside"):
+    with pytest.raises(DataError, match="is cut off|is outside"):
         LmdbSamples(tmp_path / "db")
     path.write_bytes(whole)
     with pytest.raises(DataError, match="is cut off"):
@@ -189,7 +189,7 @@ def test_large_value_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
 
 def test_empty_database_is_an_error(tmp_path: Path) -> None:
     lmdb.open(str(tmp_path / "db")).close()
-    with pytest.raises(DataError, match="holds no records"):
+    with pytest.raises(DataError, match="holds no samples"):
         LmdbSamples(tmp_path / "db")
 
 
@@ -208,7 +208,7 @@ def test_record_of_wrong_length_is_named_by_its_key(tmp_path: Path) -> None:
     assert records.read(0)[1] == 1
     with pytest.raises(DataError, match="key 'later': Incorrect data field size 5.*3 x 2 x 2"):
         records.read(1)
-    with pytest.raises(DataError, match="key 'other': the record is not a Datum"):
+    with pytest.raises(DataError, match="key 'other': the sample is not a Datum"):
         records.read(2)
 
 
@@ -254,10 +254,10 @@ def test_write_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) -> No
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([(b"a", b"1"), (b"a", b"2")], "comes twice"),
+        ([(b"a", b"1"), (b"a", b"2")], "occurs twice"),
         ([(b"", b"1")], "cannot be written"),
         ([(b"k" * 600, b"1")], "cannot be written"),
-        ([], "no records"),
+        ([], "no samples"),
     ],
 )
 def test_write_of_impossible_records_is_an_error(
@@ -310,7 +310,7 @@ def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, siz
         text=True,
     )
     assert done.returncode == 0, done
-    assert done.stdout.startswith("db/data.mdb: is cut short while it is in use")
+    assert done.stdout.startswith("db/data.mdb: was truncated while in use")
 
 
 def test_pointers_to_one_record_are_refused(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_decompress_refuses_copies_from_before_the_block() -> None:
 
 
 def test_decompress_refuses_a_size_that_nothing_expands_to() -> None:
-    with pytest.raises(ValueError, match="announce 1073741824"):
+    with pytest.raises(ValueError, match="state a size of 1073741824"):
         decompress(b"\x80\x80\x80\x80\x04" + LITERAL)
-    with pytest.raises(ValueError, match="5 bytes come out, 3 are announced"):
+    with pytest.raises(ValueError, match="5 bytes result, 3 are stated"):
         decompress(b"\x03" + LITERAL[1:])

@@ -101,9 +101,9 @@ def test_batch_of_several_kinds_is_an_error(tmp_path: Path) -> None:
         caffe_pb2.Datum(channels=1, height=1, width=2, float_data=[1, 2]),
     ]
     records = lmdb_of(tmp_path / "db", *kinds)
-    with pytest.raises(DataError, match=r"number of channels.*\(2, 1, 1\) for record 1"):
+    with pytest.raises(DataError, match=r"number of channels.*\(2, 1, 1\) for sample 1"):
         records.batch(slice(0, 2))
-    with pytest.raises(DataError, match=r"one type.*float32 \(1, 1, 2\) for record 2"):
+    with pytest.raises(DataError, match=r"one type.*float32 \(1, 1, 2\) for sample 2"):
         records.batch(np.array([0, 2]))
 
 
@@ -153,5 +153,5 @@ def test_batch_takes_slices_and_positions() -> None:
 def test_memory_records_of_other_shape_are_refused() -> None:
     with pytest.raises(DataError, match=r"Received: \(3, 2, 2\)"):
         MemorySamples(np.zeros((3, 2, 2), np.uint8), np.zeros(3, np.int64), "made")
-    with pytest.raises(DataError, match="at least one record"):
+    with pytest.raises(DataError, match="at least one sample"):
         MemorySamples(np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, np.int64), "made")

@@ -105,7 +105,7 @@ def test_text_has_terms_decay_and_schedule(folder: Path) -> None:
     assert "+ 0.25 * sum of decay_mult * w^2 / 2 (weight_decay) over" in text
     assert "student: ip" in text and "distiller: regressor" in text
     assert "loss = 4^2 * sum of p_t * (log p_t - log p_s) / 4, p = softmax(z / 4)" in text
-    assert "iteration 5: 0 in a straight line to 2 in iteration 9" in text
+    assert "iteration 5: 0 linearly to 2 in iteration 9" in text
     assert "teacher 'teacher': none" in text
     assert "distiller.prototxt:2" in text  # where the loss is
     assert "left out in TRAIN" not in text

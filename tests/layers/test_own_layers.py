@@ -154,13 +154,13 @@ def test_net_spec_takes_the_settings() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"message": ""}, "takes 'message NameParameter { ... }'"),
+        ({"message": ""}, "expects 'message NameParameter { ... }'"),
         ({"message": "message Times { }"}, "its name must end in Parameter"),
         ({"message": "message ZParameter { float a = 1; }"}, "unexpected 'float'"),
         ({"message": "message ZParameter { optional foo a = 1; }"}, "there is no type 'foo'"),
         ({"message": "message ZParameter { optional int32 a = 1; optional int32 b = 1; }"}, ""),
         ({"message": "message PoolingParameter { }"}, "'pooling_param' is a field of"),
-        ({"message": "message ZParameter { }", "param": "a b"}, "takes the name of a block"),
+        ({"message": "message ZParameter { }", "param": "a b"}, "expects the name of a block"),
         ({"param": "nonesuch_param"}, "has no field 'nonesuch_param': describe the block"),
     ],
 )
@@ -172,7 +172,7 @@ def test_block_that_cannot_be_is_refused(options: dict[str, str], words: str) ->
 
 def test_second_block_of_a_name_is_refused_unless_it_is_the_same() -> None:
     assert user_blocks.define(TIMES) == user_blocks.define(TIMES)
-    with pytest.raises(ValueError, match="'times_param' is described already, by other text"):
+    with pytest.raises(ValueError, match="'times_param' is already defined, with other text"):
         user_blocks.define(TIMES.replace("3", "4"))
 
 
@@ -228,7 +228,7 @@ DATA = 'layer { name: "d" type: "DummyData" top: "d" dummy_data_param { shape { 
         ("forward", "forward of Faulty failed at mine.py:25 (in forward): AttributeError: "),
         ("backward", "backward of Faulty failed at mine.py:11 (in backward): KeyError: "),
         ("settings", "its settings are asked for, but the type has none: register it with param="),
-        ("count", "its forward makes another number of tops. Received: makes=2"),
+        ("count", "its forward makes a different number of tops. Received: makes=2"),
     ],
 )
 def test_error_in_a_users_layer_names_layer_type_place_and_line(

@@ -316,10 +316,10 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_folder_and_device_are_refused(tmp_path):
-    with pytest.raises(DataError, match="not an ordinary file"):
+    with pytest.raises(DataError, match="not a regular file"):
         parse_log(tmp_path)
     if os.path.exists("/dev/zero"):
-        with pytest.raises(DataError, match="not an ordinary file"):
+        with pytest.raises(DataError, match="not a regular file"):
             parse_log("/dev/zero")
 
 

@@ -244,7 +244,7 @@ def test_read_weights_of_more_than_2_gib(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
         (b"PK\x03\x04" + bytes(50), "but a zip archive"),
         (b"\x0a\x03abc", "holds no layers"),
-        (bytes(100), "at byte 0 no field begins"),
+        (bytes(100), "at byte 0 there is no valid field"),
     ],
 )
 def test_read_weights_says_what_a_file_is_instead(tmp_path, content, message):
@@ -303,7 +303,7 @@ def test_truncation_inside_a_layer_is_an_error(tmp_path):
     last = wire.header(100, net.layer[-1].ByteSize())
     begin = len(whole) - net.layer[-1].ByteSize() - len(last)
     for end in range(begin + 1, len(whole)):
-        with pytest.raises(ParseError, match="cut short"):
+        with pytest.raises(ParseError, match="truncated"):
             binary.read_weights(stored(tmp_path, whole[:end]))
 
 

@@ -137,7 +137,7 @@ def test_phase_of_a_state_stays_in_a_file_of_one_net(tmp_path):
 def test_join_puts_data_layers_first_and_others_last():
     joined, notes = bundle.join(net(CONV + FC), layers(LOSS + DATA))
     assert names(joined) == ["mnist", "mnist", "conv1", "fc8", "loss"]
-    assert notes == ["net '': layers of the solver join it: loss, mnist"]
+    assert notes == ["net '': layers of the solver are added: loss, mnist"]
 
 
 def test_join_keeps_the_solvers_order_between_layers_the_student_has():
@@ -243,7 +243,7 @@ def test_a_bottom_x_s_that_a_layer_makes_is_that_blob(maker):
 @pytest.mark.parametrize(("name", "line"), [("network", 32), ("solver", 73)])
 def test_the_articles_files_are_read_up_to_what_they_leave_out(name, line):
     path = ARTICLE / f"{name}.prototxt"
-    with pytest.raises(ParseError, match=rf"{name}.prototxt:{line}: '...' stands where layers"):
+    with pytest.raises(ParseError, match=rf"{name}.prototxt:{line}: '...' replaces layers"):
         if name == "network":
             bundle.read(path)
         else:

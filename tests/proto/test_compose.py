@@ -288,7 +288,7 @@ def test_input_that_the_student_lacks_is_named_with_the_nearest():
     message = error_of(teacher=data("datum") + ip("fc", "datum"))
     assert message == (
         "teacher.prototxt:1: the teacher 'teacher' takes its input 'datum' from the student, which "
-        "has no blob of this name. Did you mean 'data'? Name both alike"
+        "has no blob of this name. Did you mean 'data'? Give both the same name"
     )
 
 

@@ -168,7 +168,7 @@ def test_transform_param_in_both_places_is_kept_for_the_user_to_choose():
 
 
 def test_error_inside_a_moved_field_names_its_line():
-    with pytest.raises(ParseError, match=r"^net.prototxt:4: 'dilation' takes a whole number"):
+    with pytest.raises(ParseError, match=r"^net.prototxt:4: 'dilation' takes an integer"):
         upgraded(INPUT + CONV.format("hole: two"))
 
 
@@ -257,26 +257,26 @@ def test_binary_keeps_fields_of_forks():
         (
             INPUT + CONV.format("fuse_type: FUSED_CONV_RELU"),
             "net.prototxt:4: layer 'c' (Convolution): 'convolution_param.fuse_type: "
-            "FUSED_CONV_RELU' is of pull request 5745 and would change the results, but nothing "
-            "here acts on it: write the layers that it joins",
+            "FUSED_CONV_RELU' is of pull request 5745 and would change the results, but is not "
+            "implemented here: write the layers that it joins",
         ),
         (
             INPUT + CONV.format("relu: true"),
             "net.prototxt:4: layer 'c' (Convolution): 'convolution_param.relu: true' is of "
-            "Intel's fork and would change the results, but nothing here acts on it: write a ReLU "
-            "layer behind it",
+            "Intel's fork and would change the results, but is not implemented here: write a ReLU "
+            "layer after it",
         ),
         (
             "bn_stats_batch_size: 32\n" + INPUT,
             "net.prototxt:1: net '': 'bn_stats_batch_size: 32' is of Intel's fork and would "
-            "change the results, but nothing here acts on it: it splits BatchNorm's batch",
+            "change the results, but is not implemented here: it splits BatchNorm's batch",
         ),
         (
             INPUT + 'layer { name: "b" type: "BatchNorm" bottom: "x" top: "x"\n'
             "batch_norm_param { scale_filler { value: 1 } } }",
             "net.prototxt:3: layer 'b' (BatchNorm): 'batch_norm_param.scale_filler' is of NVIDIA's "
-            "fork and would change the results, but nothing here acts on it: there the layer has a "
-            "factor and an offset too: write a Scale layer behind it",
+            "fork and would change the results, but is not implemented here: there the layer has a "
+            "factor and an offset too: write a Scale layer after it",
         ),
     ],
 )
@@ -304,7 +304,7 @@ def test_solver_field_that_changes_results_is_refused(tmp_path):
         read_plan(path)
     assert str(error.value) == (
         f"{path}:3: solver: 'eval_type: \"detection\"' is of the SSD fork and would change the "
-        "results, but nothing here acts on it: it scores detections"
+        "results, but is not implemented here: it scores detections"
     )
 
 
@@ -318,7 +318,7 @@ def test_class_weights_are_refused_with_their_equivalent(field):
         f"loss_param {{ {field} }} }}"
     )
     error = build_error(INPUT + layer)
-    assert "it weights classes. InfogainLoss in place of SoftmaxWithLoss does the same" in error
+    assert "it weights classes. InfogainLoss instead of SoftmaxWithLoss does the same" in error
     assert 'infogain_loss_param { source: "H.binaryproto" }' in error
 
 

@@ -162,31 +162,39 @@ def test_truncated_file_is_one_clear_error(tmp_path):
         (
             "external",
             lambda f: f.create_group("data").__setitem__("a", h5py.ExternalLink("o.h5", "/data/a")),
-            "'a' is a link to another place",
+            "'a' is a link",
         ),
         (
             "external root",
             lambda f: f.__setitem__("data", h5py.ExternalLink("o.h5", "/data")),
-            "'data' is a link to another place",
+            "'data' is a link",
         ),
         (
             "external blob",
             lambda f: f.create_group("data/a").__setitem__("0", h5py.ExternalLink("o.h5", "/x")),
-            "'0' is a link to another place",
+            "'0' is a link",
         ),
         (
             "soft",
             lambda f: f.create_group("data").__setitem__("a", h5py.SoftLink("/data")),
-            "'a' is a link to another place",
+            "'a' is a link",
         ),
         (
             "outside",
             lambda f: f.create_dataset("data/a/0", (4,), "f4", external=[("/etc/hostname", 0, 16)]),
-            "keeps its values in another file",
+            "stores its values in another file",
         ),
         ("integers", lambda f: f.create_dataset("data/a/0", data=[1, 2]), "wrong type: int64"),
-        ("name", lambda f: f.create_dataset("data/a/w", data=[1.0]), "'a/w' was found where blobs"),
-        ("index", lambda f: f.create_dataset("data/a/99999", data=[1.0]), "was found where blobs"),
+        (
+            "name",
+            lambda f: f.create_dataset("data/a/w", data=[1.0]),
+            "'a/w' was found instead of blobs",
+        ),
+        (
+            "index",
+            lambda f: f.create_dataset("data/a/99999", data=[1.0]),
+            "was found instead of blobs",
+        ),
         ("unwritten", lambda f: f.create_dataset("data/a/0", (10**12,), "f4"), "has no values"),
         ("null", lambda f: f.create_dataset("data/a/0", dtype="f4"), "is not a dataset"),
     ],
@@ -207,7 +215,7 @@ def test_virtual_dataset_is_refused(tmp_path):
         virtual[:] = h5py.VirtualSource(str(tmp_path / "o.h5"), "x", (3,))
         file.create_virtual_dataset("data/a/0", virtual)
 
-    with pytest.raises(ParseError, match="keeps its values in another file"):
+    with pytest.raises(ParseError, match="stores its values in another file"):
         binary.read_weights(made(tmp_path / "w.h5", build))
 
 
@@ -234,10 +242,10 @@ def test_groups_that_hold_themselves_are_refused(tmp_path):
     ("name", "value", "message"),
     [
         ("iter", np.array([-1], "i4"), "'iter' is -1"),
-        ("iter", np.array([1, 2], "i4"), "'iter' is not one number"),
+        ("iter", np.array([1, 2], "i4"), "'iter' is not a single number"),
         ("iter", np.array([1.5]), "wrong type: float64"),
         ("current_step", None, "has no 'current_step'"),
-        ("learned_net", np.array([b"a", b"b"]), "'learned_net' is not one text"),
+        ("learned_net", np.array([b"a", b"b"]), "'learned_net' is not a string"),
         ("learned_net", np.float32(1), "'learned_net' holds values of the wrong type: float32"),
         ("history/3", None, "its history has gaps"),
     ],

@@ -47,7 +47,7 @@ def test_places_in_a_file_are_not_believed(tmp_path):
         (b"", "is empty"),
         (b'name: "n" layers { }', "is not a caffemodel but text, such as a prototxt"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, which holds weights but no net"),
-        (b"\xa2\x06\x10\x0a\x02ip", "was it cut short?"),
+        (b"\xa2\x06\x10\x0a\x02ip", "is it truncated?"),
         (b"\xa2\x06\x04\x0a\x02ip\xa2\x06\x04\x42\x02\x08", "is not a caffemodel, or is damaged"),
     ],
 )

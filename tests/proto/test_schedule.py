@@ -86,8 +86,8 @@ def test_fault_of_a_right_schedule_is_none():
     ("prototxt", "iteration", "words"),
     [
         ("point { value: 3 }", 7, "3 from here on"),
-        (TWO, 0, "2 until iteration 10, then in a straight line to 6 in iteration 20"),
-        (TWO, 10, "2 in a straight line to 6 in iteration 20"),
+        (TWO, 0, "2 until iteration 10, then linearly to 6 in iteration 20"),
+        (TWO, 10, "2 linearly to 6 in iteration 20"),
         (f"policy: COSINE {TWO}", 15, "4 along a cosine to 6 in iteration 20"),
         (f"policy: SIGMOID {TWO}", 15, "3.14602 along a sigmoid to 6 in iteration 20"),
         (f"policy: STEP {TWO}", 0, "2 until iteration 20"),

@@ -162,7 +162,7 @@ def test_nets_of_the_world_read_as_with_protobuf():
         # Fields.
         ("layer { blobs { dta: 1 } }", 1, "no field named 'dta'. Did you mean 'data'"),
         ("layer { include { phase: TEST\n bias_param { } } }", 2, "is a '}' missing before this"),
-        ("base_lr: 3", 1, "This seems to be a solver; a net is wanted here."),
+        ("base_lr: 3", 1, "This seems to be a solver; a net is expected here."),
         ('layer { source_line: "a" }', 1, "has no field named 'source_line'"),
         ('name: "a"\nname: "b"', 2, "'name' is given twice, first at line 1"),
         ("layer {\n relu_param { }\n relu_param { }\n}", 3, "'relu_param' is given twice"),
@@ -181,14 +181,14 @@ def test_nets_of_the_world_read_as_with_protobuf():
         ("layer { phase: -1 }", 1, "'phase' takes one of TRAIN, TEST"),
         ("layer { phase: " + "1" * 9999 + " }", 1, "'phase' takes one of TRAIN, TEST"),
         ("layer { loss_weight: high }", 1, "'loss_weight' takes a number. Received: high"),
-        ("input_dim: 1.5", 1, "'input_dim' takes a whole number"),
-        ("input_dim: 2147483648", 1, "'input_dim' takes a whole number of -2147483648 to"),
-        ("input_dim: 09", 1, "'input_dim' takes a whole number"),
-        ("input_dim: " + "9" * 9999, 1, "'input_dim' takes a whole number"),
+        ("input_dim: 1.5", 1, "'input_dim' takes an integer"),
+        ("input_dim: 2147483648", 1, "'input_dim' takes an integer of -2147483648 to"),
+        ("input_dim: 09", 1, "'input_dim' takes an integer"),
+        ("input_dim: " + "9" * 9999, 1, "'input_dim' takes an integer"),
         (
             "layer { convolution_param { num_output: -1 } }",
             1,
-            "'num_output' takes a whole number of 0 to 4294967295. Received: -1",
+            "'num_output' takes an integer of 0 to 4294967295. Received: -1",
         ),
         ("input_dim: [1, 2\nname: 3", 2, "',' or ']' was expected. Received: 'name'"),
         ("input_dim: [1 2]", 1, "',' or ']' was expected. Received: '2'"),
@@ -196,12 +196,12 @@ def test_nets_of_the_world_read_as_with_protobuf():
         # Strings.
         ('name: "a\nlayer { }', 1, 'a string that begins with " does not end on its line'),
         ("\nname: 'a", 2, "a string that begins with ' does not end on its line"),
-        (r'name: "C:\data"', 1, r"'\d' in a string is no escape; for a backslash write '\\'"),
+        (r'name: "C:\data"', 1, r"'\d' in a string is not an escape; for a backslash write '\\'"),
         (r'name: "\377"', 1, "'name' takes UTF-8"),
         # Blocks.
         ('layer {\n  name: "a"\n', 3, "the file ends, but the block opened at line 1 has no '}'"),
         ("layer <\n name: 'a' }", 2, "a field name was expected. Received: '}'"),
-        ("layer {\n  ...\n}", 2, "'...' stands where layers were left out"),
+        ("layer {\n  ...\n}", 2, "'...' replaces layers that were left out"),
         ("name: @", 1, "not a prototxt: unexpected character '@'"),
     ],
 )

@@ -99,7 +99,7 @@ def test_misspelt_field_is_refused_with_the_right_one_but_can_be_written() -> No
     [
         ("force_backwrd: true", "NetParameter has no field named 'force_backwrd'. Did you mean"),
         ("state { stge: 'x' }", "NetState has no field named 'stge'. Did you mean 'stage'?"),
-        ("xyzzy: 1", "NetParameter has no field named 'xyzzy'. It is of a fork of Caffe"),
+        ("xyzzy: 1", "NetParameter has no field named 'xyzzy'. It belongs to a fork of Caffe"),
     ],
 )
 def test_field_of_the_net_itself_is_refused_too(prototxt: str, words: str) -> None:
@@ -190,7 +190,7 @@ def test_first_of_several_devices_is_trained_on() -> None:
     ("line", "words"),
     [
         ("larc: true", "'larc: true' is of NVIDIA's fork and would change the results"),
-        ("my_own_rate: 1", "has no field named 'my_own_rate'. It is of a fork of Caffe"),
+        ("my_own_rate: 1", "has no field named 'my_own_rate'. It belongs to a fork of Caffe"),
         ("momentun: 0.9", "has no field named 'momentun'. Did you mean 'momentum'?"),
     ],
 )
@@ -208,5 +208,5 @@ def test_other_field_of_a_solver_is_kept_and_refused_by_training(
 
 
 def test_list_for_a_field_that_takes_one_value_is_an_error_elsewhere() -> None:
-    with pytest.raises(CaffeKDError, match="solver.prototxt:3: 'iter_size' takes a whole number"):
+    with pytest.raises(CaffeKDError, match="solver.prototxt:3: 'iter_size' takes an integer"):
         solver_of("iter_size: [1, 2]")

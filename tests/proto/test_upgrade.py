@@ -93,12 +93,12 @@ def test_surplus_extents_are_left_out_and_told():
     dims = "".join(f"input_dim: {n} " for n in (1, 2, 3, 4, 5))
     net = upgrade_net(net_of(f'input: "x" {dims}' + CURRENT), "net.prototxt", notes)
     assert [list(s.dim) for s in net.layer[0].input_param.shape] == [[1, 2, 3, 4]]
-    assert any("1 more are left out" in line for line in notes.lines)
+    assert any("1 more are ignored" in line for line in notes.lines)
     notes = Notes()
     both = f'input: "x" input_shape {{ dim: 7 }} {dims}' + CURRENT
     net = upgrade_net(net_of(both), "net.prototxt", notes)
     assert [list(s.dim) for s in net.layer[0].input_param.shape] == [[7]]
-    assert any("input_dim is left out" in line for line in notes.lines)
+    assert any("input_dim is ignored" in line for line in notes.lines)
 
 
 # BatchNorm

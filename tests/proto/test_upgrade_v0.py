@@ -160,8 +160,8 @@ def test_unknown_type_is_an_error_with_its_place():
     with pytest.raises(NetError) as caught:
         upgraded('\nlayers { layer { name: "l" type: "pooling" } }')
     assert str(caught.value) == (
-        "net.prototxt:2: layer 'l' (pooling): Unknown layer name: 'pooling' is no layer type of "
-        "the format of 2013. Did you mean 'pool'?"
+        "net.prototxt:2: layer 'l' (pooling): Unknown layer name: 'pooling' is not a V0 layer "
+        "type. Did you mean 'pool'?"
     )
 
 

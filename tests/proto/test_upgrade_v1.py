@@ -139,4 +139,4 @@ def test_type_of_a_fork_in_binary_is_told():
     notes = Notes()
     (layer,) = upgrade_net(net, "x.caffemodel", notes).layer
     assert (layer.name, layer.HasField("type")) == ("f", False)
-    assert notes.problems == ["layer 'f' has no type that is known here"]
+    assert notes.problems == ["layer 'f' has no known type"]

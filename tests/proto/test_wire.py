@@ -37,14 +37,14 @@ def test_fields_skips_what_is_not_asked_for():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),  # 2**63 bytes long
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "truncated"),  # 2**63 bytes long
         (b"\x08" + b"\xff" * 11, "does not end"),
-        (b"\x08\xff", "cut short"),
-        (b"\x0b\x0c", "no field begins"),  # a group, which no version of the format has
-        (b"\x07", "no field begins"),
-        (b"\x00\x00", "no field begins"),
-        (b"\x80\x80\x80\x80\x80\x01\x00", "no field begins"),  # a number beyond 29 bits
-        (b"\x0d\x00\x00\x00", "cut short"),
+        (b"\x08\xff", "truncated"),
+        (b"\x0b\x0c", "there is no valid field"),  # a group, which no version of the format has
+        (b"\x07", "there is no valid field"),
+        (b"\x00\x00", "there is no valid field"),
+        (b"\x80\x80\x80\x80\x80\x01\x00", "there is no valid field"),  # a number beyond 29 bits
+        (b"\x0d\x00\x00\x00", "truncated"),
         (b"\x08\x01", "is a number, where text or a block belongs"),
     ],
 )
@@ -77,7 +77,7 @@ def test_file_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypat
         yield 5
 
     monkeypatch.setattr(wire, "reading", reading_before_the_cut)
-    with pytest.raises(ParseError, match="was cut short while it was being read"):
+    with pytest.raises(ParseError, match="was truncated while it was being read"):
         wire.whole_file(path)
 
 
@@ -95,7 +95,7 @@ def test_whole_file_refuses_what_is_no_file(tmp_path):
     for name, message in [
         ("missing", "no such file"),
         (".", "is a folder"),
-        ("pipe", "is not an ordinary file"),
+        ("pipe", "is not a regular file"),
         ("empty", "is empty"),
     ]:
         with pytest.raises(ParseError, match=message):

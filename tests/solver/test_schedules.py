@@ -90,7 +90,7 @@ def test_log_tells_each_stage_once():
     temperature = "Schedule of layer 'kd', temperature_schedule:"
     assert told == [
         "Schedule of layer 'kd', loss_weight_schedule: 1 until iteration 3",
-        f"{temperature} 8 until iteration 1, then in a straight line to 2 in iteration 5",
+        f"{temperature} 8 until iteration 1, then linearly to 2 in iteration 5",
         "Schedule of layer 'kd', loss_weight_schedule: 0 from here on",
         f"{temperature} 2 from here on",
     ]

@@ -184,7 +184,7 @@ def test_cache_file_that_is_cut_short_in_use_is_an_error(folder: Path) -> None:
     trained(run, 8)
     (path,) = (folder / "run.teacher_cache").glob("*/0.f32")
     os.truncate(path, 0)
-    with pytest.raises(CaffeKDError, match=r"0\.f32: is cut short while it is in use"):
+    with pytest.raises(CaffeKDError, match=r"0\.f32: was truncated while in use"):
         trained(run, 8)
 
 

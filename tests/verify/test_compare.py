@@ -290,7 +290,7 @@ def test_no_input_at_all_is_an_error(tmp_path: Path) -> None:
     path, weights = labelled(tmp_path)
     with pytest.raises(NetError, match="no input is given: the recording has none of in/data"):
         build(path, [weights], {"x": np.zeros(2)})
-    with pytest.raises(NetError, match=r"layer 'd' \(Data\) brings data: .* as in/data, with -in"):
+    with pytest.raises(NetError, match=r"layer 'd' \(Data\) reads data: .* as in/data, with -in"):
         random_inputs(path)
 
 

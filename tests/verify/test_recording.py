@@ -64,7 +64,7 @@ def test_code_in_a_recording_is_not_run(tmp_path: Path) -> None:
 
 def test_header_that_asks_for_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
     content = npy(np.zeros(1000), **{"(1000,)": b"(9999,)"})
-    with pytest.raises(DataError, match="not as many as it says"):
+    with pytest.raises(DataError, match="not as many as it states"):
         read_recording(archive(tmp_path, x=content))
 
 

@@ -17,7 +17,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from ...core.errors import DataError
-from ...core.files import slip_in
+from ...core.files import name_hint
 from ..source import FolderLookup, SampleSource
 from ..subset import select
 
@@ -58,7 +58,7 @@ def open_source(
             remedy = f"It looks like {looks_like[0]}; write backend: {looks_like[0]}"
         raise DataError(
             f"data_param has no backend, and the default is {backend}, which this is not. "
-            f"{remedy}{slip_in(path)}",
+            f"{remedy}{name_hint(path)}",
             str(path),
         )
     samples = _module(backend).open_samples(data_param.source, folder_lookup, force_color)

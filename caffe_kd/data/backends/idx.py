@@ -1,4 +1,4 @@
-"""The IDX format of the original MNIST files, plain or gzip-compressed.
+"""The IDX format of the MNIST files, plain or gzip-compressed.
 
 An IDX file is a big-endian header, then the values: two zero bytes, a type code (8: unsigned
 bytes), the number of dimensions, and each dimension as four bytes. The magic number of an images
@@ -20,14 +20,14 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 
 from ...core.errors import DataError
-from ...core.files import slip_in, write_atomically
+from ...core.files import name_hint, write_atomically
 from ...core.memory import growth_problem
 from ..source import FolderLookup, MemorySamples
 from ..stand_in import is_stand_in
 
 IMAGES, LABELS = 0x00000803, 0x00000801
 _KINDS = {IMAGES: "images", LABELS: "labels"}
-_LIMIT_BYTES = 2 << 30  # far above any MNIST-like set, far below what would exhaust a machine
+_LIMIT_BYTES = 2 << 30  # far above any MNIST-like set, far below a machine's memory
 _CHUNK = 1 << 20
 
 
@@ -35,16 +35,16 @@ def open_idx(source: str, folder_lookup: FolderLookup) -> MemorySamples:
     """Read the images file ``source`` and the labels file that belongs to it.
 
     The labels file has the images file's name with ``images-idx3`` replaced by ``labels-idx1``.
-    Each may be there with or without ``.gz``.
+    Each may exist with or without ``.gz``.
 
     Raises:
-        DataError: a file is missing or damaged, or the files differ in their number of records.
+        DataError: a file is missing or damaged, or the files differ in their number of samples.
     """
     images_path = locate(source, folder_lookup)
     labels_name, found = re.subn(r"images([-.])idx3", r"labels\1idx1", images_path.name)
     if not found:
         raise DataError(
-            "cannot tell the labels file from this name. "
+            "cannot derive the labels file from this name. "
             f"Received: '{images_path.name}'. Expected: a name with 'images-idx3'.",
             str(images_path),
         )
@@ -68,7 +68,7 @@ def recognizes(path: Path) -> bool:
 def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:
     """Return the path of ``source``, with or without ``.gz``, whichever exists.
 
-    Of two a file that stands in for MNIST comes second, whatever its name.
+    If both exist, a stand-in for MNIST comes second.
 
     Raises:
         DataError: neither exists.
@@ -79,7 +79,7 @@ def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:
         return min(paths, key=is_stand_in)
     raise DataError(
         f"no such file, nor '{Path(other).name}'"
-        + (slip_in(source) or "; get the digits with tools/get_mnist.py"),
+        + (name_hint(source) or "; get the digits with tools/get_mnist.py"),
         str(folder_lookup(source)),
     )
 
@@ -87,14 +87,14 @@ def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:
 def read_pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images uint8 [N, H, W] and labels uint8 [N] of two files that belong together.
 
-    Each may be there with or without ``.gz``.
+    Each may exist with or without ``.gz``.
 
     Raises:
-        DataError: a file is missing or damaged, or the files differ in their number of records.
+        DataError: a file is missing or damaged, or the files differ in their number of samples.
     """
     images_path, labels_path = (locate(str(p)) for p in (images_path, labels_path))
     with _opened(images_path, IMAGES) as images, _opened(labels_path, LABELS) as labels:
-        if images.shape[0] != labels.shape[0]:  # before either takes memory
+        if images.shape[0] != labels.shape[0]:  # before either is read into memory
             raise DataError(
                 f"images and labels differ in number. Received: {images.shape[0]} images, "
                 f"{labels.shape[0]} labels in {labels_path}. Expected: one label for each image.",
@@ -106,10 +106,10 @@ def read_pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndar
 def read_idx(path: Path, magic: int) -> np.ndarray:
     """Return the unsigned bytes of an IDX file: images [N, H, W] or labels [N].
 
-    Sizes are checked against the file before memory is taken.
+    Sizes are checked against the file before memory is allocated.
 
     Args:
-        path: a plain or gzip-compressed file; its first bytes tell which, not its name.
+        path: a plain or gzip-compressed file, recognised by its first bytes, not its name.
         magic: ``IMAGES`` or ``LABELS``.
 
     Raises:
@@ -120,7 +120,7 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
 
 
 class _Idx(NamedTuple):
-    """An open IDX file behind its header."""
+    """An open IDX file, read up to the end of its header."""
 
     file: BinaryIO
     shape: tuple[int, ...]
@@ -129,10 +129,10 @@ class _Idx(NamedTuple):
 
 @contextmanager
 def _opened(path: Path, magic: int) -> Iterator[_Idx]:
-    """Open an IDX file and read its header; what goes wrong until it is closed names the file."""
+    """Open an IDX file and read its header; errors until it is closed name the file."""
     try:
-        if path.exists() and not path.is_file():  # a pipe might never end, nor begin
-            raise DataError("cannot be read: it is not an ordinary file", str(path))
+        if path.exists() and not path.is_file():  # a pipe might block
+            raise DataError("cannot be read: it is not a regular file", str(path))
         with path.open("rb") as file:
             is_packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
@@ -153,7 +153,7 @@ def _opened(path: Path, magic: int) -> Iterator[_Idx]:
 
 
 def _values(idx: _Idx, path: Path) -> np.ndarray:
-    """Read the values behind a header, whose sizes are checked first."""
+    """Read the values after a header, whose sizes are checked first."""
     shape, file_bytes = idx.shape, path.stat().st_size
     expected = math.prod(shape)
     header = 4 + 4 * len(shape)
@@ -161,12 +161,12 @@ def _values(idx: _Idx, path: Path) -> np.ndarray:
         raise _wrong_size(path, shape, file_bytes - header)
     if expected > _LIMIT_BYTES:
         raise DataError(
-            f"the header announces an absurd size. Received: {_product(shape)} bytes. Expected: "
+            f"the header states an absurd size. Received: {_product(shape)} bytes. Expected: "
             f"at most {_LIMIT_BYTES}.",
             str(path),
         )
     if problem := growth_problem(expected, file_bytes):
-        raise DataError(f"{problem}. 'gunzip' unpacks a file", str(path))
+        raise DataError(f"{problem}. decompress the file with 'gunzip'", str(path))
     values = np.empty(expected, np.uint8)
     filled = 0
     while filled < expected:
@@ -181,7 +181,7 @@ def _values(idx: _Idx, path: Path) -> np.ndarray:
 
 
 def _read_header(file: BinaryIO, path: Path, magic: int) -> tuple[int, ...]:
-    """Return the dimensions that the header announces."""
+    """Return the dimensions that the header states."""
     kind = _KINDS[magic]
     dimensions = magic & 0xFF
     start = file.read(4)

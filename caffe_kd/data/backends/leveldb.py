@@ -1,10 +1,10 @@
-"""LevelDB databases of Datum records, read without the LevelDB library.
+"""LevelDB databases of Datum messages, read without the LevelDB library.
 
-The library writes into the folder even to read from it, and its Python bindings come as wheels for
+The library writes into the folder even when reading, and its Python bindings come as wheels for
 few versions of Python. The format is small and frozen: a manifest names the live tables (sorted
-keys and values in blocks) and the log of what is not in a table yet; each key bears the number of
-the write that put it there, and the newest counts. Every checksum is compared, which LevelDB leaves
-out by default, every offset is checked before it is followed, and nothing in the folder is changed.
+keys and values in blocks) and the log of what is not in a table yet; each key has the number of
+its write, and the newest counts. Every checksum is compared, which LevelDB skips by default, every
+offset is checked before it is followed, and nothing in the folder is changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import google_crc32c
 import numpy as np
 
 from ...core.errors import DataError
-from ...core.files import read_bytes, slip_in
+from ...core.files import name_hint, read_bytes
 from ...core.memory import growth_problem
 from ..datum import DatumSamples
 from ..snappy import decompress, decompressed_size, varint
@@ -41,22 +41,22 @@ _IN_LOG = -1  # in place of a table's number
 _TAG_BYTES = 8  # after a key in a table: number of the write << 8 | kind
 _DELETED, _PUT = 0, 1
 _MOST_KEY_BYTES = 4096  # Caffe's tools write at most 256
-_ENTRY_BYTES = 300  # what a key costs here beside itself, wherever it is kept
+_ENTRY_BYTES = 300  # memory of a key beside its bytes
 _KEPT_BLOCK_BYTES = 8 << 20
 _MOST_TABLES = 100_000  # of 2 MB each, mostly
-_MOST_LOG_BYTES = 1 << 30  # Caffe's tools let a log grow to 256 MB, plus the last thousand records
+_MOST_LOG_BYTES = 1 << 30  # Caffe's tools let a log grow to 256 MB, plus the last thousand samples
 _DAMAGE = (
     ValueError,
     IndexError,
     OverflowError,
     struct.error,
-)  # what reading on in damaged bytes raises
+)  # what parsing damaged bytes raises
 
 Result = TypeVar("Result")
 
 
-class _Place(NamedTuple):
-    """Where a value lies: in a block of a table, or in a batch of the log."""
+class _Location(NamedTuple):
+    """Where a value is: in a block of a table, or in a batch of the log."""
 
     table: int  # its number, or _IN_LOG
     at: int  # of the block in its file; the batch's number
@@ -66,7 +66,7 @@ class _Place(NamedTuple):
 
 
 class LevelDbSamples(DatumSamples):
-    """The records of a LevelDB, in the order of their keys.
+    """The samples of a LevelDB, in the order of their keys.
 
     All keys are read at the start; values that are still in the log stay in memory.
 
@@ -92,11 +92,11 @@ class LevelDbSamples(DatumSamples):
         return len(self._keys)
 
     def key(self, index: int) -> bytes:
-        """Return the key of a record."""
+        """Return the key of a sample."""
         return self._keys[index]
 
     def _value(self, index: int) -> bytes:
-        place = _Place(*self._places[index].tolist())
+        place = _Location(*self._places[index].tolist())
         end = place.start + place.length
         if place.table == _IN_LOG:
             return self._batches[place.at][place.start : end]
@@ -120,9 +120,9 @@ def recognizes(path: Path) -> bool:
 
 
 class _Blocks:
-    """The blocks read last, as many as a few MB hold, or one.
+    """The blocks read last, up to a few MB, at least one.
 
-    Records that follow each other share a block, or where tables overlap a few blocks.
+    Samples that follow each other share a block, or where tables overlap a few blocks.
     """
 
     def __init__(self, tables: dict[int, Path]) -> None:
@@ -153,7 +153,7 @@ class _Database:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._rows = array("q")  # the fields of one _Place after the other
+        self._rows = array("q")  # the fields of one _Location after the other
         self._newest: dict[bytes, tuple[int, int]] = {}  # by key: its tag and its row
         self.batches: list[bytes] = []
         self._key_bytes = self._file_bytes = 0
@@ -166,11 +166,11 @@ class _Database:
                 self._guarded(path, self._read_log)
 
     def newest(self) -> tuple[list[bytes], np.ndarray]:
-        """Return the keys in order, and int64 [N, 5]: the place of each key's newest value."""
+        """Return the keys in order, and int64 [N, 5]: the location of each key's newest value."""
         keys = sorted(k for k, (tag, _) in self._newest.items() if tag & 0xFF == _PUT)
         if not keys:
-            raise DataError("the LevelDB holds no records", str(self._folder))
-        places = np.frombuffer(self._rows, np.int64).reshape(-1, len(_Place._fields))
+            raise DataError("the LevelDB holds no samples", str(self._folder))
+        places = np.frombuffer(self._rows, np.int64).reshape(-1, len(_Location._fields))
         return keys, places[[self._newest[key][1] for key in keys]]
 
     def _guarded(self, path: Path, read: Callable[[Path], Result]) -> Result:
@@ -184,7 +184,9 @@ class _Database:
         if not current.is_file():
             is_lmdb = (self._folder / "data.mdb").is_file()
             remedy = "this is an LMDB: write backend: LMDB" if is_lmdb else "it has no file CURRENT"
-            raise DataError(f"no LevelDB here: {remedy}{slip_in(self._folder)}", str(self._folder))
+            raise DataError(
+                f"no LevelDB here: {remedy}{name_hint(self._folder)}", str(self._folder)
+            )
         name = read_bytes(current, _MOST_KEY_BYTES).decode(errors="replace").strip()
         if not re.fullmatch(r"MANIFEST-\d+", name):
             raise _damaged(str(current), ValueError(f"it names the manifest {name[:40]!r}"))
@@ -208,19 +210,19 @@ class _Database:
             file.seek(max(0, size - _FOOTER_BYTES))
             footer = file.read(_FOOTER_BYTES)
             if int.from_bytes(footer[-8:], "little") != _MAGIC:
-                raise ValueError("it does not end like a table")
+                raise ValueError("it does not end as a table does")
             _, at = _handle(footer, 0)
             index, _ = _handle(footer, at)
             end = 0
             index_block = _uncompressed(_read_block(file, *index))
             for _, start, _ in _entries(index_block):
                 (at, size), _ = _handle(index_block, start)
-                if at < end:  # else a small file could announce endless records
+                if at < end:  # else a small file could claim endless entries
                     raise ValueError("its blocks overlap")
                 end = at + size
                 for key, start, length in _entries_without_values(_read_block(file, at, size)):
                     tag = int.from_bytes(key[-_TAG_BYTES:], "little")
-                    self._add(key[:-_TAG_BYTES], tag, _Place(number, at, size, start, length))
+                    self._add(key[:-_TAG_BYTES], tag, _Location(number, at, size, start, length))
 
     def _read_log(self, path: Path) -> None:
         self._file_bytes += path.stat().st_size
@@ -234,25 +236,25 @@ class _Database:
                 if kind == _PUT:
                     start, at = _string(batch, at)
                     length = at - start
-                place = _Place(_IN_LOG, len(self.batches), 0, start, length)
+                place = _Location(_IN_LOG, len(self.batches), 0, start, length)
                 self._add(key, number << 8 | kind, place)
             if at != len(batch):
                 raise ValueError(f"{count} writes do not fill their {len(batch)} bytes")
             self.batches.append(batch)
 
-    def _add(self, key: bytes, tag: int, place: _Place) -> None:
+    def _add(self, key: bytes, tag: int, place: _Location) -> None:
         if tag & 0xFF not in (_DELETED, _PUT) or len(key) > _MOST_KEY_BYTES:
             raise ValueError(f"a key of {len(key)} bytes and kind {tag & 0xFF}")
         self._key_bytes += len(key) + _ENTRY_BYTES
         if problem := growth_problem(self._key_bytes, self._file_bytes):
-            raise ValueError(f"it holds countless keys: {problem}")
+            raise ValueError(f"it holds too many keys: {problem}")
         if tag >= self._newest.get(key, (0, 0))[0]:
             self._newest[key] = tag, len(self._rows) // len(place)
             self._rows.extend(place)
 
 
 class _Version:
-    """What a manifest, read to its end, says of the database: its live tables and its logs."""
+    """The database's state after reading a manifest to its end: its live tables and its logs."""
 
     def __init__(self, path: Path) -> None:
         self._log = self._previous_log = -1
@@ -297,7 +299,7 @@ class _Version:
                 raise ValueError(f"an entry of the unknown kind {tag}")
 
 
-# ---- the forms that the files are made of
+# ---- the encodings in the files
 
 
 def _damaged(where: str, error: Exception) -> DataError:
@@ -305,7 +307,7 @@ def _damaged(where: str, error: Exception) -> DataError:
 
 
 def _string(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the bytes begin and end whose length stands at a position."""
+    """Return start and end of the bytes whose length is at a position."""
     length, start = varint(data, at)
     if start + length > len(data):
         raise IndexError("bytes are cut off")
@@ -313,7 +315,7 @@ def _string(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """Return position and size of the block that is named at a position, and what follows it."""
+    """Return position and size of the block referenced at a position, and the next position."""
     place, at = varint(data, at)
     size, at = varint(data, at)
     return (place, size), at
@@ -358,16 +360,16 @@ def _log_records(data: bytes, whole: bool) -> Iterator[bytes]:
 
 
 def _check(data: bytes, masked: int) -> None:
-    """Compare bytes with their checksum, which LevelDB keeps turned and shifted."""
+    """Compare bytes with their checksum, which LevelDB stores rotated and shifted."""
     checksum = google_crc32c.value(data)
     if (checksum >> 15 | checksum << 17) + _CHECKSUM_MASK & 0xFFFFFFFF != masked:
         raise ValueError("its checksum differs: some of its bytes are not what was written")
 
 
 def _read_block(file: BinaryIO, at: int, size: int) -> bytes:
-    """Return a block as it is stored, and after it the byte that names its compression."""
+    """Return a block as stored, followed by the byte that gives its compression."""
     if at + size + _BLOCK_TRAILER > file.seek(0, 2):
-        raise IndexError("a block lies outside the file")
+        raise IndexError("a block is outside the file")
     file.seek(at)
     stored = file.read(size + _BLOCK_TRAILER)
     _check(stored[: size + 1], int.from_bytes(stored[size + 1 :], "little"))
@@ -381,7 +383,7 @@ def _uncompressed(block: bytes) -> bytes:
 
 
 def _entries_without_values(stored: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield what ``_entries`` does; a large value that fills its block is not decompressed."""
+    """Yield what ``_entries`` does; a large value that fills its block stays compressed."""
     if stored[-1] == _SNAPPY:
         block = stored[:-1]
         head = decompress(block, most=_MOST_KEY_BYTES)

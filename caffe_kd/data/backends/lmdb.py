@@ -1,8 +1,8 @@
-"""LMDB databases of Datum records.
+"""LMDB databases of Datum messages.
 
-Reading does not go through the lmdb library: it trusts every page of the file it maps, so that a
-truncated or damaged database ends the process with a bus error, and it refuses to open the same
-database twice, which a train and a test net may well do. The format is small and frozen; the walk
+Reading does not use the lmdb library: it trusts every page of the file it maps, so that a
+truncated or damaged database kills the process with a bus error, and it refuses to open the same
+database twice, which a train and a test net may do. The format is small and frozen; the walk
 below checks each offset before it is followed, and the file is read, not mapped. Writing is the
 library's.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import DataError
-from ...core.files import OpenFile, put_in_place, slip_in, unfinished
+from ...core.files import OpenFile, name_hint, put_in_place, unfinished
 from ..datum import DatumSamples
 from ..source import FolderLookup
 
@@ -34,12 +34,12 @@ _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # page flags
 _BIG = 1  # node flag: the value lies on overflow pages
 _NO_ROOT = (1 << 64) - 1
-_COMMIT_EVERY = 1000  # records in a transaction, as in the original's tools
+_COMMIT_EVERY = 1000  # samples in a transaction, as in Caffe's tools
 _FIRST_MAP_BYTES = 16 << 20
 
 
 class LmdbSamples(DatumSamples):
-    """The records of an LMDB, in the order of their keys.
+    """The samples of an LMDB, in the order of their keys.
 
     Args:
         path: the folder, or its ``data.mdb``.
@@ -60,7 +60,7 @@ class LmdbSamples(DatumSamples):
         return len(self._places)
 
     def key(self, index: int) -> bytes:
-        """Return the key of a record."""
+        """Return the key of a sample."""
         at, size = self._places[index, :2]
         return self._file.read(at, size)
 
@@ -92,7 +92,7 @@ def _open(path: Path) -> OpenFile:
         is_level_db = (path / "CURRENT").is_file()
         raise DataError(
             ("this is a LevelDB: write backend: LEVELDB; " if is_level_db else "")
-            + f"no LMDB at {path}{slip_in(path) or f'; {_remedy(path)}'}",
+            + f"no LMDB at {path}{name_hint(path) or f'; {_remedy(path)}'}",
         )
     opened = OpenFile(file)
     if not len(opened):
@@ -101,13 +101,13 @@ def _open(path: Path) -> OpenFile:
 
 
 class _Tree:
-    """Walks the main tree of an LMDB file and believes nothing that it reads there."""
+    """Walks the main tree of an LMDB file and checks everything it reads."""
 
     def __init__(self, file: OpenFile, name: str) -> None:
         self._file = file
         self._at, self._bytes = 0, b""  # the tree page that was read last
         self._name = name
-        self._page_bytes = 4096  # for the first header; each database states its own
+        self._page_bytes = 4096  # for the first header, which states the real size
         metas = [self._meta(at=0)]
         self._page_bytes = metas[0][2]
         metas.append(self._meta(at=self._page_bytes))
@@ -116,7 +116,7 @@ class _Tree:
     def places(self) -> np.ndarray:
         """Return int64 [N, 4]: key position, key size, value position, value size, by key."""
         if self._root == _NO_ROOT or not self._entries:
-            raise DataError("the LMDB holds no records", self._name)
+            raise DataError("the LMDB holds no samples", self._name)
         found = array("q")
         seen = set()
         to_visit = [self._root]
@@ -130,9 +130,9 @@ class _Tree:
                 to_visit.extend(reversed([self._child(node) for node in nodes]))
             else:
                 for node in nodes:
-                    found.extend(self._record(node, page))
+                    found.extend(self._sample(node, page))
         if len(found) != 4 * self._entries:
-            raise self._damaged(f"{len(found) // 4} records found, {self._entries} announced")
+            raise self._damaged(f"{len(found) // 4} samples found, {self._entries} stated")
         return np.frombuffer(found, np.int64).reshape(-1, 4)
 
     def _meta(self, at: int) -> tuple[int, int, int, int]:
@@ -158,10 +158,10 @@ class _Tree:
         """Return position, flags, end of pointers and start of nodes of a page."""
         at = page * self._page_bytes
         if page < 2 or at + self._page_bytes > len(self._file):
-            raise self._damaged(f"page {page} lies outside the file")
+            raise self._damaged(f"page {page} is outside the file")
         number, _, flags, lower, upper = _PAGE.unpack(self._file.read(at, _PAGE.size))
         if number != page:
-            raise self._damaged(f"page {page} bears the number {number}")
+            raise self._damaged(f"page {page} has the number {number}")
         return at, flags, lower, upper
 
     def _nodes(self, page: int) -> tuple[int, Iterator[int]]:
@@ -170,20 +170,22 @@ class _Tree:
         if flags & ~0x10 not in (_BRANCH, _LEAF):  # 0x10: a mark for pages in use while writing
             raise self._damaged(f"page {page} has the unexpected flags 0x{flags:x}")
         if not _PAGE.size <= lower <= upper <= self._page_bytes:
-            raise self._damaged(f"page {page} has impossible bounds")
+            raise self._damaged(f"page {page} has invalid bounds")
         self._at, self._bytes = at, self._file.read(at, self._page_bytes)
         offsets = struct.unpack_from(f"<{(lower - _PAGE.size) // 2}H", self._bytes, _PAGE.size)
         if offsets and (min(offsets) < upper or max(offsets) > self._page_bytes - _NODE.size):
-            raise self._damaged(f"a node of page {page} lies outside it")
+            raise self._damaged(f"a node of page {page} is outside it")
         if any(b - a < _NODE.size for a, b in pairwise(sorted(offsets))):
-            raise self._damaged(f"nodes of page {page} overlap")  # or a few would be countless
+            raise self._damaged(
+                f"nodes of page {page} overlap"
+            )  # or a small file could claim endless nodes
         return flags, (at + offset for offset in offsets)
 
     def _child(self, node: int) -> int:
         low, high, highest, _ = _NODE.unpack_from(self._bytes, node - self._at)
         return int(low | high << 16 | highest << 32)
 
-    def _record(self, node: int, page: int) -> tuple[int, int, int, int]:
+    def _sample(self, node: int, page: int) -> tuple[int, int, int, int]:
         """Return where key and value of a leaf's node lie."""
         low, high, flags, key_size = _NODE.unpack_from(self._bytes, node - self._at)
         size = low | high << 16
@@ -197,7 +199,7 @@ class _Tree:
                 self._name,
             )
         if value + (8 if flags else size) > page_end:
-            raise self._damaged(f"a record of page {page} reaches beyond it")
+            raise self._damaged(f"a sample of page {page} extends beyond it")
         if flags == _BIG:
             pointer = self._bytes[value - self._at : value - self._at + 8]
             first = int.from_bytes(pointer, "little")
@@ -216,33 +218,33 @@ class _Tree:
         )
 
 
-def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]], overwrite: bool = False) -> int:
-    """Write records (key, Datum bytes) as an LMDB, atomically; return their number.
+def write_lmdb(path: Path, samples: Iterable[tuple[bytes, bytes]], overwrite: bool = False) -> int:
+    """Write samples (key, Datum bytes) as an LMDB, atomically; return their number.
 
     Raises:
         DataError: as of `LmdbWriter`.
     """
     with LmdbWriter(path, overwrite) as database:
-        for key, value in records:
+        for key, value in samples:
             database.put(key, value)
     return database.count
 
 
 class LmdbWriter:
-    """Writes an LMDB, which is there when the block ends, whole, or not at all.
+    """Writes an LMDB atomically: it exists once the block has succeeded, or not at all.
 
         with LmdbWriter(path) as database:
             database.put(key, value)
 
-    It is made in a folder beside ``path`` that takes its name when it is complete. It commits after
-    each 1000 records and its map grows as needed.
+    It is made in a folder beside ``path``, which is renamed when it is complete. It commits every
+    1000 samples, and its map grows as needed.
 
     Attributes:
-        count: how many records were put.
+        count: how many samples were put.
 
     Raises:
         DataError: the folder exists and ``overwrite`` is false, a key is empty, too long or
-            comes twice, there are no records, or the disk is full.
+            occurs twice, there are no samples, or the disk is full.
     """
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
@@ -258,7 +260,7 @@ class LmdbWriter:
 
         if self._path.exists() and not self._overwrite:
             raise DataError("exists already and is not overwritten", str(self._path))
-        with self._telling(), ExitStack() as stack:
+        with self._reporting(), ExitStack() as stack:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._folder = stack.enter_context(unfinished(self._path, as_folder=True))
             self._database = lmdb.open(str(self._folder), map_size=_FIRST_MAP_BYTES, sync=False)
@@ -267,7 +269,7 @@ class LmdbWriter:
         return self
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Write a record."""
+        """Write a sample."""
         self._portion.append((key, value))
         self.count += 1
         if len(self._portion) == _COMMIT_EVERY:
@@ -280,10 +282,10 @@ class LmdbWriter:
                 self._finish()
 
     def _finish(self) -> None:
-        """Give the database its name."""
+        """Rename the database to its final name."""
         if not self.count:
-            raise DataError("no records to write", str(self._path))
-        with self._telling():
+            raise DataError("no samples to write", str(self._path))
+        with self._reporting():
             self._database.sync(True)
             self._database.close()
             (self._folder / "lock.mdb").unlink(missing_ok=True)
@@ -295,11 +297,13 @@ class LmdbWriter:
                 return
             _check_replaceable(self._path)
             with unfinished(self._path, as_folder=True) as before:
-                os.replace(self._path, before)  # removing it takes long: a kill would lose both
+                os.replace(
+                    self._path, before
+                )  # removal takes long: a kill meanwhile would lose both
                 put_in_place(self._folder, self._path)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _reporting(self) -> Iterator[None]:
         import lmdb
 
         try:
@@ -307,15 +311,15 @@ class LmdbWriter:
         except OSError as error:
             reason = error.strerror or error
             raise DataError(f"cannot be written: {reason}", str(self._path)) from error
-        except lmdb.Error as error:  # which says no more than Input/output error of a full disk
+        except lmdb.Error as error:  # which reports a full disk only as Input/output error
             reason = f"{error}. Is the disk full?"
             raise DataError(f"cannot be written: {reason}", str(self._path)) from error
 
     def _commit(self) -> None:
-        """Write some records in one transaction; a full map is doubled and it is redone."""
+        """Write samples in one transaction; if the map is full, double it and retry."""
         import lmdb
 
-        with self._telling():
+        with self._reporting():
             while True:
                 try:
                     with self._database.begin(write=True) as transaction:
@@ -328,10 +332,10 @@ class LmdbWriter:
     def _put(self, transaction: Any) -> None:
         for key, value in self._portion:
             if not transaction.put(key, value, overwrite=False):
-                raise DataError(f"the key {key!r} comes twice", str(self._path))
+                raise DataError(f"the key {key!r} occurs twice", str(self._path))
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to replace what is no LMDB."""
+    """Raise DataError rather than replace a folder that is not just an LMDB."""
     if not path.is_dir() or {p.name for p in path.iterdir()} - {"data.mdb", "lock.mdb"}:
         raise DataError("is not replaced, because it holds more than an LMDB", str(path))

@@ -194,7 +194,7 @@ def test_weights_outside_the_models_folder_are_refused(folder: Path, location: s
     os.chdir(inner)
     Path("link").symlink_to("../secret")
     external(location)
-    with pytest.raises(ParseError, match="which is no file in the model's own folder"):
+    with pytest.raises(ParseError, match="which is not a file in the model's folder"):
         layer()
 
 
