@@ -56,7 +56,7 @@ def test_decode_force_color_and_grey(form: str) -> None:
     assert np.abs(forced - luma).max() <= JPEG_ERROR
 
 
-def test_force_color_leaves_raw_records_alone() -> None:
+def test_force_color_leaves_raw_samples_alone() -> None:
     datum = caffe_pb2.Datum(channels=1, height=1, width=1, data=b"a")
     assert decode_datum(datum, "here", force_color=True)[0].shape == (1, 1, 1)
 

@@ -37,7 +37,7 @@ def stored(block: bytes, compression: bytes = b"\0") -> bytes:
 
 
 def log_of(records: list[bytes]) -> bytes:
-    """Write records as LevelDB's logs hold them."""
+    """Write samples as LevelDB's logs hold them."""
     out = b""
     for record in records:
         kind_of_part = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}
@@ -214,7 +214,7 @@ def test_truncated_log_is_told_by_name(tmp_path: Path) -> None:
 
 
 def test_blocks_named_twice_are_refused(tmp_path: Path) -> None:
-    """Else a small file could announce more records than memory holds."""
+    """Else a small file could announce more samples than memory holds."""
     index_entry = b"\x00\x09\x02" + b"k" + struct.pack("<Q", PUT) + varint(0) + varint(30)
     data = b"\x00\x09\x0a" + b"k" + struct.pack("<Q", PUT) + bytes(10)
     data = stored(data + struct.pack("<II", 0, 1))
@@ -244,7 +244,7 @@ def test_countless_small_keys_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["CURRENT", "MANIFEST-000004", "000005.ldb"])
 def test_damage_anywhere_is_an_error_of_ours_or_shows_in_no_size(name: str, tmp_path: Path) -> None:
-    """Whatever a byte is changed to, reading ends with an error of the tree or with records."""
+    """Whatever a byte is changed to, reading ends with an error of the tree or with samples."""
     folder = shutil.copytree(GOLDEN / "raw_leveldb", tmp_path / "db")
     whole = (folder / name).read_bytes()
     refused = 0

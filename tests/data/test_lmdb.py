@@ -27,8 +27,8 @@ def datum(value: int, size: int = 1) -> bytes:
 
 
 def read_all(path: Path) -> int:
-    records = LmdbSamples(path)
-    return sum(int(records.read(index)[0].size) for index in range(len(records)))
+    samples = LmdbSamples(path)
+    return sum(int(samples.read(index)[0].size) for index in range(len(samples)))
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["raw_lmdb", "png_lmdb", "gray_lmdb"])
-def test_records_are_those_the_lmdb_library_finds(name: str) -> None:
-    records = LmdbSamples(GOLDEN / name)
+def test_samples_are_those_the_lmdb_library_finds(name: str) -> None:
+    samples = LmdbSamples(GOLDEN / name)
     with lmdb.open(str(GOLDEN / name), readonly=True, lock=False) as database:
         with database.begin() as transaction:
             expected = list(transaction.cursor())
-    assert [records.key(index) for index in range(len(records))] == [key for key, _ in expected]
+    assert [samples.key(index) for index in range(len(samples))] == [key for key, _ in expected]
     for index, (_, value) in enumerate(expected):
         message = caffe_pb2.Datum.FromString(value)
-        image, label = records.read(index)
+        image, label = samples.read(index)
         assert label == message.label
         if not message.encoded:
             assert image.tobytes() == message.data
@@ -57,16 +57,16 @@ def test_write_then_read_gives_the_same_in_key_order(tmp_path: Path, sizes: list
     pairs = [(b"%08d" % index, datum(index, size)) for index, size in enumerate(sizes)]
     shuffled = random.Random(1).sample(pairs, len(pairs))
     assert write_lmdb(tmp_path / "db", shuffled) == len(pairs)
-    records = LmdbSamples(tmp_path / "db")
-    assert len(records) == len(pairs)
+    samples = LmdbSamples(tmp_path / "db")
+    assert len(samples) == len(pairs)
     for index, size in enumerate(sizes):
-        image, label = records.read(index)
-        assert records.key(index) == b"%08d" % index
+        image, label = samples.read(index)
+        assert samples.key(index) == b"%08d" % index
         assert label == index
         np.testing.assert_array_equal(image, np.full((1, 1, size), index % 256, np.uint8))
 
 
-def test_records_changed_by_later_transactions_are_read_as_last_committed(tmp_path: Path) -> None:
+def test_samples_changed_by_later_transactions_are_read_as_last_committed(tmp_path: Path) -> None:
     path = tmp_path / "db"
     write_lmdb(path, [(b"%04d" % index, datum(index, 3000)) for index in range(50)])
     for _ in range(3):  # each commit writes the other of the two headers
@@ -76,9 +76,9 @@ def test_records_changed_by_later_transactions_are_read_as_last_committed(tmp_pa
             txn.put(b"9%03d" % txn.stat()["entries"], datum(200, 5000))
     with lmdb.open(str(path), readonly=True, lock=False) as database, database.begin() as txn:
         expected = list(txn.cursor())
-    records = LmdbSamples(path)
-    assert [records.key(index) for index in range(len(records))] == [key for key, _ in expected]
-    assert [records.read(i)[1] for i in range(len(records))] == [
+    samples = LmdbSamples(path)
+    assert [samples.key(index) for index in range(len(samples))] == [key for key, _ in expected]
+    assert [samples.read(i)[1] for i in range(len(samples))] == [
         caffe_pb2.Datum.FromString(value).label for _, value in expected
     ]
 
@@ -155,7 +155,7 @@ def patched(path: Path, at: int, new: bytes) -> Path:
     return path
 
 
-def test_header_that_counts_other_records_is_an_error(copy: Path) -> None:
+def test_header_that_counts_other_samples_is_an_error(copy: Path) -> None:
     with pytest.raises(DataError, match="10 samples found, 11 stated"):
         LmdbSamples(patched(copy, 4096 + 16 + 104, b"\x0b"))
 
@@ -165,7 +165,7 @@ def test_page_with_another_number_is_an_error(copy: Path) -> None:
         LmdbSamples(patched(copy, 5 * 4096, b"\x06"))
 
 
-def test_record_that_reaches_beyond_its_page_is_an_error(tmp_path: Path) -> None:
+def test_sample_that_reaches_beyond_its_page_is_an_error(tmp_path: Path) -> None:
     write_lmdb(tmp_path / "db", [(b"a", datum(1)), (b"b", datum(2))])
     leaf = 2 * 4096
     content = (tmp_path / "db" / "data.mdb").read_bytes()
@@ -201,15 +201,15 @@ def test_several_values_for_a_key_are_an_error(tmp_path: Path) -> None:
         LmdbSamples(tmp_path / "db")
 
 
-def test_record_of_wrong_length_is_named_by_its_key(tmp_path: Path) -> None:
+def test_sample_of_wrong_length_is_named_by_its_key(tmp_path: Path) -> None:
     bad = caffe_pb2.Datum(channels=3, height=2, width=2, data=b"short").SerializeToString()
     write_lmdb(tmp_path / "db", [(b"good", datum(1)), (b"later", bad), (b"other", b"\xff")])
-    records = LmdbSamples(tmp_path / "db")
-    assert records.read(0)[1] == 1
+    samples = LmdbSamples(tmp_path / "db")
+    assert samples.read(0)[1] == 1
     with pytest.raises(DataError, match="key 'later': Incorrect data field size 5.*3 x 2 x 2"):
-        records.read(1)
+        samples.read(1)
     with pytest.raises(DataError, match="key 'other': the sample is not a Datum"):
-        records.read(2)
+        samples.read(2)
 
 
 def test_write_grows_beyond_its_first_map(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_write_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("records", "message"),
+    ("samples", "message"),
     [
         ([(b"a", b"1"), (b"a", b"2")], "occurs twice"),
         ([(b"", b"1")], "cannot be written"),
@@ -260,11 +260,11 @@ def test_write_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) -> No
         ([], "no samples"),
     ],
 )
-def test_write_of_impossible_records_is_an_error(
-    tmp_path: Path, records: list[tuple[bytes, bytes]], message: str
+def test_write_of_impossible_samples_is_an_error(
+    tmp_path: Path, samples: list[tuple[bytes, bytes]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        write_lmdb(tmp_path / "db", records)
+        write_lmdb(tmp_path / "db", samples)
     assert not list(tmp_path.iterdir())
 
 
@@ -298,8 +298,8 @@ def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, siz
         "import os, sys\nfrom pathlib import Path\n"
         "from caffe_kd.data.backends.lmdb import LmdbSamples\n"
         "from caffe_kd.core.errors import CaffeKDError\n"
-        "records = LmdbSamples(Path('db'))\nos.truncate('db/data.mdb', 8192)\n"
-        "try:\n    for index in range(500):\n        records.read(index)\n"
+        "samples = LmdbSamples(Path('db'))\nos.truncate('db/data.mdb', 8192)\n"
+        "try:\n    for index in range(500):\n        samples.read(index)\n"
         "except CaffeKDError as error:\n    print(error)\n"
     )
     done = subprocess.run(
@@ -313,8 +313,8 @@ def test_database_that_is_cut_short_while_in_use_is_an_error(tmp_path: Path, siz
     assert done.stdout.startswith("db/data.mdb: was truncated while in use")
 
 
-def test_pointers_to_one_record_are_refused(tmp_path: Path) -> None:
-    """Else a small file could announce countless records."""
+def test_pointers_to_one_sample_are_refused(tmp_path: Path) -> None:
+    """Else a small file could announce countless samples."""
     write_lmdb(tmp_path / "db", [(b"a", datum(1)), (b"b", datum(2))])
     file = tmp_path / "db" / "data.mdb"
     content = bytearray(file.read_bytes())

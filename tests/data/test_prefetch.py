@@ -26,7 +26,7 @@ class Counter:
     def make(self) -> int:
         self.calls += 1
         if self.calls == self.fail_at:
-            raise DataError("damaged", "record 7")
+            raise DataError("damaged", "sample 7")
         return self.calls
 
 
@@ -64,7 +64,7 @@ def test_error_surfaces_where_its_result_would_have_come() -> None:
     counter = Counter(fail_at=3)
     ahead = Prefetch(counter.make, 4)
     assert [ahead.next(), ahead.next()] == [1, 2]
-    with pytest.raises(DataError, match="^record 7: damaged$"):
+    with pytest.raises(DataError, match="^sample 7: damaged$"):
         ahead.next()
     assert wait_until(lambda: counter.calls == 3)
 

@@ -53,7 +53,7 @@ def test_open_source_without_source_says_so() -> None:
         open_source(caffe_pb2.DataParameter(backend=LMDB), lookup)
 
 
-def test_into_memory_raw_records_are_the_same() -> None:
+def test_into_memory_raw_samples_are_the_same() -> None:
     source = LmdbSamples(GOLDEN / "raw_lmdb")
     memory = into_memory(source)
     assert isinstance(memory, MemorySamples)
@@ -66,7 +66,7 @@ def test_into_memory_raw_records_are_the_same() -> None:
         assert kept_label == label
 
 
-def test_into_memory_float_records_stay_float(tmp_path: Path) -> None:
+def test_into_memory_float_samples_stay_float(tmp_path: Path) -> None:
     datum = caffe_pb2.Datum(channels=1, height=1, width=2, float_data=[-0.5, 300.25], label=4)
     memory = into_memory(lmdb_of(tmp_path / "db", datum, datum))
     images, labels = memory.batch(np.array([1]))
@@ -82,7 +82,7 @@ def test_into_memory_leaves_source_where_it_does_not_fit() -> None:
     assert into_memory(source, limit_bytes=exact) is not source
 
 
-def test_into_memory_leaves_raw_records_of_several_sizes(tmp_path: Path) -> None:
+def test_into_memory_leaves_raw_samples_of_several_sizes(tmp_path: Path) -> None:
     unequal = lmdb_of(
         tmp_path / "db",
         caffe_pb2.Datum(channels=1, height=1, width=1, data=b"1"),
@@ -100,15 +100,15 @@ def test_batch_of_several_kinds_is_an_error(tmp_path: Path) -> None:
         caffe_pb2.Datum(channels=2, height=1, width=1, data=b"12"),
         caffe_pb2.Datum(channels=1, height=1, width=2, float_data=[1, 2]),
     ]
-    records = lmdb_of(tmp_path / "db", *kinds)
+    samples = lmdb_of(tmp_path / "db", *kinds)
     with pytest.raises(DataError, match=r"number of channels.*\(2, 1, 1\) for sample 1"):
-        records.batch(slice(0, 2))
+        samples.batch(slice(0, 2))
     with pytest.raises(DataError, match=r"one type.*float32 \(1, 1, 2\) for sample 2"):
-        records.batch(np.array([0, 2]))
+        samples.batch(np.array([0, 2]))
 
 
 class Counting(SampleSource):
-    """Three encoded records of 12 bytes that count how often they are read."""
+    """Three encoded samples of 12 bytes that count how often they are read."""
 
     name = "counting"
     encoded = True
@@ -127,7 +127,7 @@ class Counting(SampleSource):
 @pytest.mark.parametrize(
     ("limit", "reads"), [(36, [1, 1, 1]), (35, [1, 1, 4]), (12, [1, 4, 4]), (11, [4, 4, 4])]
 )
-def test_into_memory_keeps_decoded_records_while_there_is_room(
+def test_into_memory_keeps_decoded_samples_while_there_is_room(
     limit: int, reads: list[int]
 ) -> None:
     counting = Counting()
@@ -150,7 +150,7 @@ def test_batch_takes_slices_and_positions() -> None:
     assert memory.batch(slice(8, 12))[1].dtype == np.int64
 
 
-def test_memory_records_of_other_shape_are_refused() -> None:
+def test_memory_samples_of_other_shape_are_refused() -> None:
     with pytest.raises(DataError, match=r"Received: \(3, 2, 2\)"):
         MemorySamples(np.zeros((3, 2, 2), np.uint8), np.zeros(3, np.int64), "made")
     with pytest.raises(DataError, match="at least one sample"):

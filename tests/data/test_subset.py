@@ -23,7 +23,7 @@ LABELS = [3, 1, 3, 0, 2, 3, 1, 0]
 
 @pytest.fixture(params=["IDX", "LMDB", "encoded"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Eight records whose pixels are their numbers, as a ``data_param``'s source and backend."""
+    """Eight samples whose pixels are their numbers, as a ``data_param``'s source and backend."""
     if request.param == "IDX":
         path = tmp_path / "images-idx3-ubyte"
         images = np.arange(8, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
@@ -32,11 +32,11 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f'source: "{path.as_posix()}" backend: IDX'
     path = tmp_path / "db"
     encoded = request.param == "encoded"
-    write_lmdb(path, ((b"%d" % i, _record(i, encoded)) for i in range(8)))
+    write_lmdb(path, ((b"%d" % i, _sample(i, encoded)) for i in range(8)))
     return f'source: "{path.as_posix()}" backend: LMDB'
 
 
-def _record(index: int, encoded: bool) -> bytes:
+def _sample(index: int, encoded: bool) -> bytes:
     fields = {"channels": 1, "height": 2, "width": 3, "data": bytes([index]) * 6}
     if encoded:
         file = io.BytesIO()
@@ -63,43 +63,43 @@ def opened(database: str, chosen: str = "") -> SampleSource:
     ],
 )
 @pytest.mark.parametrize("keep", [False, True])
-def test_choose_gives_these_records_with_their_labels(
+def test_choose_gives_these_samples_with_their_labels(
     database: str, chosen: str, numbers: list[int], keep: bool
 ) -> None:
-    records = opened(database, chosen)
+    samples = opened(database, chosen)
     if keep:
-        records = into_memory(records)
-    assert len(records) == len(numbers)
-    images, labels = records.batch(slice(0, None))
+        samples = into_memory(samples)
+    assert len(samples) == len(numbers)
+    images, labels = samples.batch(slice(0, None))
     assert np.asarray(images).shape == (len(numbers), 1, 2, 3)
     assert np.asarray(images)[:, 0, 1, 2].tolist() == list(numbers)
     assert labels.tolist() == [LABELS[n] for n in numbers]
-    assert [records.label(i) for i in range(len(records))] == labels.tolist()
+    assert [samples.label(i) for i in range(len(samples))] == labels.tolist()
 
 
 def test_choose_takes_nothing_into_memory_that_was_not_chosen(database: str) -> None:
-    records = into_memory(opened(database, "first: 2 count: 4"))
-    if isinstance(records, MemorySamples):
-        assert records.images.base is None or records.images.base.size <= 4 * 6
+    samples = into_memory(opened(database, "first: 2 count: 4"))
+    if isinstance(samples, MemorySamples):
+        assert samples.images.base is None or samples.images.base.size <= 4 * 6
 
 
 def test_leave_out_decodes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_lmdb(tmp_path / "db", ((b"%d" % i, _record(i, encoded=True)) for i in range(8)))
+    write_lmdb(tmp_path / "db", ((b"%d" % i, _sample(i, encoded=True)) for i in range(8)))
 
     def decode(*_: object) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr(datum, "_decode_image", decode)
-    records = opened(f'source: "{(tmp_path / "db").as_posix()}" backend: LMDB', "leave_out: 1")
-    assert len(records) == 6
+    samples = opened(f'source: "{(tmp_path / "db").as_posix()}" backend: LMDB', "leave_out: 1")
+    assert len(samples) == 6
 
 
-def test_leveldb_records_are_chosen_too() -> None:
+def test_leveldb_samples_are_chosen_too() -> None:
     database = f'source: "{(GOLDEN / "raw_leveldb").as_posix()}" backend: LEVELDB'
-    records = opened(database, "first: 7")
-    assert isinstance(records, Subset)
+    samples = opened(database, "first: 7")
+    assert isinstance(samples, Subset)
     for chosen, number in enumerate((7, 8, 9)):
-        image, label = records.read(chosen)
+        image, label = samples.read(chosen)
         expected, expected_label = opened(database).read(number)
         np.testing.assert_array_equal(image, expected)
         assert label == expected_label
@@ -108,15 +108,15 @@ def test_leveldb_records_are_chosen_too() -> None:
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        ("first: 8", "Received: first: 8, and 8 records"),
-        ("first: 4000000000", "Received: first: 4000000000, and 8 records"),
-        ("count: 9", "Received: first: 0, count: 9, and 8 records"),
-        ("first: 5 count: 4", "first: 5, count: 4, and 8 records.*first \\+ count <= 8"),
+        ("first: 8", "Received: first: 8, and 8 samples"),
+        ("first: 4000000000", "Received: first: 4000000000, and 8 samples"),
+        ("count: 9", "Received: first: 0, count: 9, and 8 samples"),
+        ("first: 5 count: 4", "first: 5, count: 4, and 8 samples.*first \\+ count <= 8"),
         ("count: 0", "Received: first: 0, count: 0"),
         ("first: 1 count: 2 leave_out: 3 leave_out: 1", "leave_out: 3, 1, and labels 1, 3"),
     ],
 )
-def test_choice_beyond_the_records_or_of_none_is_an_error(
+def test_choice_beyond_the_samples_or_of_none_is_an_error(
     database: str, chosen: str, told: str
 ) -> None:
     with pytest.raises(DataError, match=told):

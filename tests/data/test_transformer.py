@@ -57,7 +57,7 @@ def test_source_and_transformer_give_the_originals_batches(case: str) -> None:
         np.testing.assert_array_equal(labels, recorded[f"batch{number}/label"])
 
 
-def test_float_records_are_transformed_like_bytes() -> None:
+def test_float_samples_are_transformed_like_bytes() -> None:
     images = np.array([-1.5, 0.25, 300], np.float32).reshape(1, 1, 1, 3)
     result = transformer("mean_value: 0.5 scale: 2")(images, generator())
     np.testing.assert_array_equal(result.numpy().ravel(), [-4, -0.5, 599])
@@ -83,7 +83,7 @@ def test_crop_in_test_is_central_rounded_down() -> None:
     np.testing.assert_array_equal(result[1, 0].numpy(), numbered(1, 1, 7, 10)[0, 0, 1:5, 3:7])
 
 
-def test_crop_in_train_reaches_every_place_equally_and_per_record() -> None:
+def test_crop_in_train_reaches_every_place_equally_and_per_sample() -> None:
     count = 4000
     result = transformer("crop_size: 4", train=True)(numbered(count, 2, 6, 5), generator())
     corners = result[:, 0, 0, 0].numpy().astype(int)
@@ -92,9 +92,9 @@ def test_crop_in_train_reaches_every_place_equally_and_per_record() -> None:
     # Six places: each is hit count/6 = 667 times, with a standard deviation of 24.
     assert np.abs(times - count / 6).max() < 5 * 24
     whole = numbered(1, 2, 6, 5)[0]
-    for record, corner in zip(result.numpy()[:50], corners, strict=False):
+    for sample, corner in zip(result.numpy()[:50], corners, strict=False):
         row, column = divmod(corner, 16)
-        np.testing.assert_array_equal(record, whole[:, row : row + 4, column : column + 4])
+        np.testing.assert_array_equal(sample, whole[:, row : row + 4, column : column + 4])
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -127,15 +127,15 @@ def test_mean_image_fits_one_size_only() -> None:
         transformer('mean_file: "mean.binaryproto" crop_size: 4')(images, generator())
 
 
-def test_mirror_is_random_per_record_in_both_phases() -> None:
+def test_mirror_is_random_per_sample_in_both_phases() -> None:
     images = numbered(1000, 2, 3, 4)
     plain = images[0].astype(np.float32)
     for train in (False, True):
         result = transformer("mirror: true", train)(images, generator(1)).numpy()
         mirrored = result[:, 0, 0, 0] == plain[0, 0, -1]
         assert 400 < mirrored.sum() < 600  # 500 with a standard deviation of 16
-        for record, flipped in zip(result, mirrored, strict=True):
-            np.testing.assert_array_equal(record, plain[:, :, ::-1] if flipped else plain)
+        for sample, flipped in zip(result, mirrored, strict=True):
+            np.testing.assert_array_equal(sample, plain[:, :, ::-1] if flipped else plain)
 
 
 def test_mean_file_lies_under_the_crop_before_the_mirror(tmp_path: Path) -> None:
@@ -263,11 +263,11 @@ def test_plain_scale_costs_about_one_multiply() -> None:
         return min(times)
 
     multiply = fastest(lambda: pixels * 0.5)
-    # Three multiplies leave room for the fixed cost of a call; a loop over records takes 20.
+    # Three multiplies leave room for the fixed cost of a call; a loop over samples takes 20.
     assert fastest(lambda: transform(images, draws)) < 3 * multiply + 100e-6
 
 
-def test_jitter_shifts_each_record_to_every_place_and_fills_with_the_means_colour() -> None:
+def test_jitter_shifts_each_sample_to_every_place_and_fills_with_the_means_colour() -> None:
     images = np.full((2000, 2, 5, 6), 7, np.uint8)
     images[:, 1, 2, 3] = 9  # the pixel whose way tells the shift
     transform = transformer("jitter: 2 mean_value: 5 scale: 0.5", train=True)
@@ -278,10 +278,10 @@ def test_jitter_shifts_each_record_to_every_place_and_fills_with_the_means_colou
     assert shifts.T.tolist() == [[y, x] for y in range(-2, 3) for x in range(-2, 3)]
     # 25 shifts: each comes 2000/25 = 80 times, with a standard deviation of 8.8.
     assert np.abs(times - 80).max() < 5 * 8.8
-    for record, row, column in zip(result[:100], rows - 2, columns - 3, strict=False):
+    for sample, row, column in zip(result[:100], rows - 2, columns - 3, strict=False):
         covered = np.zeros((5, 6), bool)
         covered[max(row, 0) : 5 + min(row, 0), max(column, 0) : 6 + min(column, 0)] = True
-        np.testing.assert_array_equal(record[0], np.where(covered, 7, 5))  # 5, the mean, is 0
+        np.testing.assert_array_equal(sample[0], np.where(covered, 7, 5))  # 5, the mean, is 0
 
 
 def test_jitter_follows_the_generator_and_is_none_in_test() -> None:

@@ -164,7 +164,7 @@ def test_sigmoid_cross_entropy_gradient(ignore):
     assert gradcheck(lambda x: sigmoid_cross_entropy(x, targets, ignore_label=ignore), logits)
 
 
-def test_euclidean_is_half_the_squared_distance_per_record():
+def test_euclidean_is_half_the_squared_distance_per_sample():
     loss = euclidean(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2, 1))
     assert float(loss) == 30 / 4
 

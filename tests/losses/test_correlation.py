@@ -9,7 +9,7 @@ from tests.losses.reference_values import REFERENCE
 
 @pytest.fixture
 def logits():
-    """The reference logits: student and teacher, 8 records of 10 classes."""
+    """The reference logits: student and teacher, 8 samples of 10 classes."""
     torch.manual_seed(0)
     return torch.randn(8, 10) * 3, torch.randn(8, 10) * 3
 
@@ -44,7 +44,7 @@ def test_dist_of_an_equal_student_is_zero(logits):
     assert [float(x) for x in got] == pytest.approx([0, 0], abs=1e-5)  # 1e-8 in a denominator
 
 
-def test_dist_takes_positions_as_records(logits):
+def test_dist_takes_positions_as_samples(logits):
     want = dist(*logits)
     torch.testing.assert_close(dist(*(z.view(2, 4, 10).transpose(1, 2) for z in logits)), want)
     torch.testing.assert_close(dist(*(z.view(2, 4, 10) for z in logits), axis=-1), want)
@@ -67,7 +67,7 @@ def test_dist_of_constant_answers_is_finite(shape):
     assert torch.isfinite(gradient).all()
 
 
-def test_dist_of_one_record_says_nothing_over_records():
+def test_dist_of_one_sample_says_nothing_over_samples():
     student = torch.randn(1, 5, requires_grad=True)
     over_classes, over_records = dist(student, torch.randn(1, 5), temperature=2)
     assert over_records.item() == 4

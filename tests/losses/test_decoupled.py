@@ -11,7 +11,7 @@ from tests.losses.reference_values import REFERENCE
 
 @pytest.fixture
 def logits():
-    """The reference logits: student and teacher, 8 records of 10 classes."""
+    """The reference logits: student and teacher, 8 samples of 10 classes."""
     torch.manual_seed(0)
     return torch.randn(8, 10) * 3, torch.randn(8, 10) * 3
 
@@ -29,7 +29,7 @@ def kl(teacher, student):
 
 
 def by_hand(student, teacher, labels, temperature):
-    """Both parts of each record, from the formula."""
+    """Both parts of each sample, from the formula."""
     target, others = [], []
     for zs, zt, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
         s, t = softened(zs, temperature), softened(zt, temperature)

@@ -144,7 +144,7 @@ def test_sample_graph_is_its_formula(neighbours, node_weight, edge_weight):
 def test_sample_graph_counts_an_edge_that_only_the_student_draws():
     turn = torch.tensor([0.0, 0.1, 2.0, 2.1], dtype=torch.float64)
     teacher = torch.stack([turn.cos(), turn.sin()], 1)
-    student = teacher[[0, 3, 2, 1]]  # records 1 and 3 exchanged: other nearest neighbours
+    student = teacher[[0, 3, 2, 1]]  # samples 1 and 3 exchanged: other nearest neighbours
 
     def loss(neighbours):
         return relations.sample_graph(student, teacher, neighbours=neighbours, node_weight=0)

@@ -20,7 +20,7 @@ REFERENCE = 2e-6  # relative: the reference values were computed in float32
 
 @pytest.fixture
 def logits():
-    """The reference logits: student and teacher, 8 records of 10 classes."""
+    """The reference logits: student and teacher, 8 samples of 10 classes."""
     torch.manual_seed(0)
     return torch.randn(8, 10) * 3, torch.randn(8, 10) * 3
 
