@@ -192,7 +192,7 @@ def test_mirror_that_answers_a_letter_at_a_time_is_given_up(
         _, said = get(tmp_path, mirrors=(f"http://127.0.0.1:{slow.getsockname()[1]}/",))
         given_up.set()
         mirror.join()
-    assert "no answer within 1 seconds" in said
+    assert "no response within 1 seconds" in said
     assert letters < ENDLESS
 
 
