@@ -52,7 +52,7 @@ class Context:
         device: where the net's blobs live.
         rate: the solver's current learning rate, kept up to date by the solver.
         iteration: the solver's current iteration, which schedules go by; see Net.set_iteration.
-        notify: takes what a layer has to tell while it runs, as a line for the log.
+        notify: writes a line of a layer to the log while the net runs.
         parameter_bytes: what the parameter blobs made so far take.
         exact_sums: whether the sums of products on the way forward are taken in float64.
         writes_files: whether layers that write files do so; not where a net is only measured.
@@ -98,7 +98,7 @@ class Layer(nn.Module):
     no_onnx = ""  # why the type has no form in ONNX, and what to do; empty where it has one
     no_torch = ""  # likewise why it has no form as PyTorch code
     no_backward = False  # whether Caffe's class ends a backward pass with "Not Implemented Yet"
-    is_loss = False  # the first top has loss_weight 1 unless told otherwise, and may be left out
+    is_loss = False  # the first top has loss_weight 1 unless another is given, and may be left out
     # Bottoms that get no gradient unless propagate_down asks: labels, the teacher's logits.
     constant_bottoms: tuple[int, ...] = ()
 
@@ -143,10 +143,10 @@ class Layer(nn.Module):
 
     @property
     def per_sample(self) -> bool:
-        """Whether record i of the tops depends on record i of the bottoms alone, always alike.
+        """Whether sample i of the tops depends on sample i of the bottoms alone, deterministically.
 
-        Where its parameters do not learn, such a layer gives a record the same answer each time,
-        which can be remembered. Records lie along axis 0.
+        Where its parameters do not learn, such a layer has the same output for a sample each time,
+        which can be cached. Samples lie along axis 0.
         """
         return False
 
@@ -272,7 +272,7 @@ class Layer(nn.Module):
         """Go on from where ``state`` was taken."""
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what tells the data that this layer brings from other data; empty: it has none.
+        """Return what identifies the data that this layer brings; empty: it has none.
 
         A word for each property that may differ, and its number or checksum.
         """
@@ -296,7 +296,7 @@ class Layer(nn.Module):
         """Return ``operator(x, *blobs)``, with its sums taken in float64 if the run asks for it.
 
         float32 sums of some hundred products differ between libraries in the last digits, and by
-        them decides which of two nearly equal values a pooling window passes on. The original's
+        them decides which of two nearly equal values a pooling window passes on. Caffe's
         BLAS adds in short blocks, which is closer to the exact sum than what torch calls.
         """
         y = operator(x, *blobs)
@@ -325,12 +325,12 @@ class Layer(nn.Module):
         )
 
     def check_shape(self, shape: Shape, what: str) -> Shape:
-        """Return ``shape``, or fail if an extent is not positive or the count is absurd."""
+        """Return ``shape``, or fail if a size is not positive or the count is absurd."""
         count = 1
-        for length in shape:
-            if length < 1:
-                self.fail(f"every extent of {what} must be at least 1", shape=shape)
-            count *= length
+        for size in shape:
+            if size < 1:
+                self.fail(f"every dim of {what} must be at least 1", shape=shape)
+            count *= size
         if count > MAX_COUNT:
             self.fail(
                 f"{what} is too large: blob size exceeds INT_MAX ({MAX_COUNT} values)", shape=shape
@@ -348,7 +348,7 @@ class Layer(nn.Module):
             )
 
     def check_plane(self, shape: Shape) -> None:
-        """Fail unless a bottom has the axes of pictures: (N, C, H, W)."""
+        """Fail unless a bottom has the axes of images: (N, C, H, W)."""
         if len(shape) != 4:
             self.fail(
                 "Input must have 4 axes, corresponding to (num, channels, height, width)",

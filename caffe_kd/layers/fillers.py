@@ -42,7 +42,7 @@ def fill(blob: Tensor, filler: Any) -> None:
 
 
 def _items(blob: Tensor, filler: Any) -> int:
-    """Return the extent of the first axis: how many units the blob has."""
+    """Return the size of the first axis: how many units the blob has."""
     if blob.dim() == 0:
         raise NetError(
             f"filler '{filler.type}' needs a blob of at least 1 axis, not a single value"
@@ -52,7 +52,7 @@ def _items(blob: Tensor, filler: Any) -> int:
 
 def _fan(blob: Tensor, filler: Any) -> float:
     fan_in = blob.numel() / _items(blob, filler)
-    # A blob with one axis has no second one to count; the original reads 1 there.
+    # A blob with one axis has no second one to count; Caffe reads 1 there.
     fan_out = blob.numel() / (blob.shape[1] if blob.dim() > 1 else 1)
     norm = filler.variance_norm
     if norm == pb.FillerParameter.AVERAGE:

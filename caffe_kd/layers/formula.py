@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MODES = {
     VALID: "VALID: the positions that count",
     FULL: "FULL: all positions",
-    BATCH_SIZE: "BATCH_SIZE: the records",
+    BATCH_SIZE: "BATCH_SIZE: the samples",
     NONE: "NONE",
 }
 _END_OF_FORMULA = re.compile(r"(Bottoms?|Tops?|Fields of|Raises|Source|Blobs|Sample)\b")
@@ -91,10 +91,10 @@ def _split_at_axis(layer: Any, shape: Shape) -> tuple[int, int, int]:
 def reduction(layer: Any, bottom_shapes: Sequence[Shape]) -> str:
     """Return in words what a loss sums over and divides by."""
     if not hasattr(layer, "normalization"):
-        records = bottom_shapes[0][0] if bottom_shapes and bottom_shapes[0] else 1
-        return f"as the formula says, for N = {records} records"
+        samples = bottom_shapes[0][0] if bottom_shapes and bottom_shapes[0] else 1
+        return f"as the formula says, for N = {samples} samples"
     outer, classes, inner = _split_at_axis(layer, bottom_shapes[0])
-    over = f"{outer * inner} positions ({outer} records of {inner})"
+    over = f"{outer * inner} positions ({outer} samples of {inner})"
     if classes > 1:
         over = f"{classes} classes and {over}"
     mode = _MODES[layer.normalization]

@@ -65,7 +65,7 @@ def _hold_gradients(body: str, values: list[Tensor], of_teacher: bool) -> None:
 
 
 def _hold_ends(body: str, shapes: tuple[Shape, ...]) -> None:
-    """One record, no activity, all alike: value and gradient are finite and of ordinary size."""
+    """One sample, no activity, all alike: value and gradient are finite and of ordinary size."""
     torch.manual_seed(4)
     half = len(shapes) // 2
     alone = [torch.randn(1, *shape[1:]) for shape in shapes]

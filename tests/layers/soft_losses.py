@@ -35,10 +35,10 @@ def hold_teacher_gets_no_gradient(make: Callable[..., Net], values: dict[str, Te
 
 
 def hold_ends(make: Callable[[int], Net]) -> None:
-    """One record, logits that are all alike, and very large ones: all is finite.
+    """One sample, logits that are all alike, and very large ones: all is finite.
 
     Args:
-        make: returns a net for a number of records, of 10 classes each.
+        make: returns a net for a number of samples, of 10 classes each.
     """
     torch.manual_seed(5)
     for records in (1, 4):

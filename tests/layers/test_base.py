@@ -82,8 +82,8 @@ def test_failure_names_place_layer_fact_and_values():
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((2, 0), "every extent of it must be at least 1"),
-        ((2, -3), "every extent of it must be at least 1"),
+        ((2, 0), "every dim of it must be at least 1"),
+        ((2, -3), "every dim of it must be at least 1"),
         ((2**16, 2**16), "blob size exceeds INT_MAX"),
     ],
 )

@@ -106,13 +106,13 @@ def test_reduction_names_what_is_summed_and_the_divisor() -> None:
     pixels = [(2, 5, 3, 3), (2, 3, 3)]
     body = 'type: "SoftmaxWithLoss" loss_param { %s }'
     assert reduced(body % "", *pixels).startswith(
-        "sum over 5 classes and 18 positions (2 records of 9), divided by 18 (VALID"
+        "sum over 5 classes and 18 positions (2 samples of 9), divided by 18 (VALID"
     )
     assert "divided by 2 (BATCH_SIZE" in reduced(body % "normalization: BATCH_SIZE", *pixels)
     assert "divided by 1 (NONE" in reduced(body % "normalization: NONE", *pixels)
     assert "label is not 7: 18 at most" in reduced(body % "ignore_label: 7", *pixels)
     sigmoid = reduced('type: "SigmoidCrossEntropyLoss"', (2, 5), (2, 5))
-    assert sigmoid.startswith("sum over 10 positions (2 records of 5), divided by 2")
+    assert sigmoid.startswith("sum over 10 positions (2 samples of 5), divided by 2")
     assert "N = 2 records" in reduced('type: "EuclideanLoss"', (2, 5), (2, 5))
 
 
@@ -121,7 +121,7 @@ def test_reduction_names_what_is_summed_and_the_divisor() -> None:
     [
         ('type: "DistillingLoss" distilling_loss_param { alpha: 0.3 }', ["soft", "hard"]),
         ('type: "DecoupledDistillingLoss"', ["target", "others"]),
-        ('type: "DISTLoss" dist_loss_param { gamma: 2 }', ["classes", "records"]),
+        ('type: "DISTLoss" dist_loss_param { gamma: 2 }', ["classes", "samples"]),
     ],
 )
 def test_terms_of_a_loss_add_up_to_it(body: str, parts: list[str]) -> None:

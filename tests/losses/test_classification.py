@@ -144,7 +144,7 @@ def test_sigmoid_cross_entropy_divides_by_the_batch_unless_told():
 
 
 def test_sigmoid_cross_entropy_ignores_truncated_targets():
-    # 0.7 truncates to 0, as in the original.
+    # 0.7 truncates to 0, as in Caffe.
     loss = sigmoid_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.7, 1.0]]), ignore_label=0)
     assert float(loss) == pytest.approx(math.log(2))
 

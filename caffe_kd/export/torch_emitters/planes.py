@@ -135,27 +135,27 @@ def _pool(layer: Any, shape: Shape) -> tuple[str, tuple[Any, ...]]:
     kind, mask = "Max" if layer.is_max else "Avg", (layer.with_mask, False)
     if layer.kernel is None:
         return call(f"nn.Adaptive{kind}Pool2d", 1, return_indices=mask), ()
-    plan = layer._plan(shape)
-    kernel, stride = size_of(plan.kernel), size_of(plan.stride)
-    if plan.is_plain:
+    geometry = layer.geometry(shape)
+    kernel, stride = size_of(geometry.kernel), size_of(geometry.stride)
+    if geometry.is_plain:
         module = call(
             f"nn.{kind}Pool2d",
             kernel_size=(kernel, None),
             stride=(stride, kernel),
-            padding=(size_of(plan.pad), "0"),
-            ceil_mode=(plan.ceil, False),
+            padding=(size_of(geometry.pad), "0"),
+            ceil_mode=(geometry.ceil, False),
             return_indices=mask,
         )
         return module, ()
     # Windows that torch does not produce: the map is padded to what they cover, or cropped.
-    border = tuple_of(plan.border)
+    border = tuple_of(geometry.border)
     if layer.with_mask:
         return f"MaxPoolWithMask({kernel}, {stride}, {border})", (MaxPoolWithMask,)
     if layer.is_max:
         pad = f"nn.ConstantPad2d({border}, torch.finfo(torch.float32).min)"
         pool = f"nn.MaxPool2d(kernel_size={kernel}, stride={stride})"
         return f"nn.Sequential({pad}, {pool})", ()
-    rows, columns = plan.sizes(0).tolist(), plan.sizes(1).tolist()
+    rows, columns = geometry.sizes(0).tolist(), geometry.sizes(1).tolist()
     if min(*rows, *columns) < 1:
         raise NoCodeError(
             "a window lies outside the map, where a mean is undefined. Use a smaller stride or "

@@ -144,7 +144,7 @@ class AbsVal(Neuron):
     Bottom: any shape. Top: the same, at least 0.
 
     Raises:
-        NetError: the layer is to work in place.
+        NetError: the layer works in place.
 
     Source: Caffe's AbsValLayer.
 
@@ -274,20 +274,20 @@ class _Exceeds(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         ctx.layer.fail(
-            "Not Implemented Yet: Threshold has no gradient, and a loss behind it wants one for "
+            "Not Implemented Yet: Threshold has no gradient, and a loss behind it needs one for "
             "parameters before it. With propagate_down: false they get none"
         )
 
 
 @register("Threshold", param="threshold_param")
 class Threshold(Neuron):
-    """Tell which values exceed the threshold t: 1 where ``x > t``, else 0, also where x equals t.
+    """Compare each value with the threshold t: 1 where ``x > t``, else 0, also where x equals t.
 
     Bottom: any shape. Top: the same, of 0 and 1. There is no gradient.
 
     Raises:
-        NetError: in the backward pass, if a loss hangs on the top and the bottom on parameters that
-            learn.
+        NetError: in the backward pass, if a loss depends on the top, and the bottom on parameters
+            that learn.
 
     Source: Caffe's ThresholdLayer, which likewise ends the backward pass.
 

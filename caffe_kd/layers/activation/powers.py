@@ -44,7 +44,7 @@ def _log_base(layer: Layer) -> float:
 class Power(Neuron):
     """A power of a linear function: ``(shift + scale * x) ^ power``.
 
-    Bottom, top: any shape. A broken power of a negative value is NaN.
+    Bottom, top: any shape. A fractional power of a negative value is NaN.
 
     Source: Caffe's PowerLayer. Its gradient at 0 without shift, 0 / 0 there, is the mathematical
     one here.

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @register("Axpy", bottoms=3, origin="SENet")
 class Axpy(Layer):
-    """Weigh the channels of one blob and add another: ``a * x + y``.
+    """Multiply the channels of one blob by factors and add another blob: ``a * x + y``.
 
-    A squeeze-and-excitation block ends so: a Scale and the Eltwise of a shortcut in one.
+    The end of a squeeze-and-excitation block: its Scale and the shortcut's Eltwise in one layer.
 
     Bottoms: a (N, C) or (N, C, 1, 1); x (N, C, any axes...); y of x's shape. Top: of x's shape.
 
@@ -63,7 +63,7 @@ class Axpy(Layer):
         rank = len(graph.shape(x))
         if len(graph.shape(a)) != rank:
             a, given = graph.temporary("factor"), a
-            sizes = graph.constant([0, 0, *(1,) * (rank - 2)], "shape")
+            sizes = graph.constant([0, 0, *(1,) * (rank - 2)], "sizes")
             graph.node("Reshape", [given, sizes], [a])
         product = graph.temporary("product")
         graph.node("Mul", [a, x], [product])

@@ -36,7 +36,7 @@ def learned_shape(layer: Layer, bottom: Shape) -> Shape:
 
 
 def check_operand(layer: Layer, bottom: Shape, operand: Shape) -> None:
-    """Fail unless the operand's extents equal the bottom's from ``axis`` on."""
+    """Fail unless the operand's sizes equal the bottom's from ``axis`` on."""
     start = first_axis(layer, bottom)
     if bottom[start : start + len(operand)] != operand:
         layer.fail(
@@ -48,7 +48,7 @@ def check_operand(layer: Layer, bottom: Shape, operand: Shape) -> None:
 
 
 def aligned(operand: Tensor, axis: int, rank: int) -> Tensor:
-    """Give the operand the trailing axes of extent 1 that broadcasting over the bottom needs."""
+    """Give the operand the trailing axes of size 1 that broadcasting over the bottom needs."""
     trailing = rank - axis - operand.dim()
     return operand.reshape(*operand.shape, *(1,) * trailing) if trailing else operand
 
@@ -67,12 +67,12 @@ def aligned_onnx(graph: Graph, operand: str, operand_rank: int, axis: int, rank:
 class Bias(Layer):
     """Add a smaller operand to the bottom, repeated over the axes it lacks: ``y = x + b``.
 
-    Bottom, top: any shape. Second bottom b: the extents of the first from ``axis`` on. Without it
+    Bottom, top: any shape. Second bottom b: the sizes of the first from ``axis`` on. Without it
     b is learned.
     Blobs: b, of num_axes axes of the bottom from ``axis`` on, zeros unless filled otherwise.
 
     Raises:
-        NetError: axis or num_axes reach past the bottom, or the second bottom's extents differ.
+        NetError: axis or num_axes reach past the bottom, or the second bottom's sizes differ.
 
     Source: Caffe's BiasLayer.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Dropout(Layer):
     """Zero each value with probability dropout_ratio r and divide the others by ``1 - r``.
 
-    In TEST the top is the bottom. The draws come from torch's global generator.
+    In TEST the top is the bottom. The random numbers are those of torch's global generator.
 
     Bottom, top: any shape.
 

@@ -22,8 +22,8 @@ class Embed(IndexingLayer):
 
     The same as an InnerProduct of one-hot vectors. The bottom gets no gradient.
 
-    Bottom: indices of any shape, whole numbers in 0..input_dim-1; broken ones are cut. Top: (the
-    bottom's axes..., num_output).
+    Bottom: indices of any shape, whole numbers in 0..input_dim-1; fractions are truncated. Top:
+    (the bottom's axes..., num_output).
     Blobs: weight (input_dim, num_output), bias (num_output).
 
     Raises:

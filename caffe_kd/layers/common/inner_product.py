@@ -74,7 +74,7 @@ class InnerProduct(Layer):
             graph.node("Gemm", [flat, weight, *bias], tops, transB=int(not self.param.transpose))
             return
         if not is_flat:
-            sizes = graph.constant([0] * self.start + [-1], "shape")
+            sizes = graph.constant([0] * self.start + [-1], "sizes")
             graph.node("Reshape", [x, sizes], [flat])
         if not self.param.transpose:
             weight, stored = graph.temporary("transposed"), weight

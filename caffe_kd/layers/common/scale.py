@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Scale(Layer):
     """Multiply by a smaller operand, repeated over the axes it lacks: ``y = s x + b``.
 
-    Bottom, top: any shape. Second bottom s: the extents of the first from ``axis`` on. Without it
+    Bottom, top: any shape. Second bottom s: the sizes of the first from ``axis`` on. Without it
     s is learned.
     Blobs: s, of num_axes axes of the bottom from ``axis`` on, ones unless filled otherwise; with
     bias_term b, of s's shape, zeros unless filled otherwise.
 
     Raises:
-        NetError: axis or num_axes reach past the bottom, or the second bottom's extents differ.
+        NetError: axis or num_axes reach past the bottom, or the second bottom's sizes differ.
 
     Source: Caffe's ScaleLayer.
 

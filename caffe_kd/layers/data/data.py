@@ -1,4 +1,4 @@
-"""Data: records of an LMDB, a LevelDB or IDX files."""
+"""Data: samples of an LMDB, a LevelDB or IDX files."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ THREAD_PAYS = 1 << 21
 
 @register("Data", param="data_param", bottoms=0, tops=(1, 3))
 class Data(ImageLayer):
-    """Give the records of a database in their order, starting over after the last.
+    """Read the samples of a database in order, starting over after the last.
 
     Tops: data (batch_size, C, H, W), transformed as ``transform_param`` says; label (batch_size),
-    whole numbers from 0; the records' numbers (batch_size), from 0, for layers that remember each
-    record. Images of several sizes take a crop_size, or a batch_size of 1, which then makes blobs
-    of several sizes. ``first``, ``count`` and ``leave_out`` choose a part of the records; the layer
-    then knows no others, and numbers these.
+    whole numbers from 0; the samples' numbers (batch_size), from 0, for layers that keep something
+    for each sample. Images of several sizes need a crop_size, or a batch_size of 1, which then
+    makes blobs of several sizes. ``first``, ``count`` and ``leave_out`` select a part of the
+    samples, which alone are numbered then.
 
     Raises:
-        NetError: batch_size is 0, the transformation does not suit the records, or there are too
+        NetError: batch_size is 0, the transformation does not suit the samples, or there are too
             many of them to be numbered.
-        DataError: the database is missing or damaged, or has not the records that are chosen.
+        DataError: the database is missing or damaged, or has not the samples that are chosen.
 
     Source: Caffe's DataLayer, which has no third top. ``rand_skip`` is ignored there and here.
-    ``force_encoded_color``, which its last version ignores, means force_color, as before. Records
+    ``force_encoded_color``, which its last version ignores, means force_color, as before. Samples
     that fit are kept in memory as bytes, encoded ones decoded. Batches are made ahead in a thread,
-    ``prefetch`` of them, unless raw records are in memory and the transformation is so quick that
+    ``prefetch`` of them, unless raw samples are in memory and the transformation is so quick that
     it would not pay.
 
     Sample::

@@ -16,7 +16,7 @@ from ..shared.records import Indices, OrderedRecordLayer
 
 @register("HDF5Data", param="hdf5_data_param", bottoms=0, tops=(1, None))
 class HDF5Data(OrderedRecordLayer):
-    """Give rows of the HDF5 files that ``source`` lists, file after file, starting over at the end.
+    """Read rows of the HDF5 files that ``source`` lists, file after file, starting over at the end.
 
     Tops: for each dataset named like the top, (batch_size, row's axes...), float32.
 
@@ -25,7 +25,7 @@ class HDF5Data(OrderedRecordLayer):
         DataError: a file or dataset is missing or damaged.
 
     Source: Caffe's HDF5DataLayer. With ``shuffle`` the files and the rows of each are shuffled
-    anew in every pass, here by random numbers that ``random_seed`` rules, as it does not there.
+    again in every pass; here, unlike there, ``random_seed`` makes their order reproducible.
 
     Sample::
 

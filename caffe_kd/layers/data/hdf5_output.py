@@ -21,13 +21,13 @@ _MARK = "written_by"
 class HDF5Output(Layer):
     """Write both bottoms to ``file_name``, as the datasets "data" and "label".
 
-    Each pass adds its records at the end of the datasets. The first one begins the file anew, and
+    Each pass adds its samples at the end of the datasets. The first one creates the file, and
     after each the file is whole and closed, so that it can be read while the net is in use. A file
     that is there already is replaced only if such a layer has written it, which an attribute says:
     a prototxt from elsewhere may name any. ``caffe_kd time`` leaves the file as it is.
 
     Bottoms: data (N, ...) and label (N, ...), of at most 4 axes. The datasets have 4 axes, missing
-    ones being 1: (records, channels, height, width), float32.
+    ones being 1: (samples, channels, height, width), float32.
 
     Raises:
         NetError: there is no file_name, the bottoms differ in N, or one has more than 4 axes.
@@ -113,8 +113,8 @@ class HDF5Output(Layer):
         for name, blob in blobs.items():
             if file[name].shape[1:] != blob.shape[1:]:
                 self.fail(
-                    f"records of '{name}' must keep their shape from pass to pass",
-                    record=blob.shape[1:],
+                    f"samples of '{name}' must keep their shape from pass to pass",
+                    sample=blob.shape[1:],
                     before=file[name].shape[1:],
                 )
         for name, blob in blobs.items():

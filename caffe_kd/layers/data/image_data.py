@@ -13,15 +13,16 @@ from ..shared.records import ImageLayer, Indices, OrderedRecordLayer
 
 @register("ImageData", param="image_data_param", bottoms=0, tops=(1, 3))
 class ImageData(ImageLayer, OrderedRecordLayer):
-    """Give the images that ``source`` lists, one "path label" a line, starting over at the end.
+    """Read the images that ``source`` lists, one "path label" a line, starting over at the end.
 
     With ``shuffle`` each pass has another order. ``new_height`` and ``new_width`` resize the images
     as cv::resize does.
 
     Tops: data (batch_size, C, H, W), C being 3 (blue, green, red) or without ``is_color`` 1,
-    transformed as ``transform_param`` says; label (batch_size), whole numbers; the images' places
-    in the list (batch_size), from 0, for layers that remember each record. Images of several sizes
-    take a crop_size, or a batch_size of 1, which then makes blobs of several sizes.
+    transformed as ``transform_param`` says; label (batch_size), whole numbers; the images'
+    positions in the list (batch_size), from 0, for layers that keep something for each sample.
+    Images of several sizes need a crop_size, or a batch_size of 1, which then makes blobs of
+    several sizes.
 
     Raises:
         NetError: batch_size is 0, one of new_height and new_width is missing, or there are not
@@ -29,9 +30,10 @@ class ImageData(ImageLayer, OrderedRecordLayer):
         DataError: the list or an image is missing or damaged; the message names the list's line.
 
     Source: Caffe's ImageDataLayer, which has no third top. Paths are looked up beside the list,
-    too. ``random_seed`` rules the order and what ``rand_skip`` draws. Decoded images are kept in
-    memory as bytes, up to 2 GB or a quarter of what there is, so that later passes over a set that
-    fits decode nothing. Batches are made ahead in a thread, ``data_param { prefetch }`` of them.
+    too. The order and what ``rand_skip`` draws follow from ``random_seed``. Decoded images are kept
+    in memory as bytes, up to 2 GB or a quarter of what there is, so that later passes over a set
+    that fits decode nothing. Batches are made ahead in a thread, ``data_param { prefetch }`` of
+    them.
 
     Sample::
 

@@ -14,13 +14,13 @@ from ..shared.records import Indices, RecordLayer, State
 
 @register("MemoryData", param="memory_data_param", bottoms=0, tops=2)
 class MemoryData(RecordLayer):
-    """Give the images and labels that ``set`` was given last, in order, starting over at the end.
+    """Batch the images and labels that ``set`` was given last, in order, starting over at the end.
 
     Tops: data (batch_size, channels, height, width), as they are: ``transform_param`` changes
     nothing; label (batch_size).
 
     Raises:
-        NetError: one of the four extents is missing, or the layer runs before ``set``.
+        NetError: one of the four sizes is missing, or the layer runs before ``set``.
 
     Source: Caffe's MemoryDataLayer, fed as by pycaffe's ``set_input_arrays``.
 
@@ -55,10 +55,10 @@ class MemoryData(RecordLayer):
         return [(batch, *self.record_shape), (batch,)]
 
     def set(self, images: ArrayLike, labels: ArrayLike) -> None:
-        """Give the layer its records, from the first of which the next batch begins.
+        """Give the layer its samples, from the first of which the next batch begins.
 
         The arrays are not copied where they are float32 and contiguous; after changing them, set
-        them again. A run that goes on from a snapshot gets its records before ``restore``.
+        them again. A run that goes on from a snapshot gets its samples before ``restore``.
 
         Args:
             images: float32 [N, channels, height, width]; N is a multiple of batch_size.
@@ -92,7 +92,7 @@ class MemoryData(RecordLayer):
     def _given(self) -> tuple[Tensor, Tensor]:
         if self._records is None:
             self.fail(
-                "MemoryDataLayer needs to be initialized by calling Reset: hand it its records "
+                "MemoryDataLayer needs to be initialized by calling Reset: hand it its samples "
                 "from Python with set(images, labels)"
             )
         return self._records
@@ -125,7 +125,7 @@ class MemoryData(RecordLayer):
         super().go_on(state)
         if self._records is not None and self.position >= self.record_count:
             raise ValueError(
-                f"layer '{self.name}' has {self.record_count} records and stood at record "
+                f"layer '{self.name}' has {self.record_count} samples and stood at sample "
                 f"{self.position}"
             )
 

@@ -17,7 +17,7 @@ from ..shared.records import Indices, RecordLayer
 
 @register("WindowData", param="window_data_param", bottoms=0, tops=2)
 class WindowData(RecordLayer):
-    """Give windows of images, drawn at random: background first, then ``fg_fraction`` of objects.
+    """Read random windows of images: background first, then ``fg_fraction`` of objects.
 
     ``source`` lists images and their windows: for each image the lines ``# image_index``, path,
     channels, height, width, number of windows, and for each window ``class overlap x1 y1 x2 y2``.
@@ -36,9 +36,10 @@ class WindowData(RecordLayer):
         DataError: the list or an image is missing or damaged, or a window lies outside of its
             image; the message names the image's line in the list.
 
-    Source: Caffe's WindowDataLayer. It draws in both phases alike, and does not use
-    transform_param's ``scale``, which is told. Decoded images are kept in memory as those of
-    ImageData are, with ``cache_images`` also the files. ``random_seed`` rules what is drawn.
+    Source: Caffe's WindowDataLayer. It draws in TEST as in TRAIN, and does not use
+    transform_param's ``scale``, which a warning says. Decoded images are kept in memory as those
+    of ImageData are, with ``cache_images`` also the files. What is drawn follows from
+    ``random_seed``.
 
     Sample::
 
@@ -85,7 +86,7 @@ class WindowData(RecordLayer):
         if self._crop < 1:
             self.fail("transform_param needs a crop_size greater than 0", crop_size=self._crop)
         if (jitter := self.proto.transform_param.jitter) > 0:
-            self.fail("a window's place is random already: leave jitter out", jitter=jitter)
+            self.fail("a window's position is random already: leave jitter out", jitter=jitter)
         if self.proto.transform_param.jitter:
             self.fail("WindowData does not shift its windows: leave jitter out")
         if 2 * param.context_pad >= self._crop:
@@ -120,7 +121,7 @@ class WindowData(RecordLayer):
         for label, count in zip(*np.unique(self._windows.label, return_counts=True), strict=True):
             self.tell(f"class {label} has {count} samples")
         if self.proto.transform_param.scale != 1:
-            self.tell(f"layer '{self.name}': WindowData does not use scale, as in the original")
+            self.tell(f"layer '{self.name}': WindowData does not use scale, as in Caffe")
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         batch = self.param.batch_size

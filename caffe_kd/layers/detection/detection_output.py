@@ -26,16 +26,16 @@ class DetectionOutput(Layer):
     scores (N, P num_classes); PriorBox's boxes and variances (1, 2, P 4). A fourth, the image, is
     not looked at.
     Top: (1, 1, K, 7), for each of the K boxes found (image 0..N-1, class, score, xmin, ymin, xmax,
-    ymax), in the order of images, then of classes, then of falling scores. If no image has any, K
-    is N and a row (image, -1, -1, ...). Before the first pass K counts as 1.
+    ymax), in the order of images, then of classes, then of descending scores. If no image has any,
+    K is N and a row (image, -1, -1, ...). Before the first pass K counts as 1.
 
     Raises:
         NetError: num_classes is missing, nms_threshold is negative, eta is not in (0, 1], the
             bottoms don't fit each other, or a prior has no area where its size matters.
 
     Source: Liu et al. 2016; DetectionOutputLayer of Liu's fork for SSD. Writing the boxes to files
-    (save_output_param) and showing them (visualize) is not done, and told once. Equal scores stay
-    in the order of classes and priors; there keep_top_k leaves their order open.
+    (save_output_param) and showing them (visualize) is not done; a warning says so. Equal scores
+    stay in the order of classes and priors; there keep_top_k leaves their order open.
 
     Sample::
 
@@ -103,7 +103,7 @@ class DetectionOutput(Layer):
             names = ", ".join(self.unused)
             self.context.notify(f"layer '{self.name}': DetectionOutput does not act on {names}")
             self.unused = []
-        # On the host: each step hangs on the one before, and the numbers are few.
+        # On the host: each step depends on the one before, and the numbers are few.
         locations, scores, priors = (b.detach().float().cpu().numpy() for b in bottoms[:3])
         boxes = self._decoded(locations, priors)
         scores = scores.reshape(len(scores), -1, self.param.num_classes)

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from ...export.graph import Graph
 
 _SAME_RATIO = 1e-6  # ratios nearer to each other than this are one
-# At one place: far beyond any net's, and little enough to try every pair of ratios.
+# At one position: far beyond any net's, and little enough to try every pair of ratios.
 _MOST_BOXES = 1000
 
 
 @register("PriorBox", param="prior_box_param", bottoms=2, origin="SSD")
 class PriorBox(Layer):
-    """Lay boxes of several sizes around the centre of each place of a plane.
+    """Make boxes of several sizes around the centre of each position of a plane.
 
-    The centre of place (h, w) is ``((w + offset) step_w, (h + offset) step_h)`` in pixels. Around
-    it lie, for each min_size in turn: the square of that side, the square of side
+    The centre of position (h, w) is ``((w + offset) step_w, (h + offset) step_h)`` in pixels.
+    Around it lie, for each min_size in turn: the square of that side, the square of side
     ``sqrt(min_size max_size)`` if there are max_sizes, and for each aspect_ratio r other than 1 the
     box ``min_size sqrt(r)`` wide and ``min_size / sqrt(r)`` high; after r comes ``1 / r`` with
     ``flip``. Neither bottom's values matter, and there is no gradient.
 
     Bottoms: the plane (N, C, H, W), and the image (N, channels, height, width).
-    Top: (1, 2, H W P 4) for P boxes at each place: the boxes (xmin, ymin, xmax, ymax) in units of
-    the image's sides, in [0, 1] with ``clip``; then the variances of the coordinates.
+    Top: (1, 2, H W P 4) for P boxes at each position: the boxes (xmin, ymin, xmax, ymax) in units
+    of the image's sides, in [0, 1] with ``clip``; then the variances of the coordinates.
 
     Raises:
         NetError: a bottom hasn't 4 axes, min_size is missing or not positive, there are max_sizes
@@ -67,7 +67,7 @@ class PriorBox(Layer):
         self.step = self._pair("step", "step")
 
     def _sizes(self) -> list[tuple[float, float]]:
-        """Return width and height of the boxes around one place, in pixels."""
+        """Return width and height of the boxes around one position, in pixels."""
         smalls, larges = list(self.param.min_size), list(self.param.max_size)
         if not smalls:
             self.fail("must provide min_size")
@@ -102,7 +102,7 @@ class PriorBox(Layer):
 
     def _check_count(self, boxes: int) -> None:
         if boxes > _MOST_BOXES:
-            self.fail(f"at most {_MOST_BOXES} boxes at a place", boxes=boxes)
+            self.fail(f"at most {_MOST_BOXES} boxes at a position", boxes=boxes)
 
     def _pair(self, one: str, stem: str) -> tuple[float, float] | None:
         """Read height and width: both from ``one``, or each from its own field, or None."""
@@ -128,13 +128,13 @@ class PriorBox(Layer):
         return [(1, 2, height * width * len(self.sizes) * 4)]
 
     def _priors(self, shapes: list[Shape]) -> Array:
-        """Return the top, which hangs on the bottoms' shapes alone; rounded where Caffe rounds."""
+        """Return the top, which depends on the bottoms' shapes alone; rounded as in Caffe."""
         plane, image = shapes[0][2:], self.image or shapes[1][2:]
         step = self.step or (image[0] / plane[0], image[1] / plane[1])
         offset = np.float32(self.param.offset)
         y, x = (
-            (np.arange(length, dtype=np.float32) + offset) * np.float32(size)
-            for length, size in zip(plane, step, strict=True)
+            (np.arange(count, dtype=np.float32) + offset) * np.float32(size)
+            for count, size in zip(plane, step, strict=True)
         )
         centres = np.stack(np.broadcast_arrays(x, y[:, None]), -1).astype(np.float64)[:, :, None]
         halves = np.array(self.sizes, np.float32).astype(np.float64) / 2

@@ -21,7 +21,7 @@ _MOST_VALUES = 2**22  # of all bins that are looked at together: 16 MB
 class Bins:
     """The bins of all regions: rows from top to bottom, (R, P), columns left to right, (R, Q).
 
-    The ends are excluded. Rows are counted through all records.
+    The ends are excluded. Rows are counted through all samples.
     """
 
     top: Tensor
@@ -31,16 +31,16 @@ class Bins:
 
     @property
     def empty(self) -> Tensor:
-        """Whether a bin has no places, (R P Q)."""
+        """Whether a bin has no positions, (R P Q)."""
         rows, columns = self.bottom <= self.top, self.right <= self.left
         return (rows[:, :, None] | columns[:, None, :]).flatten()
 
     def largest(self, values: Tensor, width: int) -> Tensor:
-        """Return the place of each bin's largest value, the first of equals, (R P Q, C).
+        """Return the index of each bin's largest value, the first of equals, (R P Q, C).
 
         Args:
-            values: (places, C).
-            width: places in a row.
+            values: (positions, C).
+            width: positions in a row.
         """
         down, across = self.top.shape[1], self.left.shape[1]
         top, tall = self.top.flatten(), (self.bottom - self.top).flatten()
@@ -59,30 +59,30 @@ class Bins:
 
 
 def _largest(values: Tensor, first: Tensor, tall: Tensor, wide: Tensor, width: int) -> Tensor:
-    """Return the place of each window's largest value, looking at them all together."""
+    """Return the index of each window's largest value, for all windows together."""
     y = torch.arange(max(1, int(tall.max())), device=first.device)[:, None]
     x = torch.arange(max(1, int(wide.max())), device=first.device)
     outside = ((y >= tall[:, None, None]) | (x >= wide[:, None, None])).flatten(1)
-    # Places outside are looked at too, at the first of all, but cannot win.
-    place = (first[:, None, None] + y * width + x).flatten(1).masked_fill(outside, 0)
-    window = values[place].masked_fill_(outside[:, :, None], -torch.inf)
-    return place.gather(1, window.max(1).indices)
+    # Positions outside stand for the first of all, and cannot win.
+    index = (first[:, None, None] + y * width + x).flatten(1).masked_fill(outside, 0)
+    window = values[index].masked_fill_(outside[:, :, None], -torch.inf)
+    return index.gather(1, window.max(1).indices)
 
 
 @register("ROIPooling", param="roi_pooling_param", bottoms=2, origin="Fast R-CNN")
 class ROIPooling(RegionLayer):
     """Divide each region into pooled_h x pooled_w bins and take the largest value in each.
 
-    A region (record, x1, y1, x2, y2) in pixels of the image covers the places
+    A region (sample, x1, y1, x2, y2) in pixels of the image covers the positions
     ``round(x1 spatial_scale)`` to ``round(x2 spatial_scale)``, at least one; halves are rounded
     away from zero. Bin i of P along a length L is ``[floor(i L / P), ceil((i + 1) L / P))``, cut to
-    the plane. A bin without places is 0. The first of equal values gets the gradient; the regions
+    the plane. An empty bin is 0. The first of equal values gets the gradient; the regions
     get none.
 
     Bottoms: (N, C, H, W); regions (R, 5). Top: (R, C, pooled_h, pooled_w).
 
     Raises:
-        NetError: pooled_h or pooled_w is 0, a bottom's shape is another, or a region's record is
+        NetError: pooled_h or pooled_w is 0, a bottom's shape is another, or a region's sample is
             not in the batch.
 
     Source: Girshick 2015; ROIPoolingLayer of his fork for Fast R-CNN.
@@ -114,7 +114,7 @@ class ROIPooling(RegionLayer):
         """Return where along an axis the regions' bins begin and end, both (R, bins)."""
         scale = self.param.spatial_scale
         first, last = rounded(start * scale).long(), rounded(end * scale).long()
-        # In floats, as the original does: the last bin may reach one place too far.
+        # In floats, as Caffe does: the last bin may reach one position too far.
         size = (last - first + 1).clamp(min=1).to(start.dtype)[:, None] / bins
         index = torch.arange(bins, device=start.device, dtype=start.dtype)
         low, high = (index * size).floor().long(), ((index + 1) * size).ceil().long()
@@ -124,11 +124,11 @@ class ROIPooling(RegionLayer):
     def forward(self, x: Tensor, regions: Tensor) -> Tensor:
         _, channels, height, width = x.shape
         regions = regions.detach().reshape(-1, 5)
-        record = self.read_indices(regions[:, 0], len(x))
+        sample = self.read_indices(regions[:, 0], len(x))
         top, bottom = self._bins(regions[:, 2], regions[:, 4], self.pooled[0], height)
         left, right = self._bins(regions[:, 1], regions[:, 3], self.pooled[1], width)
-        values = x.permute(0, 2, 3, 1).reshape(-1, channels)  # a row for each place
-        above = record[:, None] * height  # the rows of all records before
+        values = x.permute(0, 2, 3, 1).reshape(-1, channels)  # a row for each position
+        above = sample[:, None] * height  # the rows of all samples before
         bins = Bins(top + above, bottom + above, left, right)
         where = bins.largest(values.detach(), width)
         y = values.gather(0, where).masked_fill(bins.empty[:, None], 0)

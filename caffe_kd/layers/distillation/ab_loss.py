@@ -13,7 +13,7 @@ from .pair_loss import PairLoss
 
 @register("ABLoss", param="ab_loss_param", bottoms=2, origin="caffe_kd")
 class ABLoss(PairLoss):
-    """Punish a student's neurons that don't fire where its teacher's do, or fire where they don't.
+    """Penalise a student's neurons that don't fire where its teacher's do, or the reverse.
 
     Activation boundaries, with m for ``margin``::
 
@@ -24,7 +24,7 @@ class ABLoss(PairLoss):
     ``0.003 * 2^(i - n + 1)``: the last 0.003, those before half of what follows. It is meant to
     come before the training on labels, for the student's lower layers alone.
 
-    Bottoms: the student's features (N, ...) before any ReLU, as a rule from a connector in the
+    Bottoms: the student's features (N, ...) before any ReLU, usually from a connector in the
     distiller, a 1x1 Convolution with the teacher's number of channels; the teacher's, of the same
     shape, before or after a ReLU. Top: the loss, a scalar, 0 or more, in squared units of the
     student's features. It is not 0 for a student that equals its teacher, but for one whose

@@ -11,10 +11,10 @@ from .pair_loss import PairLoss
 
 @register("AttentionTransferLoss", bottoms=2, origin="caffe_kd")
 class AttentionTransferLoss(PairLoss):
-    """Punish a student for looking at other places than its teacher.
+    """Penalise attention maps that differ from the teacher's.
 
-    ``a(f) = n(mean over channels of f^2)`` with ``n`` for length 1 over the positions of a record;
-    ``loss = mean over records and positions of (a(f_s) - a(f_t))^2``. One layer for each pair of
+    ``a(f) = n(mean over channels of f^2)`` with ``n`` for length 1 over the positions of a sample;
+    ``loss = mean over samples and positions of (a(f_s) - a(f_t))^2``. One layer for each pair of
     maps, of similar depth. Usual loss_weight: 1000.
 
     Bottoms: the student's maps (N, C, H, W), the teacher's (N, D, K, L), with any numbers of
@@ -22,7 +22,7 @@ class AttentionTransferLoss(PairLoss):
     0..2 / (H * W). No gradient goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms are no maps, or differ in records.
+        NetError: the bottoms are no maps, or differ in samples.
 
     Source: Zagoruyko, Komodakis 2017, Paying More Attention to Attention,
         https://arxiv.org/abs/1612.03928.

@@ -1,4 +1,4 @@
-"""CorrelationCongruenceLoss: a student errs on no two records in the same way."""
+"""CorrelationCongruenceLoss: a student errs on no two samples in the same way."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .pair_loss import PairLoss
 
 @register("CorrelationCongruenceLoss", bottoms=2, origin="caffe_kd")
 class CorrelationCongruenceLoss(PairLoss):
-    """Punish differences to the teacher that records share with those that follow them.
+    """Penalise differences to the teacher that two successive samples share.
 
-    ``d_i = e_s - e_t`` for record i; ``loss = mean over i of the sum over features of
-    |d_i| |d_(i+1)|``. The embeddings are as a rule linear, an InnerProduct of 128 outputs in the
+    ``d_i = e_s - e_t`` for sample i; ``loss = mean over i of the sum over features of
+    |d_i| |d_(i+1)|``. The embeddings are usually linear, an InnerProduct of 128 outputs in the
     distiller for each net. Usual loss_weight: 0.02.
 
     Bottoms: the student's embeddings (N, K), the teacher's, of the same shape; a batch of one gives
@@ -23,7 +23,7 @@ class CorrelationCongruenceLoss(PairLoss):
     from shrinking to one point.
 
     Raises:
-        NetError: the bottoms differ in records or values per record.
+        NetError: the bottoms differ in samples or values per sample.
 
     Source: Peng et al. 2019, Correlation Congruence for Knowledge Distillation,
         https://arxiv.org/abs/1904.01802. The paper compares matrices of kernel values; this form

@@ -1,4 +1,4 @@
-"""CRDLoss: a student's answer to a record is told from its teacher's answers to others."""
+"""CRDLoss: a student's embedding of a sample is matched with its teacher's, among others."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ from .pair_loss import PairLoss
 
 @register("CRDLoss", param="crd_loss_param", bottoms=(2, 4), origin="caffe_kd")
 class CRDLoss(PairLoss):
-    """Punish embeddings by which a record's answers of both nets are not known to belong together.
+    """Penalise embeddings by which the two nets' outputs for a sample cannot be matched.
 
-    Contrastive representation distillation. Embeddings are brought to length 1. Each record has M
-    negatives, embeddings of other records. With ``g(a, b) = exp(a.b / temperature) / c`` and
+    Contrastive representation distillation. Embeddings are brought to length 1. Each sample has M
+    negatives, embeddings of other samples. With ``g(a, b) = exp(a.b / temperature) / c`` and
     ``h = g / (g + M)``::
 
-        side(a, b, others) = mean over records of (-log h(a, b) - sum over others of log(1 - h))
+        side(a, b, others) = mean over samples of (-log h(a, b) - sum over others of log(1 - h))
         loss = side(e_s, e_t, the teacher's others) + side(e_t, e_s, the student's others)
 
-    c is a constant of each side: the mean of ``exp(a.b / temperature)`` over the first batch that
+    c is a constant for each side: the mean of ``exp(a.b / temperature)`` over the first batch that
     has negatives. The negatives come from one of two memories:
 
-    * a queue: those of the last ``negatives`` records before this batch, for all of it the same;
-    * with ``records``, how many there are, the paper's bank: for each record of the batch
-      ``negatives`` are drawn at random, with replacement, from all records seen before. The bank
-      has a row for each record and each net, ``n(momentum * row + (1 - momentum) * new)`` with
-      ``n`` for length 1. The last bottom then says which records they are: a data layer's third
+    * a queue: those of the last ``negatives`` samples before this batch, for all of it the same;
+    * with ``records``, how many there are, the paper's bank: for each sample of the batch
+      ``negatives`` are drawn at random, with replacement, from all samples seen before. The bank
+      has a row for each sample and each net, ``n(momentum * row + (1 - momentum) * new)`` with
+      ``n`` for length 1. The last bottom then says which samples they are: a data layer's third
       top.
 
-    With a label as third bottom, records of the same class are no negatives of each other, and in
-    the bank a record is none of itself; those do not count in M. A record without negatives gives
+    With a label as third bottom, samples of the same class are no negatives of each other, and in
+    the bank a sample is none of itself; those do not count in M. A sample without negatives gives
     0, as does the first batch. Usual loss_weight: 0.8.
 
-    Bottoms: the student's embedding (N, K), the teacher's, of the same shape: each as a rule an
+    Bottoms: the student's embedding (N, K), the teacher's, of the same shape: each usually an
     InnerProduct of 128 outputs in the distiller; optionally labels (N); with ``records`` the
-    records' numbers (N), whole, from 0 and below ``records``. Unlike with other losses the
+    samples' numbers (N), whole, from 0 and below ``records``. Unlike with other losses the
     teacher's bottom gets a gradient, since its embedding learns too (the teacher itself is frozen).
-    Top: the loss, a scalar in nats, 0 or more; but for the first batch it does not become 0, where
-    student and teacher are equal neither.
+    Top: the loss, a scalar in nats, 0 or more; 0 for the first batch, and above 0 afterwards even
+    where student and teacher are equal.
 
-    What it remembers goes into the state beside a snapshot, not into the weights. A test net has
-    its own, of the test records.
+    The memory is saved with the solver's state, not with the weights. A test net has its own, of
+    the test samples.
 
     Raises:
-        NetError: the bottoms differ in records or values per record, there is not one label or
-            number a record, a number is not below ``records``, negatives is 0, the temperature is
+        NetError: the bottoms differ in samples or values per sample, there is not one label or
+            number a sample, a number is not below ``records``, negatives is 0, the temperature is
             not above 0, or momentum not in 0..1.
 
     Source: Tian, Krishnan, Isola 2020, Contrastive Representation Distillation,
         https://arxiv.org/abs/1910.10699. The authors' code differs from the bank in this: its rows
-        begin with random values, which are drawn, too, and the positive is the row of the record;
-        here only records that were seen are drawn, and the positive is the other net's present
-        embedding, as in the paper, so that a single pass teaches something. It draws until all are
-        of other classes. The queue needs no numbers of records and no memory for all of them.
+        begin with random values, which are drawn, too, and the positive is the row of the sample;
+        here only samples that were seen are drawn, and the positive is the other net's present
+        embedding, as in the paper, so that a single pass trains already. It draws until all are
+        of other classes. The queue needs no numbers of samples and no memory for all of them.
 
     Sample::
 
@@ -85,7 +85,7 @@ class CRDLoss(PairLoss):
         own = 1 if records else 0
         if not own <= len(others) <= own + 1:
             self.fail(
-                "takes student, teacher, optionally label, and with records the records' numbers, "
+                "takes student, teacher, optionally label, and with records the samples' numbers, "
                 "a data layer's third top, last",
                 bottoms=len(bottom_shapes),
                 records=records,
@@ -94,7 +94,7 @@ class CRDLoss(PairLoss):
         for what, shape in zip(names, others, strict=True):
             if math.prod(shape) != student[0]:
                 self.fail(
-                    f"there must be one {what} for each record", student=student, **{what: shape}
+                    f"there must be one {what} for each sample", student=student, **{what: shape}
                 )
         width = math.prod(student[1:])
         if records:
@@ -137,7 +137,7 @@ class CRDLoss(PairLoss):
         for number in given:
             if not (0 <= number < self.param.records and number == int(number)):
                 self.fail(
-                    "records are numbered from 0, and records says how many there are",
+                    "samples are numbered from 0, and records says how many there are",
                     number=number,
                     records=self.param.records,
                 )

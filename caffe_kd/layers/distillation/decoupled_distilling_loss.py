@@ -1,4 +1,4 @@
-"""DecoupledDistillingLoss: what the teacher thinks of the label and of the other classes, apart."""
+"""DecoupledDistillingLoss: the label's probability and those of the other classes, weighted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..shared.scheduled import check_temperature, current
     origin="caffe_kd",
 )
 class DecoupledDistillingLoss(LabelledLayer):
-    """Punish a student for differing from its teacher, about the label and among other classes.
+    """Penalise a student for differing from its teacher, about the label and among other classes.
 
     With ``p = softmax(z / T)``, y the label, and q the other classes' p, made to sum 1::
 
@@ -27,7 +27,7 @@ class DecoupledDistillingLoss(LabelledLayer):
                                             + beta * KL(q_t || q_s)) / normaliser
 
     In DistillingLoss the second term has the weight ``1 - p_t[y]``: the surer the teacher, the less
-    it says about the classes that look alike. Here beta gives it any weight. The labels' own loss
+    it says about similar classes. Here beta gives it any weight. The labels' own loss
     is not in it: SoftmaxWithLoss stays beside it.
 
     Fields of ``decoupled_distilling_loss_param``: temperature (T, above 0, default 4) or

@@ -13,12 +13,12 @@ from ..shared.scheduled import check_temperature, current
 
 @register("DISTLoss", param="dist_loss_param", bottoms=2, origin="caffe_kd")
 class DISTLoss(Layer):
-    """Punish a student whose probabilities do not correlate with its teacher's.
+    """Penalise a student whose probabilities do not correlate with its teacher's.
 
     With ``p = softmax(z / tau)`` and Pearson's correlation r::
 
-        loss = tau^2 * (beta * mean over records of (1 - r of the records' classes)
-                        + gamma * mean over classes of (1 - r of the classes' records))
+        loss = tau^2 * (beta * mean over samples of (1 - r of the samples' classes)
+                        + gamma * mean over classes of (1 - r of the classes' samples))
 
     It asks for the same relations, not the same values, which a small student can follow where a
     teacher is much stronger.
@@ -27,8 +27,8 @@ class DISTLoss(Layer):
     default 1) or temperature_schedule, axis (default 1).
 
     Bottoms: the student's logits (N, C, ...) and the teacher's, of the same shape; each position
-    counts as a record. Top: the loss, a scalar in 0..2 tau^2 (beta + gamma). A class says nothing
-    over a single record, where its correlation counts as 0. No gradient goes to the teacher unless
+    counts as a sample. Top: the loss, a scalar in 0..2 tau^2 (beta + gamma). A class says nothing
+    over a single sample, where its correlation counts as 0. No gradient goes to the teacher unless
     ``propagate_down`` asks.
 
     Raises:
@@ -63,26 +63,26 @@ class DISTLoss(Layer):
         return [()]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        over_classes, over_records = self.terms(*bottoms).values()
-        return over_classes + over_records
+        over_classes, over_samples = self.terms(*bottoms).values()
+        return over_classes + over_samples
 
     def terms(self, *bottoms: Tensor) -> dict[str, Tensor]:
         student, teacher = bottoms
-        over_classes, over_records = dist(
+        over_classes, over_samples = dist(
             student,
             teacher.reshape(student.shape),
             temperature=current(self, "temperature"),
             axis=self.class_axis,
         )
         beta, gamma = self.param.beta, self.param.gamma
-        return {"classes": beta * over_classes, "records": gamma * over_records}
+        return {"classes": beta * over_classes, "samples": gamma * over_samples}
 
     def explain(self, bottom_shapes: list[Shape]) -> list[str]:
         tau, beta, gamma = (formula.number(self, x) for x in ("temperature", "beta", "gamma"))
         student, teacher = formula.names(self)
         return [
-            f"loss = {tau}^2 * ({beta} * mean over records of (1 - r of the records' classes)",
-            f"          + {gamma} * mean over classes of (1 - r of the classes' records))",
+            f"loss = {tau}^2 * ({beta} * mean over samples of (1 - r of the samples' classes)",
+            f"          + {gamma} * mean over classes of (1 - r of the classes' samples))",
             f"r: Pearson's correlation of p_s and p_t, p = softmax(z / {tau})",
             f"z_s = {student}, z_t = {teacher}",
         ]

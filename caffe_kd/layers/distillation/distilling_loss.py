@@ -1,4 +1,4 @@
-"""DistillingLoss: a student learns from its teacher's softened answers, and from the labels."""
+"""DistillingLoss: a student learns from its teacher's softened outputs, and from the labels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WEIGHTS = pb.DistillingLossParameter
 
 @register("DistillingLoss", param="distilling_loss_param", bottoms=(2, 3), origin="caffe_kd")
 class DistillingLoss(LabelledLayer):
-    """Punish a student for answering differently from its teacher, and differently from the labels.
+    """Penalise a student's outputs for differing from its teacher's, and from the labels.
 
     A label says that an image is a 2. A trained teacher says more: a 2, perhaps a 3, surely no 4.
-    Its probabilities for the wrong classes are small but tell which classes look alike. A
+    Its probabilities for the wrong classes are small but show which classes are similar. A
     temperature T above 1 makes them large enough to learn from::
 
         p_t = softmax(z_t / T)        z_t: the teacher's logits
@@ -49,7 +49,7 @@ class DistillingLoss(LabelledLayer):
             ``-p_t * log p_s`` in its place, with the same gradient and the entropy of p_t as its
             least value; MSE, ``soft = sum of (z_s - z_t)^2 / (C * normaliser)``, which compares
             logits and uses neither T nor T^2; PSEUDO_LABEL,
-            ``soft = sum of -log softmax(z_s)[argmax z_t] / normaliser``, the teacher's hard answer
+            ``soft = sum of -log softmax(z_s)[argmax z_t] / normaliser``, the teacher's hard label
             as a label, without T and T^2 too.
         scale_by_temperature: whether the T^2 is there, default true.
         axis: where the C classes lie, default 1.
@@ -86,7 +86,7 @@ class DistillingLoss(LabelledLayer):
         https://arxiv.org/abs/2012.12877. standardize: Sun et al. 2024,
         https://arxiv.org/abs/2403.01427. FOCAL: the factor of Lin et al. 2017,
         https://arxiv.org/abs/1708.02002. WEIGHTED_SOFT_LABEL: Zhou et al. 2021,
-        https://arxiv.org/abs/2102.00650. Original Caffe has no such layer.
+        https://arxiv.org/abs/2102.00650. BVLC Caffe has no such layer.
 
     Sample::
 

@@ -1,4 +1,4 @@
-"""What a contrastive loss remembers: the embeddings of the last records, or of every record."""
+"""The memory of a contrastive loss: the embeddings of the last samples, or of every sample."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ State = dict[str, np.ndarray]
 
 
 class Memory(abc.ABC):
-    """Embeddings of records seen before, of length 1, by both nets.
+    """Embeddings of samples seen before, of length 1, by both nets.
 
     Args:
-        rows: how many records are remembered at most.
+        rows: how many samples are kept at most.
         width: how many values an embedding has.
 
     """
@@ -40,12 +40,12 @@ class Memory(abc.ABC):
         return [side[: len(self)] for side in self._sides]
 
     def forget(self) -> None:
-        """Begin with nothing remembered."""
+        """Begin with an empty memory."""
         self._sides = [torch.zeros(0, self.width) for _ in SIDES]
         self._classes = torch.zeros(0)
 
     def move(self, like: Tensor) -> None:
-        """Put what is remembered where a tensor is, in its type."""
+        """Move the memory to a tensor's device and type."""
         self._sides = [side.to(like) for side in self._sides]
         self._classes = self._classes.to(like)
 
@@ -53,11 +53,11 @@ class Memory(abc.ABC):
     def negatives(
         self, label: Tensor | None, numbers: Sequence[int]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return which rows each record of a batch is told from.
+        """Return which rows are negatives of each sample of a batch.
 
         Args:
-            label: the records' labels (N); None: all of one record's others are its negatives.
-            numbers: the records' numbers, where the memory goes by them.
+            label: the samples' labels (N); None: all of one sample's others are its negatives.
+            numbers: the samples' numbers, where the memory goes by them.
 
         Returns:
             The rows that are looked at, int64 (N, D), None: all; and which of them count, None:
@@ -69,7 +69,7 @@ class Memory(abc.ABC):
         """Remember a batch: student's and teacher's embeddings (N, width), labels, numbers."""
 
     def state(self) -> State:
-        """Return all that is remembered."""
+        """Return the whole memory."""
         parts = dict(zip(SIDES, self.embeddings, strict=True))
         parts["classes"] = self._classes[: len(self)]
         return {name: part.cpu().numpy().copy() for name, part in parts.items()}
@@ -83,7 +83,7 @@ class Memory(abc.ABC):
         count, shapes = len(state["classes"]), [state[side].shape for side in SIDES]
         if shapes != [(count, self.width)] * 2 or count > self.rows:
             raise ValueError(
-                f"it remembers {self.rows} embeddings of {self.width} values, and its state has "
+                f"it keeps {self.rows} embeddings of {self.width} values, and its state has "
                 f"the shapes {shapes}"
             )
         self._sides = [torch.from_numpy(state[side].copy()).to(device) for side in SIDES]
@@ -91,7 +91,7 @@ class Memory(abc.ABC):
 
 
 class Queue(Memory):
-    """The last records' embeddings, the newest last."""
+    """The last samples' embeddings, the newest last."""
 
     def negatives(
         self, label: Tensor | None, numbers: Sequence[int]
@@ -106,16 +106,16 @@ class Queue(Memory):
 
 
 class Bank(Memory):
-    """A moving mean of each record's embeddings, from which negatives are drawn at random.
+    """A moving mean of each sample's embeddings, from which negatives are drawn at random.
 
     ``row = n(momentum * row + (1 - momentum) * new)`` with ``n`` for length 1; the first embedding
-    of a record is taken as it is. Rows come in the order in which records are first seen.
+    of a sample is taken as it is. Rows come in the order in which samples are first seen.
 
     Args:
-        rows: how many records there are; their numbers are below.
+        rows: how many samples there are; their numbers are below.
         width: how many values an embedding has.
-        draws: how many rows are drawn for each record, with replacement.
-        momentum: the share of what was remembered, in 0..1.
+        draws: how many rows are drawn for each sample, with replacement.
+        momentum: the share of the former embedding, in 0..1.
         generator: draws.
     """
 
@@ -131,7 +131,7 @@ class Bank(Memory):
 
     def forget(self) -> None:
         super().forget()
-        self._places: dict[int, int] = {}  # the row of each record seen
+        self._places: dict[int, int] = {}  # the row of each sample seen
         self._kept: tuple[Sequence[Tensor], Tensor, Sequence[int]] | None = None
 
     def negatives(
@@ -169,7 +169,7 @@ class Bank(Memory):
             self._classes[rows] = label[at]
 
     def _grow(self, count: int) -> None:
-        """Make room for ``count`` rows; as a rule for more, so that it is rarely needed."""
+        """Make room for ``count`` rows; usually for more, so that it is rarely needed."""
         room = len(self._classes)
         if count > room:
             more = min(self.rows, max(count, 2 * room)) - room
@@ -184,9 +184,9 @@ class Bank(Memory):
     def restore(self, state: State, device: torch.device) -> None:
         numbers = [int(number) for number in state["numbers"]]
         if len(numbers) != len(state["classes"]) or len(set(numbers)) < len(numbers):
-            raise ValueError("its state has not one number for each record")
+            raise ValueError("its state has not one number for each sample")
         if numbers and not 0 <= min(numbers) <= max(numbers) < self.rows:
-            raise ValueError(f"its state has records beyond the {self.rows} that there are")
+            raise ValueError(f"its state has samples beyond the {self.rows} that there are")
         super().restore(state, device)
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
         self._places = {number: row for row, number in enumerate(numbers)}

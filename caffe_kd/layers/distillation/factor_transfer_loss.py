@@ -11,10 +11,10 @@ from .pair_loss import PairLoss
 
 @register("FactorTransferLoss", param="factor_transfer_loss_param", bottoms=2, origin="caffe_kd")
 class FactorTransferLoss(PairLoss):
-    """Punish the distance of a student's factors to its teacher's.
+    """Penalise the distance of a student's factors to its teacher's.
 
     ``F(f) = n(mean over channels of f^p1)``, with ``p1: 0`` ``F(f) = n(f)``, with ``n`` for length
-    1 of a record's values; ``loss = mean over all values of |F(f_s) - F(f_t)|^p2``. The paper draws
+    1 of a sample's values; ``loss = mean over all values of |F(f_s) - F(f_t)|^p2``. The paper draws
     the teacher's maps from a paraphraser, trained beforehand to compress and restore them, and the
     student's from a translator. The layer has neither and takes maps as they are: both are
     Convolution layers, or left out. Usual loss_weight: 200 to 500.
@@ -24,7 +24,7 @@ class FactorTransferLoss(PairLoss):
     to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms are no maps or differ in records, or in channels where p1 is 0, or p2
+        NetError: the bottoms are no maps or differ in samples, or in channels where p1 is 0, or p2
             is 0.
 
     Source: Kim, Park, Kwak 2018, Paraphrasing Complex Network: Network Compression via Factor

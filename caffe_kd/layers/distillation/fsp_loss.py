@@ -11,7 +11,7 @@ from .pair_loss import PairLoss
 
 @register("FSPLoss", bottoms=4, origin="caffe_kd")
 class FSPLoss(PairLoss):
-    """Punish a student for another flow of solution procedure than its teacher's.
+    """Penalise a flow of solution procedure (FSP matrix) that differs from the teacher's.
 
     ``G_ij = mean over positions of a_i * b_j``, for channel i of one map and j of a later one of
     the same net; ``loss = mean over all values of (G_s - G_t)^2``. One layer for each pair of
@@ -24,7 +24,7 @@ class FSPLoss(PairLoss):
     No gradient goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms are no maps, or differ in records or channels.
+        NetError: the bottoms are no maps, or differ in samples or channels.
 
     Source: Yim et al. 2017, A Gift from Knowledge Distillation: Fast Optimization, Network
         Minimization and Transfer Learning (CVPR).

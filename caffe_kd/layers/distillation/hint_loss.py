@@ -12,11 +12,11 @@ from .pair_loss import PairLoss
 
 @register("HintLoss", param="hint_loss_param", bottoms=2, origin="caffe_kd")
 class HintLoss(PairLoss):
-    """Punish a student's features for their distance to its teacher's.
+    """Penalise a student's features for their distance to its teacher's.
 
     ``loss = mean over all values of (f_s - f_t)^2``, or with ``distance: NORM``
     ``loss = sqrt(sum over all values of (f_s - f_t)^2)``, which pulls as strongly near the aim as
-    far from it. The student's are as a rule made to fit by a regressor, a Convolution (or
+    far from it. The student's are usually made to fit by a regressor, a Convolution (or
     InnerProduct) of the distiller with the teacher's number of channels. Usual loss_weight: 100
     where features are small, such as behind batch normalisation; of the norm 0.03, between the
     exits of one net.
@@ -26,7 +26,7 @@ class HintLoss(PairLoss):
     another constant. No gradient goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms differ in records or values per record.
+        NetError: the bottoms differ in samples or values per sample.
 
     Source: Romero et al. 2015, FitNets: Hints for Thin Deep Nets, https://arxiv.org/abs/1412.6550;
         the norm: Zhang et al. 2019, Be Your Own Teacher, https://arxiv.org/abs/1905.08094.

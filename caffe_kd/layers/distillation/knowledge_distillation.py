@@ -19,7 +19,7 @@ _SPELLINGS = ("knowledge_distillation_param", "Knowledge_distillation_param")
 
 @register("KnowledgeDistillation", param=_SPELLINGS[0], bottoms=(2, 4), origin="several forks")
 class KnowledgeDistillation(LabelledLayer):
-    """Punish a student for answering otherwise than its teacher.
+    """Penalise a student's probabilities for differing from its teacher's.
 
     With ``p = softmax(z / T)`` along ``axis`` (softmax_param, default 1)::
 
@@ -33,7 +33,7 @@ class KnowledgeDistillation(LabelledLayer):
     Fields of ``knowledge_distillation_param``, which one fork spells Knowledge_distillation_param:
         temperature: T, above 0, default 1.
         filter_teacher_pred, filter_top_k: with the fourth bottom, the filter_top_k positions of
-            each record with its largest values get no gradient. The loss counts them.
+            each sample with its largest values get no gradient. The loss counts them.
 
     Fields of ``loss_param``: ``normalization`` as in SoftmaxWithLoss, by default VALID, the
     positions that count; ``ignore_label``, which a label bottom goes together with.
@@ -120,7 +120,7 @@ class KnowledgeDistillation(LabelledLayer):
             )
         if self.param.filter_top_k > inner:
             self.fail(
-                "filter_top_k exceeds the positions of a record",
+                "filter_top_k exceeds the positions of a sample",
                 filter_top_k=self.param.filter_top_k,
                 positions=inner,
             )

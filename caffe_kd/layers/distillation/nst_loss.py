@@ -1,4 +1,4 @@
-"""NSTLoss: a student's channels fire at the places where its teacher's do."""
+"""NSTLoss: a student's channels fire at the positions where its teacher's do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .pair_loss import PairLoss
 
 @register("NSTLoss", bottoms=2, origin="caffe_kd")
 class NSTLoss(PairLoss):
-    """Punish a student whose channels select other places than its teacher's.
+    """Penalise a student whose channels select other positions than its teacher's.
 
-    The channels of a record, each at length 1 over the positions, are two sets of vectors; the loss
+    The channels of a sample, each at length 1 over the positions, are two sets of vectors; the loss
     is their squared maximum mean discrepancy with ``k(a, b) = (a.b)^2``:
     ``loss = mean k(t, t) + mean k(s, s) - 2 mean k(s, t)``. Usual loss_weight: 50.
 
@@ -22,7 +22,7 @@ class NSTLoss(PairLoss):
     gradient goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms are no maps, or differ in records.
+        NetError: the bottoms are no maps, or differ in samples.
 
     Source: Huang, Wang 2017, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer,
         https://arxiv.org/abs/1707.01219.

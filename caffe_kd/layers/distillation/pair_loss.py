@@ -28,14 +28,14 @@ class PairLoss(Layer):
         return [()]
 
     def check_records(self, student: Shape, teacher: Shape) -> None:
-        """Fail unless both are features of the same number of records."""
+        """Fail unless both are features of the same number of samples."""
         if len(student) < 2 or len(teacher) < 2:
             self.fail(
                 "features must have at least 2 axes (N, ...)", student=student, teacher=teacher
             )
         if student[0] != teacher[0]:
             self.fail(
-                "student and teacher must have the same number of records",
+                "student and teacher must have the same number of samples",
                 student=student,
                 teacher=teacher,
             )
@@ -59,10 +59,10 @@ class PairLoss(Layer):
             )
 
     def check_values(self, student: Shape, teacher: Shape) -> None:
-        """Fail unless both have as many values per record."""
+        """Fail unless both have as many values per sample."""
         if math.prod(student) != math.prod(teacher):
             self.fail(
-                "student and teacher must have the same number of values per record. Put a "
+                "student and teacher must have the same number of values per sample. Put a "
                 "regressor on the student's: a Convolution for maps, an InnerProduct for vectors",
                 student=student,
                 teacher=teacher,

@@ -1,4 +1,4 @@
-"""PKTLoss: a student's records have the neighbours that its teacher's have."""
+"""PKTLoss: a student's samples have the neighbours that its teacher's have."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .pair_loss import PairLoss
 
 @register("PKTLoss", bottoms=2, origin="caffe_kd")
 class PKTLoss(PairLoss):
-    """Punish a student for other probabilities of neighbours than its teacher's.
+    """Penalise a student for other probabilities of neighbours than its teacher's.
 
-    Probabilistic knowledge transfer: p_ij is ``(cosine similarity of records i and j + 1) / 2``,
+    Probabilistic knowledge transfer: p_ij is ``(cosine similarity of samples i and j + 1) / 2``,
     divided by its sum over j; ``loss = mean over i, j of p_t log((p_t + e) / (p_s + e))`` with
     e = 1e-7. Usual loss_weight: 30000.
 
@@ -22,7 +22,7 @@ class PKTLoss(PairLoss):
     asks for it.
 
     Raises:
-        NetError: the bottoms differ in records.
+        NetError: the bottoms differ in samples.
 
     Source: Passalis, Tefas 2018, Learning Deep Representations with Probabilistic Knowledge
         Transfer, https://arxiv.org/abs/1803.10837.

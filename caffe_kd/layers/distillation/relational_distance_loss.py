@@ -1,4 +1,4 @@
-"""RelationalDistanceLoss: a student's records lie as far apart as its teacher's."""
+"""RelationalDistanceLoss: a student's samples lie as far apart as its teacher's."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .pair_loss import PairLoss
 
 @register("RelationalDistanceLoss", bottoms=2, origin="caffe_kd")
 class RelationalDistanceLoss(PairLoss):
-    """Punish a student for other distances between records than its teacher's (RKD-D).
+    """Penalise a student for other distances between samples than its teacher's (RKD-D).
 
-    ``d_ij`` is the distance of records i and j, divided by the mean of all in the batch;
+    ``d_ij`` is the distance of samples i and j, divided by the mean of all in the batch;
     ``loss = mean over i, j of h(d_ij of the student - d_ij of the teacher)`` with
     ``h(x) = x^2 / 2 where |x| < 1 and |x| - 1/2 elsewhere``. Usual loss_weight: 25, beside 50 for
     RelationalAngleLoss.
 
     Bottoms: the student's embeddings (N, ...), the teacher's (N, ...), of any numbers; two or more
-    records, one gives 0. Top: the loss, a scalar, 0 or more. No gradient goes to the teacher unless
+    samples, one gives 0. Top: the loss, a scalar, 0 or more. No gradient goes to the teacher unless
     ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms differ in records.
+        NetError: the bottoms differ in samples.
 
     Source: Park et al. 2019, Relational Knowledge Distillation, https://arxiv.org/abs/1904.05068.
         The mean over i and j includes i = j, as in the authors' code.

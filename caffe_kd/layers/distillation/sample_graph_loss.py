@@ -1,4 +1,4 @@
-"""SampleGraphLoss: a student draws the graph over the records that its teacher draws."""
+"""SampleGraphLoss: a student draws the graph over the samples that its teacher draws."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .pair_loss import PairLoss
 
 @register("SampleGraphLoss", param="sample_graph_loss_param", bottoms=2, origin="caffe_kd")
 class SampleGraphLoss(PairLoss):
-    """Punish a student for another graph over the records of a batch than its teacher's.
+    """Penalise a student for another graph over the samples of a batch than its teacher's.
 
-    A node is a record's embedding at length 1, ``x_i``; an edge's value is the cosine similarity of
-    its ends, ``a_ij = x_i . x_j``. Edges go from each record to its ``neighbours`` most similar
+    A node is a sample's embedding at length 1, ``x_i``; an edge's value is the cosine similarity of
+    its ends, ``a_ij = x_i . x_j``. Edges go from each sample to its ``neighbours`` most similar
     ones, in either graph::
 
         loss = node_weight * mean over i of |x_i of the student - x_i of the teacher|^2
@@ -28,11 +28,11 @@ class SampleGraphLoss(PairLoss):
     asks for it.
 
     Raises:
-        NetError: the bottoms differ in records, or with a node_weight in values per record, or a
+        NetError: the bottoms differ in samples, or with a node_weight in values per sample, or a
             weight is negative.
 
     Source: Liu et al. 2019, Knowledge Distillation via Instance Relationship Graph (CVPR), whose
-        edges are squared distances between all records; cosines and nearest neighbours are this
+        edges are squared distances between all samples; cosines and nearest neighbours are this
         project's.
 
     Sample::

@@ -1,4 +1,4 @@
-"""SimilarityPreservingLoss: a student finds those records alike that its teacher does."""
+"""SimilarityPreservingLoss: samples are as similar to a student as they are to its teacher."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .pair_loss import PairLoss
 
 @register("SimilarityPreservingLoss", bottoms=2, origin="caffe_kd")
 class SimilarityPreservingLoss(PairLoss):
-    """Punish a student for finding other records alike than its teacher.
+    """Penalise similarities between samples that differ from the teacher's.
 
-    ``loss = |n(F_s F_s^T) - n(F_t F_t^T)|^2 / N^2``, where F has a row for each record of the batch
+    ``loss = |n(F_s F_s^T) - n(F_t F_t^T)|^2 / N^2``, where F has a row for each sample of the batch
     and ``n`` brings rows to length 1. Usual loss_weight: 3000.
 
     Bottoms: the student's features (N, ...), the teacher's (N, ...), of any numbers; N is best 32
@@ -21,7 +21,7 @@ class SimilarityPreservingLoss(PairLoss):
     ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms differ in records.
+        NetError: the bottoms differ in samples.
 
     Source: Tung, Mori 2019, Similarity-Preserving Knowledge Distillation,
         https://arxiv.org/abs/1907.09682.

@@ -14,14 +14,14 @@ class SoftmaxWithTemperature(Softmax):
 
     ``y = softmax(x / T)`` along ``axis`` (default 1), T being ``temperature`` (default 1). At T = 1
     this is Softmax; near 0 the greatest score takes all; far above the scores' size all classes
-    come out alike. The gradient is that of just this: it carries the factor 1 / T, and no T^2.
+    become equal. The gradient is that of just this: it has the factor 1 / T, and no T^2.
 
     Bottom: scores of any shape. Top: of the same shape, each 0..1, with sum 1 along the axis.
 
     Raises:
         NetError: the temperature is not above 0, or the axis out of range.
 
-    Source: https://arxiv.org/abs/1503.02531, equation 1. Original Caffe has no such layer.
+    Source: https://arxiv.org/abs/1503.02531, equation 1. BVLC Caffe has no such layer.
 
     Sample::
 

@@ -1,4 +1,4 @@
-"""TeacherEnsemble: the answers of several teachers as those of one."""
+"""TeacherEnsemble: the outputs of several teachers as those of one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TeacherEnsemble(Layer):
     teacher excludes is excluded.
 
     Fields of ``teacher_ensemble_param``: mean (PROBABILITIES, the default, or LOGITS), weight (one
-    for each bottom, 0 or more; only ratios count; default all alike), temperature (T, above 0,
+    for each bottom, 0 or more; only ratios count; default: all equal), temperature (T, above 0,
     default 4, as DistillingLoss has) or temperature_schedule, axis (default 1).
 
     Bottoms: logits (N, C, ...) of each teacher, all of one shape. Top: logits of that shape.
@@ -41,7 +41,7 @@ class TeacherEnsemble(Layer):
             below 0 or all are 0, or the temperature is not above 0.
 
     Source: Hinton, Vinyals, Dean, https://arxiv.org/abs/1503.02531: the arithmetic or geometric
-        mean of an ensemble's answers as soft targets.
+        mean of an ensemble's outputs as soft targets.
 
     Sample::
 
@@ -97,13 +97,13 @@ class TeacherEnsemble(Layer):
         temperature = graph.constant(current(self, "temperature"), "temperature")
         terms = []
         for bottom, weight in zip(bottoms, self.weights, strict=True):
-            answer = bottom
+            value = bottom
             if not of_logits:
-                soft, answer = graph.temporary("soft"), graph.temporary("answer")
+                soft, value = graph.temporary("soft"), graph.temporary("value")
                 graph.node("Div", [bottom, temperature], [soft])
-                graph.node("Softmax", [soft], [answer], axis=self.class_axis)
+                graph.node("Softmax", [soft], [value], axis=self.class_axis)
             terms.append(graph.temporary("term"))
-            graph.node("Mul", [answer, graph.constant(weight, "weight")], terms[-1:])
+            graph.node("Mul", [value, graph.constant(weight, "weight")], terms[-1:])
         if of_logits:
             graph.node("Sum", terms, tops)
             return

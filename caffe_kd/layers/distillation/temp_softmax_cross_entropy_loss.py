@@ -16,13 +16,13 @@ from ..loss.loss import check_same_records
     "TempSoftmaxCrossEntropyLoss", param="tempsoftmax_param", bottoms=2, origin="BVLC pull request"
 )
 class TempSoftmaxCrossEntropyLoss(Layer):
-    """Punish a student for answering otherwise than its teacher, by matching their logits.
+    """Penalise a student's logits for differing from its teacher's.
 
-    With z the logits less the mean of all of their record's, and ``p = softmax(z / T)`` along
+    With z the logits less the mean of all of their sample's, and ``p = softmax(z / T)`` along
     ``axis`` (softmax_param, default 1)::
 
         loss = sum of -p_t * log(max(p_s, FLT_MIN)) / N
-        gradient to the student = (z_s - z_t) / (C T^2) / N          C: the extent of axis 1
+        gradient to the student = (z_s - z_t) / (C T^2) / N          C: the size of axis 1
 
     The gradient is not that of the value but what it tends to where T is far above the logits. It
     shrinks with T, since no T^2 makes up for it; DistillingLoss does better in both respects.
@@ -31,7 +31,7 @@ class TempSoftmaxCrossEntropyLoss(Layer):
     nats. No gradient goes to the teacher.
 
     Raises:
-        NetError: the logits differ in records or in the number of values, or the temperature is not
+        NetError: the logits differ in samples or in the number of values, or the temperature is not
             above 1.
 
     Source: a pull request to BVLC that was not merged; https://arxiv.org/abs/1503.02531,
@@ -74,12 +74,12 @@ class TempSoftmaxCrossEntropyLoss(Layer):
         return [()]
 
     def explain(self, bottom_shapes: list[Shape]) -> list[str]:
-        (records, classes, *_), t = bottom_shapes[0], formula.number(self, "temperature")
+        (samples, classes, *_), t = bottom_shapes[0], formula.number(self, "temperature")
         student, teacher = formula.names(self)
         return [
-            f"loss = sum of -p_t * log p_s / {records}, p = softmax(z / {t})",
-            f"gradient to z_s = (z_s - z_t) / ({classes} * {t}^2) / {records}",
-            f"z_s = {student}, z_t = {teacher}, each less its mean over the record",
+            f"loss = sum of -p_t * log p_s / {samples}, p = softmax(z / {t})",
+            f"gradient to z_s = (z_s - z_t) / ({classes} * {t}^2) / {samples}",
+            f"z_s = {student}, z_t = {teacher}, each less its mean over the sample",
         ]
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

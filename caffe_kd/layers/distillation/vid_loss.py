@@ -14,7 +14,7 @@ from .pair_loss import PairLoss
 
 @register("VIDLoss", param="vid_loss_param", bottoms=2, origin="caffe_kd")
 class VIDLoss(PairLoss):
-    """Punish a student for what its features leave unsaid about its teacher's.
+    """Penalise what a student's features do not predict of its teacher's.
 
     ``loss = mean of ((mu - f_t)^2 / v + log v) / 2``, where mu is what a regressor in the distiller
     makes of the student's features (in the paper three 1x1 Convolutions with ReLU between) and v a
@@ -30,7 +30,7 @@ class VIDLoss(PairLoss):
     v to 0.69: ``param { decay_mult: 0 }`` keeps it off.
 
     Raises:
-        NetError: the bottoms differ in records, channels or, but for maps, in shape, or
+        NetError: the bottoms differ in samples, channels or, but for maps, in shape, or
             initial_variance is not above 1e-5.
 
     Source: Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer,

@@ -13,7 +13,7 @@ from .loss import LabelledLayer
 
 @register("CenterLoss", param="center_loss_param", bottoms=2, origin="caffe-face")
 class CenterLoss(LabelledLayer):
-    """Punish features for their distance to the center of their class, which follows them.
+    """Penalise features for their distance to the center of their class, which follows them.
 
     ``loss = sum over n of |x_n - c_(label n)|^2 / (2 N)``, with the gradient ``(x_n - c) / N`` to
     x. The gradient to center j is ``sum over n with label j of (c_j - x_n) / (1 + how many)``, and
@@ -25,8 +25,8 @@ class CenterLoss(LabelledLayer):
     Blobs: centers (num_output, K), zeros unless ``center_filler`` says otherwise.
 
     Raises:
-        NetError: num_output is 0, ``axis`` leaves more than one vector of features a record, the
-            labels are not as many as the records, or one of them is no class.
+        NetError: num_output is 0, ``axis`` leaves more than one vector of features a sample, the
+            labels are not as many as the samples, or one of them is no class.
 
     Source: Wen et al. 2016, A Discriminative Feature Learning Approach for Deep Face Recognition;
         their fork, caffe-face.
@@ -52,7 +52,7 @@ class CenterLoss(LabelledLayer):
         self.check_label_per_record(x, label)
         features = math.prod(x[self.axis(self.param.axis, len(x)) :])
         if x[0] * features != math.prod(x):
-            self.fail("axis must make one vector of a record", bottom=x, axis=self.param.axis)
+            self.fail("axis must make one vector of a sample", bottom=x, axis=self.param.axis)
         filler = self.param.center_filler if self.param.HasField("center_filler") else None
         self.add_blob((self.param.num_output, features), filler)
 

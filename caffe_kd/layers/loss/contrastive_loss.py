@@ -10,7 +10,7 @@ from ..base import Layer, Shape, register
 
 @register("ContrastiveLoss", param="contrastive_loss_param", bottoms=3)
 class ContrastiveLoss(Layer):
-    """Punish similar pairs for their distance, and others for being nearer than a margin.
+    """Penalise similar pairs for their distance, and others for being nearer than a margin.
 
     With ``d = |a_n - b_n|``: ``loss = sum of (d^2 if similar else max(margin - d, 0)^2) / (2 N)``.
     The gradient to a is ``(a - b) / N`` for similar pairs, for others nearer than the margin

@@ -1,4 +1,4 @@
-"""EuclideanLoss: half the squared distance per record."""
+"""EuclideanLoss: half the squared distance per sample."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .loss import check_same_records
 
 @register("EuclideanLoss", bottoms=2)
 class EuclideanLoss(Layer):
-    """Punish the distance of two blobs.
+    """Penalise the distance of two blobs.
 
     ``loss = sum of (a - b)^2 / (2 N)``; gradients ``(a - b) / N`` and ``(b - a) / N``. Both bottoms
     get theirs.
 
-    Bottoms: two blobs (N, ...) with the same number of values per record. Top: the loss, a scalar,
+    Bottoms: two blobs (N, ...) with the same number of values per sample. Top: the loss, a scalar,
     0 or more, in squared units of the values.
 
     Raises:
-        NetError: the bottoms differ in records or values per record.
+        NetError: the bottoms differ in samples or values per sample.
 
     Source: Caffe's EuclideanLossLayer.
 

@@ -14,16 +14,16 @@ from .loss import RecordLoss
 
 @register("HingeLoss", param="hinge_loss_param", bottoms=2)
 class HingeLoss(RecordLoss):
-    """Punish scores below 1 for the label's class and above -1 for the others.
+    """Penalise scores below 1 for the label's class and above -1 for the others.
 
     With ``v = max(0, 1 - x)`` for the label's class and ``max(0, 1 + x)`` for each other:
     ``loss = sum of v / N`` (norm L1, the default) or ``sum of v^2 / N`` (L2).
 
-    Bottoms: scores (N, ...), each record's flattened to C classes; N labels, whole numbers in
+    Bottoms: scores (N, ...), each sample's flattened to C classes; N labels, whole numbers in
     0..C-1. Top: the loss, a scalar, 0 or more.
 
     Raises:
-        NetError: the labels are not as many as the records, or one of them is no class.
+        NetError: the labels are not as many as the samples, or one of them is no class.
 
     Source: Caffe's HingeLossLayer.
 

@@ -18,7 +18,7 @@ from .loss import LabelledLayer, check_same_records
 
 @register("InfogainLoss", param="infogain_loss_param", bottoms=(2, 3), tops=(1, 2))
 class InfogainLoss(LabelledLayer):
-    """Punish scores by the matrix H: row = label, column = class.
+    """Penalise scores by the matrix H: row = label, column = class.
 
     ``loss = sum over positions and classes c of -H[label, c] log(max(p[c], 1e-20)) / normaliser``,
     ``p = softmax(x)`` along ``axis`` (infogain_loss_param, default 1). With the identity as H this

@@ -13,7 +13,7 @@ from ..shared.indices import IndexingLayer
 
 
 def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
-    """Fail unless both bottoms of a loss have the same first extent."""
+    """Fail unless both bottoms of a loss have the same first size."""
     if data[:1] != label[:1]:
         layer.fail(
             "The data and label should have the same first dimension", data=data, label=label
@@ -23,7 +23,7 @@ def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
 def axis_of_same_logits(layer: Layer, student: Shape, teacher: Shape) -> int:
     """Return the class axis, having refused what are no logits of a student and its teacher.
 
-    Both must have the same extents around the classes.
+    Both must have the same sizes around the classes.
     """
     axis: int = layer.param.axis
     if any(not -len(shape) <= axis < len(shape) for shape in (student, teacher)):
@@ -72,10 +72,10 @@ class LabelledLayer(IndexingLayer):
             )
 
     def check_label_per_record(self, scores: Shape, label: Shape) -> None:
-        """Fail unless there is one label for each record of the scores."""
+        """Fail unless there is one label for each sample of the scores."""
         check_same_records(self, scores, label)
         if scores[:1] != (math.prod(label),):
-            self.fail("there must be one label for each record", data=scores, label=label)
+            self.fail("there must be one label for each sample", data=scores, label=label)
 
     def read_labels(self, label: Tensor, classes: int) -> Tensor:
         """Return the labels as integers, having refused those that are no class.
@@ -112,7 +112,7 @@ class LabelledLayer(IndexingLayer):
 
 
 class RecordLoss(LabelledLayer):
-    """The base of losses of a record's scores, whatever their axes, and its one label."""
+    """The base of losses of a sample's scores, whatever their axes, and its one label."""
 
     is_loss = True
     constant_bottoms = (1,)

@@ -13,17 +13,17 @@ from .loss import RecordLoss
 
 @register("MultinomialLogisticLoss", bottoms=2)
 class MultinomialLogisticLoss(RecordLoss):
-    """Punish probabilities for how small they are at the labels.
+    """Penalise probabilities for how small they are at the labels.
 
     ``loss = sum of -log(max(p[label], 1e-20)) / N``; the gradient to p[label] is
     ``-1 / max(p[label], 1e-20) / N``, to the other classes 0. Behind a Softmax, SoftmaxWithLoss
     does the same with less rounding.
 
-    Bottoms: probabilities (N, ...), each record's flattened to C classes; N labels, whole numbers
+    Bottoms: probabilities (N, ...), each sample's flattened to C classes; N labels, whole numbers
     in 0..C-1. Top: the loss, a scalar in 0..46.0517 nats.
 
     Raises:
-        NetError: the labels are not as many as the records, or one of them is no class.
+        NetError: the labels are not as many as the samples, or one of them is no class.
 
     Source: Caffe's MultinomialLogisticLossLayer.
 

@@ -14,19 +14,19 @@ from .loss import check_same_records
 
 @register("SigmoidCrossEntropyLoss", bottoms=2)
 class SigmoidCrossEntropyLoss(Layer):
-    """Punish scores for how improbable they make independent targets.
+    """Penalise scores for how improbable they make independent targets.
 
     ``loss = sum of -(t log s + (1 - t) log(1 - s)) / normaliser`` over every element, with
     ``s = 1 / (1 + e^-x)``. The gradient is ``(s - t) / normaliser``.
 
-    The normaliser (loss_param) is the number of records (BATCH_SIZE, the default here), of elements
+    The normaliser (loss_param) is the number of samples (BATCH_SIZE, the default here), of elements
     whose target counts (VALID), of all elements (FULL), or 1 (NONE), and never below 1.
 
     Bottoms: scores (N, ...), not yet probabilities; as many targets in 0..1. ``ignore_label`` is
     held against the targets cut to whole numbers. Top: the loss, a scalar in nats, 0 or more.
 
     Raises:
-        NetError: the bottoms differ in records or in the number of values.
+        NetError: the bottoms differ in samples or in the number of values.
 
     Source: Caffe's SigmoidCrossEntropyLossLayer.
 

@@ -13,7 +13,7 @@ from .loss import check_same_records
 
 @register("SmoothL1Loss", param="smooth_l1_loss_param", bottoms=(2, 4), origin="Fast R-CNN")
 class SmoothL1Loss(Layer):
-    """Punish values for their distance to targets, outliers less than by its square.
+    """Penalise values for their distance to targets, outliers less than by its square.
 
     ``loss = sum of w_out * f(w_in * (x - t)) / N``, with ``f(d) = (sigma d)^2 / 2`` where
     ``|d| < 1 / sigma^2`` and ``|d| - 1 / (2 sigma^2)`` elsewhere; ``sigma`` is 1 by default. x and
@@ -23,7 +23,7 @@ class SmoothL1Loss(Layer):
     Top: the loss, a scalar, 0 or more.
 
     Raises:
-        NetError: the bottoms differ in records or in the number of values, or sigma is not above 0.
+        NetError: the bottoms differ in samples or in the number of values, or sigma is not above 0.
 
     Source: Girshick 2015, Fast R-CNN; py-faster-rcnn, which asks for both weights or none. w_in
     alone is SSD's, whose gradient lacks the factor w_in: there it is 0 or 1, where that is the

@@ -16,17 +16,17 @@ from .loss import LabelledLayer, check_same_records
 
 @register("SoftmaxWithLoss", param="softmax_param", bottoms=2, tops=(1, 2))
 class SoftmaxWithLoss(LabelledLayer):
-    """Punish scores for how improbable they make the labels.
+    """Penalise scores for how improbable they make the labels.
 
     ``loss = sum over positions of -log(max(p[label], FLT_MIN)) / normaliser``, ``p = softmax(x)``
     along ``axis`` (softmax_param, default 1). The gradient is ``(p - onehot) / normaliser``.
 
     The normaliser (loss_param) is the number of labels that count (VALID, the default), of all
-    positions (FULL), of records (BATCH_SIZE), or 1 (NONE), and never below 1.
+    positions (FULL), of samples (BATCH_SIZE), or 1 (NONE), and never below 1.
 
     With ``label_smoothing`` e (loss_param, default 0) the label is certain to ``1 - e`` only:
     ``-log p[label]`` becomes ``(1 - e) * -log p[label] + e * mean over all c of -log p[c]``. So the
-    labels act as a teacher who finds all wrong classes alike; usual e: 0.1.
+    labels act as a teacher to whom all wrong classes are equal; usual e: 0.1.
 
     Bottoms: scores (N, C, ...), not yet probabilities; labels, one for each position, such as (N)
     or (N, 1, H, W), whole numbers in 0..C-1 or ``ignore_label``.
@@ -82,7 +82,7 @@ class SoftmaxWithLoss(LabelledLayer):
         if divided:
             lines.append(f"its gradient is that of {self.temperature:g} * loss")
         if self.smoothing:
-            lines.append(f"label_smoothing {self.smoothing:g}: the rest of the label to all alike")
+            lines.append(f"label_smoothing {self.smoothing:g}: the rest goes to all classes")
         return lines
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -32,9 +32,9 @@ class BN(BatchStatistics):
     * yjxiong's and PSPNet's. In TRAIN mean and (biased) variance are the batch's, and the forward
       pass updates the running ones: ``running = momentum running + (1 - momentum) batch's``. In
       TEST, or with ``frozen: true``, they are the running ones; frozen, nothing here learns.
-    * SegNet's, told by ``scale_filler``, ``shift_filler`` or ``bn_mode``. LEARN (the default) takes
-      the batch's statistics in TEST too, with an eps of 1e-9; INFERENCE is ``y = scale x + shift``,
-      for blobs that the statistics have been put into.
+    * SegNet's, recognised by ``scale_filler``, ``shift_filler`` or ``bn_mode``. LEARN (the default)
+      takes the batch's statistics in TEST too, with an eps of 1e-9; INFERENCE is ``y = scale x +
+      shift``, for blobs that the statistics have been put into.
 
     Bottom: (N, C, any axes...). Top: the same shape. SegNet's LEARN may have two more, without
     gradient: the batch's mean and biased variance, each (1, C, 1, 1).
@@ -167,7 +167,7 @@ class BN(BatchStatistics):
         if not self.stored:
             raise ExportError(
                 f"layer '{self.name}' (BN): bn_mode: LEARN takes the statistics of the batch, so "
-                "that a record's answer depends on the others. Put the statistics into scale and "
+                "that a sample's output depends on the others. Put the statistics into scale and "
                 "shift, as SegNet's compute_bn_statistics.py does, and write bn_mode: INFERENCE",
                 self.proto.source_line or None,
             )

@@ -19,8 +19,8 @@ class LRN(Layer):
     """Divide each value by a power of the mean square around it.
 
     ACROSS_CHANNELS: ``y = x / (k + alpha / n * sum of x^2 over n neighbouring channels) ^ beta``.
-    WITHIN_CHANNEL: ``y = x / (1 + alpha * mean of x^2 over n x n places) ^ beta``; k is not used.
-    What lies outside counts as 0.
+    WITHIN_CHANNEL: ``y = x / (1 + alpha * mean of x^2 over n x n positions) ^ beta``; k is not
+    used. What lies outside counts as 0.
 
     Bottom, top: (N, C, H, W).
 

@@ -1,4 +1,4 @@
-"""MVN: normalises mean and variance of each record, without learned values."""
+"""MVN: normalises mean and variance of each sample, without learned values."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class _Normalize(torch.autograd.Function):
 
 @register("MVN", param="mvn_param")
 class MVN(Layer):
-    """Subtract the mean of each channel of each record and divide by the standard deviation.
+    """Subtract the mean of each channel of each sample and divide by the standard deviation.
 
     ``y = (x - mean) / (sqrt(var) + eps)``, var being the biased variance; eps is outside the root.
-    With across_channels over all channels of a record at once; with ``normalize_variance: false``
+    With across_channels over all channels of a sample at once; with ``normalize_variance: false``
     the mean is subtracted alone.
 
     Bottom: (N, C, H, W), or fewer axes. Top: (N, C, H, W), where axes the bottom lacks are 1.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Normalize(ChannelLayer):
     """Divide values by the length of their vector, and multiply by a learned factor.
 
-    ``y = scale x / sqrt(sum of x^2 + eps)``, the sum being over all of a record, or with
-    ``across_spatial: false`` over the channels of each place.
+    ``y = scale x / sqrt(sum of x^2 + eps)``, the sum being over all of a sample, or with
+    ``across_spatial: false`` over the channels of each position.
 
     Bottom, top: (N, C, any axes...).
     Blobs: scale, a scalar, or (C) with ``channel_shared: false``; 1 unless filled otherwise.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register("LSTM", param="recurrent_param", bottoms=(2, 5), tops=(1, 3))
 class LSTM(RecurrentLayer):
-    """Remember over timesteps what cells with gates let in, keep and give out.
+    """Run a long short-term memory over timesteps: cells with input, forget and output gates.
 
     At each timestep, with ``cont`` 0 where a sequence begins and 1 where it goes on::
 

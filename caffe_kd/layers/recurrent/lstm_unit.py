@@ -69,7 +69,7 @@ class LSTMUnit(Layer):
 
     Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Caffe's
     LSTMUnitLayer, whose gradient to f's sum is the derivative where cont is 0 or 1, as here. The
-    first extent may be another than 1 here.
+    first size may be another than 1 here.
 
     Sample::
 

@@ -189,7 +189,7 @@ class RecurrentLayer(Layer):
     def _onnx_sums(self, graph: Graph, x: str, static: str | None) -> str:
         if len(graph.shape(x)) > 3:
             flat = graph.temporary("flat")
-            graph.node("Reshape", [x, graph.constant([0, 0, -1], "shape")], [flat])
+            graph.node("Reshape", [x, graph.constant([0, 0, -1], "sizes")], [flat])
             x = flat
         sums = graph.temporary("sums")
         onnx_linear(graph, x, graph.blob(self, 0), graph.blob(self, 1), sums)

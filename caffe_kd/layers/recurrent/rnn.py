@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @register("RNN", param="recurrent_param", bottoms=(2, 4), tops=(1, 2))
 class RNN(RecurrentLayer):
-    """Squash what comes in and what was there before, and give a squashed view of it.
+    """Run a simple recurrent net over timesteps: a tanh of the input and of the state before.
 
     At each timestep, with ``cont`` 0 where a sequence begins and 1 where it goes on::
 

@@ -6,6 +6,6 @@
 * indices: the base of layers with a bottom of indices, such as labels.
 * many_axes: convolution over more spatial axes than torch has kernels for.
 * python_layer: the parameter blobs of a user's Python layer.
-* records: the base of data layers whose samples have numbers.
+* samples: the base of data layers whose samples have numbers.
 * scheduled: settings that follow a schedule, such as a temperature.
 """

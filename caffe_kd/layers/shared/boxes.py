@@ -1,6 +1,6 @@
 """Arithmetic of boxes and regions, for the layers of detectors.
 
-A box is (xmin, ymin, xmax, ymax) in any unit; a region is (record, x1, y1, x2, y2) in pixels, its
+A box is (xmin, ymin, xmax, ymax) in any unit; a region is (sample, x1, y1, x2, y2) in pixels, its
 last pixel included.
 """
 
@@ -103,7 +103,7 @@ class RegionLayer(IndexingLayer):
 
     @property
     def index_bottoms(self) -> dict[int, int]:
-        return {1: 1}  # the first record is there whatever the batch
+        return {1: 1}  # the first sample is there whatever the batch
 
     def check_bottoms(self, plane: Shape, regions: Shape) -> None:
         """Fail unless the bottoms are a plane and regions of 5 values each."""

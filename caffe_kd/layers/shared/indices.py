@@ -18,7 +18,7 @@ class IndexingLayer(Layer):
 
     @property
     def index_bottoms(self) -> dict[int, int]:
-        """The bottoms of indices, each with how many there are, where parameters alone tell."""
+        """The bottoms of indices, each with how many there are, where parameters alone say so."""
         return {}
 
     def read_indices(self, values: Tensor, count: int, ignored: int | None = None) -> Tensor:

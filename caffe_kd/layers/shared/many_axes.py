@@ -33,7 +33,7 @@ def convolve_first_axis(
     for k in range(weight.shape[2]):
         start = k * dilation
         part = x[:, :, start : start + (count - 1) * stride + 1 : stride]
-        # Each place along T is a record of its own.
+        # Each position along T is a sample of its own.
         rows = part.transpose(1, 2).flatten(0, 1)
         y = inner(rows, weight[:, :, k])
         y = y.reshape(len(x), count, *y.shape[1:]).transpose(1, 2)
@@ -61,14 +61,14 @@ def deconvolve_first_axis(
         if total is None:
             total = y.new_zeros(*y.shape[:2], span, *y.shape[3:])
         start = k * dilation
-        places = range(start, start + (count - 1) * stride + 1, stride)
-        total = total.index_add(2, _index(places, y), y)
+        positions = range(start, start + (count - 1) * stride + 1, stride)
+        total = total.index_add(2, _index(positions, y), y)
     assert total is not None
     return _with_bias(total[:, :, pad : span - pad], bias)
 
 
-def _index(places: Sequence[int], like: Tensor) -> Tensor:
-    return like.new_tensor(list(places)).long()
+def _index(positions: Sequence[int], like: Tensor) -> Tensor:
+    return like.new_tensor(list(positions)).long()
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:

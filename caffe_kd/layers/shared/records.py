@@ -1,4 +1,4 @@
-"""The base of data layers whose records have numbers."""
+"""The base of data layers whose samples have numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ State = dict[str, np.ndarray]
 
 @dataclass
 class _Batch:
-    """A batch made ahead: its records, what they are, and how the layer stands after it."""
+    """A batch made ahead: its samples, what they are, and how the layer stands after it."""
 
     indices: Indices
     tops: tuple[Tensor, ...]
@@ -38,10 +38,10 @@ class _Batch:
 
 
 class RecordLayer(Layer):
-    """Gives batches of numbered records: which ones is ``next_indices``, what they are ``load``.
+    """Gives batches of numbered samples: which ones is ``next_indices``, what they are ``load``.
 
-    The two are apart so that what frozen layers make of a record can be remembered by its number,
-    and so that a run can go on at the record where it stopped.
+    The two are apart so that what frozen layers make of a sample can be remembered by its number,
+    and so that a run can go on at the sample where it stopped.
 
     Where ``depth`` says so, batches are made ahead in a thread. They are the same ones, in the same
     order and with the same random numbers: the thread does what the layer would do. ``state`` is
@@ -49,8 +49,8 @@ class RecordLayer(Layer):
 
     Attributes:
         last: the numbers of the batch given last.
-        position: where in the order of records the next batch begins that is made.
-        contents: counts how often the records were exchanged for others.
+        position: where in the order of samples the next batch begins that is made.
+        contents: counts how often the samples were exchanged for others.
         generator: the layer's own random numbers.
     """
 
@@ -64,19 +64,19 @@ class RecordLayer(Layer):
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self._prefetch: Prefetch[_Batch] | None = None
         self._after: State = {}  # how the layer stood after the last batch from the thread
-        self._lock = threading.Lock()  # whoever loads records
+        self._lock = threading.Lock()  # whoever loads samples
         self._fingerprint: tuple[int, dict[str, str]] | None = None  # for which contents
         self._told: list[str] = []
 
     @property
     @abc.abstractmethod
     def record_count(self) -> int:
-        """How many records there are."""
+        """How many samples there are."""
 
     @property
     @abc.abstractmethod
     def deterministic(self) -> bool:
-        """Whether a record is the same each time it is read."""
+        """Whether a sample is the same each time it is read."""
 
     @property
     def depth(self) -> int:
@@ -85,14 +85,14 @@ class RecordLayer(Layer):
 
     @abc.abstractmethod
     def next_indices(self) -> Indices:
-        """Return which records the next batch holds, and move on."""
+        """Return which samples the next batch holds, and move on."""
 
     @abc.abstractmethod
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
-        """Return the tops for some records, in the memory of the CPU."""
+        """Return the tops for some samples, in the memory of the CPU."""
 
     def read(self, indices: Indices) -> tuple[Tensor, ...]:
-        """Return the tops for some records."""
+        """Return the tops for some samples."""
         with self._lock:
             return self._placed(self.load(indices))
 
@@ -203,10 +203,10 @@ class RecordLayer(Layer):
 
 
 class OrderedRecordLayer(RecordLayer):
-    """Gives ``batch_size`` records after another, in an order that each pass may have its own.
+    """Gives ``batch_size`` samples after another, in an order that each pass may have its own.
 
     Attributes:
-        order: the numbers of the records as they come in this pass, int64.
+        order: the numbers of the samples as they come in this pass, int64.
     """
 
     order: np.ndarray
@@ -239,19 +239,19 @@ class OrderedRecordLayer(RecordLayer):
         order, count = state["order"], self.record_count
         if not np.array_equal(np.sort(order), np.arange(count)):
             raise ValueError(
-                f"layer '{self.name}' has {count} records and stood in an order of {len(order)}"
+                f"layer '{self.name}' has {count} samples and stood in an order of {len(order)}"
             )
         if not 0 <= state["position"] < count:
-            raise ValueError(f"layer '{self.name}' stood at record {state['position']} of {count}")
+            raise ValueError(f"layer '{self.name}' stood at sample {state['position']} of {count}")
         super().go_on(state)
         self.order = order.astype(np.int64)
 
 
 class ImageLayer(RecordLayer):
-    """Gives images of a record source with their labels, transformed, and the records' numbers.
+    """Gives images of a sample source with their labels, transformed, and the samples' numbers.
 
     Attributes:
-        records: the source.
+        samples: the source.
         transformer: what ``transform_param`` says.
         record_shape: the shape [C, h, w] of a transformed image.
     """
@@ -261,7 +261,7 @@ class ImageLayer(RecordLayer):
     record_shape: Shape
 
     def transform_as(self, first: int) -> None:
-        """Make the transformer; the record ``first`` shows what shape it gives."""
+        """Make the transformer; the sample ``first`` shows what shape it gives."""
         self.transformer = Transformer(self.proto.transform_param, self.is_training, self.find)
         image, _ = self.records.read(first)
         self.record_shape = self.transformer.output_shape(image.shape)
@@ -270,7 +270,7 @@ class ImageLayer(RecordLayer):
         batch, tops = self.param.batch_size, len(self.proto.top)
         if tops > 2 and self.record_count > _MOST_NUMBERS:
             self.fail(
-                f"a third top numbers {_MOST_NUMBERS} records at most", records=self.record_count
+                f"a third top numbers {_MOST_NUMBERS} samples at most", records=self.record_count
             )
         shapes: list[Shape] = [(batch, *self.record_shape), (batch,), (batch,)]
         return shapes[:tops]

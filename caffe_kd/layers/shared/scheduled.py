@@ -29,7 +29,7 @@ def check_setting(layer: Layer, field: str, fits: Callable[[float], bool], rule:
         layer: the layer in whose param the setting is.
         field: its name.
         fits: says of a value whether it does; it holds between two values for which it holds.
-        rule: what to tell the user, as "must be above 0".
+        rule: what the message says, as "must be above 0".
     """
     if not has_schedule(layer, field):
         value = getattr(layer.param, field)

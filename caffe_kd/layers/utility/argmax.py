@@ -20,8 +20,8 @@ _FLOAT, _INT64_MIN = 1, -(2**63)  # as ONNX numbers them
 class ArgMax(Layer):
     """Find the top_k largest values, best first, as indices, or also as values.
 
-    Without ``axis`` over each record as a whole; the top is (N, 1, top_k), with out_max_val
-    (N, 2, top_k): indices, then values. More axes of extent 1 follow until there are as many as the
+    Without ``axis`` over each sample as a whole; the top is (N, 1, top_k), with out_max_val
+    (N, 2, top_k): indices, then values. More axes of size 1 follow until there are as many as the
     bottom's. With ``axis`` along it; the top has the bottom's shape, top_k there, and holds
     indices, with out_max_val values instead. Of equal values the one with the highest index comes
     first. There is no gradient.

@@ -30,7 +30,7 @@ def axis_or_dim(layer: Layer, old_name: str, rank: int) -> int:
 class Concat(Layer):
     """Join the bottoms along ``axis`` (or the older concat_dim).
 
-    Bottoms: any shapes that differ at most along the axis. Top: their extents there added up.
+    Bottoms: any shapes that differ at most along the axis. Top: their sizes there added up.
 
     Raises:
         NetError: axis and concat_dim are both given, the axis is out of range, or the bottoms'

@@ -1,4 +1,4 @@
-"""Filter: passes on the records that a selector chooses."""
+"""Filter: passes on the samples that a selector chooses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @register("Filter", bottoms=(2, None), tops=(1, None))
 class Filter(Layer):
-    """Pass on the records whose selector isn't 0, in their order; the others' gradient is 0.
+    """Pass on the samples whose selector isn't 0, in their order; the others' gradient is 0.
 
     Bottoms: blobs (N, any axes...), then the selector (N), or (N, 1, 1, ...). Tops: one for each
-    bottom but the selector, which gets no gradient. Their first extent is the number of records
-    chosen, anew in each pass and possibly 0; before the first pass it is N.
+    bottom but the selector, which gets no gradient. Their first size is the number of samples
+    selected, which may differ from pass to pass and be 0; before the first pass it is N.
 
     Raises:
         NetError: the tops aren't one fewer than the bottoms, the bottoms differ in their first
-            extent, or the selector has another extent that isn't 1.
+            size, or the selector has another size that isn't 1.
 
     Source: Caffe's FilterLayer.
 

@@ -17,7 +17,7 @@ class LearningRate(Layer):
 
     Top: a scalar, 0 or more; no gradient.
 
-    Source: original Caffe has no such layer; it logs the rate in its solver.
+    Source: BVLC Caffe has no such layer; it logs the rate in its solver.
 
     Sample::
 

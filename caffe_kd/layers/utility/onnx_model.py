@@ -1,4 +1,4 @@
-"""ONNXModel: the answers of a model from elsewhere."""
+"""ONNXModel: the outputs of a model from elsewhere."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class ONNXModel(Layer):
         model: the file; from the working directory, or beside the prototxt. Weights that lie in
             other files must be in the model's folder or below it.
         input, output: the model's names for the bottoms and the tops. Unset: a bottom or top that
-            bears a name of the model's is that one, and otherwise they go in the model's order.
+            has a name of the model's is that one, and otherwise they go in the model's order.
 
     Bottoms: (N, ...), as the model wants them; values are converted to the type it takes. A model
-    made for a fixed number of records gets N in pieces of that size, the last one filled up with
-    zeros. Tops: the model's outputs, as float32. The model must answer a record without regard to
-    the others of its batch, as nets made for inference do: the teacher cache relies on it.
+    made for a fixed number of samples gets N in pieces of that size, the last one filled up with
+    zeros. Tops: the model's outputs, as float32. Those for a sample must not depend on the
+    others of its batch, as in nets made for inference: the teacher cache relies on it.
 
     Raises:
         NetError: the model takes or gives something else than the prototxt says, or does not run.
         ParseError: the file is no ONNX model, or none that may be run; see ``proto/onnx_file.py``.
 
-    Source: https://onnx.ai. Original Caffe has no such layer.
+    Source: https://onnx.ai. BVLC Caffe has no such layer.
 
     Sample::
 
@@ -133,8 +133,8 @@ class ONNXModel(Layer):
             wanted in (None, size) for wanted, size in zip(port.shape[1:], shape[1:], strict=True)
         )
         if not fits:
-            told = " x ".join("any" if size is None else str(size) for size in port.shape)
-            self.fail(f"the model's input '{port.name}' is {told}", bottom=shape)
+            sizes = " x ".join("any" if size is None else str(size) for size in port.shape)
+            self.fail(f"the model's input '{port.name}' is {sizes}", bottom=shape)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         key = tuple(bottom_shapes)
@@ -162,11 +162,11 @@ class ONNXModel(Layer):
         return tuple(torch.from_numpy(top).to(device) for top in self._answers(values))
 
     def _answers(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-        records = len(values[0]) if values[0].ndim else 1
-        if self._batch is None or self._batch == records:
+        samples = len(values[0]) if values[0].ndim else 1
+        if self._batch is None or self._batch == samples:
             return self._run(values)
         pieces = []
-        for start in range(0, records, self._batch):
+        for start in range(0, samples, self._batch):
             piece = [v[start : start + self._batch] for v in values]
             lacking = self._batch - len(piece[0])
             padded = [np.pad(v, [(0, lacking)] + [(0, 0)] * (v.ndim - 1)) for v in piece]
@@ -179,7 +179,7 @@ class ONNXModel(Layer):
             for port, value, dtype in zip(self._inputs, values, self._dtypes, strict=True)
         }
         try:
-            answers = self._session.run([port.name for port in self._outputs], feed)
+            outputs = self._session.run([port.name for port in self._outputs], feed)
         except Exception as error:  # onnxruntime's exceptions have no public root
             self.fail(f"the model does not run: {error}", model=self.path)
-        return [np.ascontiguousarray(a, np.float32).reshape(np.shape(a)) for a in answers]
+        return [np.ascontiguousarray(a, np.float32).reshape(np.shape(a)) for a in outputs]

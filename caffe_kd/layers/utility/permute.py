@@ -18,7 +18,7 @@ class Permute(Layer):
 
     Axes that ``order`` does not name follow those it names, in their own order.
 
-    Bottom: any shape. Top: the same extents in the other order.
+    Bottom: any shape. Top: the same sizes in the other order.
 
     Raises:
         NetError: order names an axis twice, or one that the bottom does not have.

@@ -1,4 +1,4 @@
-"""Python: a layer whose class a user wrote in numpy, for the original Caffe or for here."""
+"""Python: a layer whose class a user wrote in numpy, for Caffe Caffe or for here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Bridge(torch.autograd.Function):
     def forward(ctx: Any, layer: Python, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         tops = layer.run_forward(tensors[:count])
         # Without torch's guard against later writes: who writes to a blob between forward and
-        # backward wants backward to see it, as in the original.
+        # backward wants backward to see it, as in Caffe.
         ctx.layer = layer
         ctx.bottoms = [bottom.detach() for bottom in tensors[:count]]
         ctx.tops = [top.detach() for top in tops]
@@ -49,7 +49,7 @@ class Python(Layer):
     ``python_param`` names its ``module`` and, within it, the class as ``layer``; ``param_str`` is
     handed to it. The module is searched on PYTHONPATH, in the working directory and beside the
     prototxt; one process knows one module of a name. In it ``import caffe`` gives this package
-    where the original is not installed. See ``caffe_kd.Layer`` for what the class looks like.
+    where Caffe is not installed. See ``caffe_kd.Layer`` for what the class looks like.
 
     Bottoms, tops: any, as the class wants them; one that works in place gets the same blob as
     bottom and top. A loss must be given its loss_weight. Blobs: those it adds in ``setup``.
@@ -157,7 +157,7 @@ class Python(Layer):
         for blob, top, grad in zip(self._tops, tops, grads, strict=True):
             blob.fill(as_array(top))
             blob.diff[...] = as_array(grad)
-        # A user may add to a parameter's gradient or set it, where the original adds up over
+        # A user may add to a parameter's gradient or set it, where Caffe adds up over
         # iter_size passes; what is given back here is what autograd has to add.
         learned = self.parameters_in_order
         before = [_gradient(blob, p) for blob, p in zip(self._learned, learned, strict=True)]
@@ -195,7 +195,7 @@ class Python(Layer):
         if not (isinstance(cls, type) and issubclass(cls, user_layer.Layer)):
             self.fail(
                 f"'{name}' of {where} does not derive from this package's caffe.Layer. Where the "
-                "original Caffe is installed too, write `import caffe_kd as caffe` in the module"
+                "BVLC Caffe is installed too, write `import caffe_kd as caffe` in the module"
             )
         self.user_layer: user_layer.Layer = self._guard(f"making a {name}", cls, self.proto)
         self.user_layer.param_str = self.user_layer.param_str_ = self.param.param_str

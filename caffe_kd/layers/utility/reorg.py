@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @register("Reorg", param="reorg_param", origin="YOLOv2")
 class Reorg(Layer):
-    """Turn squares of ``stride`` x ``stride`` places into channels, or with ``reverse`` back.
+    """Turn squares of ``stride`` x ``stride`` positions into channels, or with ``reverse`` back.
 
-    With s = stride and q = C / s^2. Reversed, it is depth to space: place
-    ``(h s + i, w s + j)`` of top channel c is place (h, w) of bottom channel ``(i s + j) q + c``.
-    Unreversed it is *not* space to depth, but darknet's order: the values of a record are read as q
+    With s = stride and q = C / s^2. Reversed, it is depth to space: position
+    ``(h s + i, w s + j)`` of top channel c is (h, w) of bottom channel ``(i s + j) q + c``.
+    Unreversed it is *not* space to depth, but darknet's order: the values of a sample are read as q
     planes of (H s, W s), taken apart by the inverse of that rule into C planes of (H, W), and the
     row of values that gives is read as ``C s^2`` planes of (H / s, W / s). So neither direction
     undoes the other.
@@ -30,9 +30,9 @@ class Reorg(Layer):
             H or W is none of s where they are divided.
 
     Source: Redmon and Farhadi 2017, darknet's reorg layer; ReorgLayer of gklz1982's caffe-yolov2
-    and of other forks that call darknet's function with the bottom's extents. (choasup's
+    and of other forks that call darknet's function with the bottom's sizes. (choasup's
     caffe-yolo9000 applies the inverse permutation and is not followed.) Their gradient is not the
-    derivative: they read one that nobody wrote. Here it is.
+    derivative: they read a blob that is never written. Here it is the derivative.
 
     Sample::
 
@@ -66,7 +66,7 @@ class Reorg(Layer):
         return True
 
     def _plan(self, shape: Shape) -> tuple[list[int], list[int]]:
-        """Return what a record's values are read as, and the order its axes are then put in."""
+        """Return what a sample's values are read as, and the order its axes are then put in."""
         _, channels, height, width = shape
         s = self.param.stride
         planes = channels // (s * s)

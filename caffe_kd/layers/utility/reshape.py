@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class Reshape(Layer):
     """Replace the axes that ``axis`` and ``num_axes`` select by those of ``shape``.
 
-    In ``shape`` 0 copies the bottom's extent at that place, and one -1 takes what is left.
+    In ``shape`` 0 copies the bottom's size of that axis, and one -1 takes what is left.
 
     Bottom: any shape. Top: the same values in the same order.
 
     Raises:
         NetError: the axes are out of range, ``shape`` has several -1 or a 0 with nothing to copy,
-            the counts differ, or the layer is to work in place.
+            the counts differ, or the layer works in place.
 
     Source: Caffe's ReshapeLayer.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @register("ShuffleChannel", param="shuffle_channel_param", origin="ShuffleNet")
 class ShuffleChannel(ChannelLayer):
-    """Deal the channels of each group out: as rows of ``group`` x ``C / group``, read by columns.
+    """Interleave the channels of the groups: rows of ``group`` x ``C / group``, read by columns.
 
     Channel ``i group + g`` of the top is channel ``g C / group + i`` of the bottom.
 

@@ -24,7 +24,7 @@ class Slice(Layer):
     Raises:
         NetError: axis and slice_dim are both given, the axis is out of range, the slice points are
             not one fewer than the tops or do not ascend within the axis, or without them the
-            extent is no multiple of the number of tops.
+            size is no multiple of the number of tops.
 
     Source: Caffe's SliceLayer.
 
@@ -43,24 +43,24 @@ class Slice(Layer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         self.slice_axis = axis_or_dim(self, "slice_dim", len(bottom_shapes[0]))
 
-    def _sizes(self, dim: int) -> list[int]:
+    def _sizes(self, size: int) -> list[int]:
         points, tops = list(self.param.slice_point), len(self.proto.top)
         if not points:
-            if dim % tops:
+            if size % tops:
                 self.fail(
-                    f"Number of top blobs ({tops}) should evenly divide input slice axis ({dim})"
+                    f"Number of top blobs ({tops}) should evenly divide input slice axis ({size})"
                 )
-            return [dim // tops] * tops
+            return [size // tops] * tops
         if len(points) != tops - 1:
             self.fail(
                 "slice_point must be given once fewer than tops", slice_point=points, tops=tops
             )
-        sizes = [end - start for start, end in pairwise([0, *points, dim])]
+        sizes = [end - start for start, end in pairwise([0, *points, size])]
         if min(sizes) < 1:
             self.fail(
-                f"slice points must ascend between 0 and the extent of axis {self.slice_axis}",
+                f"slice points must ascend between 0 and the size of axis {self.slice_axis}",
                 slice_point=points,
-                dim=dim,
+                size=size,
             )
         return sizes
 

@@ -38,18 +38,18 @@ class Window:
         """Stride, pad and dilation of the first axis."""
         return self.stride[0], self.pad[0], self.dilation[0]
 
-    def places(self, sizes: Shape) -> Shape:
-        """Return how many places the window takes: ``(H + 2 p - (d (k - 1) + 1)) // s + 1``."""
+    def out_size(self, sizes: Shape) -> Shape:
+        """Return how many positions the window takes: ``(H + 2 p - (d (k - 1) + 1)) // s + 1``."""
         numbers = zip(sizes, self.kernel, self.stride, self.pad, self.dilation, strict=True)
         return tuple((e + 2 * p - (d * (k - 1) + 1)) // s + 1 for e, k, s, p, d in numbers)
 
-    def span(self, places: Shape) -> Shape:
-        """Return the least extents with these places: ``(n - 1) s + d (k - 1) + 1 - 2 p``."""
-        numbers = zip(places, self.kernel, self.stride, self.pad, self.dilation, strict=True)
+    def span(self, out_size: Shape) -> Shape:
+        """Return the least sizes with this out_size: ``(n - 1) s + d (k - 1) + 1 - 2 p``."""
+        numbers = zip(out_size, self.kernel, self.stride, self.pad, self.dilation, strict=True)
         return tuple((n - 1) * s + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in numbers)
 
 
-# Where there is no spatial axis, every record is one place.
+# Where there is no spatial axis, every sample is one position.
 _ONE_PLACE = Window(kernel=(1,), stride=(1,), pad=(0,), dilation=(1,))
 
 
@@ -110,11 +110,11 @@ class BaseConvolution(Layer):
     onnx_op: str
 
     def weight_channels(self) -> Shape:
-        """Return the first two extents of the weight."""
+        """Return the first two sizes of the weight."""
         raise NotImplementedError
 
     def top_dims(self, sizes: Shape) -> Shape:
-        """Return a top's spatial extents, given the bottom's."""
+        """Return a top's spatial sizes, given the bottom's."""
         raise NotImplementedError
 
     def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
@@ -217,7 +217,7 @@ class Convolution(BaseConvolution):
     over the channels of o's group.
 
     Bottoms: (leading axes..., C, spatial axes...), all of one shape; C at ``axis``.
-    Tops: (leading axes..., num_output, places of the window...), one for each bottom.
+    Tops: (leading axes..., num_output, output sizes...), one for each bottom.
     Blobs: weight (num_output, C / group, kernel...), bias (num_output).
 
     Raises:
@@ -245,7 +245,7 @@ class Convolution(BaseConvolution):
         return self.param.num_output, self.channels // self.param.group
 
     def top_dims(self, sizes: Shape) -> Shape:
-        return self.window.places(sizes)
+        return self.window.out_size(sizes)
 
     def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
         w, convolve = window, _CONVOLVE.get(len(window.kernel))

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @register("Crop", param="crop_param", bottoms=2)
 class Crop(Layer):
-    """Cut the first bottom to the extents of the second, from ``axis`` to the last axis.
+    """Cut the first bottom to the sizes of the second, from ``axis`` to the last axis.
 
     The cut begins at ``offset``: one number for all these axes, or one for each; 0 unless given.
 
-    Bottoms: any shape; a reference, of which the extents from ``axis`` on count alone, and which
-    gets no gradient. Top: the first bottom's extents before ``axis``, then the reference's.
+    Bottoms: any shape; a reference, of which the sizes from ``axis`` on count alone, and which
+    gets no gradient. Top: the first bottom's sizes before ``axis``, then the reference's.
 
     Raises:
         NetError: axis is out of range, the offsets are neither one nor as many as the axes, or the

@@ -20,7 +20,7 @@ class Deconvolution(BaseConvolution):
 
     The linear map of a Convolution, transposed: each value of bottom channel i puts
     ``value * w[i, o]`` into top channel o of i's group, ``stride`` apart; ``pad`` is cut off the
-    edges. Of a bottom extent n it makes ``(n - 1) stride + dilation (kernel - 1) + 1 - 2 pad``.
+    edges. Of a bottom size n it makes ``(n - 1) stride + dilation (kernel - 1) + 1 - 2 pad``.
 
     With ``num_output`` and ``group`` the number of channels, kernel_size ``2 f - f % 2``, stride f,
     pad ``ceil((f - 1) / 2)`` and the filler "bilinear" it enlarges images f times.

@@ -18,7 +18,7 @@ class DepthwiseConvolution(Convolution):
 
     ``y[o] = w[o] * x[o // m] + b[o]`` with m = num_output / C filters for each channel.
 
-    Bottoms: (N, C, spatial axes...), all of one shape. Tops: (N, num_output, places...).
+    Bottoms: (N, C, spatial axes...), all of one shape. Tops: (N, num_output, output sizes...).
     Blobs: weight (num_output, 1, kernel...), bias (num_output). num_output may be left out and is
     then C.
 
@@ -71,14 +71,14 @@ class DepthwiseConvolution(Convolution):
 class ConvolutionDepthwise(DepthwiseConvolution):
     """Filter each channel alone, by one filter: ``y[c] = w[c] * x[c] + b[c]``.
 
-    Bottom: (N, C, spatial axes...). Top: (N, C, places...).
+    Bottom: (N, C, spatial axes...). Top: (N, C, output sizes...).
     Blobs: weight (C, 1, kernel...), bias (C).
 
     Raises:
         NetError: num_output or group is given and is not C, and what Convolution refuses.
 
     Source: the layer of farmingyard/caffe-mobilenet (BVLC's pull request 5665), which reads neither
-    num_output nor group; a number that it would not obey is refused here.
+    num_output nor group; a number that it would not follow is refused here.
 
     Sample::
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @register("Im2col", param="convolution_param")
 class Im2col(Layer):
-    """Put the values under a convolution's window into the channels, place for place.
+    """Put the values under a convolution's window into the channels, position by position.
 
     ``y[c K + k] = x[c]`` at the window's point k of K, counted along the last axis first; padding
     is 0. A Convolution is a product of its weights and this.
 
     Bottom: (leading axes..., C, spatial axes...); C at ``axis``.
-    Top: (leading axes..., C K, places of the window...).
+    Top: (leading axes..., C K, output sizes...).
 
     Raises:
         NetError: there is no spatial axis, kernel, stride, pad or dilation is given wrongly (see
@@ -57,8 +57,8 @@ class Im2col(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,), at, w = bottom_shapes, self.channel_axis, self.window
-        places = w.places(shape[at + 1 :])
-        if any(p < 1 for p in places):
+        out_size = w.out_size(shape[at + 1 :])
+        if any(n < 1 for n in out_size):
             self.fail(
                 "the kernel is larger than the padded bottom",
                 bottom=shape,
@@ -68,7 +68,7 @@ class Im2col(Layer):
             )
         padded = [size + 2 * pad for size, pad in zip(shape[at + 1 :], w.pad, strict=True)]
         self.check_shape((*shape[: at + 1], *padded), "the padded bottom")
-        return [(*shape[:at], shape[at] * math.prod(w.kernel), *places)]
+        return [(*shape[:at], shape[at] * math.prod(w.kernel), *out_size)]
 
     @property
     def per_sample(self) -> bool:
@@ -94,18 +94,18 @@ class Im2col(Layer):
         value = graph.temporary("padded")
         graph.node("Pad", [bottoms[0], graph.constant(before * 2, "pads")], [value])
         # From behind, so that the axes still to come keep their numbers. An axis becomes two: the
-        # window's points along it, and its places.
+        # window's points along it, and its positions.
         for index in reversed(range(len(self.spatial_axes))):
             points = np.arange(w.kernel[index])[:, None] * w.dilation[index]
-            places = np.arange(top[at + 1 + index]) * w.stride[index]
+            starts = np.arange(top[at + 1 + index]) * w.stride[index]
             windows = graph.temporary("windows")
-            picked = [value, graph.constant(points + places, "picked")]
+            picked = [value, graph.constant(points + starts, "picked")]
             graph.node("Gather", picked, [windows], axis=at + 1 + index)
             value = windows
         points_axes = range(at + 1, 2 * len(shape) - at - 1, 2)
         order = [*range(at + 1), *points_axes, *(axis + 1 for axis in points_axes)]
         sorted_axes = graph.temporary("sorted")
         graph.node("Transpose", [value], [sorted_axes], perm=order)
-        # 0 copies the batch; where the channels are in its place, -1 lets them vary.
+        # 0 copies the batch; where the channels are there, -1 lets them vary.
         target = graph.constant([0 if at else -1, *top[1:]], "shape")
         graph.node("Reshape", [sorted_axes, target], tops)

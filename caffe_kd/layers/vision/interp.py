@@ -18,10 +18,10 @@ class Interp(Layer):
     """Resize a plane by bilinear interpolation; its corner values remain the corner values.
 
     ``pad_beg`` rows and columns are cut off before and ``pad_end`` behind, which leaves E. The top
-    then has ``(E - 1) // shrink_factor + 1`` or ``(E - 1) zoom_factor + 1`` places if one of the
+    then has ``(E - 1) // shrink_factor + 1`` or ``(E - 1) zoom_factor + 1`` pixels if one of the
     factors is given; else height and width if they are; else shrunk, then zoomed.
 
-    Bottom: (N, C, H, W). Top: (N, C, places, places).
+    Bottom: (N, C, H, W). Top: (N, C, height, width).
 
     Raises:
         NetError: the bottom hasn't 4 axes, a pad is positive or leaves nothing, a factor or size is
@@ -63,10 +63,9 @@ class Interp(Layer):
         if self.has_size and self.shrinks == self.zooms:
             return param.height, param.width
         height, width = (
-            ((length + param.pad_beg + param.pad_end - 1) // param.shrink_factor)
-            * param.zoom_factor
+            ((size + param.pad_beg + param.pad_end - 1) // param.shrink_factor) * param.zoom_factor
             + 1
-            for length in shape[2:]
+            for size in shape[2:]
         )
         return height, width
 

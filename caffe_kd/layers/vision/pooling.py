@@ -24,30 +24,30 @@ Pair = tuple[int, int]
 _FLOAT = 1  # as ONNX numbers it
 
 NO_STOCHASTIC = (
-    "pool: STOCHASTIC is not implemented; in the original, too, it is NOT_IMPLEMENTED on the CPU. "
+    "pool: STOCHASTIC is not implemented; in Caffe, too, it is NOT_IMPLEMENTED on the CPU. "
     "Use MAX or AVE"
 )
 
 
 @dataclass(frozen=True)
-class Plan:
+class PoolGeometry:
     """How one size of plane is pooled, height before width.
 
     Attributes:
-        extent: height and width of the plane.
+        plane: height and width of the plane.
         kernel: height and width of the window.
         stride: steps from window to window.
-        pad: places before and behind the plane that windows may cover.
-        places: how many windows fit, by Caffe's rule.
+        pad: positions before and behind the plane that windows may cover.
+        out_size: how many windows fit, by Caffe's rule.
         ceil: whether they were counted by rounding up.
         clipped: whether Caffe's rule left out a last window, which ONNX's would count.
     """
 
-    length: Pair
+    plane: Pair
     kernel: Pair
     stride: Pair
     pad: Pair
-    places: Pair
+    out_size: Pair
     ceil: bool
     clipped: bool
 
@@ -57,7 +57,7 @@ class Plan:
         return all(
             2 * p <= k and (o - 1) * s < e + p
             for e, k, s, p, o in zip(
-                self.length, self.kernel, self.stride, self.pad, self.places, strict=True
+                self.plane, self.kernel, self.stride, self.pad, self.out_size, strict=True
             )
         )
 
@@ -65,54 +65,54 @@ class Plan:
     def covered(self) -> Pair:
         """Height and width of what all windows cover, the padding before included."""
         height, width = (
-            (o - 1) * s + k for k, s, o in zip(self.kernel, self.stride, self.places, strict=True)
+            (o - 1) * s + k for k, s, o in zip(self.kernel, self.stride, self.out_size, strict=True)
         )
         return height, width
 
     @property
     def border(self) -> tuple[int, int, int, int]:
         """What to add before and behind: left, right, top, bottom. Negative: to crop."""
-        (height, width), (down, right), (tall, wide) = self.length, self.pad, self.covered
+        (height, width), (down, right), (tall, wide) = self.plane, self.pad, self.covered
         return right, wide - width - right, down, tall - height - down
 
     def sizes(self, axis: int, device: torch.device | None = None) -> Tensor:
         """Return each window's length along an axis: padding counts, overhang does not."""
         pad, kernel = self.pad[axis], self.kernel[axis]
-        start = torch.arange(self.places[axis], device=device) * self.stride[axis] - pad
-        return (start + kernel).clamp(max=self.length[axis] + pad) - start
+        start = torch.arange(self.out_size[axis], device=device) * self.stride[axis] - pad
+        return (start + kernel).clamp(max=self.plane[axis] + pad) - start
 
 
 @lru_cache(maxsize=1024)
-def _plan(length: Pair, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> Plan:
-    places = []
+def _geometry(plane: Pair, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> PoolGeometry:
+    out_size = []
     clipped = False
-    for e, k, s, p in zip(length, kernel, stride, pad, strict=True):
+    for e, k, s, p in zip(plane, kernel, stride, pad, strict=True):
         room = e + 2 * p - k
         o = (-(-room // s) if ceil else room // s) + 1
         # The last window must start within the plane or the padding before it.
         if any(pad) and (o - 1) * s >= e + p:
             o -= 1
             clipped = True
-        places.append(o)
-    return Plan(length, kernel, stride, pad, (places[0], places[1]), ceil, clipped)
+        out_size.append(o)
+    return PoolGeometry(plane, kernel, stride, pad, (out_size[0], out_size[1]), ceil, clipped)
 
 
 @register("Pooling", param="pooling_param", tops=(1, 2))
 class Pooling(Layer):
     """Take the largest (MAX) or the mean (AVE) value of each window of a plane.
 
-    ``places = ceil((H + 2 pad - kernel) / stride) + 1``, one fewer with a pad if the last window
+    ``out = ceil((H + 2 pad - kernel) / stride) + 1``, one fewer with a pad if the last window
     would start behind plane and padding. The mean counts padding, but not what a window hangs over
     beyond it. Of equal largest values the first gets the gradient.
 
-    Bottom: (N, C, H, W). Top: (N, C, places, places).
+    Bottom: (N, C, H, W). Top: (N, C, out, out).
     Second top, for MAX: where in the plane the largest value is, ``h W + w``; -1 for none.
 
     Raises:
         NetError: the bottom hasn't 4 axes, the kernel is missing or given twice, pad isn't smaller
             than the kernel, no window fits, or pool is STOCHASTIC.
 
-    Source: Caffe's PoolingLayer. STOCHASTIC is refused; the original has it for GPUs alone.
+    Source: Caffe's PoolingLayer. STOCHASTIC is refused; Caffe has it for GPUs alone.
 
     Sample::
 
@@ -178,61 +178,67 @@ class Pooling(Layer):
             self.fail("pad must be smaller than the kernel", pad=self.pad, kernel=kernel)
         return kernel
 
-    def _plan(self, shape: Shape) -> Plan:
-        length = int(shape[2]), int(shape[3])  # while torch.onnx traces, they are tensors
-        return _plan(length, self.kernel or length, self.stride, self.pad, self.ceil)
+    def geometry(self, shape: Shape) -> PoolGeometry:
+        """Return the windows for a bottom of a shape."""
+        plane = int(shape[2]), int(shape[3])  # while torch.onnx traces, they are tensors
+        return _geometry(plane, self.kernel or plane, self.stride, self.pad, self.ceil)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,) = bottom_shapes
         self.check_plane(shape)
-        plan = self._plan(shape)
-        if min(plan.places) < 1:
-            self.fail("no window fits: the kernel is too large", bottom=shape, kernel=plan.kernel)
-        self.check_shape((*shape[:2], *plan.covered), "the padded bottom")
-        return [(*shape[:2], *plan.places)] * len(self.proto.top)
+        pool = self.geometry(shape)
+        if min(pool.out_size) < 1:
+            self.fail("no window fits: the kernel is too large", bottom=shape, kernel=pool.kernel)
+        self.check_shape((*shape[:2], *pool.covered), "the padded bottom")
+        return [(*shape[:2], *pool.out_size)] * len(self.proto.top)
 
     @property
     def per_sample(self) -> bool:
         return True
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        plan = self._plan(x.shape)
+        pool = self.geometry(x.shape)
         if self.with_mask:
-            return self._max_with_mask(x, plan)
+            return self._max_with_mask(x, pool)
         if self.is_max:
-            return self._max(x, plan)
+            return self._max(x, pool)
         if self.kernel is None:
             return x.mean((2, 3), keepdim=True)
-        return self._ave(x, plan)
+        return self._ave(x, pool)
 
     @staticmethod
-    def _max(x: Tensor, plan: Plan) -> Tensor:
-        if plan.is_plain:
-            return F.max_pool2d(x, plan.kernel, plan.stride, plan.pad, ceil_mode=plan.ceil)
+    def _max(x: Tensor, pool: PoolGeometry) -> Tensor:
+        if pool.is_plain:
+            return F.max_pool2d(x, pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil)
         lowest = torch.finfo(x.dtype).min
-        return F.max_pool2d(F.pad(x, plan.border, value=lowest), plan.kernel, plan.stride)
+        return F.max_pool2d(F.pad(x, pool.border, value=lowest), pool.kernel, pool.stride)
 
     @staticmethod
-    def _ave(x: Tensor, plan: Plan) -> Tensor:
-        if plan.is_plain:
-            return F.avg_pool2d(x, plan.kernel, plan.stride, plan.pad, ceil_mode=plan.ceil)
-        mean = F.avg_pool2d(F.pad(x, plan.border), plan.kernel, plan.stride)
-        counted = plan.sizes(0, x.device)[:, None] * plan.sizes(1, x.device)
-        return mean * (plan.kernel[0] * plan.kernel[1] / counted.to(x.dtype))
+    def _ave(x: Tensor, pool: PoolGeometry) -> Tensor:
+        if pool.is_plain:
+            return F.avg_pool2d(x, pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil)
+        mean = F.avg_pool2d(F.pad(x, pool.border), pool.kernel, pool.stride)
+        counted = pool.sizes(0, x.device)[:, None] * pool.sizes(1, x.device)
+        return mean * (pool.kernel[0] * pool.kernel[1] / counted.to(x.dtype))
 
     @staticmethod
-    def _max_with_mask(x: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        if plan.is_plain:
+    def _max_with_mask(x: Tensor, pool: PoolGeometry) -> tuple[Tensor, Tensor]:
+        if pool.is_plain:
             y, index = F.max_pool2d(
-                x, plan.kernel, plan.stride, plan.pad, ceil_mode=plan.ceil, return_indices=True
+                x,
+                pool.kernel,
+                pool.stride,
+                pool.pad,
+                ceil_mode=pool.ceil,
+                return_indices=True,
             )
             return y, index.to(x.dtype)
         lowest = torch.finfo(x.dtype).min
-        padded = F.pad(x, plan.border, value=lowest)
-        y, index = F.max_pool2d(padded, plan.kernel, plan.stride, return_indices=True)
-        height, width = plan.length
-        row = index // padded.shape[3] - plan.pad[0]
-        column = index % padded.shape[3] - plan.pad[1]
+        padded = F.pad(x, pool.border, value=lowest)
+        y, index = F.max_pool2d(padded, pool.kernel, pool.stride, return_indices=True)
+        height, width = pool.plane
+        row = index // padded.shape[3] - pool.pad[0]
+        column = index % padded.shape[3] - pool.pad[1]
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         return y, torch.where(inside, row * width + column, -1).to(x.dtype)
 
@@ -240,62 +246,62 @@ class Pooling(Layer):
         if self.kernel is None and not self.with_mask:
             graph.node("GlobalMaxPool" if self.is_max else "GlobalAveragePool", bottoms, tops)
             return
-        plan = self._plan(graph.shape(bottoms[0]))
-        counted_places = plan.sizes(0)[:, None] * plan.sizes(1)
-        if (self.with_mask or not self.is_max) and counted_places.min() < 1:
+        pool = self.geometry(graph.shape(bottoms[0]))
+        counted = pool.sizes(0)[:, None] * pool.sizes(1)
+        if (self.with_mask or not self.is_max) and counted.min() < 1:
             raise ExportError(
                 f"layer '{self.name}' (Pooling): a window lies outside the plane, where a mean "
-                "or a place is undefined. Use a smaller stride or round_mode: FLOOR",
+                "or an index is undefined. Use a smaller stride or round_mode: FLOOR",
                 self.proto.source_line or None,
             )
         if self.with_mask:
-            self._onnx_mask(graph, bottoms, tops, plan)
+            self._onnx_mask(graph, bottoms, tops, pool)
         elif self.is_max:
-            self._onnx_max(graph, bottoms, tops, plan)
+            self._onnx_max(graph, bottoms, tops, pool)
         else:
-            self._onnx_ave(graph, bottoms, tops, plan, counted_places)
+            self._onnx_ave(graph, bottoms, tops, pool, counted)
 
     @staticmethod
-    def _onnx_mask(graph: Graph, bottoms: list[str], tops: list[str], plan: Plan) -> None:
-        # ONNX counts the place from the first value of the batch, Caffe from that of the plane.
-        left, right, above, below = (max(side, 0) for side in plan.border)
-        index, place = graph.temporary("index"), graph.temporary("place")
+    def _onnx_mask(graph: Graph, bottoms: list[str], tops: list[str], pool: PoolGeometry) -> None:
+        # ONNX counts the index from the first value of the batch, Caffe from that of the plane.
+        left, right, above, below = (max(side, 0) for side in pool.border)
+        index, in_plane = graph.temporary("index"), graph.temporary("in_plane")
         pads = (above, left, below, right)
-        options = {"kernel_shape": plan.kernel, "strides": plan.stride}
+        options = {"kernel_shape": pool.kernel, "strides": pool.stride}
         graph.node("MaxPool", bottoms, [tops[0], index], pads=pads, **options)
-        graph.node("Mod", [index, graph.constant(math.prod(plan.length), "plane")], [place])
-        graph.node("Cast", [place], [tops[1]], to=_FLOAT)
+        graph.node("Mod", [index, graph.constant(math.prod(pool.plane), "plane")], [in_plane])
+        graph.node("Cast", [in_plane], [tops[1]], to=_FLOAT)
 
     @staticmethod
-    def _onnx_max(graph: Graph, bottoms: list[str], tops: list[str], plan: Plan) -> None:
-        options = {"kernel_shape": plan.kernel, "strides": plan.stride}
-        if plan.is_plain and not plan.clipped:
-            ceil = int(plan.ceil)
-            graph.node("MaxPool", bottoms, tops, pads=plan.pad * 2, ceil_mode=ceil, **options)
+    def _onnx_max(graph: Graph, bottoms: list[str], tops: list[str], pool: PoolGeometry) -> None:
+        options = {"kernel_shape": pool.kernel, "strides": pool.stride}
+        if pool.is_plain and not pool.clipped:
+            ceil = int(pool.ceil)
+            graph.node("MaxPool", bottoms, tops, pads=pool.pad * 2, ceil_mode=ceil, **options)
             return
-        padded = _onnx_pad(graph, bottoms[0], plan, float(np.finfo(np.float32).min))
+        padded = _onnx_pad(graph, bottoms[0], pool, float(np.finfo(np.float32).min))
         graph.node("MaxPool", [padded], tops, **options)
 
     @staticmethod
     def _onnx_ave(
-        graph: Graph, bottoms: list[str], tops: list[str], plan: Plan, counted: Tensor
+        graph: Graph, bottoms: list[str], tops: list[str], pool: PoolGeometry, counted: Tensor
     ) -> None:
-        options = {"kernel_shape": plan.kernel, "strides": plan.stride}
-        size = math.prod(plan.kernel)
+        options = {"kernel_shape": pool.kernel, "strides": pool.stride}
+        size = math.prod(pool.kernel)
         # ceil_mode is left out: ONNX Runtime up to 1.23 counts what a window hangs over.
-        if plan.is_plain and not plan.clipped and counted.min() == size:
-            pads = plan.pad * 2
+        if pool.is_plain and not pool.clipped and counted.min() == size:
+            pads = pool.pad * 2
             graph.node("AveragePool", bottoms, tops, pads=pads, count_include_pad=1, **options)
             return
-        padded, mean = _onnx_pad(graph, bottoms[0], plan, 0.0), graph.temporary("mean")
+        padded, mean = _onnx_pad(graph, bottoms[0], pool, 0.0), graph.temporary("mean")
         graph.node("AveragePool", [padded], [mean], **options)
         factor = graph.constant((size / counted.float()).numpy(), "factor")
         graph.node("Mul", [mean, factor], tops)
 
 
-def _onnx_pad(graph: Graph, bottom: str, plan: Plan, value: float) -> str:
+def _onnx_pad(graph: Graph, bottom: str, pool: PoolGeometry, value: float) -> str:
     """Add the border that the windows cover to a plane, and return the result's name."""
-    left, right, above, below = plan.border
+    left, right, above, below = pool.border
     pads = graph.constant([0, 0, above, left, 0, 0, below, right], "pads")
     padded = graph.temporary("padded")
     graph.node("Pad", [bottom, pads, graph.constant(value, "fill")], [padded])

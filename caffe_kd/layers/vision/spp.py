@@ -74,7 +74,7 @@ class SPP(Layer):
                 pad=tuple(pad),
             )
         proto = pb.LayerParameter()
-        proto.CopyFrom(self.proto)  # its name, place and one top
+        proto.CopyFrom(self.proto)  # its name, line and one top
         proto.pooling_param.CopyFrom(
             pb.PoolingParameter(
                 pool=self.param.pool,

@@ -18,20 +18,20 @@ _INT64 = 7  # as ONNX numbers it
 
 @register("Upsample", param="upsample_param", bottoms=2, origin="SegNet")
 class Upsample(IndexingLayer):
-    """Put each value at the place of a larger plane that a mask names; the rest is 0.
+    """Put each value at the position of a larger plane that a mask names; the rest is 0.
 
     The larger plane is upsample_h x upsample_w; else ``H scale - pad_out_h`` by
     ``W scale - pad_out_w``, the scale of each side being scale, or scale_h and scale_w. Where
-    several values name a place, one of them is there (on the CPU the last), and each gets that
-    place's gradient.
+    several values name a position, one of them is there (on the CPU the last), and each gets that
+    position's gradient.
 
     Bottoms: (N, C, H, W); mask of the same shape, the second top of a Pooling layer: ``h W + w`` in
     the larger plane. Top: (N, C, height, width).
 
     Raises:
         NetError: a bottom hasn't 4 axes or their shapes differ, a size is not above 1 or given in
-            part or twice, pad_out comes with a scale other than 2, or the mask names a place
-            outside the plane.
+            part or twice, pad_out comes with a scale other than 2, or the mask names a
+            position outside the plane.
 
     Source: Badrinarayanan et al. 2017; UpsampleLayer of Kendall's fork for SegNet. The type of the
     same name with one bottom, in forks for YOLOv3, is another.
@@ -88,7 +88,7 @@ class Upsample(IndexingLayer):
         if self.size is not None:
             return [(*shape[:2], *self.size)]
         sides = zip(shape[2:], self.scale, self.less, strict=True)
-        return [(*shape[:2], *(length * scale - less for length, scale, less in sides))]
+        return [(*shape[:2], *(size * scale - less for size, scale, less in sides))]
 
     @property
     def per_sample(self) -> bool:
@@ -96,30 +96,30 @@ class Upsample(IndexingLayer):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         (top,) = self.top_shapes([tuple(x.shape), tuple(mask.shape)])
-        places = top[2] * top[3]
-        place = self.read_indices(mask.detach().flatten(2), places)
-        return x.new_zeros(*top[:2], places).scatter(2, place, x.flatten(2)).reshape(top)
+        positions = top[2] * top[3]
+        index = self.read_indices(mask.detach().flatten(2), positions)
+        return x.new_zeros(*top[:2], positions).scatter(2, index, x.flatten(2)).reshape(top)
 
     def refuse_index(self, index: int, count: int) -> NoReturn:
         self.fail(
             f"upsample top index {index} out of range - check scale settings match input pooling "
             "layer's downsample setup",
-            places=count,
+            positions=count,
         )
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         (top,) = self.top_shapes([graph.shape(name) for name in bottoms])
         flat = graph.constant([0, top[1], -1], "flat")
-        values, mask, place, batch, shape, zeros, filled = (
+        values, mask, index, batch, shape, zeros, filled = (
             graph.temporary(n)
-            for n in ("values", "mask", "place", "batch", "shape", "zeros", "filled")
+            for n in ("values", "mask", "index", "batch", "shape", "zeros", "filled")
         )
         graph.node("Reshape", [bottoms[0], flat], [values])
         graph.node("Reshape", [bottoms[1], flat], [mask])
-        graph.node("Cast", [mask], [place], to=_INT64)
+        graph.node("Cast", [mask], [index], to=_INT64)
         graph.node("Shape", [bottoms[0]], [batch], end=1)
         plane = graph.constant([top[1], math.prod(top[2:])], "plane")
         graph.node("Concat", [batch, plane], [shape], axis=0)
         graph.node("ConstantOfShape", [shape], [zeros])
-        graph.node("ScatterElements", [zeros, place, values], [filled], axis=2)
+        graph.node("ScatterElements", [zeros, index, values], [filled], axis=2)
         graph.node("Reshape", [filled, graph.constant([0, *top[1:]], "top")], tops)

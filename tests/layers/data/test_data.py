@@ -24,7 +24,7 @@ EXACT = 1e-3  # the recordings' own tolerance: pixels are whole numbers, means a
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Path:
-    """Ten records of 2 x 3 pixels whose values and labels tell which record they are."""
+    """Ten samples of 2 x 3 pixels whose values and labels tell which sample they are."""
     images = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
     write_idx(tmp_path / "images-idx3-ubyte", images)
     write_idx(tmp_path / "labels-idx1-ubyte", np.arange(10, dtype=np.uint8))
@@ -259,5 +259,5 @@ def test_more_records_than_a_blob_can_number_are_refused(tmp_path: Path) -> None
     write_idx(tmp_path / "images-idx3-ubyte", np.zeros((many, 1, 1), np.uint8))
     write_idx(tmp_path / "labels-idx1-ubyte", np.zeros(many, np.uint8))
     numbered_net(tmp_path / "images-idx3-ubyte", 2, "first: 1")
-    with pytest.raises(NetError, match=f"numbers 16777216 records at most.*records={many}"):
+    with pytest.raises(NetError, match=f"numbers 16777216 samples at most.*records={many}"):
         numbered_net(tmp_path / "images-idx3-ubyte", 2)

@@ -48,7 +48,7 @@ def test_legacy_lists_give_four_axes():
             "shape { dim: 1 } data_filler { } data_filler { } data_filler { }",
             "Number of data fillers must be 0, 1 or equal to the number of tops: 2; you spec",
         ),
-        ("shape { dim: 0 }", "every extent of top 'y0' must be at least 1"),
+        ("shape { dim: 0 }", "every dim of top 'y0' must be at least 1"),
         ("shape { dim: 100000 dim: 100000 }", "blob size exceeds INT_MAX"),
         ('shape { dim: 1 } data_filler { type: "gausian" }', "Did you mean 'gaussian'"),
     ],

@@ -29,7 +29,7 @@ def output_net(*shapes: tuple[int, ...], file: str = "out/rows.h5") -> Net:
 
 
 def give(net: Net, start: int, count: int | None = None) -> dict[str, torch.Tensor]:
-    """Run the net on numbers from ``start``, of ``count`` records or as many as it has."""
+    """Run the net on numbers from ``start``, of ``count`` samples or as many as it has."""
     inputs = {}
     for name in ("x0", "x1"):
         shape = list(net.shapes[name])
@@ -119,7 +119,7 @@ def test_records_of_another_shape_are_told() -> None:
     give(net, 0)
     with pytest.raises(NetError, match=r"keep their shape from pass to pass.*record=\(4, 1, 1\)"):
         net.forward({"x0": torch.zeros(2, 4), "x1": torch.zeros(2)})
-    with pytest.raises(NetError, match="records of 'label' must keep"):
+    with pytest.raises(NetError, match="samples of 'label' must keep"):
         net.forward({"x0": torch.zeros(2, 3), "x1": torch.zeros(2, 2)})
     assert read()[0].shape == (2, 3, 1, 1)
 

@@ -32,8 +32,8 @@ def test_values_that_are_set_stay_and_bring_their_shape():
     [
         ("", "Must specify 'shape' once, or once per top blob"),
         ("shape { dim: 1 } shape { dim: 1 } shape { dim: 1 }", "shapes=3"),
-        ("shape { dim: 2 dim: 0 }", "every extent of top 'a' must be at least 1"),
-        ("shape { dim: -1 }", "every extent of top 'a' must be at least 1"),
+        ("shape { dim: 2 dim: 0 }", "every dim of top 'a' must be at least 1"),
+        ("shape { dim: -1 }", "every dim of top 'a' must be at least 1"),
         ("shape { dim: 100000 dim: 100000 }", "blob size exceeds INT_MAX"),
     ],
 )

@@ -23,7 +23,7 @@ def memory_net(sizes: str = EXTENTS, extra: str = "") -> tuple[Net, MemoryData]:
 
 
 def records(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Records whose values and labels tell which record they are."""
+    """Samples whose values and labels tell which sample they are."""
     labels = np.arange(count, dtype=np.float32)
     return labels[:, None, None, None] * np.ones((1, 1, 2, 3), np.float32), labels
 
@@ -122,5 +122,5 @@ def test_state_that_lies_beyond_the_records_is_refused() -> None:
     labels_of(net, 2)
     _, other = memory_net()
     other.set(*records(4))
-    with pytest.raises(ValueError, match="has 4 records and stood at record 4"):
+    with pytest.raises(ValueError, match="has 4 samples and stood at sample 4"):
         other.restore(layer.state())

@@ -206,7 +206,7 @@ def test_what_is_there_is_told_with_the_first_batch() -> None:
         "class 1 has 6 samples",
         "class 2 has 6 samples",
         "class 3 has 6 samples",
-        "layer 'w': WindowData does not use scale, as in the original",
+        "layer 'w': WindowData does not use scale, as in Caffe",
     ]
 
 

@@ -16,7 +16,7 @@ SSD = (
     "keep_top_k: 9 confidence_threshold: 0.1 "
 )
 
-# Coordinates are of the order of 1, and exp of the original and of numpy may differ by a bit.
+# Coordinates are of the order of 1, and exp of Caffe and of numpy may differ by a bit.
 ATOL = 2e-6
 
 

@@ -186,6 +186,6 @@ def test_bottom_without_a_plane_is_refused(shapes):
 )
 def test_absurd_number_of_boxes_is_refused_at_once(param):
     start = time.process_time()
-    with pytest.raises(NetError, match="at most 1000 boxes at a place"):
+    with pytest.raises(NetError, match="at most 1000 boxes at a position"):
         make_layer(body(param), PLANE, IMAGE)
     assert time.process_time() - start < 10  # seconds; all pairs of ratios would take minutes

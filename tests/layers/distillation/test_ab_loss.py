@@ -39,7 +39,7 @@ def test_ab_loss_takes_its_margin_from_the_parameters():
     ("student", "teacher", "settings", "words"),
     [
         ((4, 3, 2, 2), (4, 6, 2, 2), "", "1x1 Convolution with num_output 6"),
-        ((4, 3, 2, 2), (4, 3, 4, 4), "", "same number of values per record"),
+        ((4, 3, 2, 2), (4, 3, 4, 4), "", "same number of values per sample"),
         ((4, 3), (4, 3), "margin: 0", "margin must be above 0. Received: margin=0"),
     ],
 )

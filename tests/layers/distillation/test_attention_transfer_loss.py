@@ -27,5 +27,5 @@ def test_attention_transfer_loss_of_what_is_no_map_is_told(teacher):
 
 
 def test_attention_transfer_loss_of_other_records_is_told():
-    with pytest.raises(NetError, match="same number of records"):
+    with pytest.raises(NetError, match="same number of samples"):
         make_layer(BODY, (3, 4, 2, 2), (2, 4, 2, 2))

@@ -25,5 +25,5 @@ def test_correlation_congruence_loss_of_one_record_is_zero():
 
 
 def test_correlation_congruence_loss_of_other_sizes_is_told():
-    with pytest.raises(NetError, match="same number of values per record.*InnerProduct"):
+    with pytest.raises(NetError, match="same number of values per sample.*InnerProduct"):
         make_layer(BODY, (5, 3), (5, 4))

@@ -176,7 +176,7 @@ def test_crd_loss_of_an_equal_student_is_less_than_that_of_another_and_above_zer
 
 
 def test_student_learns_by_crd_loss_what_its_teacher_says_of_a_record():
-    """Student and teacher see the same records through other projections."""
+    """Student and teacher see the same samples through other projections."""
     torch.manual_seed(0)
     records = torch.randn(512, 6)
     teacher = records @ torch.randn(6, 8)
@@ -185,7 +185,7 @@ def test_student_learns_by_crd_loss_what_its_teacher_says_of_a_record():
     optimizer = torch.optim.Adam([*student.parameters(), *embed.parameters()], 0.01)
 
     def found():
-        """The share of records whose own teacher is the nearest of all."""
+        """The share of samples whose own teacher is the nearest of all."""
         s, t = unit(student(records)), unit(embed(teacher))
         return ((s @ t.T).argmax(1) == torch.arange(512)).float().mean().item()
 
@@ -267,9 +267,9 @@ def test_crd_loss_and_its_embeddings_are_absent_from_deployment():
 @pytest.mark.parametrize(
     ("shapes", "settings", "words"),
     [
-        ([(4, 5), (4, 6)], "", "same number of values per record"),
-        ([(4, 5), (3, 5)], "", "same number of records"),
-        ([(4, 5), (4, 5), (8,)], "", r"one label for each record. Received: .*label=\(8,\)"),
+        ([(4, 5), (4, 6)], "", "same number of values per sample"),
+        ([(4, 5), (3, 5)], "", "same number of samples"),
+        ([(4, 5), (4, 5), (8,)], "", r"one label for each sample. Received: .*label=\(8,\)"),
         ([(4, 5), (4, 5)], "negatives: 0", "negatives must be at least 1"),
         ([(4, 5), (4, 5)], "temperature: 0", "temperature must be above 0"),
         ([(4, 5), (4, 5)], "negatives: 4294967295", "the memory of negatives is too large"),

@@ -152,7 +152,7 @@ def test_distilling_loss_ignores_and_normalises_both_terms(loss_param, divisor, 
         extra=f"loss_param {{ {loss_param} }}",
     )
     loss = net({"s": student, "t": teacher, "label": labels})
-    # The same on the kept positions alone, as records.
+    # The same on the kept positions alone, as samples.
     rows = [z.movedim(1, -1).reshape(-1, 4)[kept] for z in (student, teacher)]
     soft = soft_target_loss(*rows, divergence=divergence)
     hard = softmax_cross_entropy(rows[0], labels.flatten()[kept])

@@ -1,4 +1,4 @@
-"""CRDLoss with a bank: what it remembers of each record, and how it draws from that."""
+"""CRDLoss with a bank: what it remembers of each sample, and how it draws from that."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def body(negatives=6, temperature=0.5, extra="", records=RECORDS):
 
 
 def batches(count, size=4, classes=3):
-    """Batches with label and numbers; a record keeps its class, not its values."""
+    """Batches with label and numbers; a sample keeps its class, not its values."""
     torch.manual_seed(2)
     found = []
     for _ in range(count):
@@ -46,7 +46,7 @@ def batches(count, size=4, classes=3):
 
 
 class ByHand:
-    """The layer once more, record by record: a dict, probabilities, logarithms."""
+    """The layer once more, sample by sample: a dict, probabilities, logarithms."""
 
     def __init__(self, layer, with_label, momentum=0.5, temperature=0.5, negatives=6):
         self.draw = torch.Generator()
@@ -257,10 +257,10 @@ def test_bank_goes_on_as_if_never_interrupted(tmp_path, done):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"numbers": np.array([0, 1, 2, 10])}, "records beyond the 10 that there are"),
-        ({"numbers": np.array([0, 1, 2, -1])}, "records beyond the 10 that there are"),
-        ({"numbers": np.array([0, 1, 2, 2])}, "not one number for each record"),
-        ({"numbers": np.array([0, 1, 2])}, "not one number for each record"),
+        ({"numbers": np.array([0, 1, 2, 10])}, "samples beyond the 10 that there are"),
+        ({"numbers": np.array([0, 1, 2, -1])}, "samples beyond the 10 that there are"),
+        ({"numbers": np.array([0, 1, 2, 2])}, "not one number for each sample"),
+        ({"numbers": np.array([0, 1, 2])}, "not one number for each sample"),
         ({"student": np.zeros((4, 6), np.float32)}, "remembers 10 embeddings of 5 values"),
     ],
 )
@@ -353,8 +353,8 @@ PAIR = [(4, 5), (4, 5)]
     [
         (PAIR, "records: 9", "the records' numbers, a data layer's third top, last"),
         ([*PAIR, (4,), (4,)], "", "the records' numbers, a data layer's third top, last"),
-        ([*PAIR, (3,)], "records: 9", r"one number for each record. Received: .*number=\(3,\)"),
-        ([*PAIR, (3,), (4,)], "records: 9", r"one label for each record. Received: .*label=\(3,\)"),
+        ([*PAIR, (3,)], "records: 9", r"one number for each sample. Received: .*number=\(3,\)"),
+        ([*PAIR, (3,), (4,)], "records: 9", r"one label for each sample. Received: .*label=\(3,\)"),
         ([*PAIR, (4,)], "records: 9 momentum: 1.5", "momentum is a share, from 0 to 1"),
         (PAIR, "momentum: 0.5", "momentum is that of the bank, which needs records"),
         ([*PAIR, (4,)], "records: 4294967295", "the bank of embeddings is too large"),
@@ -372,6 +372,6 @@ def test_bank_that_cannot_be_is_told(shapes, settings, words):
 
 @pytest.mark.parametrize("number", [-1.0, 10.0, 2.5, math.nan])
 def test_number_that_no_record_has_is_told(number):
-    words = rf"records are numbered from 0.*number={number}, records=10"
+    words = rf"samples are numbered from 0.*number={number}, records=10"
     with pytest.raises(NetError, match=words):
         bank()(*batches(1)[0][:3], torch.tensor([0.0, 1.0, 2.0, number]))

@@ -25,7 +25,7 @@ def test_fsp_loss_holds_what_all_do():
     [
         ([(3, 2, 4, 4), (3, 3, 2, 2), (3, 4, 4, 4), (3, 3, 2, 2)], "num_output 4 on the student"),
         ([(3, 2, 4, 4), (3, 3, 2, 2), (3, 2, 4, 4), (3, 5, 2, 2)], "num_output 5 on the student"),
-        ([(3, 2, 4, 4), (2, 3, 2, 2), (3, 2, 4, 4), (3, 3, 2, 2)], "same number of records"),
+        ([(3, 2, 4, 4), (2, 3, 2, 2), (3, 2, 4, 4), (3, 3, 2, 2)], "same number of samples"),
         ([(3, 2, 4, 4), (3, 3), (3, 2, 4, 4), (3, 3)], "needs maps of 4 axes"),
         ([(3, 2, 4, 4), (3, 3, 2, 2)], r"takes 4 bottom blob\(s\)"),
     ],

@@ -56,9 +56,9 @@ def test_hint_loss_takes_vectors_of_either_form():
 @pytest.mark.parametrize(
     ("student", "teacher", "words"),
     [
-        ((4, 3, 2, 2), (4, 5, 2, 2), "same number of values per record. Put a regressor"),
+        ((4, 3, 2, 2), (4, 5, 2, 2), "same number of values per sample. Put a regressor"),
         ((4, 8, 2, 2), (4, 2, 4, 4), r"maps .* same shape.*student=\(4, 8, 2, 2\)"),
-        ((4, 3), (5, 3), r"same number of records. Received: student=\(4, 3\), teacher=\(5, 3\)"),
+        ((4, 3), (5, 3), r"same number of samples. Received: student=\(4, 3\), teacher=\(5, 3\)"),
         ((4,), (4,), "at least 2 axes"),
     ],
 )

@@ -57,7 +57,7 @@ def logits():
 
 @pytest.fixture
 def maps():
-    """Logits of 2 records with 6 places each, labels of which 3 are 255, and a loss at each."""
+    """Logits of 2 samples with 6 places each, labels of which 3 are 255, and a loss at each."""
     torch.manual_seed(1)
     student, teacher = (torch.randn(2, 4, 3, 2, dtype=torch.float64) * 2 for _ in "st")
     labels = torch.randint(0, 4, (2, 1, 3, 2)).double()
@@ -237,7 +237,7 @@ def test_both_spellings_at_once_are_refused():
                 "settings": "loss_param { ignore_label: 1 }",
                 "count": 4,
             },
-            "filter_top_k exceeds the positions of a record",
+            "filter_top_k exceeds the positions of a sample",
         ),
     ],
 )

@@ -21,5 +21,5 @@ def test_pkt_loss_holds_what_all_do(student, teacher):
 
 
 def test_pkt_loss_of_other_records_is_told():
-    with pytest.raises(NetError, match=r"same number of records. Received: student=\(5, 3\)"):
+    with pytest.raises(NetError, match=r"same number of samples. Received: student=\(5, 3\)"):
         make_layer(BODY, (5, 3), (4, 3))

@@ -21,5 +21,5 @@ def test_relational_distance_loss_of_one_record_is_zero():
 
 
 def test_relational_distance_loss_of_other_records_is_told():
-    with pytest.raises(NetError, match=r"same number of records. Received: student=\(5, 3\)"):
+    with pytest.raises(NetError, match=r"same number of samples. Received: student=\(5, 3\)"):
         make_layer(BODY, (5, 3), (4, 3))

@@ -18,7 +18,7 @@ def accuracy_net(settings="", scores=(4, 3), label=(4,), tops=("y",)):
 
 
 def by_hand(scores, labels, axis, top_k, ignore):
-    """The original's count, position by position."""
+    """Caffe's count, position by position."""
     rows = scores.movedim(axis, -1).reshape(-1, scores.shape[axis]).tolist()
     right, present = [0] * scores.shape[axis], [0] * scores.shape[axis]
     for row, label in zip(rows, labels.flatten().int().tolist(), strict=True):

@@ -80,8 +80,8 @@ def test_centers_come_to_lie_in_the_middle_of_their_class():
     ("arguments", "words"),
     [
         ({"label": (4,)}, "same first dimension"),
-        ({"label": (5, 2)}, "one label for each record"),
-        ({"x": (5, 3, 2), "param": "axis: 2"}, "axis must make one vector of a record"),
+        ({"label": (5, 2)}, "one label for each sample"),
+        ({"x": (5, 3, 2), "param": "axis: 2"}, "axis must make one vector of a sample"),
         ({"param": "axis: 2"}, "axis is out of range"),
     ],
 )

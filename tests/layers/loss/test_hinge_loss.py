@@ -45,7 +45,7 @@ def test_score_on_the_margin_gives_no_gradient():
 
 @pytest.mark.parametrize("label", [(4,), (5, 4), ()])
 def test_one_label_for_each_record_is_asked_for(label):
-    with pytest.raises(NetError, match="same first dimension|one label for each record"):
+    with pytest.raises(NetError, match="same first dimension|one label for each sample"):
         net_of(label=label)
 
 

@@ -24,7 +24,7 @@ TYPES = {
     "CenterLoss": ("x class", 1),
 }
 SETTINGS = {"CenterLoss": "center_loss_param { num_output: 3 }"}
-# "label" has one for each position, "class" one for each record.
+# "label" has one for each position, "class" one for each sample.
 SHAPES = {"x": (2, 4, 3, 3), "f": (2, 4), "label": (2, 1, 3, 3), "class": (2,), "H": (4, 4)}
 
 

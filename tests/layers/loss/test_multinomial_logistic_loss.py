@@ -56,7 +56,7 @@ def test_probability_below_1e_20_counts_as_that_in_value_and_gradient(p):
 
 @pytest.mark.parametrize("label", [(4,), (5, 4)])
 def test_one_label_for_each_record_is_asked_for(label):
-    with pytest.raises(NetError, match="same first dimension|one label for each record"):
+    with pytest.raises(NetError, match="same first dimension|one label for each sample"):
         net_of(label=label)
 
 

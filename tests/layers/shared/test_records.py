@@ -162,9 +162,9 @@ def test_order_of_another_set_is_refused() -> None:
     net = net_of("ImageData")
     state = layer_of(net).state()
     for order in (np.arange(COUNT - 1), np.arange(COUNT) + 1, np.zeros(COUNT, np.int64)):
-        with pytest.raises(ValueError, match="layer 'd' has 11 records and stood in an order"):
+        with pytest.raises(ValueError, match="layer 'd' has 11 samples and stood in an order"):
             layer_of(net).restore({**state, "order": order})
-    with pytest.raises(ValueError, match="layer 'd' stood at record 11 of 11"):
+    with pytest.raises(ValueError, match="layer 'd' stood at sample 11 of 11"):
         layer_of(net).restore({**state, "position": np.array(COUNT)})
 
 

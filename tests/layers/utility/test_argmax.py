@@ -27,7 +27,7 @@ def test_argmax_equals_the_original(name):
         ("axis: 1 top_k: 2", (2, 5, 3), (2, 2, 3)),
         ("axis: -1 out_max_val: true", (2, 5, 3), (2, 5, 1)),
         ("axis: 0", (4,), (1,)),
-        ("", (4,), (4, 1, 1)),  # each record is one value
+        ("", (4,), (4, 1, 1)),  # each sample is one value
     ],
 )
 def test_shape(param, shape, top):

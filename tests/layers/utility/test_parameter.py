@@ -37,7 +37,7 @@ def test_parameter_learns():
     target = torch.randn(4, 3, 2)
     net({"x0": torch.zeros(4, 3, 2), "x1": target}).backward()
     (param,) = net.params
-    # The loss is sum (p - t)^2 / (2 N) over N records.
+    # The loss is sum (p - t)^2 / (2 N) over N samples.
     torch.testing.assert_close(param.blob.grad, -target.mean(0))
 
 
@@ -71,5 +71,5 @@ def test_deployed_net_and_onnx_keep_it():
 
 
 def test_absurd_shape_is_refused():
-    with pytest.raises(NetError, match="every extent of parameter blob 0 must be at least 1"):
+    with pytest.raises(NetError, match="every dim of parameter blob 0 must be at least 1"):
         make_layer(BODY.replace("dim: 2", "dim: 0"))

@@ -51,7 +51,7 @@ def test_gradient():
 
 @pytest.mark.parametrize(("dims", "param"), [c[:2] for c in CASES if 2 not in c[0][:1]])
 def test_onnx_equals_forward_with_the_batch_open(dims, param):
-    if dims[0] == 6:  # six of three channels and two records: made for this batch alone
+    if dims[0] == 6:  # six of three channels and two samples: made for this batch alone
         dims = [-1, 1]
     check_onnx(layer_net(body(dims, param), (2, 3, 4, 5), phase=pb.TEST))
 

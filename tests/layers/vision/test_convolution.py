@@ -169,7 +169,7 @@ def test_four_spatial_axes_equal_three_where_the_first_is_one(kind):
     (wanted,) = run(
         make_layer(f'type: "{kind}" convolution_param {{ {three} {filler} }}', x.shape), x
     )
-    for place in range(4):  # the axis of extent 1 among the four
+    for place in range(4):  # the axis of size 1 among the four
         four = "num_output: 4 group: 2 "
         for name, first in one.items():
             numbers = [int(v) for v in re.findall(rf"{name}: (\d+)", three)]

@@ -28,7 +28,7 @@ def body(param: str) -> str:
 
 
 def by_hand(layer, x):
-    """Walk over channels, points of the window and places, as the original's loops do."""
+    """Walk over channels, points of the window and places, as Caffe's loops do."""
     w, at = layer.window, layer.channel_axis
     (top,) = layer.top_shapes([x.shape])
     places, sizes = top[at + 1 :], x.shape[at + 1 :]

@@ -43,7 +43,7 @@ def places(size, k, s, p, ceil, any_pad):
 
 
 def loops(x, k, s, p, out, is_max):
-    """Pool one plane as the original's loops do: values and indices (-1: none)."""
+    """Pool one plane as Caffe's loops do: values and indices (-1: none)."""
     height, width = x.shape
     top, mask = np.zeros(out), np.full(out, -1.0)
     for i, j in np.ndindex(*out):
@@ -95,7 +95,7 @@ def test_every_window_equals_the_originals_loops(is_max, ceil):
             np.testing.assert_array_equal(mask[0], index, str(case))
             alone = pooling(str(layer.param).replace("\n", " "), (1, 1, 6, 5))
             np.testing.assert_array_equal(run(alone, x)[0].numpy()[0, 0], top)
-        kinds.add(layer._plan(x.shape).is_plain)
+        kinds.add(layer.geometry(x.shape).is_plain)
     assert kinds == {True, False}, "both ways of pooling were to be tried"
 
 

@@ -19,7 +19,7 @@ def body(param: str) -> str:
 
 
 def by_hand(plane, levels, is_max):
-    """Pool one plane as the original does: a Pooling for each level, the rest half padded."""
+    """Pool one plane as Caffe does: a Pooling for each level, the rest half padded."""
     values = []
     for level in range(levels):
         bins, lines = 2**level, []
