@@ -24,7 +24,7 @@ def loss_of(body: str, *values: Tensor) -> Tensor:
     return run(layer, *values)[0]
 
 
-def hold_pair_loss(body: str, *shapes: Shape, of_teacher: bool = True) -> None:
+def check_pair_loss(body: str, *shapes: Shape, of_teacher: bool = True) -> None:
     """Hold a layer against what holds of all such losses.
 
     Args:

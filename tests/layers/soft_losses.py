@@ -34,7 +34,7 @@ def hold_teacher_gets_no_gradient(make: Callable[..., Net], values: dict[str, Te
     assert teacher is not None and teacher.any()
 
 
-def hold_ends(make: Callable[[int], Net]) -> None:
+def check_edge_cases(make: Callable[[int], Net]) -> None:
     """One sample, logits that are all alike, and very large ones: all is finite.
 
     Args:

@@ -4,7 +4,7 @@ import pytest
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import layer_net, make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "ABLoss"'
@@ -19,7 +19,7 @@ def test_ab_loss_of_the_usual_weight_has_the_reference_value():
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2, 2)])
 def test_ab_loss_holds_what_all_do(shape):
-    hold_pair_loss(BODY, shape, shape, of_teacher=False)
+    check_pair_loss(BODY, shape, shape, of_teacher=False)
 
 
 def test_ab_loss_minds_only_the_sign_of_the_teacher():

@@ -4,7 +4,7 @@ import pytest
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "AttentionTransferLoss"'
@@ -17,7 +17,7 @@ def test_attention_transfer_loss_has_the_reference_value():
 
 @pytest.mark.parametrize("teacher", [(3, 4, 2, 2), (3, 4, 4, 6), (3, 4, 1, 3)])
 def test_attention_transfer_loss_holds_what_all_do(teacher):
-    hold_pair_loss(BODY, (3, 2, 2, 3), teacher)
+    check_pair_loss(BODY, (3, 2, 2, 3), teacher)
 
 
 @pytest.mark.parametrize("teacher", [(3, 4), (3, 4, 2), (3, 4, 2, 2, 2)])

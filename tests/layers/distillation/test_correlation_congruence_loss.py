@@ -4,7 +4,7 @@ import pytest
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "CorrelationCongruenceLoss"'
@@ -16,7 +16,7 @@ def test_correlation_congruence_loss_has_the_reference_value():
 
 
 def test_correlation_congruence_loss_holds_what_all_do():
-    hold_pair_loss(BODY, (5, 3), (5, 3))
+    check_pair_loss(BODY, (5, 3), (5, 3))
 
 
 def test_correlation_congruence_loss_of_one_record_is_zero():

@@ -4,7 +4,11 @@ import torch
 from caffe_kd.core.errors import NetError
 from tests.helpers import gradcheck
 from tests.layers.loss_nets import input_net, layer_of
-from tests.layers.soft_losses import hold_deployment, hold_ends, hold_teacher_gets_no_gradient
+from tests.layers.soft_losses import (
+    check_edge_cases,
+    hold_deployment,
+    hold_teacher_gets_no_gradient,
+)
 from tests.losses.reference_values import REFERENCE
 
 
@@ -61,7 +65,7 @@ def test_dist_loss_gives_the_teacher_no_gradient_unless_asked(values):
 
 
 def test_dist_loss_of_one_record_or_constant_logits_is_finite():
-    hold_ends(lambda n: loss_net(student=(n, 10)))
+    check_edge_cases(lambda n: loss_net(student=(n, 10)))
 
 
 def test_dist_loss_is_absent_from_deployment():

@@ -6,7 +6,7 @@ from caffe_kd.core.errors import NetError
 from caffe_kd.losses.classification import softmax_cross_entropy
 from caffe_kd.losses.soft_targets import focal_weights, soft_label_weights, soft_target_loss
 from tests.layers.loss_nets import input_net, layer_of
-from tests.layers.soft_losses import hold_deployment, hold_ends
+from tests.layers.soft_losses import check_edge_cases, hold_deployment
 
 # Two float32 sums of the same terms in another order; the reference values are float32 too.
 CLOSE = {"rtol": 2e-6, "atol": 0.0}
@@ -349,7 +349,7 @@ def test_distilling_loss_alpha_follows_its_schedule(values, iteration, alpha):
     ],
 )
 def test_distilling_loss_of_one_record_or_constant_logits_is_finite(settings):
-    hold_ends(lambda n: loss_net(settings, label=True, student=(n, 10)))
+    check_edge_cases(lambda n: loss_net(settings, label=True, student=(n, 10)))
 
 
 def test_distilling_loss_is_absent_from_deployment():

@@ -8,7 +8,7 @@ import torch
 from caffe_kd.core.errors import NetError
 from caffe_kd.losses.features import factor_transfer
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "FactorTransferLoss"'
@@ -22,7 +22,7 @@ def test_factor_transfer_loss_has_the_reference_value():
 @pytest.mark.parametrize("powers", ["", "p1: 3 p2: 2"])
 def test_factor_transfer_loss_holds_what_all_do(powers):
     body = f"{BODY} factor_transfer_loss_param {{ {powers} }}"
-    hold_pair_loss(body, (3, 2, 2, 3), (3, 4, 4, 6))
+    check_pair_loss(body, (3, 2, 2, 3), (3, 4, 4, 6))
 
 
 def test_factor_transfer_loss_takes_its_powers_from_the_parameters():
@@ -34,7 +34,7 @@ def test_factor_transfer_loss_takes_its_powers_from_the_parameters():
 @pytest.mark.parametrize("p2", [1, 2])
 def test_factor_transfer_loss_of_the_paper_compares_all_values(p2):
     body = f"{BODY} factor_transfer_loss_param {{ p1: 0 p2: {p2} }}"
-    hold_pair_loss(body, (3, 2, 2, 3), (3, 2, 4, 6))
+    check_pair_loss(body, (3, 2, 2, 3), (3, 2, 4, 6))
     s, t = torch.randn(3, 2, 2, 2), torch.randn(3, 2, 2, 2)
     terms = []
     for a, b in zip(s.flatten(1).tolist(), t.flatten(1).tolist(), strict=True):

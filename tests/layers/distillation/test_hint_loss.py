@@ -7,7 +7,7 @@ import torch
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "HintLoss"'
@@ -21,7 +21,7 @@ def test_hint_loss_has_the_reference_value():
 @pytest.mark.parametrize("distance", ["MEAN_SQUARE", "NORM"])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2, 2)])
 def test_hint_loss_holds_what_all_do(shape, distance):
-    hold_pair_loss(f"{BODY} hint_loss_param {{ distance: {distance} }}", shape, shape)
+    check_pair_loss(f"{BODY} hint_loss_param {{ distance: {distance} }}", shape, shape)
 
 
 def test_norm_is_the_length_of_the_difference_over_the_batch():

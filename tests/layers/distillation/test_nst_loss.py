@@ -4,7 +4,7 @@ import pytest
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "NSTLoss"'
@@ -17,7 +17,7 @@ def test_nst_loss_has_the_reference_value():
 
 @pytest.mark.parametrize("teacher", [(3, 4, 2, 3), (3, 2, 4, 6)])
 def test_nst_loss_holds_what_all_do(teacher):
-    hold_pair_loss(BODY, (3, 2, 2, 3), teacher)
+    check_pair_loss(BODY, (3, 2, 2, 3), teacher)
 
 
 def test_nst_loss_of_what_is_no_map_is_told():

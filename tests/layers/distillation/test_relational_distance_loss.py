@@ -4,7 +4,7 @@ import pytest
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import reference_tensors
 
 BODY = 'type: "RelationalDistanceLoss"'
@@ -12,7 +12,7 @@ BODY = 'type: "RelationalDistanceLoss"'
 
 @pytest.mark.parametrize(("student", "teacher"), [((5, 3), (5, 4)), ((4, 2, 2, 2), (4, 3, 1, 1))])
 def test_relational_distance_loss_holds_what_all_do(student, teacher):
-    hold_pair_loss(BODY, student, teacher)
+    check_pair_loss(BODY, student, teacher)
 
 
 def test_relational_distance_loss_of_one_record_is_zero():

@@ -6,14 +6,14 @@ import torch
 from caffe_kd.core.errors import NetError
 from caffe_kd.losses.relations import sample_graph
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 
 BODY = 'type: "SampleGraphLoss"'
 
 
 @pytest.mark.parametrize("settings", ["", "neighbours: 2", "node_weight: 0", "edge_weight: 0"])
 def test_sample_graph_loss_holds_what_all_do(settings):
-    hold_pair_loss(f"{BODY} sample_graph_loss_param {{ {settings} }}", (5, 3), (5, 3))
+    check_pair_loss(f"{BODY} sample_graph_loss_param {{ {settings} }}", (5, 3), (5, 3))
 
 
 def test_sample_graph_loss_takes_its_formula_from_the_parameters():

@@ -4,7 +4,7 @@ import pytest
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "SimilarityPreservingLoss"'
@@ -17,7 +17,7 @@ def test_similarity_preserving_loss_has_the_reference_value():
 
 @pytest.mark.parametrize(("student", "teacher"), [((5, 3), (5, 4)), ((4, 2, 2, 2), (4, 3, 1, 1))])
 def test_similarity_preserving_loss_holds_what_all_do(student, teacher):
-    hold_pair_loss(BODY, student, teacher)
+    check_pair_loss(BODY, student, teacher)
 
 
 def test_similarity_preserving_loss_of_other_records_is_told():

@@ -5,7 +5,7 @@ import torch
 
 from caffe_kd.core.errors import NetError
 from tests.helpers import make_layer
-from tests.layers.pair_losses import hold_pair_loss, loss_of
+from tests.layers.pair_losses import check_pair_loss, loss_of
 from tests.losses.reference_values import REFERENCE, reference_tensors
 
 BODY = 'type: "VIDLoss"'
@@ -21,7 +21,7 @@ def test_vid_loss_has_the_reference_value_before_training():
     [((3, 2), (3, 2)), ((3, 2, 2, 2), (3, 2, 2, 2)), ((3, 2, 4, 4), (3, 2, 2, 2))],
 )
 def test_vid_loss_holds_what_all_do(student, teacher):
-    hold_pair_loss(BODY, student, teacher)
+    check_pair_loss(BODY, student, teacher)
 
 
 @pytest.mark.parametrize("variance", [5, 1e-3, 60])
