@@ -113,7 +113,7 @@ def test_reduction_names_what_is_summed_and_the_divisor() -> None:
     assert "label is not 7: 18 at most" in reduced(body % "ignore_label: 7", *pixels)
     sigmoid = reduced('type: "SigmoidCrossEntropyLoss"', (2, 5), (2, 5))
     assert sigmoid.startswith("sum over 10 positions (2 samples of 5), divided by 2")
-    assert "N = 2 records" in reduced('type: "EuclideanLoss"', (2, 5), (2, 5))
+    assert "N = 2 samples" in reduced('type: "EuclideanLoss"', (2, 5), (2, 5))
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_wrong_bottoms_and_settings_are_told(
 def test_records_of_another_shape_are_told() -> None:
     net = output_net((2, 3), (2,))
     give(net, 0)
-    with pytest.raises(NetError, match=r"keep their shape from pass to pass.*record=\(4, 1, 1\)"):
+    with pytest.raises(NetError, match=r"keep their shape from pass to pass.*sample=\(4, 1, 1\)"):
         net.forward({"x0": torch.zeros(2, 4), "x1": torch.zeros(2)})
     with pytest.raises(NetError, match="samples of 'label' must keep"):
         net.forward({"x0": torch.zeros(2, 3), "x1": torch.zeros(2, 2)})

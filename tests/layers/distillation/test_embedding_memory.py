@@ -261,7 +261,7 @@ def test_bank_goes_on_as_if_never_interrupted(tmp_path, done):
         ({"numbers": np.array([0, 1, 2, -1])}, "samples beyond the 10 that there are"),
         ({"numbers": np.array([0, 1, 2, 2])}, "not one number for each sample"),
         ({"numbers": np.array([0, 1, 2])}, "not one number for each sample"),
-        ({"student": np.zeros((4, 6), np.float32)}, "remembers 10 embeddings of 5 values"),
+        ({"student": np.zeros((4, 6), np.float32)}, "keeps 10 embeddings of 5 values"),
     ],
 )
 def test_bank_refuses_the_state_of_another(change, words):
@@ -351,8 +351,8 @@ PAIR = [(4, 5), (4, 5)]
 @pytest.mark.parametrize(
     ("shapes", "settings", "words"),
     [
-        (PAIR, "records: 9", "the records' numbers, a data layer's third top, last"),
-        ([*PAIR, (4,), (4,)], "", "the records' numbers, a data layer's third top, last"),
+        (PAIR, "records: 9", "the samples' numbers, a data layer's third top, last"),
+        ([*PAIR, (4,), (4,)], "", "the samples' numbers, a data layer's third top, last"),
         ([*PAIR, (3,)], "records: 9", r"one number for each sample. Received: .*number=\(3,\)"),
         ([*PAIR, (3,), (4,)], "records: 9", r"one label for each sample. Received: .*label=\(3,\)"),
         ([*PAIR, (4,)], "records: 9 momentum: 1.5", "momentum is a share, from 0 to 1"),
