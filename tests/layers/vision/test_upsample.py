@@ -105,7 +105,7 @@ def test_place_outside_the_plane_is_refused(place):
     layer = make_layer(body(""), SHAPE, SHAPE)
     mask = torch.zeros(SHAPE)
     mask[1, 2, 2, 3] = place
-    with pytest.raises(NetError, match=f"upsample top index {int(place)} out of range.*positions=48"):
+    with pytest.raises(NetError, match=f"upsample top index {int(place)} out of.*positions=48"):
         layer(torch.randn(SHAPE), mask)
 
 
