@@ -40,7 +40,7 @@ COMMANDS = {
     "export_onnx": ["-model", "net.prototxt", "-weights", "w.caffemodel", "-output", "o.onnx"],
     "to_torch": ["-model", "net.prototxt", "-weights", "w.caffemodel", "-output", "o.py"],
     "merge_layers": ["-model", "net.prototxt", "-weights", "w.caffemodel", "-output", "merged"],
-    "verify": ["-model", "deploy.prototxt", "-weights", "w.caffemodel", "-sample", "r.npz"],
+    "verify": ["-model", "deploy.prototxt", "-weights", "w.caffemodel", "-record", "r.npz"],
     "dark_knowledge": ["-model", "net.prototxt", "-weights", "w.caffemodel"],
     "doctor": ["net.prototxt", "w.caffemodel"],
 }

@@ -45,7 +45,7 @@ def test_fields_skips_what_is_not_asked_for():
         (b"\x00\x00", "there is no valid field"),
         (b"\x80\x80\x80\x80\x80\x01\x00", "there is no valid field"),  # a number beyond 29 bits
         (b"\x0d\x00\x00\x00", "truncated"),
-        (b"\x08\x01", "is a number, where text or a block belongs"),
+        (b"\x08\x01", "is a number, expected text or a block"),
     ],
 )
 def test_fields_refuses_damage(data, message):
