@@ -25,8 +25,8 @@ def log_mean_score(
         temperature: above 0.
         drawn: int64 (N, D), row numbers of each anchor's negatives; None: all negatives for all.
     """
-    alike, unlike = _scores(anchors, positives, negatives, temperature, drawn)
-    scores = torch.cat([alike, unlike.flatten()])
+    matching, others = _scores(anchors, positives, negatives, temperature, drawn)
+    scores = torch.cat([matching, others.flatten()])
     return scores.logsumexp(0) - math.log(len(scores))
 
 
@@ -67,12 +67,12 @@ def contrastive_representation(
         https://arxiv.org/abs/1910.10699; c, which stands for the number of samples in their
         N / M, is that of the authors' code.
     """
-    alike, unlike = _scores(anchors, positives, negatives, temperature, drawn)
+    matching, others = _scores(anchors, positives, negatives, temperature, drawn)
     if counted is None:
-        counted = torch.ones_like(unlike, dtype=torch.bool)
-    offset = counted.sum(1).to(alike.dtype).log() + log_mean
-    missed = F.softplus(offset - alike)
-    mistaken = F.softplus(unlike - offset.unsqueeze(1)).masked_fill(~counted, 0).sum(1)
+        counted = torch.ones_like(others, dtype=torch.bool)
+    offset = counted.sum(1).to(matching.dtype).log() + log_mean
+    missed = F.softplus(offset - matching)
+    mistaken = F.softplus(others - offset.unsqueeze(1)).masked_fill(~counted, 0).sum(1)
     return (missed + mistaken).mean()
 
 
@@ -83,10 +83,10 @@ def _scores(
     temperature: float,
     drawn: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    alike = (anchors * positives).sum(1) / temperature
+    matching = (anchors * positives).sum(1) / temperature
     # All products are taken, then those that are drawn: that takes D / K times less memory than the
     # drawn rows would, and less time unless very few are drawn.
-    unlike = anchors @ negatives.T
+    others = anchors @ negatives.T
     if drawn is not None:
-        unlike = unlike.gather(1, drawn)
-    return alike, unlike / temperature
+        others = others.gather(1, drawn)
+    return matching, others / temperature

@@ -28,7 +28,7 @@ class LegacyDims:
 
     @property
     def shape(self) -> Shape:
-        """The extents."""
+        """The dims."""
         raise NotImplementedError
 
     @property
@@ -90,7 +90,7 @@ class ArrayBlob(LegacyDims):
 
     @property
     def shape(self) -> Shape:
-        """The extents."""
+        """The dims."""
         return self._shape
 
     def reshape(self, *dims: int) -> None:

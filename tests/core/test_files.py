@@ -55,7 +55,7 @@ def test_missing_file_with_an_ordinary_name_says_no_more():
 
 
 @pytest.mark.skipif(as_root, reason="nothing is forbidden to root")
-def test_file_that_may_not_be_read_is_told(tmp_path):
+def test_file_that_may_not_be_read_is_reported(tmp_path):
     path = tmp_path / "a"
     path.touch(mode=0)
     with pytest.raises(ParseError, match="cannot be read: Permission denied"):
@@ -120,13 +120,13 @@ def test_old_file_is_there_until_the_new_one_is_whole(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-def test_folder_that_cannot_be_made_is_told(tmp_path):
+def test_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CaffeKDError, match=r"file/a: cannot be written: "):
         write_atomically(tmp_path / "file" / "a", b"")
 
 
-def test_folder_in_the_place_of_the_file_is_told(tmp_path):
+def test_folder_in_the_place_of_the_file_is_reported(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(CaffeKDError, match="cannot be written"):
         write_atomically(tmp_path / "a", b"abc")

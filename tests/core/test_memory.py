@@ -33,13 +33,15 @@ def test_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert memory.machine_bytes.__wrapped__() == 123456
 
 
-def test_blob_beyond_the_memory_is_told_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blob_beyond_the_memory_is_reported_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(base, "machine_bytes", lambda: 3 << 30)
     with pytest.raises(NetError, match=r"it takes 6\.0 GB, and this machine has 3\.0 GB"):
         build(DUMMY % "dim: 1610612736")
 
 
-def test_parameters_beyond_the_memory_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_beyond_the_memory_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "machine_bytes", lambda: 10_000_000)
     data = DUMMY % "dim: 1 dim: 1000"
     build(data + "".join(HIDDEN.format(f"ip{i}") for i in range(2)))  # 4 MB each

@@ -79,7 +79,7 @@ def test_open_idx_name_without_images_says_what_is_expected(folder: Path) -> Non
         opened(folder / "pixels")
 
 
-def test_open_idx_counts_that_differ_are_told(folder: Path) -> None:
+def test_open_idx_counts_that_differ_are_reported(folder: Path) -> None:
     write_idx(folder / LABELS_NAME, DIGITS[:5])
     with pytest.raises(DataError, match="6 images, 5 labels"):
         opened(folder / IMAGES_NAME)
@@ -171,7 +171,7 @@ def test_read_idx_folder_is_an_error(tmp_path: Path) -> None:
         read_idx(tmp_path, IMAGES)
 
 
-def test_write_idx_has_the_original_header(folder: Path) -> None:
+def test_write_idx_has_caffe_header(folder: Path) -> None:
     assert (folder / LABELS_NAME).read_bytes() == bytes.fromhex("0000080100000006") + bytes(DIGITS)
     assert (folder / IMAGES_NAME).read_bytes()[:16] == struct.pack(">4I", 2051, 6, 4, 5)
 

@@ -173,7 +173,7 @@ def test_space_reserved_in_a_log_holds_nothing(tmp_path: Path) -> None:
     assert len(LevelDbSamples(database(tmp_path / "db", log))) == 1
 
 
-def test_folder_of_another_kind_is_told(tmp_path: Path) -> None:
+def test_folder_of_another_kind_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent: no LevelDB here"):
         LevelDbSamples(tmp_path / "absent")
     with pytest.raises(DataError, match="this is an LMDB: write backend: LMDB"):
@@ -191,7 +191,7 @@ def test_manifest_outside_the_folder_is_refused(tmp_path: Path) -> None:
         LevelDbSamples(folder)
 
 
-def test_missing_and_truncated_tables_are_told_by_name(tmp_path: Path) -> None:
+def test_missing_and_truncated_tables_are_reported_by_name(tmp_path: Path) -> None:
     folder = shutil.copytree(GOLDEN / "raw_leveldb", tmp_path / "db")
     table = folder / "000005.ldb"
     whole = table.read_bytes()
@@ -205,7 +205,7 @@ def test_missing_and_truncated_tables_are_told_by_name(tmp_path: Path) -> None:
     assert len(LevelDbSamples(folder)) == 10
 
 
-def test_truncated_log_is_told_by_name(tmp_path: Path) -> None:
+def test_truncated_log_is_reported_by_name(tmp_path: Path) -> None:
     log = log_of([batch(1, (b"a", datum(1))), batch(2, (b"b", datum(2)))])
     for cut in (1, 15):
         folder = database(tmp_path / f"{cut}", log[:-cut])

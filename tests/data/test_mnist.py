@@ -94,7 +94,7 @@ def test_found_in_out_dir_comes_first_plain_or_packed(tmp_path: Path) -> None:
 
 
 @needs_mnist
-def test_damaged_or_other_files_are_told_and_passed_over(tmp_path: Path) -> None:
+def test_damaged_or_other_files_are_reported_and_passed_over(tmp_path: Path) -> None:
     out, other = fill(tmp_path / "out"), fill(tmp_path / "other")
     (out / f"{NAMES[1]}.gz").unlink()
     (out / f"{NAMES[1]}.gz").write_bytes((SHARED / f"{NAMES[1]}.gz").read_bytes()[:20000])
@@ -283,6 +283,6 @@ def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 @needs_mnist
-def test_files_of_mnist_are_the_originals() -> None:
+def test_files_of_mnist_are_caffes() -> None:
     for file in FILES:
         assert (SHARED / f"{file.name}.gz").stat().st_size == file.gzip_bytes

@@ -39,7 +39,7 @@ def write_mean(path: Path, **fields: object) -> None:
 
 
 @pytest.mark.parametrize("case", LMDB_CASES)
-def test_source_and_transformer_give_the_originals_batches(case: str) -> None:
+def test_source_and_transformer_give_caffes_batches(case: str) -> None:
     net = text_format.Parse((GOLDEN / f"{case}.prototxt").read_text(), caffe_pb2.NetParameter())
     layer = net.layer[0]
     source = open_source(layer.data_param, lambda path: GOLDEN / path)

@@ -32,7 +32,7 @@ def test_log_scale_survives_a_few_zeros():
     assert suits_log_scale([curve([2.3] + [0.5, 0.01] * 20 + [0.0])])
 
 
-def test_noise_is_told_from_a_steady_fall():
+def test_noise_is_reported_from_a_steady_fall():
     fall = np.exp(-np.arange(200) / 50)
     assert not is_noisy(curve(fall), log_scale=False)
     assert is_noisy(curve(fall + RNG.normal(0, 0.1, 200)), log_scale=False)

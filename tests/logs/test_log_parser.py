@@ -71,7 +71,7 @@ def losses(log):
     return [(row.iteration, row.loss) for row in log.train]
 
 
-def test_log_of_the_original_caffe(tmp_path):
+def test_log_of_caffe_caffe(tmp_path):
     log = parse(tmp_path, CURRENT)
     assert log.net == "LeNet"
     assert losses(log) == [(0, 2.4), (100, 0.21), (200, 0.1042)]
@@ -125,7 +125,7 @@ def test_lines_without_prefix_have_no_seconds(tmp_path):
     assert log.train[0].seconds is None
 
 
-def test_outputs_of_one_name_are_told_apart(tmp_path):
+def test_outputs_of_one_name_are_distinguished(tmp_path):
     text = "Iteration 0, Testing net (#0)\n" + "".join(
         f"    Test net output #{i}: prob = 0.{i}\n" for i in range(3)
     )

@@ -181,7 +181,7 @@ def test_no_log_is_an_error(tmp_path):
         plot({}, tmp_path / "out.png")
 
 
-def test_unwritable_picture_is_named(tmp_path):
+def test_unwritable_image_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CaffeKDError, match=r"out\.png"):
         plot({"a": constant_log()}, tmp_path / "file" / "out.png")

@@ -53,5 +53,5 @@ def test_normalizer_of_a_mask_needs_no_values():
 @pytest.mark.parametrize(
     ("axis", "expected"), [(0, (1, 2, 60)), (1, (2, 3, 20)), (-1, (24, 5, 1)), (2, (6, 4, 5))]
 )
-def test_extents_split_the_shape_at_the_class_axis(axis, expected):
+def test_dims_split_the_shape_at_the_class_axis(axis, expected):
     assert split_at_axis((2, 3, 4, 5), axis) == expected

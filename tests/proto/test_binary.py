@@ -87,7 +87,7 @@ def assert_equal_to_protobuf(path):
 
 
 @pytest.mark.parametrize("path", GOLDEN_WEIGHTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_read_weights_of_the_original(path):
+def test_read_weights_of_caffe(path):
     weights = assert_equal_to_protobuf(path)
     assert any(w.blobs for w in weights)
 
@@ -131,7 +131,7 @@ def one_blob(tmp_path, blob):
     return read.blobs[0], read.legacy[0]
 
 
-def test_blob_prefers_legacy_extents_and_doubles(tmp_path):
+def test_blob_prefers_legacy_dims_and_doubles(tmp_path):
     blob = caffe_pb2.BlobProto(data=[1, 2], double_data=[3, 1e300], width=2, height=1, num=1)
     blob.channels = 1
     blob.shape.dim.extend([7])
@@ -140,7 +140,7 @@ def test_blob_prefers_legacy_extents_and_doubles(tmp_path):
     assert array.tolist() == [[[[3, np.inf]]]]
 
 
-def test_blob_takes_absent_legacy_extents_for_zero(tmp_path):
+def test_blob_takes_absent_legacy_dims_for_zero(tmp_path):
     array, legacy = one_blob(tmp_path, caffe_pb2.BlobProto(num=5))
     assert legacy and array.shape == (5, 0, 0, 0)
 
@@ -348,7 +348,7 @@ def test_write_weights_writes_protobufs_bytes(tmp_path, diff):
 
 
 @pytest.mark.parametrize("path", GOLDEN_WEIGHTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_write_weights_writes_the_originals_bytes(tmp_path, path):
+def test_write_weights_writes_caffes_bytes(tmp_path, path):
     net = without_blobs(caffe_pb2.NetParameter.FromString(path.read_bytes()))
     weights = {layer.name: layer.blobs for layer in binary.read_weights(path)}
     binary.write_weights(tmp_path / "copy", net, weights)
@@ -411,7 +411,7 @@ def test_writing_into_a_file_as_folder_is_one_error(tmp_path):
 
 
 @pytest.mark.parametrize("path", GOLDEN_STATES, ids=lambda p: p.stem)
-def test_solver_state_of_the_original_is_read_and_written_back(tmp_path, path):
+def test_solver_state_of_caffe_is_read_and_written_back(tmp_path, path):
     expected = caffe_pb2.SolverState.FromString(path.read_bytes())
     state = binary.read_solver_state(path)
     assert (state.iter, state.current_step) == (6, expected.current_step)
@@ -447,7 +447,7 @@ def test_solver_state_keeps_paths_that_are_not_utf8(tmp_path, name):
 # Blobs
 
 
-def test_blob_of_the_original_is_read_and_written_back(tmp_path):
+def test_blob_of_caffe_is_read_and_written_back(tmp_path):
     path = GOLDEN / "data" / "mean.binaryproto"
     blob = caffe_pb2.BlobProto.FromString(path.read_bytes())
     mean = binary.read_blob(path)

@@ -80,7 +80,7 @@ layer { name: "e" type: "Eltwise" bottom: "b" bottom: "b" top: "e"
 
 
 @pytest.mark.parametrize(("prototxt", "told"), [(NVIDIA, 16), (INTEL, 8)], ids=["NVIDIA", "Intel"])
-def test_fields_for_speed_and_number_types_are_told_and_left_out(prototxt, told):
+def test_fields_for_speed_and_number_types_are_reported_and_left_out(prototxt, told):
     net, lines = upgraded(prototxt)
     assert len(lines) == told
     assert all(line.startswith("net.prototxt:") and " is left out: " in line for line in lines)
@@ -89,7 +89,7 @@ def test_fields_for_speed_and_number_types_are_told_and_left_out(prototxt, told)
     assert not needs_upgrade(net)
 
 
-def test_the_same_field_in_many_layers_is_told_once():
+def test_the_same_field_in_many_layers_is_reported_once():
     relu = 'layer { name: "r" type: "ReLU" bottom: "x" top: "x"\n forward_type: FLOAT16 }\n'
     _, lines = upgraded(INPUT + relu * 20)
     assert lines == [
@@ -98,7 +98,7 @@ def test_the_same_field_in_many_layers_is_told_once():
     ]
 
 
-def test_a_value_that_changes_nothing_is_told():
+def test_a_value_that_changes_nothing_is_reported():
     _, lines = upgraded(INPUT + CONV.format("relu: false"))
     assert lines == [
         "net.prototxt:4: 'relu: false' of Intel's fork is left out: it changes nothing with this "

@@ -47,7 +47,7 @@ def made(path, build):
     return path
 
 
-def test_read_weights_of_the_original():
+def test_read_weights_of_caffe():
     weights = {layer.name: layer for layer in binary.read_weights(WEIGHTS)}
     net = text.read(SOLVERS / "net.prototxt", caffe_pb2.NetParameter())
     assert set(weights) == {layer.name for layer in net.layer}
@@ -67,7 +67,7 @@ def test_read_weights_of_the_original():
     assert weights["relu1"].blobs == []
 
 
-def test_write_weights_has_the_originals_layout(tmp_path):
+def test_write_weights_has_caffes_layout(tmp_path):
     net = text.read(SOLVERS / "net.prototxt", caffe_pb2.NetParameter())
     weights = {layer.name: layer.blobs for layer in binary.read_weights(WEIGHTS)}
     binary.write_weights_hdf5(tmp_path / "copy.h5", net, weights)
@@ -110,7 +110,7 @@ def test_write_weights_refuses_a_name_hdf5_cannot_have(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_solver_state_of_the_original_is_read_and_written_back(tmp_path):
+def test_solver_state_of_caffe_is_read_and_written_back(tmp_path):
     state = binary.read_solver_state(STATE)
     assert (state.iter, state.current_step) == (6, 0)
     assert state.learned_net == "sgd_hdf5_snapshot_iter_6.caffemodel.h5"

@@ -29,7 +29,7 @@ def test_blob_taken_once_needs_no_split() -> None:
     assert lines(net) == ["data:  -> data label", "ip: data -> ip", "loss: ip label -> "]
 
 
-def test_lenet_of_phase_test_has_the_originals_names() -> None:
+def test_lenet_of_phase_test_has_caffes_names() -> None:
     net = split(
         'name: "mnist" type: "Data" top: "data" top: "label"',
         'name: "ip2" type: "InnerProduct" bottom: "data" top: "ip2"',

@@ -102,7 +102,7 @@ POOLING_OF_INTEL = (
 
 
 @pytest.mark.parametrize("mark", [block(9, b"MKLDNN"), block(10, b""), None])
-def test_pooling_of_intel_has_its_extents(tmp_path, mark):
+def test_pooling_of_intel_has_its_dims(tmp_path, mark):
     own = [block(149, b"MKL2017")] if mark is None else []
     net = read(tmp_path, mark or b"", layer("Pooling", block(121, POOLING_OF_INTEL), *own))
     param = net.layer[0].pooling_param

@@ -171,7 +171,7 @@ def our_enums():
     return {e.full_name: e for e in [*schema.descriptor().enum_types_by_name.values(), *nested]}
 
 
-def test_fields_equal_the_original():
+def test_fields_equal_caffe():
     expected = {(row["message"], row["field"]): row for row in original_rows("field")}
     assert len(expected) > 400  # the table was read
     ours = {}
@@ -183,7 +183,7 @@ def test_fields_equal_the_original():
     assert {key: ours.get(key) for key in expected} == expected
 
 
-def test_enums_equal_the_original():
+def test_enums_equal_caffe():
     rows = original_rows("enum")
     assert len(rows) > 20
     for row in rows:
@@ -210,7 +210,7 @@ def test_enums_equal_the_original():
     }
 
 
-def test_whatever_the_original_lacks_is_ours():
+def test_whatever_caffe_lacks_is_ours():
     rows = original_rows("field")
     theirs = {f"{row['message']}.{row['field']}".removeprefix("caffe.") for row in rows}
     ours = {

@@ -75,7 +75,7 @@ def test_octets_of_a_byte_string_are_kept():
     assert datum.data == b"\x01\xff\x00" + "é".encode()
 
 
-def test_what_only_the_originals_reader_takes_is_read_too():
+def test_what_only_caffes_reader_takes_is_read_too():
     param = layer_of(r'name: "\?" power_param { power: - 3 scale: 0x10 }')
     assert (param.name, param.power_param.power, param.power_param.scale) == ("?", -3, 16)
 
@@ -205,7 +205,7 @@ def test_nets_of_the_world_read_as_with_protobuf():
         ("name: @", 1, "not a prototxt: unexpected character '@'"),
     ],
 )
-def test_fault_is_told_with_its_line(prototxt, line, words):
+def test_fault_is_reported_with_its_line(prototxt, line, words):
     message = error_of(prototxt)
     assert message.startswith(f"net.prototxt:{line}: ")
     assert words in message

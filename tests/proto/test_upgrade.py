@@ -76,7 +76,7 @@ def test_bare_input_is_dropped():
     assert net == plain(net_of(CURRENT))
 
 
-def test_too_few_extents_are_an_error(tmp_path):
+def test_too_few_dims_are_an_error(tmp_path):
     path = tmp_path / "net.prototxt"
     path.write_text(f'name: "n"\ninput: "x"\ninput_dim: 1\ninput_dim: 2\n{CURRENT[9:]}')
     with pytest.raises(NetError) as caught:
@@ -88,7 +88,7 @@ def test_too_few_extents_are_an_error(tmp_path):
         upgraded('input: "a" input: "b" input_shape { dim: 1 }' + CURRENT)
 
 
-def test_surplus_extents_are_left_out_and_told():
+def test_surplus_dims_are_left_out_and_told():
     notes = Notes()
     dims = "".join(f"input_dim: {n} " for n in (1, 2, 3, 4, 5))
     net = upgrade_net(net_of(f'input: "x" {dims}' + CURRENT), "net.prototxt", notes)
@@ -127,7 +127,7 @@ def test_other_params_stay(layer):
 # Notes
 
 
-def test_notes_tell_the_steps_in_the_original_words():
+def test_notes_tell_the_steps_in_caffe_words():
     notes = Notes()
     upgrade_net(
         net_of(

@@ -23,7 +23,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def test_what_the_original_upgrades_is_upgraded_alike():
+def test_what_caffe_upgrades_is_upgraded_alike():
     equal = 0
     for row in rows():
         if row["upgrade_ok"] != "1":
@@ -44,7 +44,7 @@ def test_what_the_original_upgrades_is_upgraded_alike():
     assert equal == 127
 
 
-def test_what_the_original_refuses_is_upgraded_or_an_error_with_file_and_line():
+def test_what_caffe_refuses_is_upgraded_or_an_error_with_file_and_line():
     """Of 358 files the original reads and upgrades 269; 353 are read here, and 349 upgraded."""
     outcomes = {"upgraded": 0, "incomplete": 0, "not upgraded": 0, "not read": 0}
     for row in rows():

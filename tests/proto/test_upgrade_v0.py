@@ -145,7 +145,7 @@ def test_every_type_of_2013_has_a_successor():
         ("relu", "new_channels: 2"),
     ],
 )
-def test_field_of_another_type_is_told_and_left_out(word, field):
+def test_field_of_another_type_is_reported_and_left_out(word, field):
     notes = Notes()
     net = net_of(f'layers {{ layer {{ name: "l" type: "{word}" {field} }} }}')
     (layer,) = upgrade_net(net, "net.prototxt", notes).layer

@@ -133,7 +133,7 @@ def test_layer_beside_layers_of_2013_is_an_error():
         upgrade_net(net, "x")
 
 
-def test_type_of_a_fork_in_binary_is_told():
+def test_type_of_a_fork_in_binary_is_reported():
     fork = b"\x22\x01f" + b"\x28\xe7\x07"  # name "f", type 999
     net = pb.NetParameter.FromString(b"\x12" + bytes([len(fork)]) + fork)
     notes = Notes()

@@ -31,7 +31,7 @@ def test_caffe_is_this_package_only_for_users_code():
         import caffe  # noqa: F401
 
 
-def test_folder_that_is_called_caffe_is_not_the_original(tmp_path, monkeypatch):
+def test_folder_that_is_called_caffe_is_not_caffe(tmp_path, monkeypatch):
     (tmp_path / "caffe").mkdir()
     monkeypatch.chdir(tmp_path)
     layer_net(body("TimesTen"), (2,))

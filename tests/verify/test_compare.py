@@ -119,7 +119,7 @@ def test_plain_names_and_logits_are_known(model) -> None:
     assert [line.key for line in compare(net, plain, inputs).lines] == ["pool", "ip"]
 
 
-def test_keys_that_name_no_blob_are_told(model) -> None:
+def test_keys_that_name_no_blob_are_reported(model) -> None:
     net, recording = model()
     recording |= {"out/pol": recording["out/pool"]}
     notes = compare(net, recording, inputs_of(recording)).notes
@@ -302,7 +302,7 @@ def test_weights_are_needed_and_must_fit(tmp_path: Path) -> None:
         build(path, [weights], {"data": np.zeros((2, 4))})
 
 
-def test_input_of_other_channels_is_told(tmp_path: Path) -> None:
+def test_input_of_other_channels_is_reported(tmp_path: Path) -> None:
     (tmp_path / "n.prototxt").write_text(NET.replace("POOL", POOL))
     for shape in [(2, 1, 9, 9), (2, 3)]:
         with pytest.raises(NetError, match=r"the recorded 'data' does not fit. Received: 2x"):
@@ -313,7 +313,7 @@ MODELS = sorted(SHARED.glob("models/*/*.npz"))
 
 
 @pytest.mark.parametrize("path", MODELS or [None], ids=lambda p: p.stem if p else "none")
-def test_models_of_many_authors_agree_with_the_original(path: Path | None) -> None:
+def test_models_of_many_authors_agree_with_caffe(path: Path | None) -> None:
     if path is None:
         pytest.skip("../shared/models, weights and recordings of public models, is absent")
     recording = read_recording(path)

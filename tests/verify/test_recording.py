@@ -72,12 +72,12 @@ def test_header_that_asks_for_more_than_there_is_takes_no_memory(tmp_path: Path)
     "content",
     [b"", b"\x93NUMPY", b"no array", npy(np.zeros(3))[:-4], npy(np.array(["a"]))],
 )
-def test_member_that_is_no_array_is_told(tmp_path: Path, content: bytes) -> None:
+def test_member_that_is_no_array_is_reported(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DataError, match="'x'"):
         read_recording(archive(tmp_path, x=content))
 
 
-def test_file_that_is_no_archive_is_told(tmp_path: Path) -> None:
+def test_file_that_is_no_archive_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"a.npz: is not an .npz file"):
         read_recording(tmp_path / "a.npz")
