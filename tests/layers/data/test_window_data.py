@@ -249,7 +249,7 @@ def test_wrong_settings_are_told_with_their_line(param: str, transform: str, tol
         ("# 1\n", "# 2\n", r'windows\.txt:31: an image begins with "# 1".*Received: "# 2"'),
         ("# 0\n", "0\n", r'windows\.txt:1: an image begins with "# 0"'),
         ("\n3\n40\n", "\n1\n40\n", r"windows\.txt:6: images are read in colour"),
-        ("\n24\n", "\nmany\n", r"windows\.txt:6: a integer is expected"),
+        ("\n24\n", "\nmany\n", r"windows\.txt:6: an integer is expected"),
         ("\n24\n", "\n23\n", r"windows\.txt:30: an image begins with"),
         ("1 0.9 0", "0 0.9 0", r"windows\.txt:30: the class of a foreground window must be great"),
         ("1 0.9 0", "one 0.9 0", r'windows\.txt:7: a window is "class overlap x1 y1 x2 y2"'),
