@@ -225,7 +225,9 @@ def test_chosen_records_go_on_where_they_were(digits: Path) -> None:
 
 
 def test_choice_beyond_the_records_names_the_layer(digits: Path) -> None:
-    with pytest.raises(DataError, match=r"layer 'd' \(Data\): .*first: 8, count: 5, and 10 samples"):
+    with pytest.raises(
+        DataError, match=r"layer 'd' \(Data\): .*first: 8, count: 5, and 10 samples"
+    ):
         chosen_net(digits, "first: 8 count: 5")
 
 
