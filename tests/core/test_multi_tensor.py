@@ -73,6 +73,12 @@ def test_sgd_without_its_kernel(rate, momentum, decay, monkeypatch):
         torch.testing.assert_close(got, want, **CLOSE)
 
 
+def test_sgd_at_a_rate_beyond_float32_diverges_without_an_error():
+    params = [torch.ones(2)]
+    sgd_(params, [torch.ones(2)], [torch.zeros(2)], rate=1e39, momentum=0.0, decay=0.1)
+    assert params[0].tolist() == [-math.inf, -math.inf]
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("step", [1, 7, 100_000])
 def test_adam_without_its_kernel(step, decay, monkeypatch):
