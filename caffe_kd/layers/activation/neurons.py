@@ -226,7 +226,9 @@ class Clip(Neuron):
             self.fail("min must not exceed max", min=self.param.min, max=self.param.max)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(self.param.min, self.param.max)
+        # Not clamp: from torch 2.15 on it has no gradient at its bounds.
+        inside = torch.where(x < self.param.min, self.param.min, x)
+        return torch.where(x > self.param.max, self.param.max, inside)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         bounds = [graph.constant(getattr(self.param, name), name) for name in ("min", "max")]
