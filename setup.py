@@ -37,7 +37,7 @@ setup(
         "caffe_kd.proto": ["caffe.proto"],
         EXAMPLES: ["*/*.prototxt"],
     },
-    # The whole suite has run with the oldest of these and with the newest (tools/constraints.txt).
+    # The suite has run with the oldest of these, and with those of tools/constraints.txt.
     install_requires=[
         "torch>=2.4,<3",
         "numpy>=2",  # what opencv-python-headless asks for
