@@ -195,7 +195,7 @@ def _new_bar(stream: TextIO | None, iteration: int, max_iter: int, figures: str,
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(
-        desc=label,
+        desc=f"{label}: " if label else "",
         total=max_iter,
         initial=iteration,
         file=stream,
