@@ -145,3 +145,9 @@ def test_notebook_draws_the_curves_of_logs(
             exec("".join(cell["source"]), names)
     assert Path("training.png").read_bytes().startswith(b"\x89PNG")
     assert "run: iteration 190, test net 0: accuracy = 0.9500" in capsys.readouterr().out
+
+
+def test_image_for_gpus_runs_the_quick_start_on_one() -> None:
+    lines = (ROOT / "docker" / "Dockerfile.gpu").read_text().splitlines()
+    (command,) = (line.removeprefix("CMD ") for line in lines if line.startswith("CMD "))
+    assert json.loads(command) == ["bash", "tools/quickstart.sh", "-gpu", "0"]

@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for solver in solvers.values():
         move(solver, arguments.output)
     prefix = solvers["student"].snapshot_prefix
-    runs = MultiRun(Path(f"{prefix}_rounds.csv"), ["round", "net"], multi_run.runner(arguments))
+    path = Path(f"{prefix}_rounds.csv")
+    runs = MultiRun(path, ["round", "net"], multi_run.runner(arguments), 2 * number)
     newest: dict[str, Path] = {}
     for turn in range(1, number + 1):
         for role in ("teacher", "student"):

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(solver, arguments.solver)
     move(solver, arguments.output)
     path = Path(f"{solver.snapshot_prefix}_generations.csv")
-    runs = MultiRun(path, ["generation"], multi_run.runner(arguments))
+    runs = MultiRun(path, ["generation"], multi_run.runner(arguments), generations)
     before: Path | None = None
     for generation in range(1, generations + 1):
         own = _solver_of(solver, generation, before, arguments.from_labels)

@@ -9,8 +9,8 @@ from ..core.errors import NetError
 
 
 def say(sentence: str) -> None:
-    """Print a sentence at once, among the log lines."""
-    print(f"== {sentence}", flush=True)
+    """Print a sentence at once."""
+    print(sentence, flush=True)
 
 
 def print_prototxt(message: Any) -> None:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Path(arguments.dir), allow_download=not arguments.no_download, say=output.say
     )
     folder = Path(arguments.output)
-    results = run(folder, digits, arguments.passes, output.say)
+    results = run(folder, digits, arguments.passes, output.say, arguments.gpu)
     lines = ["", table(results), "", verdict(results)]
     if digits.kind != "MNIST":
         lines.append(
@@ -62,6 +62,7 @@ def parser() -> CommandParser:
         help="where everything goes (default: output/quickstart)",
     )
     flags.digits(parser)
+    flags.gpu(parser, "train")
     flags.add(
         parser,
         "passes",

@@ -20,7 +20,9 @@ from typing import Any, TextIO
 from ..core.errors import CaffeKDError, printable
 
 SECONDS_BETWEEN_UPDATES = 0.2
-STATUS_LINE = "Iteration {n_fmt}/{total_fmt} |{bar}| {postfix[0]}, {rate_fmt}, {remaining} left"
+STATUS_LINE = (
+    "{desc}Iteration {n_fmt}/{total_fmt} |{bar}| {postfix[0]}, {rate_fmt}, {remaining} left"
+)
 
 
 class Log:
@@ -33,7 +35,9 @@ class Log:
         path: the log file; missing folders are made, an existing file is continued.
         stream: for people to read; stderr by default.
         progress: whether ``progress`` shows a status line; None: if the stream is a terminal.
-        quiet: whether the lines go to the file only; the status line is still on the stream.
+        quiet: whether the lines go to the file only; warnings, by a line without the time, and
+            the status line are still on the stream.
+        label: what the status line, and the warnings of a quiet log, begin with.
 
     Raises:
         CaffeKDError: the file cannot be opened for writing.
@@ -45,12 +49,14 @@ class Log:
         stream: TextIO | None = None,
         progress: bool | None = None,
         quiet: bool = False,
+        label: str = "",
     ) -> None:
         self._stream: TextIO | None = sys.stderr if stream is None else stream
         if progress is None:
             progress = self._stream is not None and self._stream.isatty()
         self._progress = progress
         self._quiet = quiet
+        self._label = label
         self._bar: Any = None
         self._next_update = 0.0
         self._path = path
@@ -111,7 +117,11 @@ class Log:
         lines = "".join(f"{prefix}{printable(x)}\n" for x in text.rstrip("\n").split("\n"))
         with self._lock:
             self._write_file(lines)
-            self._write_stream(lines)
+            if not self._quiet:
+                self._write_stream(lines)
+            elif level == "W":
+                of = f"{self._label}: " if self._label else ""
+                self._write_stream(f"warning: {of}{printable(text)}\n")
 
     def _write_file(self, lines: str) -> None:
         if self._file is None:
@@ -124,7 +134,7 @@ class Log:
             self.warning(f"{self._path}: the log file ends here: {error.strerror}")
 
     def _write_stream(self, lines: str) -> None:
-        if self._stream is None or self._quiet:
+        if self._stream is None:
             return
         try:
             if self._bar is not None:
@@ -141,7 +151,7 @@ class Log:
         try:
             if bar is None or bar.total != max_iter or iteration < bar.n:  # another run began
                 self._end_bar()
-                self._bar = _new_bar(self._stream, iteration, max_iter, figures)
+                self._bar = _new_bar(self._stream, iteration, max_iter, figures, self._label)
                 return
             bar.postfix[0] = figures
             if not bar.update(iteration - bar.n):
@@ -181,10 +191,11 @@ def _at_once(path: str, flags: int) -> int:
     return handle
 
 
-def _new_bar(stream: TextIO | None, iteration: int, max_iter: int, figures: str) -> Any:
+def _new_bar(stream: TextIO | None, iteration: int, max_iter: int, figures: str, label: str) -> Any:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(
+        desc=f"{label}: " if label else "",
         total=max_iter,
         initial=iteration,
         file=stream,

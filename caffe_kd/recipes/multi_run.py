@@ -14,7 +14,7 @@ from ..core.tables import text_table
 from ..proto import caffe_pb2 as pb
 from ..proto import text
 from ..proto.upgrade import Notes, upgrade_solver
-from .runner import ExperimentRunner, Training, as_csv
+from .runner import ExperimentRunner, TimeLeft, Training, as_csv
 
 if TYPE_CHECKING:
     from ..solver.solver import Solver
@@ -27,12 +27,16 @@ class MultiRun:
         path: the CSV file.
         keys: the columns that name a training.
         runner: does the trainings.
+        total: how many there will be.
     """
 
-    def __init__(self, path: Path, keys: Sequence[str], runner: ExperimentRunner) -> None:
+    def __init__(
+        self, path: Path, keys: Sequence[str], runner: ExperimentRunner, total: int
+    ) -> None:
         self.path = path
         self._keys = keys
         self._runner = runner
+        self._left = TimeLeft([1.0] * total)
         self._rows: list[dict[str, str]] = []
 
     def train(self, names: Sequence[object], solver: Any) -> Path:
@@ -46,16 +50,16 @@ class MultiRun:
         """
         row = dict(zip(self._keys, map(str, names), strict=True))
         prefix = solver.snapshot_prefix
-        done = self._runner.run(
-            Training(
-                name=Path(prefix).name,
-                record=Path(f"{prefix}_run.json"),
-                inputs=lambda: row,
-                prepare=partial(_write, solver),
-                measure=_last_test,
-                owns_files=False,
-            )
+        training = Training(
+            name=Path(prefix).name,
+            record=Path(f"{prefix}_run.json"),
+            inputs=lambda: row,
+            prepare=partial(_write, solver),
+            measure=_last_test,
+            owns_files=False,
         )
+        label = ", ".join(f"{key} {name}" for key, name in row.items())
+        done = self._runner.run_next(training, label, self._left)
         columns = {"iteration": str(done.iteration), "weights": str(done.weights)}
         values = {name: f"{value:g}" for name, value in done.values.items()}
         self._rows.append(row | columns | values)

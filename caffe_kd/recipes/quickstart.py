@@ -22,7 +22,7 @@ from ..data.backends.idx import read_pair
 from ..data.mnist import Digits
 from ..proto import caffe_pb2 as pb
 from ..proto import text
-from .runner import ExperimentRunner, RunResult, Training, digests
+from .runner import ExperimentRunner, RunResult, TimeLeft, Training, digests
 
 if TYPE_CHECKING:
     from ..solver.solver import Solver
@@ -72,7 +72,11 @@ class Result:
 
 
 def run(
-    folder: Path, digits: Digits, passes: int | None, say: Callable[[str], None]
+    folder: Path,
+    digits: Digits,
+    passes: int | None,
+    say: Callable[[str], None],
+    gpu: str | None = None,
 ) -> list[Result]:
     """Run all stages in ``folder`` and draw their curves; return the table's rows.
 
@@ -81,20 +85,18 @@ def run(
         digits: the digits to train on.
         passes: how often each stage sees the training digits; None: as each stage says.
         say: takes each line for the user.
+        gpu: the CUDA device to train on, as in ``-gpu``; None: the solver's choice.
     """
+    from ..solver.run import RunOptions
+
     _write_nets(folder, digits)
-    runner = ExperimentRunner(say)
+    runner, left = ExperimentRunner(say, RunOptions(gpu=gpu)), TimeLeft([1.0] * len(STAGES))
     results: list[Result] = []
     weights: dict[str, Path] = {}
     for stage in STAGES:
         solver = _write_solver(folder, digits, stage, passes, weights.get("teacher"))
         training = _training(folder, digits, stage, solver, weights.get("teacher"))
-        if runner.result(training) is None:
-            iterations = text.read(solver, pb.SolverParameter()).max_iter
-            say(f"{stage.title}: training, {iterations} iterations; log in {training.log}")
-        else:
-            say(f"{stage.title}: reused from {folder} (its nets, solver and digits are the same)")
-        done = runner.run(training)
+        done = runner.run_next(training, stage.title, left)
         weights[stage.name] = done.weights
         results.append(_result(stage, done))
     _plot(folder)
@@ -184,8 +186,7 @@ def _training(
 def _export_and_measure(path: Path, digits: Digits, trained: Solver) -> dict[str, Any]:
     from ..solver.run import export
 
-    exported, lines = export(trained.plan, trained, path)
-    print("\n".join(lines))
+    exported, _ = export(trained.plan, trained, path)
     images, labels = _read_digits(digits, TEST)
     errors, latency = measure(path, images, labels)
     return {

@@ -75,7 +75,7 @@ class RunResult:
 
 
 class ExperimentRunner:
-    """Runs trainings one after another.
+    """Runs trainings one after another; Caffe's log lines go into their log files alone.
 
     Args:
         say: takes each line for the user.
@@ -98,7 +98,7 @@ class ExperimentRunner:
         return RunResult(record["iteration"], weights, record["seconds"], record["values"], True)
 
     def run_all(self, trainings: Sequence[Training]) -> None:
-        """Do what is not done of some trainings, with the time left before each.
+        """Do what is not done of some trainings, with a line and the time left after each.
 
         Raises:
             Stopped: by Ctrl-C; what was done is kept.
@@ -109,13 +109,32 @@ class ExperimentRunner:
             self.say(f"{done} of {len(trainings)} runs are done already")
         left = TimeLeft(training.cost for training in waiting)
         for number, training in enumerate(waiting, 1):
-            self.say(f"run {number} of {len(waiting)}: {training.name}{left}")
-            started = time.perf_counter()
-            self.run(training)
-            left.spent(training.cost, time.perf_counter() - started)
+            self.run_next(training, f"run {number} of {len(waiting)}: {training.name}", left)
 
-    def run(self, training: Training) -> RunResult:
+    def run_next(self, training: Training, label: str, left: TimeLeft) -> RunResult:
+        """Do one of several trainings, and print a line when it is done.
+
+        Args:
+            training: what to do, unless it is done.
+            label: what the line and the progress line begin with.
+            left: the time left of all; it is updated.
+        """
+        started = time.perf_counter()
+        done = self.run(training, label)
+        if done.reused:
+            left.skip(training.cost)
+            self.say(f"{label}: reused, for its inputs are the same")
+        else:
+            left.spent(training.cost, time.perf_counter() - started)
+            self.say(f"{label}: {as_time(done.seconds)}{left}")
+        return done
+
+    def run(self, training: Training, label: str = "") -> RunResult:
         """Do a training unless it is done, from its newest snapshot if it was stopped.
+
+        Args:
+            training: what to do.
+            label: what its progress line begins with; its name unless given.
 
         Raises:
             Stopped: by Ctrl-C; run again, it goes on.
@@ -141,6 +160,8 @@ class ExperimentRunner:
             self._options or RunOptions(),
             snapshot=newest_state(prefix),
             log=training.log,
+            quiet=True,
+            label=label or training.name,
             resume_hint=RESUME_HINT,
             at_end=finish,
         )
@@ -189,10 +210,19 @@ class TimeLeft:
         self._done += cost
         self._seconds += seconds
 
+    def skip(self, cost: float) -> None:
+        """Leave a training out that had been done before."""
+        self._left -= cost
+
     def __str__(self) -> str:
-        if not self._done:
+        if not self._done or self._left <= 0:
             return ""
-        return f"; about {self._seconds / self._done * self._left / 60:.0f} min left"
+        return f"; about {as_time(self._seconds / self._done * self._left)} left"
+
+
+def as_time(seconds: float) -> str:
+    """Return a duration in seconds, or in minutes where it is long: ``40 s``, ``12 min``."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def newest_state(prefix: Path) -> Path | None:

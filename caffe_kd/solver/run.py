@@ -32,8 +32,9 @@ class RunOptions:
         gpu: the CUDA device, as in ``-gpu``; None: the solver's choice.
         snapshot: a solverstate to resume from.
         log: the log file; None: a new one beside the snapshots.
-        quiet: whether the log's lines go to the file only, not to stderr too; an error that ends
-            the training is left to the caller, who shows it.
+        quiet: whether the log's lines go to the file only, and warnings alone to stderr too; an
+            error that ends the training is left to the caller, who shows it.
+        label: what the progress line, and the warnings of a quiet run, begin with.
         progress: whether stderr shows a progress line; None: if it is a terminal.
         effects: what SIGINT, SIGHUP and SIGTERM do: snapshot, stop (which snapshots too) or none.
         resume_hint: is logged after a stop; None: how -snapshot resumes.
@@ -46,6 +47,7 @@ class RunOptions:
     snapshot: str | Path | None = None
     log: Path | None = None
     quiet: bool = False
+    label: str = ""
     progress: bool | None = None
     effects: tuple[str, str, str] = ("stop", "snapshot", "stop")
     resume_hint: str | None = None
@@ -68,7 +70,10 @@ def train(plan: TrainingPlan, run: RunOptions | None = None) -> Solver:
     device, device_line = choose_device(run.gpu, wants_gpu, plan.solver.device_id)
     path = run.log or new_log(plan)
     actions = map(Action, run.effects)
-    with Log(path, progress=run.progress, quiet=run.quiet) as log, SignalActions(*actions) as sig:
+    with (
+        Log(path, progress=run.progress, quiet=run.quiet, label=run.label) as log,
+        SignalActions(*actions) as sig,
+    ):
         log.info(f"Log file: {path}")
         log.info(device_line)
         try:

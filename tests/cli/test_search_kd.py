@@ -151,7 +151,7 @@ def test_interrupted_search_keeps_what_is_done_and_goes_on(
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("== trial 3 of 500"):
+        if line.startswith("trial 2 of 500"):
             process.send_signal(signal.SIGINT)
             break
     out, err = process.communicate(timeout=600)

@@ -263,3 +263,15 @@ def test_pipe_as_log_file_needs_a_reader(tmp_path):
         log.info("heard")
     assert os.read(reader, 1000).endswith(b"] heard\n")
     os.close(reader)
+
+
+def test_quiet_log_shows_warnings_alone_and_names_what_they_are_about(tmp_path):
+    stream = Terminal()
+    with Log(tmp_path / "log", stream, quiet=True, label="run 2 of 5: kd") as log:
+        log.info("Iteration 0, lr = 0.1")
+        log.warning("the teacher\nis at chance")
+        log.progress(3, 10, 0.5, 0.1)
+    shown = stream.getvalue()
+    assert shown.startswith("warning: run 2 of 5: kd: the teacher\\nis at chance\n")
+    assert "run 2 of 5: kd: Iteration 3/10 |" in shown and "lr = 0.1" not in shown
+    assert (tmp_path / "log").read_text().count("\n") == 3

@@ -50,6 +50,13 @@ def test_all_methods_and_the_student_alone_are_told(outcome: tuple[Path, str]) -
     assert (folder / "methods.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_line_is_printed_for_each_run(outcome: tuple[Path, str]) -> None:
+    lines = outcome[1].splitlines()
+    runs = [x for x in lines if re.match(r"run \d+ of 12: \w+: \d+ s", x)]
+    assert len(runs) == 12 and len(lines) < 30
+    assert all("left" in x for x in runs[:-1])
+
+
 def test_every_run_is_a_solver_with_the_same_budget(outcome: tuple[Path, str]) -> None:
     seeds = {}
     for path in outcome[0].glob("*/solver.prototxt"):

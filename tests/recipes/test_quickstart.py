@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+import torch
 
 from caffe_kd.cli.quickstart import main
 from caffe_kd.data.mnist import Digits
@@ -65,6 +66,31 @@ def test_table_and_curves_have_one_accuracy_of_a_net(outcome: tuple[Path, str]) 
         assert log.tests[0][-1].outputs["accuracy"] == pytest.approx(1 - wrong / 360, abs=1e-5)
 
 
+def test_quickstart_prints_one_line_a_stage_with_the_time_left(outcome: tuple[Path, str]) -> None:
+    lines = outcome[1].splitlines()
+    stages = [x for x in lines if re.fullmatch(r"[a-z ]+: \d+ s(; about \d+ (s|min) left)?", x)]
+    assert [x.partition(":")[0] for x in stages] == [
+        "teacher",
+        "student alone",
+        "student distilled",
+    ]
+    assert ["left" in x for x in stages] == [True, True, False]
+    assert len(lines) < 25
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_quickstart_trains_on_the_device_that_is_asked_for(
+    outcome: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(outcome[0])
+    words = ["-no_download", "-dir", "digits", "-output", "gpu", "-passes", "1", "-gpu", "0"]
+    assert main(words) == 0
+    for name in ("teacher", "student_alone", "student"):
+        assert (
+            "Use CPU. (-gpu 0, but there is no CUDA device)" in Path(f"gpu/{name}.log").read_text()
+        )
+
+
 def test_quickstart_leaves_everything_in_one_folder(outcome: tuple[Path, str]) -> None:
     out = outcome[0] / "out"
     for name in ("student.onnx", "teacher.onnx", "deploy.prototxt", "training.png", "student.log"):
@@ -97,7 +123,7 @@ def test_second_run_reuses_what_is_there_and_says_so(
     flags = ["-no_download", "-dir", "digits", "-output", "out", "-passes", "3"]
     assert main(flags) == 0
     printed = capsys.readouterr().out
-    assert printed.count("reused from out") == 3
+    assert printed.count("reused, for its inputs are the same") == 3
     assert printed.count("(reused)") == 3
     assert (outcome[0] / "out" / "student.onnx").stat().st_mtime_ns == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,23 @@ def test_all_are_run_in_order_with_the_time_left_and_students_after_their_teache
     runner = ExperimentRunner(said.append)
     student = _training("student", needs=[training])
     runner.run_all([training, student])
-    assert said == ["run 1 of 2: run", "run 2 of 2: student; about 0 min left"]
+    assert re.fullmatch(r"run 1 of 2: run: \d+ s; about \d+ s left", said[0])
+    assert re.fullmatch(r"run 2 of 2: student: \d+ s", said[1]) and len(said) == 2
     Path("run.json").unlink()  # the teacher's: what learnt from it is not done either
     said.clear()
     runner.run_all([training, student])
-    assert said[0] == "run 1 of 2: run"
+    assert said[0].startswith("run 1 of 2: run: ") and len(said) == 2
     said.clear()
     runner.run_all([training, student])
     assert said == ["2 of 2 runs are done already"]
+
+
+def test_log_lines_go_into_the_log_file_alone(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ExperimentRunner(lambda _: None).run(training)
+    assert capsys.readouterr() == ("", "")
+    assert "Optimization Done." in Path("run.log").read_text()
 
 
 def test_time_left_goes_by_cost() -> None:
@@ -135,6 +145,10 @@ def test_time_left_goes_by_cost() -> None:
     assert str(left) == ""
     left.spent(1.0, 60.0)
     assert str(left) == "; about 5 min left"
+    left.skip(3.0)
+    assert str(left) == "; about 2 min left"
+    left.spent(2.0, 10.0)
+    assert str(left) == ""
 
 
 def test_rows_that_lack_a_column_have_it_empty() -> None:

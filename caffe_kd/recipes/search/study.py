@@ -21,7 +21,7 @@ from ...solver.options import Options
 from ...solver.plan import TrainingPlan, read_plan
 from ...solver.run import RunOptions, train
 from ...solver.solver import Solver
-from ..runner import RESUME_HINT, TimeLeft
+from ..runner import RESUME_HINT, TimeLeft, as_time
 from .space import Space, Values, told
 from .subject import Subject, measured, write
 
@@ -140,10 +140,14 @@ class Search:
         left = TimeLeft([1.0] * (trials - before))
         for number in range(before + 1, trials + 1):
             started = time.perf_counter()
-            self._make(number, trials, str(left))
-            left.spent(1.0, time.perf_counter() - started)
+            label = f"trial {number} of {trials}"
+            outcome = self._make(number, label)
+            spent = time.perf_counter() - started
+            left.spent(1.0, spent)
+            self._say(f"{label}: {outcome}, {as_time(spent)}{left}")
 
-    def _make(self, number: int, trials: int, left: str) -> None:
+    def _make(self, number: int, label: str) -> str:
+        """Make a trial; return its settings and what came out."""
         done = number - 1
         self.study.sampler = optuna.samplers.TPESampler(
             seed=(self._seed + 1_000_003 * done) % 2**32, n_startup_trials=_RANDOM_TRIALS
@@ -154,10 +158,8 @@ class Search:
         try:
             values = self._space.draw(trial)
             trial.set_user_attr("number", number)
-            what = "the solver's own: " if not done else ""
-            self._say(f"trial {number} of {trials}: {what}{told(values)}{left}")
             started = time.perf_counter()
-            value = self._train(trial, number, values)
+            value = self._train(trial, number, values, label)
             trial.set_user_attr("seconds", time.perf_counter() - started)
         except BaseException:
             self.study.tell(trial, state=TrialState.FAIL)
@@ -172,7 +174,8 @@ class Search:
         )
         if best is not None:
             outcome += f" (best: {_value(best):g}, trial {best.user_attrs['number']})"
-        self._say(f"trial {number}: {outcome}")
+        what = "the solver's own: " if not done else ""
+        return f"{what}{told(values)}: {outcome}"
 
     def _plan(self, folder: Path, values: Values) -> TrainingPlan:
         plan = read_plan(write(folder, self._subject.trial(values)))
@@ -183,7 +186,7 @@ class Search:
             plan.solver.random_seed = self._seed
         return plan
 
-    def _train(self, trial: optuna.Trial, number: int, values: Values) -> float | None:
+    def _train(self, trial: optuna.Trial, number: int, values: Values, label: str) -> float | None:
         """Return what a trial ends with; None: it was given up, being bad."""
         folder = self.folder / "trials" / f"{number:03d}"
         plan = self._plan(folder, values)
@@ -194,6 +197,7 @@ class Search:
             gpu=self._gpu,
             log=log,
             quiet=True,
+            label=label,
             resume_hint=RESUME_HINT,
             options=Options(self._cache),
             callbacks=[tests],
