@@ -109,8 +109,8 @@ def test_ctrl_c_in_a_turn_tells_that_the_same_command_goes_on() -> None:
     words = ["-teacher_solver", "t.prototxt", "-student_solver", "s.prototxt", "-no_progress"]
     words += ["-rounds", "2"]
     # The teacher's turn is over after 8 iterations, so this is the student's.
-    told = stopped("alternate", *words, after="Iteration 9 (")
-    assert told[-1].endswith("] Stopped; the same command goes on from here")
+    told = stopped("alternate", *words, after="Iteration 9 (", log="out/s_round_1_2*.log")
+    assert told[-1].endswith("Stopped; the same command goes on from here")
     assert not any("-snapshot" in line for line in told)
     assert [(row["round"], row["net"]) for row in rows()] == [("1", "teacher")]
     state, reached = newest_state(Path("out/s_round_1"))

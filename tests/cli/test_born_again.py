@@ -67,7 +67,9 @@ def test_each_generation_learns_from_the_one_before(capsys: pytest.CaptureFixtur
     assert [x.teacher[0].weights for x in later] == [row["weights"] for row in rows()[:2]]
     assert [x.random_seed for x in (first, *later)] == [3, 4, 5]
     assert not np.array_equal(weights(1)[0], weights(2)[0])
-    table = capsys.readouterr().out.splitlines()
+    *stages, _, _, _, _ = table = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in stages] == [f"generation {k}" for k in (1, 2, 3)]
+    table = table[3:]
     assert table[0].split() == ["generation", "iteration", "weights", "accuracy", "loss", "kd"]
     assert len(table) == 4
 
@@ -112,8 +114,8 @@ def test_ctrl_c_in_a_generation_tells_that_the_same_command_goes_on() -> None:
     path = Path("inner/solver.prototxt")
     path.write_text((SOLVER % "display: 1").replace("max_iter: 8", "max_iter: 1000000"))
     words = ["-solver", str(path), "-generations", "2", "-no_progress"]
-    told = stopped("born_again", *words, after="Iteration 3 (")
-    assert told[-1].endswith("] Stopped; the same command goes on from here")
+    told = stopped("born_again", *words, after="Iteration 3 (", log="out/run_gen_1_2*.log")
+    assert told[-1].endswith("Stopped; the same command goes on from here")
     assert not any("-snapshot" in line for line in told)
     assert not Path("out/run_generations.csv").exists()
     state, reached = newest_state(Path("out/run_gen_1"))

@@ -143,7 +143,7 @@ def test_unknown_method_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_does_not_import_torch(tmp_path: Path) -> None:
-    assert "usage: methods" in help_without_torch(TOOL, tmp_path)
+    assert "methods.py [FLAGS]" in help_without_torch(TOOL, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["methods", "hinton_mnist"])
