@@ -12,9 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
 
 from ..core.errors import CaffeKDError, Stopped, printable
+from ..core.handlers import Handlers
 from ..python_layers import user_code
 from . import silent_end
 
@@ -65,7 +65,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handlers = Handlers()
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
@@ -73,13 +73,11 @@ class _Signals:
                 before = signal.getsignal(number)
                 # Else somebody else looks after it, such as nohup.
                 if before in (signal.SIG_DFL, signal.default_int_handler):
-                    self._before[number] = before
-                    signal.signal(number, self._receive)
+                    self._handlers.set(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        self._handlers.restore()
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self.received = number

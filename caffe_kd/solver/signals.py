@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
-from typing import Any
 
+from ..core.handlers import Handlers
 from .callback import Action, Callback
 
 
@@ -36,11 +36,11 @@ class SignalActions(Callback):
         if hasattr(signal, "SIGHUP"):  # not on Windows
             self._effects |= {signal.SIGHUP: sighup, signal.SIGUSR1: sigterm}
         self._got: set[int] = set()
-        self._previous: dict[int, Any] = {}
+        self._handlers = Handlers()
 
     def __enter__(self) -> SignalActions:
         for number in self._effects:
-            self._previous[number] = signal.signal(number, self._receive)
+            self._handlers.set(number, self._receive)
         return self
 
     def __exit__(
@@ -49,8 +49,7 @@ class SignalActions(Callback):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._handlers.restore()
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in self._got:
