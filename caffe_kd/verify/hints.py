@@ -206,8 +206,8 @@ def _pooling(layer: Any, bottoms: list[Tensor]) -> Guesses:
         biggest = F.max_pool2d(x, kernel, layer.stride, layer.pad, ceil_mode=layer.ceil)
         yield biggest, "as the greatest value of each window (MAX) it agrees; here it is the mean"
     full = math.prod(kernel)
-    places = layer._plan(x.shape)
-    counted = (places.sizes(0)[:, None] * places.sizes(1)).to(x.dtype)
+    pool = layer.geometry(x.shape)
+    counted = (pool.sizes(0)[:, None] * pool.sizes(1)).to(x.dtype)
     yield (
         layer(x) * counted / full,
         (
