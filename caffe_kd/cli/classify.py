@@ -10,6 +10,7 @@ from ..core.errors import DataError, UsageError
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
+from .output import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,9 +64,9 @@ def _tell(text: str) -> None:
 
 
 def _print(path: str, probabilities: np.ndarray, names: Sequence[str], top: int) -> None:
-    print(f"{path}:")
+    say(f"{path}:")
     for index in (-probabilities).argsort(kind="stable")[:top]:
-        print(f"  {probabilities[index]:.4f}  {names[index]}")
+        say(f"  {probabilities[index]:.4f}  {names[index]}")
 
 
 def _is_on_paper(pixels: np.ndarray) -> bool:

@@ -108,7 +108,7 @@ def _count_blobs(net: Any, missing: CaffeKDError) -> Mapping[str, int]:
     """Warn that a teacher's weights are missing, which only its parameters' number asks for."""
     from ..analysis.reading import blob_counts
 
-    print(f"compose_kd: warning: {missing}", file=sys.stderr)
+    output.say_to_stderr(f"compose_kd: warning: {missing}")
     return blob_counts(net)
 
 
@@ -121,12 +121,12 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
 
     databases = None
     if arguments.databases:
-        databases = Databases(Path(arguments.databases), lambda line: print(line, file=sys.stderr))
+        databases = Databases(Path(arguments.databases), output.say_to_stderr)
     net = for_caffe.net_for_caffe(net, plan.means, databases)
     weights = for_caffe.weights_for_caffe(plan, net)
     if arguments.weights_output:
         write_weights(arguments.weights_output, for_caffe.layers_with(net, weights), weights)
-        print(f"wrote {arguments.weights_output}", file=sys.stderr)
+        output.say_to_stderr(f"wrote {arguments.weights_output}")
     if arguments.solver_output:
         _put_solver(plan, weights, arguments)
     lacks = ", ".join(settings_to_leave_out(plan.solver))

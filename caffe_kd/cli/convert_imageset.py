@@ -13,6 +13,7 @@ from ..core.errors import CaffeKDError, DataError, UsageError
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
+from .output import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +113,7 @@ def _write_labels(path: Path, classes: list[str], root: Path) -> None:
             str(path),
         )
     write_atomically(path, content)
-    print(f"Labels 0 to {len(classes) - 1} are the lines of {path}: {', '.join(classes)}")
+    say(f"Labels 0 to {len(classes) - 1} are the lines of {path}: {', '.join(classes)}")
 
 
 def convert(root: Path, lines: Sequence[Line], out: Path, options: argparse.Namespace) -> None:

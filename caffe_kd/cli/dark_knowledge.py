@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from ..core.errors import UsageError
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
+from .output import say, say_to_stderr
 
 if TYPE_CHECKING:
     from ..dark_knowledge.teacher_student import TeacherStudent
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"both differ on {found.disagreements:,}")
     print(f"what the teacher finds alike, at temperature {found.temperature:g}:")
     for true, other, share in most_similar(found):
-        print(f"  {names[true]} has {percent(share)} of {names[other]}")
+        say(f"  {names[true]} has {percent(share)} of {names[other]}")
     for path in draw(found, names, temperatures, Path(arguments.output)):
         print(path)
     return 0
@@ -69,8 +69,7 @@ def _print_notes(nets: TeacherStudent) -> None:
     if nets.others:
         name = nets.teacher.partition("/")[0]
         print(f"teacher '{name}'; with -teacher: {', '.join(nets.others)}")
-    for note in nets.notes:
-        print(f"warning: {note}", file=sys.stderr)
+    say_to_stderr(*(f"warning: {note}" for note in nets.notes))
 
 
 def _temperatures(text: str | None) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
+from .output import say
 
 SUMMARY = "find what is wrong with a net or solver, and what it costs"
 GROUP = "check"
@@ -34,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(json.dumps(as_dict(report), indent=1))
     else:
-        for line in as_text(report):
-            print(line)
+        say(*as_text(report))
     return 1 if report.count("error") else 0
 
 

@@ -8,6 +8,7 @@ from ..core.errors import UsageError
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
+from .output import say
 
 SUMMARY = "print the objective that a solver really optimises, term by term"
 GROUP = "check"
@@ -40,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cache is not None:
         notes.append(cache.text)
     found = findings(target)
-    for line in [*as_text(target, notes), *findings_as_text(found)]:
-        print(line)
+    say(*as_text(target, notes), *findings_as_text(found))
     refused = cache is not None and cache.refused
     return 1 if refused or any(finding.occurrence.severity == "error" for finding in found) else 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
+from ..core.tables import text_table
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
@@ -88,7 +89,7 @@ def _table(counts: dict[str, Counter[str]]) -> list[str]:
         [name, *(str(of_kind[c]) for c in columns)]
         for name, of_kind in [*counts.items(), (f"all {sums.total()}", sums)]
     ]
-    return ["  ".join([row[0].ljust(12), *(cell.rjust(9) for cell in row[1:])]) for row in rows]
+    return text_table(rows)
 
 
 def parser() -> CommandParser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     net = output.read_current_net(arguments.model)
     merged = merge(net, read_weights(arguments.weights), arguments.weights)
-    for line in merged.notes:
-        print(line, file=sys.stderr)
+    output.say_to_stderr(*merged.notes)
     stem = Path(arguments.output)
     model, weights = (stem.with_name(f"{stem.name}.{e}") for e in ("prototxt", "caffemodel"))
     text.write(model, merged.net)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..core.errors import NetError
+from ..core.errors import NetError, printable
 
 
-def say(sentence: str) -> None:
-    """Print a sentence at once."""
-    print(sentence, flush=True)
+def say(*lines: str) -> None:
+    """Print lines at once, their control characters escaped, for names come from files."""
+    for line in lines:
+        print(printable(line), flush=True)
+
+
+def say_to_stderr(*lines: str) -> None:
+    """Print lines to stderr, as ``say`` does to stdout."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)
 
 
 def print_prototxt(message: Any) -> None:
@@ -31,7 +38,7 @@ def put_prototxt(message: Any, path: str | None) -> None:
 
     if path:
         text.write(path, message)
-        print(f"wrote {path}", file=sys.stderr)
+        say_to_stderr(f"wrote {path}")
     else:
         print_prototxt(message)
 
@@ -47,8 +54,7 @@ def read_current_net(path: str) -> Any:
 
     notes = Notes()
     net = read_net(path, notes)
-    for line in notes.lines:
-        print(line, file=sys.stderr)
+    say_to_stderr(*notes.lines)
     if notes.problems:
         raise NetError("has fields without a successor, see above; remove them", path)
     return net

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, printable_name
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
+from .output import say, say_to_stderr
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..net import read_net
 
     net = read_net(arguments.net)
-    print("\n".join(aligned(rows(net, sys.stdout.isatty()), arguments.max_width)))
+    print(*aligned(rows(net, sys.stdout.isatty()), arguments.max_width), sep="\n")
     return _tell_shapes(net, arguments, given)
 
 
@@ -63,17 +64,20 @@ def rows(net: Any, is_coloured: bool) -> list[list[str]]:
         tops = []
         for index, top in enumerate(layer.top):
             colour = colours.setdefault(top, f"\033[{_COLOURS[len(colours) % len(_COLOURS)]}m")
-            text = f"{_UNTAKEN}{top}" if top in untaken else top
+            text = f"{_UNTAKEN if top in untaken else ''}{printable_name(top)}"
             if index < len(layer.loss_weight):
                 text = f"{_float(layer.loss_weight[index])} * {text}"
             tops.append(f"{colour}{text}{_PLAIN}")
-        bottoms = [f"{colours.get(name, _UNMADE)}{name}{_PLAIN}" for name in layer.bottom]
+        bottoms = [
+            f"{colours.get(name, _UNMADE)}{printable_name(name)}{_PLAIN}" for name in layer.bottom
+        ]
         kind = layer.type
         if kind == "Python":
             kind = f"{layer.python_param.module}.{layer.python_param.layer}"
         params = [_parameter(param) for param in layer.param]
         told = f"({', '.join(params)})" if any(params) else ""
-        cells = [layer.name, kind, told, ", ".join(bottoms), "->", ", ".join(tops)]
+        names = map(printable_name, (layer.name, kind, told))
+        cells = [*names, ", ".join(bottoms), "->", ", ".join(tops)]
         cells.append(_geometry(layer))
         table.append(cells if is_coloured else [_ESCAPE.sub("", cell) for cell in cells])
     return table
@@ -158,13 +162,13 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     found = infer_shapes(filter_net(net, state), phase, Path(arguments.net), given, net)
     for absent in found.absent:
         what = absent.reason or "give its records' shape, as -input_shape data=1,3,28,28"
-        print(f"note: {absent.error}: {what}", file=sys.stderr)
+        say_to_stderr(f"note: {absent.error}: {what}")
     for layer in found.unrun:
-        print(f"note: layer '{layer.name}' (Python) is not run, and left out", file=sys.stderr)
+        say_to_stderr(f"note: layer '{layer.name}' (Python) is not run, and left out")
     for _, error in found.problems:
-        print(f"error: {error}", file=sys.stderr)
+        say_to_stderr(f"error: {error}")
     if found.net is not None and found.net.nodes:
-        print("\n" + "\n".join(cost_as_text(cost_of(found.net))))
+        say("", *cost_as_text(cost_of(found.net)))
     return 1 if found.problems else 0
 
 

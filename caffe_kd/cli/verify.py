@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
+from ..core.tables import text_table
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
+from .output import say
 
 if TYPE_CHECKING:
     from ..verify.compare import Comparison
@@ -46,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bounds = {name: getattr(arguments, name) for name in ("rtol", "atol")}
     given = {name: value for name, value in bounds.items() if value is not None}
     comparison = compare(net, recording, inputs, **given)
-    for note in [*notes, *comparison.notes]:
-        print(f"note: {note}")
+    say(*(f"note: {note}" for note in [*notes, *comparison.notes]))
     _print(comparison)
     if comparison.first is None:
         return 0
@@ -87,13 +88,12 @@ def _record(arguments: argparse.Namespace) -> int:
         inputs = _inputs(arguments, None)
     else:
         inputs = random_inputs(arguments.model)
-        print(f"inputs: standard normal numbers, for {', '.join(inputs)}")
+        say(f"inputs: standard normal numbers, for {', '.join(inputs)}")
     net, notes = build(arguments.model, *_choices(arguments, inputs))
-    for note in notes:
-        print(f"note: {note}")
+    say(*(f"note: {note}" for note in notes))
     values = record(net, inputs)
     write_recording(arguments.record, values)
-    print(f"{arguments.record}: {len(values)} blobs of {len(net.nodes)} layers")
+    say(f"{arguments.record}: {len(values)} blobs of {len(net.nodes)} layers")
     return 0
 
 
@@ -110,11 +110,9 @@ def _print(comparison: Comparison) -> None:
         )
         for line in comparison.lines
     ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    say(*text_table([head, *rows], right=()))
     agreeing = sum(line.agrees for line in comparison.lines)
-    print(f"{agreeing} of {len(rows)} recorded blobs agree")
+    say(f"{agreeing} of {len(rows)} recorded blobs agree")
 
 
 def _print_first(comparison: Comparison, hints: Sequence[str]) -> None:
@@ -122,9 +120,8 @@ def _print_first(comparison: Comparison, hints: Sequence[str]) -> None:
     assert line is not None
     layer = line.node.layer
     place = f"{layer.proto.source_line}: " if layer.proto.source_line else ""
-    print(f"first difference: {place}layer '{layer.name}' ({layer.type}), blob '{line.key}'")
-    for hint in hints:
-        print(f"  {hint}")
+    say(f"first difference: {place}layer '{layer.name}' ({layer.type}), blob '{line.key}'")
+    say(*(f"  {hint}" for hint in hints))
 
 
 def parser() -> CommandParser:

@@ -47,8 +47,17 @@ def printable(text: str) -> str:
 
     A line break stays if the next line is indented by two blanks.
     """
+    return _escaped(_NOT_PRINTED, text)
+
+
+def printable_name(name: str) -> str:
+    """Return a name as it may be printed within a line: line breaks and tabs are escaped too."""
+    return _escaped(_IN_NAMES, name)
+
+
+def _escaped(characters: re.Pattern[str], text: str) -> str:
     text = _LONG.sub(lambda m: f"{m[0][:400]}…({len(m[0])} characters)…{m[0][-100:]}", text)
-    return _NOT_PRINTED.sub(lambda m: ascii(m[0])[1:-1], text)
+    return characters.sub(lambda m: ascii(m[0])[1:-1], text)
 
 
 class CaffeKDError(Exception):

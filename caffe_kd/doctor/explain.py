@@ -9,6 +9,7 @@ from typing import Any
 from ..analysis.gradient import receivers
 from ..analysis.reading import Target
 from ..analysis.view import Node, View
+from ..core.tables import text_table
 from ..layers import formula, layer_types
 from ..proto import caffe_pb2 as pb
 from ..proto import schedule, text
@@ -314,11 +315,13 @@ def _term_as_text(term: Term) -> Iterator[str]:
         rows.append(("gradient to", f"{owner}: {_listed(names) or 'none'}"))
         if owner == "student" and term.without_gradient:
             rows.append(("gradient to", f"    not {_listed(term.without_gradient)}"))
-    before = None
-    for name, value in rows:
-        if value:
-            yield f"    {name if name != before else '':12s} {value}"
-            before = name
+    shown = [row for row in rows if row[1]]
+    names = ["", *(name for name, _ in shown)]
+    table = [
+        ["" if name == before else name, value]
+        for before, (name, value) in zip(names, shown, strict=False)
+    ]
+    yield from (f"    {line}" for line in text_table(table, right=()))
 
 
 def _averages(node: Node) -> Iterator[str]:

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from ..analysis.cost import Cost
+from ..core.tables import text_table
 from ..layers import Shape
 from .examine import Report
 from .findings import SEVERITIES, Finding
@@ -81,11 +82,7 @@ def _table(cost: Cost) -> Iterator[str]:
         (row.name, row.type, _shapes(row.tops), _number(row.parameters), _number(row.multiply_adds))
         for row in cost.rows
     ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        left = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
-        right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=False)]
-        yield "  ".join([*left, *right]).rstrip()
+    yield from text_table([head, *rows], right=(3, 4))
 
 
 def _totals(cost: Cost) -> str:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from caffe_kd.cli.doctor import main
+from caffe_kd.proto import caffe_pb2 as pb
+from caffe_kd.proto.binary import write_weights
 from tests.doctor.examining import NET, write
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +106,19 @@ def test_missing_file_and_weights_are_told(
     assert "no such file" in capsys.readouterr().out
     assert main([str(write(tmp_path, net=NET)), str(tmp_path / "none.caffemodel")]) == 1
     assert "none.caffemodel" in capsys.readouterr().out
+
+
+def test_names_in_weights_cannot_control_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "weights.caffemodel"
+    blob = np.zeros((2, 3), np.float32)
+    net = pb.NetParameter(layer=[pb.LayerParameter(name="\x1b[2Jip")])
+    write_weights(weights, net, {"\x1b[2Jip": [blob]})
+    assert main([str(write(tmp_path, net=NET)), str(weights)]) == 1
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.splitlines())
+    assert "'\\x1b[2Jip'" in printed
 
 
 def test_tool_runs_from_another_folder(tmp_path: Path) -> None:

@@ -135,3 +135,14 @@ def test_shape_of_absent_records_may_be_given(capsys: pytest.CaptureFixture[str]
     assert "as -input_shape data=1,3,28,28" in captured.err
     assert main(["net.prototxt", "-input_shape", "3,10,10"]) == 0
     assert "5x4x8x8" in capsys.readouterr().out
+
+
+def test_names_of_a_binary_net_cannot_control_the_terminal() -> None:
+    net = pb.NetParameter()
+    net.layer.add(name="a\x1b[2J", type="In\x1b[2Jput", top=["data\x1b[2J"])
+    net.layer.add(name="b", type="ReLU", bottom=["data\x1b[2J", "gone\x9b1m"], top=["b\n"])
+    net.layer[1].param.add(name="shared\x1b[2J")
+    text = "\n".join(aligned(rows(net, is_coloured=True), 99))
+    without_colours = re.sub(r"\033\[[\d;]+m", "", text)
+    assert all(line.isprintable() for line in without_colours.splitlines())
+    assert "data\\x1b[2J" in without_colours
