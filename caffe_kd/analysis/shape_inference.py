@@ -189,7 +189,7 @@ class _InferringNet(Net):
 def _sample_count(layer: Layer) -> int:
     """Return how many samples a layer has; 0 where it gets them later, or makes its own."""
     try:
-        return int(getattr(layer, "record_count", 0))
+        return int(getattr(layer, "sample_count", 0))
     except CaffeKDError:  # MemoryData, whose samples a program sets
         return 0
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CaffeKDError, NetError
-from ..layers.shared.records import ImageLayer
+from ..layers.shared.sample_layer import ImageLayer
 from ..losses.soft_targets import softmax_with_temperature
 from ..net import LayerNode, Net
 from .teacher_student import TeacherStudent
@@ -101,7 +101,7 @@ class Viewer:
         self.pair = pair
         self.source = self._source(pair.net)
         layer = self.source.layer
-        self.count: int | None = getattr(layer, "record_count", None)
+        self.count: int | None = getattr(layer, "sample_count", None)
         self._scale = self._mean = None
         if isinstance(layer, ImageLayer):
             self._scale, self._mean = layer.proto.transform_param.scale, layer.transformer.mean

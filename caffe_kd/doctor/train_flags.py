@@ -14,7 +14,7 @@ from ..layers import Shape
 from ..net import Net
 from ..proto import bundle
 from ..proto.compose import NO_DISTILLING_LOSS, override_distillation
-from ..solver.frozen import Frozen, choose
+from ..solver.frozen import Frozen, select_frozen
 
 
 def override(
@@ -80,7 +80,7 @@ def cache_effect(target: Target, mode: str) -> CacheEffect | None:
         return CacheEffect(f"teacher_cache {mode}: not known: {why}")
     try:
         net = Net(view.param, view.phase, view.file)
-        frozen = choose(
+        frozen = select_frozen(
             net, mode, target.solver.max_iter * target.solver.iter_size, _ema_layers(target, net)
         )
     except UsageError as error:
@@ -89,7 +89,7 @@ def cache_effect(target: Target, mode: str) -> CacheEffect | None:
         return CacheEffect(f"teacher_cache {mode}: not known: {error}")
     if isinstance(frozen, Frozen):
         location = "on disk" if mode == "disk" else "in memory"
-        return CacheEffect(f"teacher_cache {mode}: caches {frozen.told(net)} {location}")
+        return CacheEffect(f"teacher_cache {mode}: caches {frozen.describe(net)} {location}")
     return CacheEffect(f"teacher_cache {mode}: caches nothing: {frozen}") if frozen else None
 
 

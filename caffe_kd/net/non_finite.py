@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..layers.shared.records import RecordLayer
+from ..layers.shared.sample_layer import SampleLayer
 from ..proto.sources import DATA, source_of_layer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _sample(node: LayerNode, top: Tensor) -> str:
         return ""
     bad = ~torch.isfinite(top.detach().reshape(len(top), -1)).all(1)
     position = int(torch.nonzero(bad)[0])
-    if not isinstance(layer, RecordLayer):
+    if not isinstance(layer, SampleLayer):
         return f"; the first in sample {position} of the batch (from 0)"
     last = layer.last
     numbers = np.arange(last.start, last.stop) if isinstance(last, slice) else last

@@ -56,7 +56,10 @@ def test_flags_of_the_train_command_count(
     out = capsys.readouterr().out
     assert "temperature 8 from the command line instead of 4" in out
     assert "loss = 0.5 * soft + 0.5 * hard" in out and "p = softmax(z / 8)" in out
-    assert "teacher_cache disk: caches 14 frozen layers: teacher/ip2 of 96 records" in out
+    assert (
+        "teacher_cache disk: caches the outputs of 14 frozen layers: teacher/ip2 for 96 samples"
+        in out
+    )
     net = tmp_path / "student_train_test.prototxt"
     net.write_text(net.read_text().replace("scale: 0.00390625", "scale: 0.00390625 mirror: true"))
     assert main([*solver, "-teacher_cache", "memory"]) == 1

@@ -65,7 +65,7 @@ def logged(mode: str) -> list[str]:
     """Return the lines of a started training about the cache."""
     log = MemoryLog()
     Solver(read_plan("solver.prototxt"), log, options=Options(teacher_cache=mode)).step(1)
-    return log.matching("^Remembering|^No teacher cache")
+    return log.matching("^Caching|^No teacher cache")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_cache_before_which_random_augmentation_stands_is_none(
     found = cache_effect(solver_case(), "auto")
     (line,) = logged("auto")
     reason = line.removeprefix("No teacher cache: ")
-    assert "another face each time" in reason
+    assert "augments its samples at random" in reason
     assert found == CacheEffect(f"teacher_cache auto: caches nothing: {reason}")
     for mode in ("memory", "disk"):
         with pytest.raises(UsageError) as refused:
@@ -133,14 +133,14 @@ def test_cache_that_does_not_pay_or_fit_is_none(
 ) -> None:
     (folder / "solver.prototxt").write_text(DISTIL + "max_iter: 2")
     found = cache_effect(solver_case(), "auto")
-    assert logged("auto") == ["No teacher cache: the training sees each record once at most"]
-    assert found is not None and found.text.endswith("sees each record once at most")
+    assert logged("auto") == ["No teacher cache: the training uses each sample once at most"]
+    assert found is not None and found.text.endswith("uses each sample once at most")
     (folder / "solver.prototxt").write_text(DISTIL + "max_iter: 2 iter_size: 2")
     found = cache_effect(solver_case(), "auto")
-    assert found is not None and "caches 5 frozen layers" in found.text
+    assert found is not None and "caches the outputs of 5 frozen layers" in found.text
     monkeypatch.setattr(frozen, "AUTO_LIMIT", 1)
     found = cache_effect(solver_case(), "auto")
-    assert found is not None and "-teacher_cache disk keeps it on disk" in found.text
+    assert found is not None and "-teacher_cache disk stores it on disk" in found.text
 
 
 def test_teacher_that_follows_the_student_is_not_cached(folder: Path) -> None:
@@ -169,7 +169,10 @@ def test_frozen_trunk_is_reported_without_a_teacher(folder: Path) -> None:
     (folder / "net.prototxt").write_text(trunk.split('layer { name: "accuracy"')[0] + head)
     (folder / "solver.prototxt").write_text(SETTINGS + "max_iter: 4")
     found = cache_effect(solver_case(), "auto")
-    assert found is not None and "caches 1 frozen layers: ip of 10 records" in found.text
+    assert (
+        found is not None
+        and "caches the outputs of 1 frozen layers: ip for 10 samples" in found.text
+    )
     assert len(logged("auto")) == 1
 
 

@@ -407,7 +407,7 @@ def test_log_lines_come_from_the_level_asked_for(
     assert any("Creating training net" in line for line in lines)
 
 
-def test_frozen_teacher_is_not_remembered_so_that_its_blobs_are_there(tmp_path: Path) -> None:
+def test_frozen_teacher_is_not_cached_so_that_its_blobs_are_there(tmp_path: Path) -> None:
     frozen = "param { lr_mult: 0 } param { lr_mult: 0 } inner_product_param { num_output: 6"
     write_rows(tmp_path)
     write(tmp_path, ROWS_NET.replace("inner_product_param { num_output: 6", frozen))

@@ -112,7 +112,7 @@ def test_files_of_a_run_say_what_it_is(outcome: tuple[Path, str]) -> None:
         ).is_file()
 
 
-def test_remembered_teacher_is_used_by_all_that_learn_from_one(outcome: tuple[Path, str]) -> None:
+def test_cached_teacher_is_used_by_all_that_learn_from_one(outcome: tuple[Path, str]) -> None:
     logs = [
         p for p in outcome[0].glob("*/train.log") if (p.parent / "distiller.prototxt").is_file()
     ]

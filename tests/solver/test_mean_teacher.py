@@ -100,7 +100,7 @@ def test_resume_without_the_means_weights_is_an_error() -> None:
         make_solver(MEAN).restore("solver_iter_6.solverstate")
 
 
-def test_mean_is_not_remembered_by_the_teacher_cache() -> None:
+def test_mean_is_not_in_the_teacher_cache() -> None:
     settings = MEAN.replace("distiller.prototxt", "frozen.prototxt") + " max_iter: 20"
     Path("frozen.prototxt").write_text(
         DISTILLER + 'layer { name: "noise" type: "InnerProduct" bottom: "data" top: "noise" '
@@ -108,7 +108,7 @@ def test_mean_is_not_remembered_by_the_teacher_cache() -> None:
     )
     solver = make_solver(settings)
     solver.step(8)
-    told = [line for line in lines_of(solver) if "Remembering" in line]
+    told = [line for line in lines_of(solver) if "Caching" in line]
     assert told == [line for line in told if "mean" not in line]
     weight, bias = weights_of(solver)["mean/ip"]
     assert any(node.layer.name == "mean/ip" for node in solver.net.running)

@@ -22,7 +22,7 @@ from caffe_kd.solver.solver import Solver
 from caffe_kd.solver.teacher_cache import TeacherCache
 from tests.test_disk_full import full_disk
 
-RECORDS, BATCH = 22, 4  # the last chunk is not full, and batches run over the end
+SAMPLES, BATCH = 22, 4  # the last chunk is not full, and batches run over the end
 
 TRUNK = """
 layer { name: "t1" type: "Convolution" bottom: "data" top: "t1"
@@ -42,8 +42,8 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "
 
 def write_digits(folder: Path, seed: int = 0) -> None:
     draw = np.random.default_rng(seed)
-    write_idx(folder / "images-idx3-ubyte", draw.integers(0, 256, (RECORDS, 8, 8), np.uint8))
-    write_idx(folder / "labels-idx1-ubyte", draw.integers(0, 5, RECORDS).astype(np.uint8))
+    write_idx(folder / "images-idx3-ubyte", draw.integers(0, 256, (SAMPLES, 8, 8), np.uint8))
+    write_idx(folder / "labels-idx1-ubyte", draw.integers(0, 5, SAMPLES).astype(np.uint8))
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def test_frozen_trunk_is_found_up_to_what_learns(folder: Path) -> None:
 def test_training_with_the_cache_gives_the_same_weights(folder: Path, mode: str) -> None:
     live = trained(solver(folder, "off")[0])
     run, lines = solver(folder, mode)
-    remembered = trained(run)
-    for a, b in zip(live, remembered, strict=True):
+    cached = trained(run)
+    for a, b in zip(live, cached, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # the batches of a chunk differ
-    assert "Remembering 4 frozen layers: t2 of 22 records" in lines.getvalue()
+    assert "Caching the outputs of 4 frozen layers: t2 for 22 samples" in lines.getvalue()
 
 
 def test_each_chunk_is_computed_once(folder: Path) -> None:
@@ -117,13 +117,13 @@ def test_each_chunk_is_computed_once(folder: Path) -> None:
     assert "6 of 6 chunks computed" in cache_of(run).report()
 
 
-def test_answers_have_the_same_bits_in_any_order(folder: Path) -> None:
+def test_outputs_are_bitwise_the_same_in_any_order(folder: Path) -> None:
     first, second = (solver(folder, "memory")[0] for _ in range(2))
     trained(first, 1)
     trained(second, 1)
     assert cache_of(first) is not None and cache_of(second) is not None
-    forward = [cache_of(first).answers(np.array([i]))[0] for i in range(RECORDS)]
-    backward = [cache_of(second).answers(np.array([i]))[0] for i in reversed(range(RECORDS))]
+    forward = [cache_of(first).outputs(np.array([i]))[0] for i in range(SAMPLES)]
+    backward = [cache_of(second).outputs(np.array([i]))[0] for i in reversed(range(SAMPLES))]
     assert same(forward, backward[::-1])
 
 
@@ -136,7 +136,7 @@ def test_disk_cache_serves_the_next_run(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["weights", "data", "transform", "file"])
-def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) -> None:
+def test_disk_cache_of_other_inputs_is_computed_again(folder: Path, change: str) -> None:
     trained(solver(folder, "disk")[0])
     gc.collect()  # the run is over, and its cache not in use
     if change == "data":
@@ -147,10 +147,9 @@ def test_disk_cache_of_other_inputs_is_computed_anew(folder: Path, change: str) 
     transform = "mean_value: 3" if change == "transform" else ""
     seed = 6 if change == "weights" else 5
     run, lines = solver(folder, "disk", transform, seed=seed)
-    told = lines.getvalue
     after = trained(run)
     assert cache_of(run) is not None and cache_of(run).computed == 6
-    assert ("is damaged" if change == "file" else "computed again") in told()
+    assert ("is damaged" if change == "file" else "computed again") in lines.getvalue()
     assert len(list((folder / "run.teacher_cache").iterdir())) == 1
     live = trained(solver(folder, "off", transform, seed=seed)[0])
     for a, b in zip(live, after, strict=True):
@@ -199,17 +198,17 @@ def test_cache_that_the_disk_has_no_space_for_is_one_clear_error(folder: Path) -
 
 
 @pytest.mark.parametrize("transform", ["mirror: true", "jitter: 1"])
-def test_random_faces_of_records_are_not_remembered(folder: Path, transform: str) -> None:
+def test_randomly_augmented_samples_are_not_cached(folder: Path, transform: str) -> None:
     run, lines = solver(folder, "auto", transform)
     trained(run, 1)
     assert cache_of(run) is None
-    assert "No teacher cache: layer 'd' gives a record another face each time" in lines.getvalue()
+    assert "No teacher cache: layer 'd' augments its samples at random" in lines.getvalue()
     with pytest.raises(UsageError, match="-teacher_cache memory: layer 'd'"):
         trained(solver(folder, "memory", transform)[0], 1)
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_chosen_records_are_remembered_by_their_own_numbers(folder: Path, mode: str) -> None:
+def test_selected_samples_are_cached_by_their_own_numbers(folder: Path, mode: str) -> None:
     source = (folder / "images-idx3-ubyte").as_posix()
     data = (
         f'type: "Data" data_param {{ source: "{source}" backend: IDX batch_size: {BATCH} '
@@ -217,9 +216,9 @@ def test_chosen_records_are_remembered_by_their_own_numbers(folder: Path, mode: 
     )
     live = trained(solver(folder, "off", data=data)[0])
     run, _ = solver(folder, mode, data=data)
-    remembered = trained(run)
-    assert cache_of(run) is not None and cache_of(run).records < 15
-    for a, b in zip(live, remembered, strict=True):
+    cached = trained(run)
+    assert cache_of(run) is not None and cache_of(run).sample_count < 15
+    for a, b in zip(live, cached, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
@@ -242,7 +241,7 @@ def test_batch_norm_in_train_ends_the_frozen_part(folder: Path) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-def test_blob_that_is_wanted_before_and_after_a_change_in_place_is_run_as_ever(
+def test_blob_that_is_used_before_and_after_a_change_in_place_is_not_cached(
     folder: Path,
 ) -> None:
     early = """layer { name: "early" type: "InnerProduct" bottom: "data" top: "early"
@@ -259,20 +258,20 @@ def test_blob_that_is_wanted_before_and_after_a_change_in_place_is_run_as_ever(
         'inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }'
         'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }',
     )
-    assert find_frozen(run.net) == "blob 'data' is changed in place between layers that take it"
+    assert find_frozen(run.net) == "blob 'data' is changed in place between layers that use it"
     trained(run, 1)
     assert cache_of(run) is None
 
 
-def test_short_training_does_not_remember(folder: Path) -> None:
+def test_short_training_has_no_cache(folder: Path) -> None:
     run, lines = solver(folder, "auto")
     run.param.max_iter = 5
     trained(run, 5)
     assert cache_of(run) is None
-    assert "sees each record once" in lines.getvalue()
+    assert "uses each sample once" in lines.getvalue()
 
 
-def test_new_weights_are_not_answered_from_the_old_cache(folder: Path) -> None:
+def test_new_weights_do_not_use_the_old_cache(folder: Path) -> None:
     run, _ = solver(folder, "memory")
     trained(run, 8)
     weights, _ = run.snapshot()
@@ -289,7 +288,7 @@ def test_new_weights_are_not_answered_from_the_old_cache(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode: str) -> None:
+def test_replaced_samples_do_not_use_the_cache_of_the_old_ones(folder: Path, mode: str) -> None:
     def losses(mode: str) -> list[float]:
         (folder / "solver.prototxt").write_text(
             'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 99 random_seed: 1 '
@@ -304,7 +303,7 @@ def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode:
         assert isinstance(layer, MemoryData)
         draw = np.random.default_rng(0)
         losses = []
-        for batches in (2, 2, 3):  # as many records as before, then more
+        for batches in (2, 2, 3):  # as many samples as before, then more
             count = batches * BATCH
             layer.set(draw.random((count, 1, 8, 8)), draw.integers(0, 5, count))
             for _ in range(2 * batches):
@@ -317,10 +316,10 @@ def test_records_set_anew_are_not_answered_from_the_old_ones(folder: Path, mode:
 
 
 def image_solver(folder: Path, mode: str, param: str = "", layers: str = TRUNK + HEAD) -> Solver:
-    """A solver on 22 pictures that are made ahead in a thread, in another order each pass."""
+    """A solver on 22 images that a thread prefetches, in another order each pass."""
     draw = np.random.default_rng(0)
     lines = ""
-    for index in range(RECORDS):
+    for index in range(SAMPLES):
         path = folder / f"{index}.png"
         if not path.exists():
             Image.fromarray(draw.integers(0, 256, (8, 8), np.uint8)).save(path)
@@ -332,26 +331,26 @@ def image_solver(folder: Path, mode: str, param: str = "", layers: str = TRUNK +
 
 
 @pytest.mark.parametrize("mode", ["auto", "disk"])
-def test_records_made_ahead_in_any_order_are_remembered(folder: Path, mode: str) -> None:
+def test_samples_prefetched_in_any_order_are_cached(folder: Path, mode: str) -> None:
     param = f"batch_size: {BATCH} shuffle: true"
     live = trained(image_solver(folder, "off", param))
     run = image_solver(folder, mode, param)
-    remembered = trained(run)
+    cached = trained(run)
     assert run.net.nodes[0].layer.depth > 0
     assert cache_of(run) is not None and cache_of(run).computed == 6
-    for a, b in zip(live, remembered, strict=True):
+    for a, b in zip(live, cached, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-def test_images_of_several_sizes_are_told(folder: Path) -> None:
+def test_images_of_several_sizes_are_refused(folder: Path) -> None:
     pooled = TRUNK.replace("kernel_size: 2 stride: 2", "global_pooling: true") + HEAD
     image_solver(folder, "off")
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(folder / "3.png")
     trained(image_solver(folder, "off", "batch_size: 1", pooled), 6)
-    # What is remembered here is the blob before the pooling, whose size is that of the image.
+    # What is cached here is the blob before the pooling, whose size is that of the image.
     learning = pooled.replace(
         'layer { name: "pool"',
         'layer { name: "scale" type: "Scale" bottom: "t1" top: "t1" } layer { name: "pool"',
     )
-    with pytest.raises(DataError, match=r"'t1' is \(1, 3, 7, 6\) for records 3 to 3.*cache off"):
+    with pytest.raises(DataError, match=r"'t1' is \(1, 3, 7, 6\) for samples 3 to 3.*cache off"):
         trained(image_solver(folder, "memory", "batch_size: 1", learning), 6)

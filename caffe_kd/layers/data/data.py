@@ -11,7 +11,7 @@ from ...data.backends import open_source
 from ...data.source import MemorySamples, into_memory
 from ...data.stand_in import WHAT, is_stand_in
 from ..base import Shape, register
-from ..shared.records import ImageLayer, Indices
+from ..shared.sample_layer import ImageLayer, Indices
 
 # Values in a batch from which on a thread to crop, mirror and subtract pays: about 2 ms of work.
 THREAD_PAYS = 1 << 21
@@ -55,13 +55,13 @@ class Data(ImageLayer):
         if param.batch_size < 1:
             self.fail("batch_size must be at least 1", batch_size=param.batch_size)
         with self.opening():
-            self.records = into_memory(open_source(param, self.find, self._colour()))
+            self.samples = into_memory(open_source(param, self.find, self._colour()))
             self.transform_as(first=0)
         self.seed()
-        if is_stand_in(Path(self.records.name)):
-            self.tell(f"layer '{self.name}': {self.records.name} is of {WHAT}")
-        if self._colour() is not None and not self.records.encoded:
-            self.tell(f"layer '{self.name}': force_color and force_gray only for encoded datum")
+        if is_stand_in(Path(self.samples.name)):
+            self.log(f"layer '{self.name}': {self.samples.name} is of {WHAT}")
+        if self._colour() is not None and not self.samples.encoded:
+            self.log(f"layer '{self.name}': force_color and force_gray only for encoded datum")
 
     def _colour(self) -> bool | None:
         """Return whether encoded images become BGR (True) or grey (False)."""
@@ -73,14 +73,14 @@ class Data(ImageLayer):
 
     @property
     def depth(self) -> int:
-        values = self.param.batch_size * math.prod(self.record_shape)
+        values = self.param.batch_size * math.prod(self.sample_shape)
         quick = self.transformer.only_scales or values < THREAD_PAYS
-        return 0 if quick and isinstance(self.records, MemorySamples) else self.param.prefetch
+        return 0 if quick and isinstance(self.samples, MemorySamples) else self.param.prefetch
 
     def next_indices(self) -> Indices:
-        start, total = self.position, len(self.records)
+        start, total = self.position, len(self.samples)
         end = start + self.param.batch_size
         if end >= total:
-            self.tell("Restarting data prefetching from start.")
+            self.log("Restarting data prefetching from start.")
         self.position = end % total
         return slice(start, end) if end <= total else np.arange(start, end) % total

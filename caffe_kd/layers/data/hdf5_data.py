@@ -11,11 +11,11 @@ from torch import Tensor
 from ...data.hdf5 import HDF5Rows
 from ...data.source import DIGESTED_IMAGES, digest, spread
 from ..base import Shape, register
-from ..shared.records import Indices, OrderedRecordLayer
+from ..shared.sample_layer import Indices, OrderedSampleLayer
 
 
 @register("HDF5Data", param="hdf5_data_param", bottoms=0, tops=(1, None))
-class HDF5Data(OrderedRecordLayer):
+class HDF5Data(OrderedSampleLayer):
     """Read rows of the HDF5 files that ``source`` lists, file after file, starting over at the end.
 
     Tops: for each dataset named like the top, (batch_size, row's axes...), float32.
@@ -60,7 +60,7 @@ class HDF5Data(OrderedRecordLayer):
         return [(self.param.batch_size, *shape) for shape in self.rows.row_shapes]
 
     @property
-    def record_count(self) -> int:
+    def sample_count(self) -> int:
         return len(self.rows)
 
     @property

@@ -8,11 +8,11 @@ import torch
 from ...data.image_list import ImageListSamples, read_list
 from ...data.source import into_memory
 from ..base import Shape, register
-from ..shared.records import ImageLayer, Indices, OrderedRecordLayer
+from ..shared.sample_layer import ImageLayer, Indices, OrderedSampleLayer
 
 
 @register("ImageData", param="image_data_param", bottoms=0, tops=(1, 3))
-class ImageData(ImageLayer, OrderedRecordLayer):
+class ImageData(ImageLayer, OrderedSampleLayer):
     """Read the images that ``source`` lists, one "path label" a line, starting over at the end.
 
     With ``shuffle`` each pass has another order. ``new_height`` and ``new_width`` resize the images
@@ -64,7 +64,7 @@ class ImageData(ImageLayer, OrderedRecordLayer):
         with self.opening():
             source = self.find(param.source)
             new_size = size if any(size) else None
-            self.records = into_memory(
+            self.samples = into_memory(
                 ImageListSamples(
                     read_list(source), source, param.root_folder, param.is_color, new_size
                 )
@@ -77,9 +77,9 @@ class ImageData(ImageLayer, OrderedRecordLayer):
         if not self.param.rand_skip:
             return
         skip = int(torch.randint(self.param.rand_skip, (), generator=self.generator))
-        self.tell(f"Skipping first {skip} data points.")
-        if skip >= len(self.records):
-            self.fail("Not enough points to skip", skip=skip, images=len(self.records))
+        self.log(f"Skipping first {skip} data points.")
+        if skip >= len(self.samples):
+            self.fail("Not enough points to skip", skip=skip, images=len(self.samples))
         self.position = skip
 
     @property
@@ -88,10 +88,10 @@ class ImageData(ImageLayer, OrderedRecordLayer):
 
     def new_order(self) -> np.ndarray:
         if not self.param.shuffle:
-            return np.arange(len(self.records))
-        return torch.randperm(len(self.records), generator=self.generator).numpy()
+            return np.arange(len(self.samples))
+        return torch.randperm(len(self.samples), generator=self.generator).numpy()
 
     def next_indices(self) -> Indices:
         if self.position + self.param.batch_size >= len(self.order):
-            self.tell("Restarting data prefetching from start.")
+            self.log("Restarting data prefetching from start.")
         return super().next_indices()

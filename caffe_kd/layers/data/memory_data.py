@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ...data.source import digest
 from ..base import Shape, register
-from ..shared.records import Indices, RecordLayer, State
+from ..shared.sample_layer import Indices, SampleLayer, State
 
 
 @register("MemoryData", param="memory_data_param", bottoms=0, tops=2)
-class MemoryData(RecordLayer):
+class MemoryData(SampleLayer):
     """Batch the images and labels that ``set`` was given last, in order, starting over at the end.
 
     Tops: data (batch_size, channels, height, width), as they are: ``transform_param`` changes
@@ -37,8 +37,8 @@ class MemoryData(RecordLayer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param
-        self.record_shape: Shape = (param.channels, param.height, param.width)
-        if min(param.batch_size, *self.record_shape) < 1:
+        self.sample_shape: Shape = (param.channels, param.height, param.width)
+        if min(param.batch_size, *self.sample_shape) < 1:
             self.fail(
                 "batch_size, channels, height, and width must be specified and positive in "
                 "memory_data_param",
@@ -47,12 +47,12 @@ class MemoryData(RecordLayer):
                 height=param.height,
                 width=param.width,
             )
-        self._records: tuple[Tensor, Tensor] | None = None
+        self._samples: tuple[Tensor, Tensor] | None = None
         self.seed()
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         batch = self.param.batch_size
-        return [(batch, *self.record_shape), (batch,)]
+        return [(batch, *self.sample_shape), (batch,)]
 
     def set(self, images: ArrayLike, labels: ArrayLike) -> None:
         """Give the layer its samples, from the first of which the next batch begins.
@@ -69,11 +69,11 @@ class MemoryData(RecordLayer):
         """
         data, targets = _array(images), _array(labels)
         count, batch = len(data) if data.ndim else 0, self.param.batch_size
-        if data.shape[1:] != self.record_shape or data.ndim != 4:
+        if data.shape[1:] != self.sample_shape or data.ndim != 4:
             self.fail(
                 "images must be [N, channels, height, width] as memory_data_param says",
                 images=data.shape,
-                memory_data_param=self.record_shape,
+                memory_data_param=self.sample_shape,
             )
         if targets.size != count:
             self.fail(
@@ -85,20 +85,20 @@ class MemoryData(RecordLayer):
             self.fail("num must be a multiple of batch size", num=count, batch_size=batch)
         if self.proto.HasField("transform_param"):
             self.context.notify(f"layer '{self.name}': MemoryData does not transform array data")
-        self._records = torch.from_numpy(data), torch.from_numpy(targets.reshape(count))
+        self._samples = torch.from_numpy(data), torch.from_numpy(targets.reshape(count))
         self.position = 0
         self.contents += 1
 
     def _given(self) -> tuple[Tensor, Tensor]:
-        if self._records is None:
+        if self._samples is None:
             self.fail(
                 "MemoryDataLayer needs to be initialized by calling Reset: hand it its samples "
                 "from Python with set(images, labels)"
             )
-        return self._records
+        return self._samples
 
     @property
-    def record_count(self) -> int:
+    def sample_count(self) -> int:
         return len(self._given()[0])
 
     @property
@@ -107,11 +107,11 @@ class MemoryData(RecordLayer):
 
     def next_indices(self) -> Indices:
         start, end = self.position, self.position + self.param.batch_size
-        self.position = end % self.record_count
+        self.position = end % self.sample_count
         return slice(start, end)
 
     def fingerprint(self) -> dict[str, str]:
-        return {} if self._records is None else super().fingerprint()
+        return {} if self._samples is None else super().fingerprint()
 
     def digests(self) -> dict[str, str]:
         images, labels = self._given()
@@ -123,9 +123,9 @@ class MemoryData(RecordLayer):
 
     def go_on(self, state: State) -> None:
         super().go_on(state)
-        if self._records is not None and self.position >= self.record_count:
+        if self._samples is not None and self.position >= self.sample_count:
             raise ValueError(
-                f"layer '{self.name}' has {self.record_count} samples and stood at sample "
+                f"layer '{self.name}' has {self.sample_count} samples, but the state is at sample "
                 f"{self.position}"
             )
 

@@ -12,11 +12,11 @@ from ...data.source import digest, into_memory
 from ...data.transformer import Transformer
 from ...data.windows import cut_window, read_windows
 from ..base import Shape, register
-from ..shared.records import Indices, RecordLayer
+from ..shared.sample_layer import Indices, SampleLayer
 
 
 @register("WindowData", param="window_data_param", bottoms=0, tops=2)
-class WindowData(RecordLayer):
+class WindowData(SampleLayer):
     """Read random windows of images: background first, then ``fg_fraction`` of objects.
 
     ``source`` lists images and their windows: for each image the lines ``# image_index``, path,
@@ -75,7 +75,7 @@ class WindowData(RecordLayer):
         for (numbers, drawn), kind in zip(self._kinds, ("background", "foreground"), strict=True):
             if drawn and not len(numbers):
                 self.fail(f"there are no {kind} windows in {source}", drawn_per_batch=drawn)
-        self._tell_all()
+        self._log_counts()
 
     def _check(self) -> None:
         param = self.param
@@ -116,19 +116,19 @@ class WindowData(RecordLayer):
             )
         return mean[:, at : at + self._crop, at : at + self._crop]
 
-    def _tell_all(self) -> None:
-        self.tell(f"Number of images: {len(self._images)}")
+    def _log_counts(self) -> None:
+        self.log(f"Number of images: {len(self._images)}")
         for label, count in zip(*np.unique(self._windows.label, return_counts=True), strict=True):
-            self.tell(f"class {label} has {count} samples")
+            self.log(f"class {label} has {count} samples")
         if self.proto.transform_param.scale != 1:
-            self.tell(f"layer '{self.name}': WindowData does not use scale, as in Caffe")
+            self.log(f"layer '{self.name}': WindowData does not use scale, as in Caffe")
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         batch = self.param.batch_size
         return [(batch, 3, self._crop, self._crop), (batch,)]
 
     @property
-    def record_count(self) -> int:
+    def sample_count(self) -> int:
         return len(self._windows.label)
 
     @property
@@ -143,8 +143,8 @@ class WindowData(RecordLayer):
         drawn = []
         for numbers, count in self._kinds:
             if count:
-                places = torch.randint(len(numbers), (count,), generator=self.generator)
-                drawn.append(numbers[places.numpy()])
+                rows = torch.randint(len(numbers), (count,), generator=self.generator)
+                drawn.append(numbers[rows.numpy()])
         return np.concatenate(drawn)
 
     def digests(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ class WindowData(RecordLayer):
 
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
         if isinstance(indices, slice):
-            indices = np.arange(*indices.indices(self.record_count))
+            indices = np.arange(*indices.indices(self.sample_count))
         count = len(indices)
         flip = np.zeros(count, np.int64)
         if self.proto.transform_param.mirror:

@@ -1,4 +1,4 @@
-"""Runs what is frozen once for a sample, where that pays."""
+"""Runs frozen layers once per sample, where that pays off."""
 
 from __future__ import annotations
 
@@ -8,46 +8,49 @@ from typing import TYPE_CHECKING
 
 from ..callback import Callback
 from ..options import Options
-from ..teacher_cache import TeacherCache, remember
+from ..teacher_cache import TeacherCache, build_cache
 
 if TYPE_CHECKING:
     from ..solver import Solver
 
 
 class TeacherOutputs(Callback):
-    """Gives the train net a cache of what its frozen layers compute.
+    """Caches the outputs of the train net's frozen layers.
 
     Args:
         mode: auto, memory or disk.
-        moving: the names of layers without a gradient whose parameters change all the same.
+        ema_layers: the names of layers whose parameters have no gradient but still change, being
+            averages of the student's.
 
     Attributes:
-        cache: the cache; None before the start and where there is none.
+        cache: the cache; None before the start, and if there is none.
     """
 
-    def __init__(self, mode: str, moving: Collection[str]) -> None:
+    def __init__(self, mode: str, ema_layers: Collection[str]) -> None:
         self.mode = mode
-        self.moving = moving
+        self.ema_layers = ema_layers
         self.cache: TeacherCache | None = None
         self._decided = False
 
     def on_load(self, solver: Solver) -> None:
-        """Undo the cache, because weights have changed."""
+        """Remove the cache, because weights have changed."""
         solver.net.running = solver.net.nodes
         self.cache, self._decided = None, False
 
     def on_start(self, solver: Solver) -> None:
-        """Decide once, when all weights are there."""
+        """Decide once, when all weights are loaded."""
         if self._decided:
             return
         self._decided = True
         param = solver.param
         batches = (max(solver.stop_iter, param.max_iter) - solver.iter) * param.iter_size
         folder = Path(f"{param.snapshot_prefix}.teacher_cache")
-        self.cache = remember(solver.net, self.mode, folder, batches, solver.log.info, self.moving)
+        self.cache = build_cache(
+            solver.net, self.mode, folder, batches, solver.log.info, self.ema_layers
+        )
 
     def on_end(self, solver: Solver) -> None:
-        """Log what the cache has cost and saved."""
+        """Log the time that the cache has cost and saved."""
         if self.cache is not None:
             solver.log.info(self.cache.report())
 

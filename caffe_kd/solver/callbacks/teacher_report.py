@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import CaffeKDError
-from ...layers.shared.records import RecordLayer
+from ...layers.shared.sample_layer import SampleLayer
 from ...net import LayerNode, Net
 from ..callback import Callback
 from ..options import Options
@@ -128,7 +128,7 @@ def _judged(net: Net) -> tuple[str, str] | None:
 def _source(net: Net, label: str) -> LayerNode | None:
     """Return the data layer that gives the labels, if its samples can be had by number."""
     node = next((node for node in net.nodes if label in node.tops and not node.bottoms), None)
-    if node is None or not isinstance(node.layer, RecordLayer) or not node.layer.deterministic:
+    if node is None or not isinstance(node.layer, SampleLayer) or not node.layer.deterministic:
         return None
     return node
 
@@ -170,9 +170,9 @@ def _scores(
     source: LayerNode, label: str, found: dict[str, _Scored], batches: int
 ) -> dict[str, _Score] | None:
     layer = source.layer
-    assert isinstance(layer, RecordLayer)
+    assert isinstance(layer, SampleLayer)
     batch = source.top_shapes[0][0]
-    most = min(layer.record_count, batch * batches, max(batch, _SAMPLES))
+    most = min(layer.sample_count, batch * batches, max(batch, _SAMPLES))
     scores = {who: _Score() for who in found}
     for start in range(0, most - batch + 1, batch):
         data = dict(zip(source.tops, layer.read(slice(start, start + batch)), strict=True))

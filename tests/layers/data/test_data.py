@@ -221,7 +221,7 @@ def test_chosen_records_go_on_where_they_were(digits: Path) -> None:
     other.nodes[0].layer.restore(state)
     other()
     assert other.blobs["label"].tolist() == wanted == [5, 6]
-    assert layer.record_count == 5
+    assert layer.sample_count == 5
 
 
 def test_choice_beyond_the_records_names_the_layer(digits: Path) -> None:
@@ -261,5 +261,5 @@ def test_more_records_than_a_blob_can_number_are_refused(tmp_path: Path) -> None
     write_idx(tmp_path / "images-idx3-ubyte", np.zeros((many, 1, 1), np.uint8))
     write_idx(tmp_path / "labels-idx1-ubyte", np.zeros(many, np.uint8))
     numbered_net(tmp_path / "images-idx3-ubyte", 2, "first: 1")
-    with pytest.raises(NetError, match=f"numbers 16777216 samples at most.*records={many}"):
+    with pytest.raises(NetError, match=f"numbers 16777216 samples at most.*samples={many}"):
         numbered_net(tmp_path / "images-idx3-ubyte", 2)

@@ -122,5 +122,5 @@ def test_state_that_lies_beyond_the_records_is_refused() -> None:
     labels_of(net, 2)
     _, other = memory_net()
     other.set(*records(4))
-    with pytest.raises(ValueError, match="has 4 samples and stood at sample 4"):
+    with pytest.raises(ValueError, match="has 4 samples, but the state is at sample 4"):
         other.restore(layer.state())

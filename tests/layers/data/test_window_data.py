@@ -122,7 +122,7 @@ def test_windows_equal_a_plain_rewriting(
         'mean_file: "mean"' + (" mirror: true" if mirror else ""),
     )
     layer = layer_of(net)
-    assert layer.record_count == 48
+    assert layer.sample_count == 48
     assert layer.deterministic is not mirror
     data, _ = layer.load(slice(0, 48))
     lines = Path("windows.txt").read_text().splitlines()
@@ -151,7 +151,7 @@ def test_batch_is_background_then_objects() -> None:
         seen |= set(last.tolist())
     # Of eight overlaps in a row 0.9, 0.6 and 0.7 are objects; 0.2, 0.1 and 0.0 are background, and
     # so is not 0.3, which equals its threshold in float32; 0.45 is neither.
-    assert layer_of(net).record_count == len(seen) == 6 * 6
+    assert layer_of(net).sample_count == len(seen) == 6 * 6
 
 
 def test_mean_values_are_subtracted_inside_alone(images: list[np.ndarray]) -> None:

@@ -316,7 +316,7 @@ def test_run_with_a_bank_is_resumed_to_the_same_bits(folder: Path, cache: str) -
     resumed.solve("run_iter_8.solverstate")
     assert Path("run_iter_20.caffemodel").read_bytes() == before
     (layer,) = (node.layer for node in resumed.net.nodes if node.layer.name == "crd")
-    records = resumed.net.nodes[0].layer.record_count
+    records = resumed.net.nodes[0].layer.sample_count
     assert sorted(layer.state()["numbers"]) == list(range(records))
     assert records < 23  # of the 23 from the third on, some are left out
 

@@ -286,7 +286,9 @@ def test_onnx_teacher_teaches_as_the_caffemodel_does(run, mode: str) -> None:
     assert got.keys() == {"fc"}
     for one, other in zip(got["fc"], wanted["fc"], strict=True):
         assert np.abs(one - other).max() < TOLERANCE
-    assert any("Remembering 1 frozen layers: teacher/ip" in x for x in told) == (mode != "off")
+    assert any("Caching the outputs of 1 frozen layers: teacher/ip" in x for x in told) == (
+        mode != "off"
+    )
     assert not any("net output" in x and "teacher/" in x for x in told)
 
 

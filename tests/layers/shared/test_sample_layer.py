@@ -20,7 +20,7 @@ from PIL import Image
 
 from caffe_kd.core.errors import DataError
 from caffe_kd.data.backends.lmdb import write_lmdb
-from caffe_kd.layers.shared.records import RecordLayer
+from caffe_kd.layers.shared.sample_layer import SampleLayer
 from caffe_kd.net import Net
 from caffe_kd.proto import caffe_pb2 as pb
 from tests.helpers import make_net
@@ -79,9 +79,9 @@ def batches_of(net: Net, count: int) -> list[torch.Tensor]:
     return batches
 
 
-def layer_of(net: Net) -> RecordLayer:
+def layer_of(net: Net) -> SampleLayer:
     layer = net.nodes[0].layer
-    assert isinstance(layer, RecordLayer)
+    assert isinstance(layer, SampleLayer)
     return layer
 
 
@@ -162,9 +162,9 @@ def test_order_of_another_set_is_refused() -> None:
     net = net_of("ImageData")
     state = layer_of(net).state()
     for order in (np.arange(COUNT - 1), np.arange(COUNT) + 1, np.zeros(COUNT, np.int64)):
-        with pytest.raises(ValueError, match="layer 'd' has 11 samples and stood in an order"):
+        with pytest.raises(ValueError, match="'d' has 11 samples, but the state has an order"):
             layer_of(net).restore({**state, "order": order})
-    with pytest.raises(ValueError, match="layer 'd' stood at sample 11 of 11"):
+    with pytest.raises(ValueError, match="'d' has 11 samples, but the state is at sample 11"):
         layer_of(net).restore({**state, "position": np.array(COUNT)})
 
 

@@ -1,4 +1,4 @@
-"""The base of data layers whose samples have numbers."""
+"""The base of data layers that read numbered samples."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ State = dict[str, np.ndarray]
 
 @dataclass
 class _Batch:
-    """A batch made ahead: its samples, what they are, and how the layer stands after it."""
+    """A prefetched batch: the numbers and values of its samples, and the layer's state after it."""
 
     indices: Indices
     tops: tuple[Tensor, ...]
     after: State
-    told: list[str]
+    lines: list[str]  # for the log
 
 
-class RecordLayer(Layer):
-    """Gives batches of numbered samples: which ones is ``next_indices``, what they are ``load``.
+class SampleLayer(Layer):
+    """Reads batches of numbered samples: ``next_indices`` picks them, ``load`` reads them.
 
-    The two are apart so that what frozen layers make of a sample can be remembered by its number,
-    and so that a run can go on at the sample where it stopped.
+    The two steps are separate so that the outputs of frozen layers can be cached by sample number,
+    and so that a resumed run continues at the sample where it stopped.
 
-    Where ``depth`` says so, batches are made ahead in a thread. They are the same ones, in the same
-    order and with the same random numbers: the thread does what the layer would do. ``state`` is
-    that after the batch given last, whatever has been made ahead.
+    If ``depth`` is above 0, a thread prefetches batches: the same ones, in the same order and with
+    the same random numbers as without it. ``state`` is the state after the last batch that
+    ``forward`` returned, however many have been prefetched.
 
     Attributes:
-        last: the numbers of the batch given last.
-        position: where in the order of samples the next batch begins that is made.
-        contents: counts how often the samples were exchanged for others.
-        generator: the layer's own random numbers.
+        last: the numbers of the samples in the last batch.
+        position: where in the order of samples the next batch to be loaded begins.
+        contents: how many times the samples were replaced by others.
+        generator: the layer's own random number generator.
     """
 
     last: Indices = slice(0, 0)
@@ -60,17 +60,17 @@ class RecordLayer(Layer):
     generator: torch.Generator
 
     def seed(self) -> None:
-        """Make the layer's random numbers, which ``random_seed`` rules."""
+        """Create the layer's random number generator, which follows from ``random_seed``."""
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self._prefetch: Prefetch[_Batch] | None = None
-        self._after: State = {}  # how the layer stood after the last batch from the thread
-        self._lock = threading.Lock()  # whoever loads samples
+        self._after: State = {}  # the state after the last batch from the thread
+        self._lock = threading.Lock()  # held while samples are loaded
         self._fingerprint: tuple[int, dict[str, str]] | None = None  # for which contents
-        self._told: list[str] = []
+        self._lines: list[str] = []  # for the log, with the batch that is being loaded
 
     @property
     @abc.abstractmethod
-    def record_count(self) -> int:
+    def sample_count(self) -> int:
         """How many samples there are."""
 
     @property
@@ -80,25 +80,25 @@ class RecordLayer(Layer):
 
     @property
     def depth(self) -> int:
-        """How many batches are made ahead; 0: none, where making one takes next to no time."""
+        """How many batches are prefetched; 0: none, as where loading one takes next to no time."""
         return 0
 
     @abc.abstractmethod
     def next_indices(self) -> Indices:
-        """Return which samples the next batch holds, and move on."""
+        """Return the numbers of the next batch's samples, and advance."""
 
     @abc.abstractmethod
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
-        """Return the tops for some samples, in the memory of the CPU."""
+        """Return the tops for some samples, on the CPU."""
 
     def read(self, indices: Indices) -> tuple[Tensor, ...]:
-        """Return the tops for some samples."""
+        """Return the tops for some samples, on the net's device."""
         with self._lock:
-            return self._placed(self.load(indices))
+            return self._to_device(self.load(indices))
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Name the layer in what goes wrong with its files."""
+        """Name the layer in errors about its files."""
         try:
             yield
         except (DataError, ParseError) as error:
@@ -106,24 +106,24 @@ class RecordLayer(Layer):
                 f"layer '{self.name}' ({self.type}): {error}", self.proto.source_line or None
             ) from None
 
-    def tell(self, line: str) -> None:
-        """Tell something with the batch that is being made."""
-        self._told.append(line)
+    def log(self, line: str) -> None:
+        """Log a line when the batch that is being loaded is returned."""
+        self._lines.append(line)
 
     def forward(self) -> tuple[Tensor, ...]:
         if not self.depth:
             self.last = self.next_indices()
             tops = self.load(self.last)
-            told, self._told = self._told, []
+            lines, self._lines = self._lines, []
         else:
             batch = self._next_batch()
             self.last, self._after = batch.indices, batch.after
-            tops, told = batch.tops, batch.told
-        for line in told:
+            tops, lines = batch.tops, batch.lines
+        for line in lines:
             self.context.notify(line)
-        return self._placed(tops)
+        return self._to_device(tops)
 
-    def _placed(self, tops: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _to_device(self, tops: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(top.to(self.context.device) for top in tops)
 
     def _next_batch(self) -> _Batch:
@@ -140,19 +140,19 @@ class RecordLayer(Layer):
             raise
 
     def _make(self) -> _Batch:
-        """Make the next batch; runs in the thread."""
+        """Load the next batch; runs in the thread."""
         with self._lock:
             indices = self.next_indices()
             tops = self.load(indices)
-        told, self._told = self._told, []
-        return _Batch(indices, tops, self.progress(), told)
+        lines, self._lines = self._lines, []
+        return _Batch(indices, tops, self.progress(), lines)
 
-    # ---- going on later
+    # ---- resuming
 
     def fingerprint(self) -> dict[str, str]:
         """Return the number of samples, the settings and checksums of the data.
 
-        Where the files lie is left out: they may be moved.
+        Paths are left out: the files may be moved.
         """
         if self._fingerprint is None or self._fingerprint[0] != self.contents:
             with self._lock:
@@ -169,7 +169,7 @@ class RecordLayer(Layer):
         kept = [f for f, _ in settings.ListFields() if f.name.endswith("_param")]
         text = "".join(f"{f.name} {getattr(settings, f.name)}" for f in kept)
         return {
-            "samples": str(self.record_count),
+            "samples": str(self.sample_count),
             "batch_size": str(self.param.batch_size),
             "settings": f"{zlib.crc32(text.encode()):08x}",
             **self.digests(),
@@ -177,17 +177,17 @@ class RecordLayer(Layer):
 
     @abc.abstractmethod
     def digests(self) -> dict[str, str]:
-        """Return checksums of the samples, of large sets for some of them, by what they are."""
+        """Return checksums of the samples by name; of a large set, checksums of a part."""
 
     def progress(self) -> State:
-        """Return how the layer stands after the batch made last."""
+        """Return the state after the last batch that was loaded."""
         return {
             "position": np.array(self.position),
             "generator": self.generator.get_state().numpy(),
         }
 
     def go_on(self, state: State) -> None:
-        """Make the next batches as after ``progress`` returned this state."""
+        """Continue from a state that ``progress`` returned."""
         self.position = int(state["position"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
 
@@ -198,25 +198,25 @@ class RecordLayer(Layer):
         if self._prefetch is not None:
             self._prefetch.stop()
             self._prefetch = None
-            self._told = []
+            self._lines = []
         self.go_on(state)
 
 
-class OrderedRecordLayer(RecordLayer):
-    """Gives ``batch_size`` samples after another, in an order that each pass may have its own.
+class OrderedSampleLayer(SampleLayer):
+    """Reads ``batch_size`` samples at a time, in an order that may change with each pass.
 
     Attributes:
-        order: the numbers of the samples as they come in this pass, int64.
+        order: the numbers of the samples in the order of this pass, int64.
     """
 
     order: np.ndarray
 
     @abc.abstractmethod
     def new_order(self) -> np.ndarray:
-        """Return the order of another pass."""
+        """Return the order of the next pass."""
 
     def begin_pass(self) -> None:
-        """Begin another pass."""
+        """Begin the next pass."""
         self.position = 0
         self.order = self.new_order()
 
@@ -236,48 +236,52 @@ class OrderedRecordLayer(RecordLayer):
         return {**super().progress(), "order": self.order}
 
     def go_on(self, state: State) -> None:
-        order, count = state["order"], self.record_count
+        order, count = state["order"], self.sample_count
         if not np.array_equal(np.sort(order), np.arange(count)):
             raise ValueError(
-                f"layer '{self.name}' has {count} samples and stood in an order of {len(order)}"
+                f"layer '{self.name}' has {count} samples, but the state has an order of "
+                f"{len(order)}"
             )
         if not 0 <= state["position"] < count:
-            raise ValueError(f"layer '{self.name}' stood at sample {state['position']} of {count}")
+            raise ValueError(
+                f"layer '{self.name}' has {count} samples, but the state is at sample "
+                f"{state['position']}"
+            )
         super().go_on(state)
         self.order = order.astype(np.int64)
 
 
-class ImageLayer(RecordLayer):
-    """Gives images of a sample source with their labels, transformed, and the samples' numbers.
+class ImageLayer(SampleLayer):
+    """Reads images of a sample source, transformed, with their labels and the samples' numbers.
 
     Attributes:
         samples: the source.
-        transformer: what ``transform_param`` says.
-        record_shape: the shape [C, h, w] of a transformed image.
+        transformer: applies ``transform_param``.
+        sample_shape: the shape [C, h, w] of a transformed image.
     """
 
-    records: SampleSource
+    samples: SampleSource
     transformer: Transformer
-    record_shape: Shape
+    sample_shape: Shape
 
     def transform_as(self, first: int) -> None:
-        """Make the transformer; the sample ``first`` shows what shape it gives."""
+        """Create the transformer; the sample ``first`` determines the shape of its output."""
         self.transformer = Transformer(self.proto.transform_param, self.is_training, self.find)
-        image, _ = self.records.read(first)
-        self.record_shape = self.transformer.output_shape(image.shape)
+        image, _ = self.samples.read(first)
+        self.sample_shape = self.transformer.output_shape(image.shape)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         batch, tops = self.param.batch_size, len(self.proto.top)
-        if tops > 2 and self.record_count > _MOST_NUMBERS:
+        if tops > 2 and self.sample_count > _MOST_NUMBERS:
             self.fail(
-                f"a third top numbers {_MOST_NUMBERS} samples at most", records=self.record_count
+                f"a third top numbers {_MOST_NUMBERS} samples at most", samples=self.sample_count
             )
-        shapes: list[Shape] = [(batch, *self.record_shape), (batch,), (batch,)]
+        shapes: list[Shape] = [(batch, *self.sample_shape), (batch,), (batch,)]
         return shapes[:tops]
 
     @property
-    def record_count(self) -> int:
-        return len(self.records)
+    def sample_count(self) -> int:
+        return len(self.samples)
 
     @property
     def deterministic(self) -> bool:
@@ -286,10 +290,10 @@ class ImageLayer(RecordLayer):
     def digests(self) -> dict[str, str]:
         mean = self.transformer.mean
         extra = {} if mean is None else {"mean": digest(np.asarray(mean))}
-        return {**self.records.digests(), **extra}
+        return {**self.samples.digests(), **extra}
 
     def load(self, indices: Indices) -> tuple[Tensor, ...]:
-        images, labels = self.records.batch(indices)
+        images, labels = self.samples.batch(indices)
         data = self.transformer(images, self.generator)
         tops = (data, torch.from_numpy(labels).to(data.dtype))
         if len(self.proto.top) < 3:
