@@ -44,7 +44,7 @@ def read_net(path: Path) -> None:
         ("", "input_shape{}", ""),
         ("layer{", "include{}", "}"),
         ("input_shape{dim:[", "1,", "1]}"),
-        ("layer{quantization_param{", "a:1 ", "}}"),
+        ("layer{proposal_param{", "a:1 ", "}}"),
         ('name:"', r"\n", '"'),
     ],
 )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.errors import NetError, did_you_mean
 from ..layers import Context, Layer, Shape, create
 from ..layers.data.input import Input
+from ..layers.shared import quantized_layer
 from ..proto import caffe_pb2 as pb
 from ..proto import foreign, schedule, text
 from ..proto.binary import LayerWeights, read_weights
@@ -134,6 +135,7 @@ class Net(nn.Module):
             layer.fail("it makes one top for each bottom", bottoms=len(bottoms), tops=len(tops))
         with layer.naming("setup"):
             layer.setup(shapes)
+        quantized_layer.apply(layer)
         with layer.naming("forward"):
             top_shapes = layer.top_shapes(shapes)
         if len(top_shapes) != len(tops):

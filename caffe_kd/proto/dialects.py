@@ -128,11 +128,6 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_rules(NVIDIA, "cudnn_math_override", _SPEED, AnyValue),
         **_rules(INTEL, "multinode mn_grad_compress_param", _MACHINES, AnyValue),
         **_rules(INTEL, "engine split_param", _SPEED, AnyValue),
-        **_rules(
-            INTEL,
-            "quantization_param",
-            "it rounds values to few bits, and caffe_kd computes in float32",
-        ),
         **_rules(YJXIONG, "no_mem_opt", "it saves memory", AnyValue),
         **_rules("pull request 2219", "device", _MACHINES, AnyValue),
         **_rules("pull request 2219", "param_bottoms", "its last bottoms are its parameters"),

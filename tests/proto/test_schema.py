@@ -65,6 +65,10 @@ OWN_FIELDS = {
     "SolverParameter.lower_is_better": 51024,
     "LayerParameter.onnx_model_param": 51251,
     "LayerParameter.frozen": 51252,
+    "SolverParameter.quantization": 51301,
+    "QuantizationParameter.step_in": 51301,
+    "QuantizationParameter.zero_in": 51302,
+    "QuantizationParameter.step_params": 51303,
 }
 # With the number that a fork gave them.
 FORK_FIELDS = {
@@ -76,6 +80,7 @@ FORK_FIELDS = {
     "LayerParameter.permute_param": 202,
     "LayerParameter.prior_box_param": 203,
     "LayerParameter.psroi_pooling_param": 10001,
+    "LayerParameter.quantization_param": 158,
     "LayerParameter.relu6_param": 100000,
     "LayerParameter.roi_pooling_param": 8266711,
     "LayerParameter.shuffle_channel_param": 164,
@@ -127,6 +132,8 @@ OWN_MESSAGES = {
     "HintLossParameter",
     "SampleGraphLossParameter",
     "VIDLossParameter",
+    "QuantizationParameter",
+    "QuantizationTrainingParameter",
 }
 
 
@@ -207,6 +214,9 @@ def test_enums_equal_caffe():
         "caffe.ResizeParameter.Interp_mode",
         "caffe.ResizeParameter.Pad_mode",
         "caffe.ResizeParameter.Resize_mode",
+        "caffe.QuantizationParameter.Precision",
+        "caffe.QuantizationParameter.Rounding",
+        "caffe.QuantizationTrainingParameter.Range",
     }
 
 
