@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) from None
     from ..recipes.search import report, space
     from ..recipes.search.study import Search
-    from ..recipes.search.subject import Subject, write
+    from ..recipes.search.target import SearchTarget, write
 
     asked = space.parse(arguments.search or "")
     path = Path(arguments.solver)
-    subject = Subject(path, arguments.teacher_weights, arguments.max_iter, output.say)
+    target = SearchTarget(path, arguments.teacher_weights, arguments.max_iter, output.say)
     folder = Path(arguments.output or Path("output") / "search" / path.stem)
-    searched = space.Space(subject.own, asked)
-    search = Search(folder, subject, searched, arguments.seed, arguments.measure, output.say)
+    searched = space.Space(target.own, asked)
+    search = Search(folder, target, searched, arguments.seed, arguments.measure, output.say)
     try:
         search.run(arguments.trials, arguments.gpu)
     finally:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             names = list(searched.ranges)
             report.write(folder, search.study, done, names, search.output, arguments.seed)
         if best is not None:
-            final = subject.final(best.params)
+            final = target.final(best.params)
             final["solver.prototxt"].snapshot_prefix = (folder / "best").resolve().as_posix()
             solver = write(folder, final, "best_")
             print(f"best of {len(done)} trials: {search.output} {best.value:g}, trial ", end="")

@@ -23,7 +23,7 @@ from ...solver.run import RunOptions, train
 from ...solver.solver import Solver
 from ..runner import RESUME_HINT, TimeLeft, as_time
 from .space import Space, Values, told
-from .subject import Subject, measured, write
+from .target import SearchTarget, measured, write
 
 _RANDOM_TRIALS = 8  # before the sampler goes by what it has seen; the first is the solver's own
 _UNPRUNED_TRIALS, _UNPRUNED_TESTS = 4, 3  # before trials are held against the median of others
@@ -38,7 +38,7 @@ class Search:
 
     Args:
         folder: where everything goes; an earlier search there goes on.
-        subject: the solver.
+        target: the solver.
         space: what is searched.
         seed: of the trials, and of the training where the solver has none.
         measure: the output of the test net by which trials are compared; None: an accuracy, else a
@@ -56,7 +56,7 @@ class Search:
     def __init__(
         self,
         folder: Path,
-        subject: Subject,
+        target: SearchTarget,
         space: Space,
         seed: int,
         measure: str | None,
@@ -64,7 +64,7 @@ class Search:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder = folder
-        self._subject = subject
+        self._target = target
         self._space = space
         self._seed = seed
         self._say = say
@@ -95,7 +95,7 @@ class Search:
         path = self.folder / "search.db"
         study = open_study(path, self._space.ranges, self._sign > 0, pruner=pruner)
         about = {
-            **self._subject.digests(self._space.own),
+            **self._target.digests(self._space.own),
             "ranges": self._space.about(),
             "output": self.output,
             "seed": self._seed,
@@ -178,7 +178,7 @@ class Search:
         return f"{what}{told(values)}: {outcome}"
 
     def _plan(self, folder: Path, values: Values) -> TrainingPlan:
-        plan = read_plan(write(folder, self._subject.trial(values)))
+        plan = read_plan(write(folder, self._target.trial(values)))
         # The answers of a teacher are remembered by batches: those of one size share them.
         batch = f"batch_{values['batch_size']:g}" if "batch_size" in values else "batch"
         plan.solver.snapshot_prefix = str(self.folder / "teacher" / batch)

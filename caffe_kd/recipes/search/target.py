@@ -27,7 +27,7 @@ _PATHS = {"source", "mean_file", "root_folder", "model"}  # fields of nets that 
 _FEWEST_TESTS = 8  # in a trial, for what is hopeless to be seen early
 
 
-class Subject:
+class SearchTarget:
     """A solver and its nets, whose settings can be exchanged.
 
     Args:

@@ -9,7 +9,7 @@ import pytest
 
 from caffe_kd.cli.train import main as train
 from caffe_kd.core.errors import CaffeKDError, SolverError
-from caffe_kd.recipes.search.subject import NET, SOLVER, Subject, write
+from caffe_kd.recipes.search.target import NET, SOLVER, SearchTarget, write
 from caffe_kd.solver.plan import read_plan
 from tests.cli.small import RECORDS, write_examples
 
@@ -24,8 +24,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def subject(folder: Path, name: str = "kd_solver.prototxt", said: Any = None) -> Subject:
-    return Subject(folder / name, None, None, (said if said is not None else []).append)
+def target(folder: Path, name: str = "kd_solver.prototxt", said: Any = None) -> SearchTarget:
+    return SearchTarget(folder / name, None, None, (said if said is not None else []).append)
 
 
 def data_params(net: Any) -> list[Any]:
@@ -34,7 +34,7 @@ def data_params(net: Any) -> list[Any]:
 
 def test_last_tenth_validates_and_is_not_trained_on(examples: Path) -> None:
     said: list[str] = []
-    net = subject(examples, said=said).trial({})[NET]
+    net = target(examples, said=said).trial({})[NET]
     training, validating = data_params(net)
     held = RECORDS["train"] // 10
     assert (training.first, training.count) == (0, RECORDS["train"] - held)
@@ -44,14 +44,14 @@ def test_last_tenth_validates_and_is_not_trained_on(examples: Path) -> None:
 
 
 def test_final_solver_trains_on_all_and_is_tested_on_the_tests(examples: Path) -> None:
-    training, tested = data_params(subject(examples).final({"base_lr": 0.5})[NET])
+    training, tested = data_params(target(examples).final({"base_lr": 0.5})[NET])
     assert (training.first, training.HasField("count")) == (0, False)
     assert Path(tested.source).name == "t10k-images-idx3-ubyte"
 
 
 def test_settings_reach_solver_and_nets(examples: Path, tmp_path: Path) -> None:
     values = {"temperature": 7, "alpha": 0.25, "base_lr": 0.5, "weight_decay": 0.125}
-    found = subject(examples)
+    found = target(examples)
     assert found.own == pytest.approx(
         {"temperature": 4, "alpha": 0.9, "base_lr": 0.02, "batch_size": 16, "weight_decay": 0}
     )
@@ -76,17 +76,17 @@ def test_stated_loss_weights_of_the_distiller_change_together(
     for name in ("student_train_test", "teacher_train_test"):
         solver = solver.replace(f'"{name}', f'"{examples.as_posix()}/{name}')
     (tmp_path / "kd_solver.prototxt").write_text(solver)
-    found = subject(tmp_path)
+    found = target(tmp_path)
     assert found.own["loss_weight"] == 2
     for layer, wanted in zip(
         found.trial({"loss_weight": 6})["distiller.prototxt"].layer, (6, 1.5), strict=True
     ):
         assert list(layer.loss_weight) == [wanted]
-    assert "loss_weight" not in subject(examples).own
+    assert "loss_weight" not in target(examples).own
 
 
 def test_other_batches_see_as_many_records(examples: Path) -> None:
-    found = subject(examples)
+    found = target(examples)
     for size in (8, 32):
         messages = found.trial({"batch_size": size})
         training, validating = data_params(messages[NET])
@@ -96,7 +96,7 @@ def test_other_batches_see_as_many_records(examples: Path) -> None:
 
 
 def test_a_trial_is_tested_on_its_way_and_leaves_no_snapshots(examples: Path) -> None:
-    solver = subject(examples).trial({})[SOLVER]
+    solver = target(examples).trial({})[SOLVER]
     assert solver.test_interval == ITERATIONS // 8  # its own 6 would give 2 tests
     assert (solver.snapshot, solver.snapshot_after_train) == (0, False)
 
@@ -126,7 +126,7 @@ layer {{ name: "mnist" type: "Data" top: "data" top: "label"
 def test_a_nets_own_validation_records_are_used(examples: Path, tmp_path: Path) -> None:
     path = with_validation(examples, tmp_path / "own", "count: 50")
     said: list[str] = []
-    messages = Subject(path, None, None, said.append).trial({})
+    messages = SearchTarget(path, None, None, said.append).trial({})
     assert said == ["validation: the test net of stage 'validation'"]
     plan = read_plan(write(tmp_path / "trial", messages))
     (tested,) = data_params(plan.tests[0].param)
@@ -136,7 +136,7 @@ def test_a_nets_own_validation_records_are_used(examples: Path, tmp_path: Path) 
 def test_validation_records_that_are_trained_on_are_refused(examples: Path, tmp_path: Path) -> None:
     path = with_validation(examples, tmp_path / "own", "count: 51")
     with pytest.raises(SolverError, match="the validation records are among those trained on"):
-        Subject(path, None, None, lambda _: None)
+        SearchTarget(path, None, None, lambda _: None)
 
 
 def test_a_net_without_records_is_refused(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_net_without_records_is_refused(tmp_path: Path) -> None:
         'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 1'
     )
     with pytest.raises(CaffeKDError, match="has no layer of type Data in phase TRAIN"):
-        Subject(tmp_path / "solver.prototxt", None, None, lambda _: None)
+        SearchTarget(tmp_path / "solver.prototxt", None, None, lambda _: None)
 
 
 def test_records_sorted_by_label_are_told_of(examples: Path, tmp_path: Path) -> None:
@@ -165,5 +165,5 @@ def test_records_sorted_by_label_are_told_of(examples: Path, tmp_path: Path) -> 
         content = content.replace(examples.as_posix(), tmp_path.as_posix())
         (tmp_path / f"{name}.prototxt").write_text(content)
     said: list[str] = []
-    subject(tmp_path, "student_solver.prototxt", said)
+    target(tmp_path, "student_solver.prototxt", said)
     assert "has none of the labels 0, 1, 2, 3, 4, 5, 6, 7" in said[0]
