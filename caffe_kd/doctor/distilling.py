@@ -9,7 +9,8 @@ from ..analysis.gradient import receivers
 from ..analysis.reading import Target
 from ..analysis.view import Node, View
 from ..layers import layer_types
-from ..net.queries import is_data, shown
+from ..net.exchanged import exchanged
+from ..net.queries import called, is_data, shown
 from ..proto import caffe_pb2 as pb
 from .findings import Occurrence, Occurrences, net_check, target_check
 
@@ -51,9 +52,11 @@ def student_as_teacher(view: View) -> Occurrences:
         student, teacher = node.proto.bottom[:2]
         if student == teacher:
             yield Occurrence("error", node.location, f"{node.called}: both bottoms are '{student}'")
-        elif not learns(node.parents[0]) and learns(node.parents[1]):
-            fact = f"layers that lead to '{teacher}' are trained, none that leads to '{student}' is"
-            yield Occurrence("error", node.location, f"{node.called}: {fact}")
+    nodes = [node.built for node in view.nodes if node.built is not None]
+    for loss, student, teacher in exchanged(nodes) if view.learns else ():
+        proto = loss.layer.proto
+        fact = f"layers that lead to '{teacher}' are trained, none that leads to '{student}' is"
+        yield Occurrence("error", proto.source_line, f"{called(proto)}: {fact}")
 
 
 @net_check(

@@ -13,6 +13,7 @@ import torch
 from ..core.errors import WeightsError
 from ..logs.log import Log
 from ..net import Net
+from ..net.exchanged import exchanged
 from ..net.weights import shown
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
@@ -53,32 +54,19 @@ def build(
 
 
 def check_students_come_first(net: Net) -> None:
-    """Refuse a loss whose student's and teacher's bottoms are exchanged, so that nobody learns.
+    """Refuse a loss whose student's and teacher's bottoms are exchanged.
 
     Raises:
-        NetError: nothing that leads to the bottoms of such a loss that get a gradient learns, but
-            what leads to its others does.
+        NetError: the loss counts, and what would learn from it does not learn.
     """
-    learning: set[str] = set()
-    for node in net.nodes:
+    for node, student, teacher in exchanged(net.nodes):
         layer = node.layer
-        taught, heard = (
-            [b for b, cut in zip(node.bottoms, node.detached, strict=True) if cut == is_cut]
-            for is_cut in (False, True)
-        )
-        weighs = any(node.loss_weights) or layer.proto.HasField("loss_weight_schedule")
-        if layer.origin == "caffe_kd" and layer.is_loss and weighs:
-            others = [b for b in heard if b in learning]
-            if taught and others and learning.isdisjoint(taught):
-                layer.fail(
-                    f"nothing that leads to '{taught[0]}' learns, but what leads to '{others[0]}' "
-                    "does, and gets no gradient: the student's bottoms come first, then the "
-                    "teacher's",
-                    bottoms=node.bottoms,
-                )
-        own = any(blob.requires_grad for blob in layer.parameters_in_order)
-        if own or not learning.isdisjoint(node.bottoms):
-            learning.update(node.tops)
+        if any(node.loss_weights) or layer.proto.HasField("loss_weight_schedule"):
+            layer.fail(
+                f"nothing that leads to '{student}' learns, but what leads to '{teacher}' does, "
+                "and gets no gradient: the student's bottoms come first, then the teacher's",
+                bottoms=node.bottoms,
+            )
 
 
 def prefixed(name: str, layers: Iterable[LayerWeights]) -> list[LayerWeights]:

@@ -39,6 +39,15 @@ def distilling(param="", label='bottom: "label"', rest="", teacher=FROZEN_TEACHE
 DECOUPLED = """layer { name: "kd" type: "DecoupledDistillingLoss" bottom: "ip" bottom: "t"
   bottom: "label" top: "kd" }
 """
+MAPS = "".join(
+    f"""layer {{ name: "{name}" type: "Convolution" bottom: "data" top: "{name}" {mult}
+  convolution_param {{ num_output: 2 kernel_size: 1 weight_filler {{ type: "xavier" }} }} }}
+"""
+    for name, mult in (("s1", ""), ("s2", ""), ("t1", FREEZE), ("t2", FREEZE))
+)
+FSP = f"""name: "n"
+{INPUT}{MAPS}layer {{ name: "kd" type: "FSPLoss" bottom: ["s1", "s2", "t1", "t2"] top: "kd" }}
+"""
 CASES = [
     (
         "decoupled_of_two_classes",
@@ -60,6 +69,13 @@ CASES = [
         "layers that lead to 'ip' are trained, none that leads to 't' is",
         distilling().replace('bottom: "ip" bottom: "t"', 'bottom: "t" bottom: "ip"'),
         distilling(),
+    ),
+    (  # the student has the first two bottoms
+        "student_as_teacher",
+        "error",
+        "layers that lead to 's1' are trained, none that leads to 't1' is",
+        FSP.replace('["s1", "s2", "t1", "t2"]', '["t1", "t2", "s1", "s2"]'),
+        FSP,
     ),
     (
         "unfrozen_teacher",

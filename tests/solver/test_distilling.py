@@ -107,6 +107,7 @@ def test_teacher_in_the_test_net_has_its_weights_too(folder):
     [
         ("DistillingLoss", ""),
         ("DISTLoss", ""),
+        ("KnowledgeDistillation", ""),
         ("HintLoss", "loss_weight_schedule { point { value: 1 } }"),
     ],
 )
