@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open(path: Path, backend: str | None) -> SampleSource:
-    from ..data.backends import open_source
+    from ..data.backends import open_source, recognizing
     from ..proto import caffe_pb2 as pb
 
     if backend is None:
-        backend = "leveldb" if (path / "CURRENT").is_file() else "lmdb"
+        backend = next(iter(recognizing(path)), "LMDB")
     kind = pb.DataParameter.DB.Value(backend.upper())
     return open_source(pb.DataParameter(source=str(path), backend=kind), Path)
 
@@ -99,13 +99,17 @@ def _write(path: Path, mean: np.ndarray) -> None:
 
 def parser() -> CommandParser:
     """Return the command's parser."""
+    from ..data import backends
+
     parser = CommandParser("compute_image_mean", DESCRIPTION, EXAMPLE)
     parser.add_argument("input_db", metavar="INPUT_DB", help="the database")
     parser.add_argument(
         "output_file", metavar="OUTPUT_FILE", nargs="?", help="the mean image; without it: none"
     )
     flags.add(
-        parser, "backend", choices=["lmdb", "leveldb", "idx"],
-        help="the database's kind (default: leveldb where INPUT_DB is one, else lmdb)",
-    )  # fmt: skip
+        parser,
+        "backend",
+        choices=[name.lower() for name in backends.names()],
+        help="the database's kind (default: what INPUT_DB looks like, or lmdb)",
+    )
     return parser

@@ -41,6 +41,8 @@ except Exception as error:
     assert "It looks like RAMP; write backend: RAMP" in str(error), error
 else:
     raise AssertionError("a net without a backend was built")
+from caffe_kd.cli.compute_image_mean import main
+assert main(["5"]) == main(["-backend", "ramp", "5"]) == 0
 """
 
 

@@ -13,6 +13,7 @@ that are not in ``caffe.proto`` too, so that a new backend is one file here and 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
@@ -25,6 +26,11 @@ from ..subset import select
 def names() -> list[str]:
     """Return the backends as a prototxt names them."""
     return [module.name.upper() for module in iter_modules(__path__)]
+
+
+def recognizing(path: Path) -> list[str]:
+    """Return the backends of which a path looks like one."""
+    return [name for name in names() if _module(name).recognizes(path)]
 
 
 def open_source(
@@ -51,7 +57,7 @@ def open_source(
     backend = data_param.DB.Name(data_param.backend)
     path = folder_lookup(data_param.source)
     if not data_param.HasField("backend") and not _module(backend).recognizes(path):
-        looks_like = [name for name in names() if _module(name).recognizes(path)]
+        looks_like = recognizing(path)
         others = " or ".join(f"backend: {name}" for name in names() if name != backend)
         remedy = f"Write {others}, or name a LevelDB"
         if looks_like:
