@@ -162,3 +162,16 @@ def check_onnx(net: Net) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = to_onnx(net, Path(folder) / "net.onnx")
     assert check(net, model).samples > 0
+
+
+def check_state_goes_on(whole, later, batches, done: int, file: Path) -> None:
+    """Assert that a layer restored after some batches goes on as one that was not interrupted."""
+    for batch in batches[:done]:
+        whole(*batch)
+    np.savez(file, **whole.state())
+    for batch in batches[::-1]:  # what it knows is forgotten
+        later(*batch)
+    with np.load(file, allow_pickle=False) as arrays:
+        later.restore(dict(arrays))
+    for batch in batches[done:]:
+        assert torch.equal(whole(*batch), later(*batch))

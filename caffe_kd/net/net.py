@@ -190,13 +190,8 @@ class Net(nn.Module):
 
     @staticmethod
     def _detached(layer: Layer, bottoms: list[str]) -> list[bool]:
-        given = list(layer.proto.propagate_down)
-        if given and len(given) != len(bottoms):
-            layer.fail(
-                "propagate_down param must be specified either 0 or bottom_size times",
-                propagate_down=len(given),
-                bottoms=len(bottoms),
-            )
+        fact = "propagate_down param must be specified either 0 or bottom_size times"
+        given = _given_once_each(layer, "propagate_down", fact, bottoms=bottoms)
         if given:
             return [not flag for flag in given]
         return [i in layer.constant_bottoms for i in range(len(bottoms))]
@@ -204,13 +199,8 @@ class Net(nn.Module):
     @staticmethod
     def loss_weights_of(layer: Layer, tops: list[str]) -> list[float]:
         """Return each top's weight in the objective; not given: 1 for the first of a loss layer."""
-        given = list(layer.proto.loss_weight)
-        if given and len(given) != len(tops):
-            layer.fail(
-                "loss_weight must be unspecified or specified once per top",
-                loss_weights=len(given),
-                tops=len(tops),
-            )
+        fact = "loss_weight must be unspecified or specified once per top"
+        given = _given_once_each(layer, "loss_weight", fact, tops=tops)
         if given:
             return given
         if layer.is_loss and layer.origin == "Caffe" and len(tops) > 1:
@@ -474,6 +464,15 @@ class Net(nn.Module):
                 mine.layer.share_blob(index, blobs[index])
         for param in self.params:
             param.blob = param.layer.parameters_in_order[param.index]
+
+
+def _given_once_each(layer: Layer, field: str, fact: str, **blobs: list[str]) -> list[Any]:
+    """Return a layer's repeated field, which has no entry or one for each blob of a side."""
+    given = list(getattr(layer.proto, field))
+    ((side, names),) = blobs.items()
+    if given and len(given) != len(names):
+        layer.fail(fact, **{field: len(given), side: len(names)})
+    return given
 
 
 def read_net(path: str | Path, notes: Notes | None = None) -> Any:

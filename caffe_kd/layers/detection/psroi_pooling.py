@@ -46,9 +46,7 @@ class PSROIPooling(RegionLayer):
     no_onnx = "ONNX has no such operator. Leave it and what follows it out of the net"
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
-        for name in ("spatial_scale", "output_dim", "group_size"):
-            if not getattr(self.param, name) > 0:
-                self.fail(f"{name} must be > 0", **{name: getattr(self.param, name)})
+        self.check_positive("spatial_scale", "output_dim", "group_size")
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         plane, regions = bottom_shapes

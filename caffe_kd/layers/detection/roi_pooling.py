@@ -100,10 +100,8 @@ class ROIPooling(RegionLayer):
     """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
+        self.check_positive("pooled_h", "pooled_w")
         self.pooled = self.param.pooled_h, self.param.pooled_w
-        for name, bins in zip(("pooled_h", "pooled_w"), self.pooled, strict=True):
-            if bins < 1:
-                self.fail(f"{name} must be > 0", **{name: bins})
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         plane, regions = bottom_shapes

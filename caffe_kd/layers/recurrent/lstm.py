@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ..base import register
@@ -53,16 +52,9 @@ class LSTM(RecurrentLayer):
     hidden = ("h", "c")
     gates = 4
 
-    def unroll(
-        self, sums: Tensor, cont: Tensor, state: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        weight = self.blobs[-1].t()
-        h, c = state
-        steps = []
-        for own, go_on in zip(sums.unbind(), cont.unbind(), strict=True):
-            c, h = lstm_unit(c, torch.addmm(own, go_on * h, weight), go_on)
-            steps.append(h)
-        return torch.stack(steps), [h, c]
+    def step(self, sums: Tensor, cont: Tensor, state: list[Tensor]) -> list[Tensor]:
+        c, h = lstm_unit(state[1], sums, cont)
+        return [h, c]
 
     def onnx_step(
         self, graph: Graph, sums: str, cont: str, before: list[str], after: list[str]

@@ -112,7 +112,12 @@ class RecurrentLayer(Layer):
             state = [given.detach()[0] for given in others[int(self.has_static) :]]
         else:
             state = self._carried(sums)
-        output, state = self.unroll(sums, cont.detach().unsqueeze(-1), state)
+        weight = self.blobs[3 if self.has_static else 2].t()
+        steps = []
+        for own, go_on in zip(sums.unbind(), cont.detach().unsqueeze(-1).unbind(), strict=True):
+            state = self.step(torch.addmm(own, go_on * state[0], weight), go_on, state)
+            steps.append(state[0])
+        output = self.output(torch.stack(steps))
         state = [part.detach() for part in state]
         if self.exposed:
             return (output, *(part.unsqueeze(0) for part in state))
@@ -126,19 +131,18 @@ class RecurrentLayer(Layer):
         return [part.to(sums) for part in self._state]
 
     @abstractmethod
-    def unroll(
-        self, sums: Tensor, cont: Tensor, state: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Run all timesteps.
+    def step(self, sums: Tensor, cont: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """Return the state after a timestep, its first part being h.
 
         Args:
-            sums: [T, N, gates * D] what the inputs contribute to each timestep.
-            cont: [T, N, 1].
-            state: [N, D] each, before the first timestep.
-
-        Returns:
-            The output [T, N, D] and the state after the last timestep.
+            sums: [N, gates * D] of the inputs and of h.
+            cont: [N, 1].
+            state: [N, D] each, before the timestep.
         """
+
+    def output(self, steps: Tensor) -> Tensor:
+        """Return the output at all timesteps from h at all of them, both [T, N, D]."""
+        return steps
 
     # ---- what goes on
 

@@ -58,16 +58,11 @@ class RNN(RecurrentLayer):
         self.add_blob((outputs, outputs), self.param.weight_filler)
         self.add_blob((outputs,), self.param.bias_filler)
 
-    def unroll(
-        self, sums: Tensor, cont: Tensor, state: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        weight, *output = self.blobs[-3:]
-        (h,) = state
-        steps = []
-        for own, go_on in zip(sums.unbind(), cont.unbind(), strict=True):
-            h = torch.tanh(torch.addmm(own, go_on * h, weight.t()))
-            steps.append(h)
-        return torch.tanh(F.linear(torch.stack(steps), *output)), [h]
+    def step(self, sums: Tensor, cont: Tensor, state: list[Tensor]) -> list[Tensor]:
+        return [torch.tanh(sums)]
+
+    def output(self, steps: Tensor) -> Tensor:
+        return torch.tanh(F.linear(steps, *self.blobs[-2:]))
 
     def onnx_step(
         self, graph: Graph, sums: str, cont: str, before: list[str], after: list[str]

@@ -111,6 +111,12 @@ class RegionLayer(IndexingLayer):
         if len(regions) < 2 or math.prod(regions[1:]) != 5:
             self.fail("ROI layer C x W x H must be == 5", **{"bottom[1]": regions})
 
+    def check_positive(self, *fields: str) -> None:
+        """Fail unless the settings are above 0."""
+        for name in fields:
+            if not getattr(self.param, name) > 0:
+                self.fail(f"{name} must be > 0", **{name: getattr(self.param, name)})
+
     def refuse_index(self, index: int, count: int) -> NoReturn:
         self.fail(
             f"roi_batch_ind, the first value of a region, must be 0 to {count - 1}",

@@ -11,7 +11,7 @@ from caffe_kd.export.deploy import deploy
 from caffe_kd.losses.features import unit
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
-from tests.helpers import gradcheck, layer_net, make_layer, run
+from tests.helpers import check_state_goes_on, gradcheck, layer_net, make_layer, run
 
 # float32 sums of the same terms in another order, with exponents up to 1 / temperature.
 CLOSE = 1e-5
@@ -202,25 +202,11 @@ def test_student_learns_by_crd_loss_what_its_teacher_says_of_a_record():
 # ---- going on later
 
 
-def written_and_read(state, file):
-    np.savez(file, **state)
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_crd_loss_goes_on_as_if_never_interrupted(tmp_path, done):
     shapes = [(4, 5), (4, 5), (4,)]
     whole, later = make_layer(body(), *shapes), make_layer(body(), *shapes)
-    all_batches = batches(6)
-    for batch in all_batches[:done]:
-        whole(*batch)
-    state = written_and_read(whole.state(), tmp_path / "state.npz")
-    for batch in all_batches[::-1]:  # what it knows is forgotten
-        later(*batch)
-    later.restore(state)
-    for batch in all_batches[done:]:
-        assert torch.equal(whole(*batch), later(*batch))
+    check_state_goes_on(whole, later, batches(6), done, tmp_path / "state.npz")
 
 
 def test_crd_loss_state_is_that_of_the_moment():

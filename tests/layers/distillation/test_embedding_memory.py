@@ -22,7 +22,7 @@ from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.solver.options import Options
 from caffe_kd.solver.plan import read_plan
 from caffe_kd.solver.solver import Solver
-from tests.helpers import gradcheck, layer_net, make_layer, run
+from tests.helpers import check_state_goes_on, gradcheck, layer_net, make_layer, run
 
 # float32 sums of the same terms in another order, with exponents up to 1 / temperature.
 CLOSE = 1e-5
@@ -233,25 +233,11 @@ def test_all_records_but_its_own_are_drawn_for_a_record():
 # ---- going on later
 
 
-def written_and_read(state, file):
-    np.savez(file, **state)
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_bank_goes_on_as_if_never_interrupted(tmp_path, done):
     torch.manual_seed(1)
     whole, later = bank(), bank()
-    all_batches = batches(6)
-    for batch in all_batches[:done]:
-        whole(*batch)
-    state = written_and_read(whole.state(), tmp_path / "state.npz")
-    for batch in all_batches[::-1]:  # what it knows is forgotten
-        later(*batch)
-    later.restore(state)
-    for batch in all_batches[done:]:
-        assert torch.equal(whole(*batch), later(*batch))
+    check_state_goes_on(whole, later, batches(6), done, tmp_path / "state.npz")
 
 
 @pytest.mark.parametrize(
