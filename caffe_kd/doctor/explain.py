@@ -13,6 +13,7 @@ from ..core.tables import text_table
 from ..layers import formula, layer_types
 from ..proto import caffe_pb2 as pb
 from ..proto import schedule, text
+from ..solver.callbacks.slimming import scaling_layers
 from .examine import findings_of
 from .findings import Finding
 
@@ -65,12 +66,14 @@ class Objective:
         terms: the terms.
         left_out: losses of other phases or stages: layer, location, and the rule.
         decays: the layers that weight decay acts on, by their owner.
+        slimmed: those whose factors slimming acts on, by their owner.
     """
 
     view: View
     terms: list[Term]
     left_out: list[str] = field(default_factory=list)
     decays: dict[str, list[str]] = field(default_factory=dict)
+    slimmed: dict[str, list[str]] = field(default_factory=dict)
 
 
 def objectives(target: Target) -> list[Objective]:
@@ -96,14 +99,20 @@ def _objective(target: Target, view: View) -> Objective:
         for index, weight in enumerate(view.loss_weights(node))
         if weight
     ]
-    decaying = [n for n in view.nodes if view.learns and _decays(n)]
+    decaying = [n for n in view.nodes if view.learns and any(_decays(n))]
     names = {(n.proto.name, n.location) for n in view.nodes}
     left_out = [
         _left_out(layer)
         for layer in target.layers
         if (layer.name, layer.source_line) not in names and _is_loss(layer)
     ]
-    return Objective(view, terms, left_out, _by_owner(target, view, decaying))
+    return Objective(
+        view,
+        terms,
+        left_out,
+        decays=_by_owner(target, view, decaying),
+        slimmed=_by_owner(target, view, [n for n in decaying if _is_slimmed(target, view, n)]),
+    )
 
 
 def _is_loss(layer: Any) -> bool:
@@ -117,10 +126,17 @@ def _left_out(layer: Any) -> str:
     return f"'{layer.name}' ({layer.type}), {layer.source_line}: {rule or 'no rule'}"
 
 
-def _decays(node: Node) -> bool:
+def _decays(node: Node) -> list[bool]:
+    """Return for each blob of a layer whether it learns and has a decay_mult."""
     decays = [spec.decay_mult for spec in node.proto.param]
     decays += [1.0] * (len(node.lr_mults) - len(decays))
-    return node.has_blobs and any(a and b for a, b in zip(node.lr_mults, decays, strict=False))
+    pairs = zip(node.lr_mults, decays, strict=False) if node.has_blobs else []
+    return [bool(rate and decay) for rate, decay in pairs]
+
+
+def _is_slimmed(target: Target, view: View, node: Node) -> bool:
+    is_factor = node.proto.name in scaling_layers(view.param.layer)
+    return is_factor and _decays(node)[0] and _owner(target, view, node) == "student"
 
 
 def _term(target: Target, view: View, node: Node, index: int, weight: float) -> Term:
@@ -289,12 +305,20 @@ def _weight(term: Term) -> str:
 
 def _decay_as_text(target: Target, objective: Objective) -> Iterator[str]:
     solver = target.solver
-    if solver is None or not solver.weight_decay or not objective.decays:
+    if solver is None:
         return
     size = "|w|" if solver.regularization_type == "L1" else "w^2 / 2"
-    yield f"    + {solver.weight_decay:g} * sum of decay_mult * {size} (weight_decay) over"
-    for owner, names in objective.decays.items():
-        yield f"        {owner}: {_listed(names)}"
+    yield from _penalty(solver, "weight_decay", size, objective.decays)
+    yield from _penalty(solver, "slimming", "|gamma|", objective.slimmed)
+
+
+def _penalty(solver: Any, field: str, size: str, layers: dict[str, list[str]]) -> Iterator[str]:
+    """Describe a penalty on weights whose strength a field of the solver gives."""
+    strength = getattr(solver, field)
+    if strength and layers:
+        yield f"    + {strength:g} * sum of decay_mult * {size} ({field}) over"
+        for owner, names in layers.items():
+            yield f"        {owner}: {_listed(names)}"
 
 
 def _term_as_text(term: Term) -> Iterator[str]:

@@ -9,6 +9,7 @@ from ..analysis.reading import Target
 from ..analysis.view import View
 from ..core.errors import SolverError
 from ..net.queries import batch_size
+from ..proto import caffe_pb2 as pb
 from ..proto import text
 from ..solver import lr_policy
 from ..solver.updates import rule_of
@@ -140,6 +141,25 @@ def step_values(target: Target) -> Occurrences:
     if late:
         fact = f"stepvalue {late[0]} is not below max_iter {solver.max_iter}: no step there"
         yield Occurrence("note", target.where("stepvalue"), fact)
+
+
+@target_check(
+    "solver",
+    why="Each test looks at the net as it is then. Before the last weights are pruned it has fewer "
+    "zeros and is mostly better, so the best test is likely one of those.",
+    do="Train without snapshot_best and early_stopping; or prune first, and go on from the "
+    "caffemodel with pruning { keep_zeros: true } and them.",
+)
+def best_while_pruning(target: Target) -> Occurrences:
+    """snapshot_best or early_stopping while a solver prunes gradually."""
+    solver = target.solver
+    if solver is None or not solver.HasField("pruning"):
+        return
+    is_gradual = solver.pruning.policy == pb.PruningParameter.GRADUAL
+    for field in ("snapshot_best", "early_stopping"):
+        if solver.HasField(field) and is_gradual and solver.pruning.sparsity:
+            fact = f"{field} compares nets of different sparsity, on the way to "
+            yield Occurrence("warning", target.where(field), f"{fact}{solver.pruning.sparsity:g}")
 
 
 @target_check(

@@ -13,7 +13,9 @@ from .callbacks import (
     gradient_shares,
     max_norm,
     mean_teacher,
+    pruning,
     refresh_statistics,
+    slimming,
     snapshot_best,
     statistics_monitor,
     teacher_outputs,
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 # In the order in which they act. Each module's ``build`` yields a callback for each time that the
 # solver's prototxt or the options ask for its feature.
 _FEATURES = (
+    slimming,
     max_norm,
+    pruning,
     mean_teacher,
     refresh_statistics,
     statistics_monitor,

@@ -144,3 +144,20 @@ def test_findings_are_of_distillation_or_errors(folder: Path) -> None:
     (folder / "distiller.prototxt").write_text(content)
     found = findings(read_target("solver.prototxt"))
     assert [f.check.name for f in found] == ["zero_loss_weight"]  # and not that there is no test
+
+
+def test_slimming_is_a_term_over_the_students_factors(folder: Path) -> None:
+    norm = (
+        'layer { name: "bn" type: "BatchNorm" bottom: "data" top: "x" } '
+        'layer { name: "factor" type: "Scale" bottom: "x" top: "x" } '
+        'layer { name: "alone" type: "Scale" bottom: "x" top: "x" } layer { name: "ip"'
+    )
+    Path("net.prototxt").write_text(
+        STUDENT.replace('layer { name: "ip"', norm).replace(
+            'type: "InnerProduct" bottom: "data"', 'type: "InnerProduct" bottom: "x"'
+        )
+    )
+    Path("solver.prototxt").write_text(DISTIL + "max_iter: 4 slimming: 0.001")
+    lines = list(as_text(read_target("solver.prototxt")))
+    at = lines.index("    + 0.001 * sum of decay_mult * |gamma| (slimming) over")
+    assert lines[at + 1] == "        student: factor"

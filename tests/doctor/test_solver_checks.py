@@ -102,6 +102,13 @@ CASES = [
         policy('"step" gamma: 0.1 stepsize: 99'),
     ),
     (
+        "best_while_pruning",
+        "warning",
+        "snapshot_best compares nets of different sparsity, on the way to 0.9",
+        SOLVER + 'snapshot_best: "loss" pruning { sparsity: 0.9 }',
+        SOLVER + 'snapshot_best: "loss" pruning { sparsity: 0.9 policy: ONE_SHOT }',
+    ),
+    (
         "rule_settings",
         "error",
         "Momentum cannot be used with AdaGrad",

@@ -269,6 +269,10 @@ def _stretch(solver: Any, factor: float) -> None:
         if solver.HasField(field) and value > 0:
             setattr(solver, field, max(1, round(value * factor)))
     solver.stepvalue[:] = [round(value * factor) for value in solver.stepvalue]
+    for field in ("begin_iter", "end_iter", "frequency"):
+        if solver.pruning.HasField(field):
+            value = round(getattr(solver.pruning, field) * factor)
+            setattr(solver.pruning, field, value if field == "begin_iter" else max(1, value))
     if solver.lr_policy == "exp":
         solver.gamma = solver.gamma ** (1 / factor)
     elif solver.lr_policy in ("inv", "sigmoid"):

@@ -95,6 +95,18 @@ def test_other_batches_see_as_many_records(examples: Path) -> None:
         assert messages[SOLVER].max_iter * size == ITERATIONS * 16
 
 
+def test_schedule_of_pruning_sees_as_many_records(examples: Path, tmp_path: Path) -> None:
+    solver = (examples / "student_solver.prototxt").read_text()
+    solver = solver.replace('"student_train_test', f'"{examples.as_posix()}/student_train_test')
+    more = "pruning { sparsity: 0.5 begin_iter: 2 end_iter: 8 frequency: 1 }"
+    (tmp_path / "student_solver.prototxt").write_text(solver + more)
+    found = target(tmp_path, "student_solver.prototxt")
+    for size, times in ((8, 2), (32, 0.5)):
+        pruning = found.trial({"batch_size": size})[SOLVER].pruning
+        assert (pruning.begin_iter, pruning.end_iter) == (2 * times, 8 * times)
+        assert pruning.frequency == max(1, times)
+
+
 def test_a_trial_is_tested_on_its_way_and_leaves_no_snapshots(examples: Path) -> None:
     solver = target(examples).trial({})[SOLVER]
     assert solver.test_interval == ITERATIONS // 8  # its own 6 would give 2 tests
