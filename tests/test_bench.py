@@ -58,7 +58,7 @@ def test_mlp_pair_is_measured_against_script_and_student(small: bench.Bench) -> 
 
 
 def test_start_runs_fresh_processes(small: bench.Bench) -> None:
-    first = bench.start(small, records=128)[-1]
+    first = bench.start(small, samples=128)[-1]
     assert len(first.rounds) == 1
     assert list(small.folder.glob("run_*.log")), "nothing was trained"
 

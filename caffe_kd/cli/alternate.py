@@ -1,4 +1,4 @@
-"""``alternate``: teacher and student are trained in turns."""
+"""``alternate``: trains a teacher and a student in turns."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ EXAMPLE = (
     "-rounds 2"
 )
 DESCRIPTION = """Trains a teacher and a student in turns. In each round the teacher is trained by
-its solver; then the student by its own, from its start, with the teacher's new weights, on data
-that need no labels if its nets ask for none; then the teacher is updated. From round 2 on a teacher
-whose solver names a teacher too, which is the student's net, goes on from its own weights and
-learns from the student; another goes on from the student's weights, and has the student's net. Run
-again, it goes on where it was stopped. The results are in
+its solver; then the student, from its initial weights, by its own solver with the teacher's new
+weights, on data that needs no labels if its nets use none. From round 2 on a teacher whose solver
+itself names a teacher, which must be the student's net, continues from its own weights and learns
+from the student; any other continues from the student's weights, and so must have the student's
+net. Run again, the command continues where it was stopped. The results are in
 <the student's snapshot_prefix>_rounds.csv."""
 
 
@@ -90,7 +90,7 @@ def _solver_of(solver: Any, role: str, turn: int, newest: dict[str, Path]) -> An
     if role == "student":
         own.teacher[0].weights = str(newest["teacher"])
     elif turn == 1:
-        without_teacher(own)  # the student knows nothing yet
+        without_teacher(own)  # the student is not trained yet
     elif solver.teacher:
         own.weights[:] = [str(newest["teacher"])]
         own.teacher[0].weights = str(newest["student"])

@@ -1,8 +1,8 @@
 """``bench``: how fast training, distilling, starting and loading are, next to plain PyTorch.
 
 What is compared runs in one process, in turns, for several rounds. A ratio is the median over the
-rounds of "other / ours": 2 says that ours takes half the time. Taking turns evens out what else
-the machine is doing, in the ratios; the times themselves show it.
+rounds of "other / ours": 2 means that ours takes half the time. Because of the turns, other load on
+the machine hardly changes the ratios; it does change the times.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EXAMPLE = "-only lenet -rounds 5"
 DESCRIPTION = """Measures the speed of training, distilling, starting and loading on this machine,
 next to plain PyTorch where there is something to compare with."""
 
-MNIST_RECORDS = 60_000
+MNIST_SAMPLES = 60_000
 Times = dict[str, list[float]]
 
 
@@ -47,7 +47,7 @@ class Row:
         seconds: the median over the rounds.
         rounds: the seconds of each round.
         compared: what the ratio compares with.
-        ratio: how many times as long the compared takes; None: nothing is compared.
+        ratio: how many times as long that takes; None: nothing is compared.
         wanted: what the ratio or the time should be.
     """
 
@@ -116,9 +116,9 @@ def lenet(bench: Bench) -> list[Row]:
     """LeNet: our solver on IDX files against a plain loop on float tensors in memory."""
     from . import bench_contenders as by
 
-    steps, records = bench.iterations, bench.iterations * by.BATCH
-    ours = by.make_solver(bench.folder, by.LENET, None, records)
-    plain = by.Script(by.LENET, records)
+    steps, samples = bench.iterations, bench.iterations * by.BATCH
+    ours = by.make_solver(bench.folder, by.LENET, None, samples)
+    plain = by.Script(by.LENET, samples)
     times = bench.in_turns(ours=lambda: ours.step(steps), plain=plain.train)
     return training_rows("lenet", times, steps, {"plain": ("plain PyTorch loop", ">= 1.5")})
 
@@ -141,13 +141,13 @@ def distil(bench: Bench, measure: str, student: str, teacher: str) -> list[Row]:
     """Our solver against the usual script, and against the best the student alone can do."""
     from . import bench_contenders as by
 
-    steps, records = bench.iterations, bench.iterations * by.BATCH
-    ours = by.make_solver(bench.folder, student, teacher, records)
-    usual, asked = by.Script(student, records), by.module(teacher).eval()
+    steps, samples = bench.iterations, bench.iterations * by.BATCH
+    ours = by.make_solver(bench.folder, student, teacher, samples)
+    usual, teacher_module = by.Script(student, samples), by.module(teacher).eval()
     alone = by.Script(student, by.BATCH, fast=True)
     times = bench.in_turns(
         ours=lambda: ours.step(steps),
-        usual=lambda: usual.distil(asked),
+        usual=lambda: usual.distil(teacher_module),
         alone=lambda: alone.repeat(steps),
     )
     compared = {"usual": ("usual script", ">= 2.5"), "alone": ("student on one batch", ">= 0.9")}
@@ -179,11 +179,11 @@ sys.exit(status)
 """
 
 
-def start(bench: Bench, records: int = MNIST_RECORDS) -> list[Row]:
-    """Fresh processes: to the help, to torch, and from there through one iteration."""
+def start(bench: Bench, samples: int = MNIST_SAMPLES) -> list[Row]:
+    """New processes: to the help, to torch, and from there through one iteration."""
     from . import bench_contenders as by
 
-    solver = by.write_solver(bench.folder, by.SMALL_LENET, by.LENET, records)
+    solver = by.write_solver(bench.folder, by.SMALL_LENET, by.LENET, samples)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def python(*arguments: str) -> str:
@@ -314,8 +314,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("bench", DESCRIPTION, EXAMPLE)
-    flags.add(parser, "only", metavar="NAMES", help=f"of {', '.join(MEASURES)}; by commas")
-    flags.add(parser, "rounds", type=int, default=21, help="how many, after a warm-up (21)")
-    flags.add(parser, "iterations", type=int, default=20, help="of training in a round (20)")
+    flags.add(
+        parser,
+        "only",
+        metavar="NAMES",
+        help=f"some of {', '.join(MEASURES)}, separated by commas (default: all)",
+    )
+    flags.add(
+        parser, "rounds", type=int, default=21, help="how many, after a warm-up (default: 21)"
+    )
+    flags.add(
+        parser, "iterations", type=int, default=20, help="of training in a round (default: 20)"
+    )
     flags.add(parser, "json", metavar="FILE", help="write the times of every round there")
     return parser

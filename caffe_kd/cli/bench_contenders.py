@@ -22,7 +22,7 @@ from ..solver.solver import Solver
 BATCH = 64
 TEMPERATURE = 4.0
 
-# The nets, once for both: what stands behind a 28 x 28 digit. Convolutions are 5 x 5, pools 2 x 2.
+# The nets, once for both: the layers after a 28 x 28 digit. Convolutions are 5 x 5, pools 2 x 2.
 LENET = "conv 20, pool, conv 50, pool, ip 500, relu, ip 10"
 SMALL_LENET = "conv 8, relu, pool, conv 16, relu, pool, ip 32, relu, ip 10"
 MLP_1200 = "ip 1200, relu, ip 1200, relu, ip 10"
@@ -65,18 +65,18 @@ def net_text(net: str, digits: Path) -> str:
     return "\n".join([*lines, _LOSS % bottom])
 
 
-def write_digits(folder: Path, records: int) -> Path:
+def write_digits(folder: Path, samples: int) -> Path:
     """Write made-up digits and labels as IDX files; return the path of the digits."""
     path = folder / "digits-images-idx3-ubyte"
     rng = np.random.default_rng(0)
-    write_idx(path, rng.integers(0, 256, (records, 28, 28), np.uint8))
-    write_idx(folder / "digits-labels-idx1-ubyte", rng.integers(0, 10, records, np.uint8))
+    write_idx(path, rng.integers(0, 256, (samples, 28, 28), np.uint8))
+    write_idx(folder / "digits-labels-idx1-ubyte", rng.integers(0, 10, samples, np.uint8))
     return path
 
 
-def write_solver(folder: Path, student: str, teacher: str | None, records: int) -> Path:
+def write_solver(folder: Path, student: str, teacher: str | None, samples: int) -> Path:
     """Write a solver that trains on so many digits, distilling if there is a teacher."""
-    digits = write_digits(folder, records)
+    digits = write_digits(folder, samples)
     (folder / "student.prototxt").write_text(net_text(student, digits), encoding="utf-8")
     lines = f"""
     net: "student.prototxt" snapshot_prefix: "{folder / "run"}" snapshot_after_train: false
@@ -98,9 +98,9 @@ def write_solver(folder: Path, student: str, teacher: str | None, records: int) 
     return folder / "solver.prototxt"
 
 
-def make_solver(folder: Path, student: str, teacher: str | None, records: int) -> Solver:
-    """Return our solver, ready to train on so many digits; nobody reads its log."""
-    path = write_solver(folder, student, teacher, records)
+def make_solver(folder: Path, student: str, teacher: str | None, samples: int) -> Solver:
+    """Return our solver, ready to train on so many digits; its log is thrown away."""
+    path = write_solver(folder, student, teacher, samples)
     return Solver(read_plan(path), Log(stream=io.StringIO(), progress=False))
 
 
@@ -142,14 +142,14 @@ class Script:
 
     Args:
         net: what to train, such as LENET.
-        records: how many digits.
-        fast: lay out memory and update as fast as PyTorch can, which scripts seldom ask for.
+        samples: how many digits.
+        fast: use channels_last memory and a fused update, which scripts seldom do.
     """
 
-    def __init__(self, net: str, records: int, fast: bool = False) -> None:
+    def __init__(self, net: str, samples: int, fast: bool = False) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.images = torch.rand(records, 1, 28, 28, generator=generator)
-        self.labels = torch.randint(10, (records,), generator=generator)
+        self.images = torch.rand(samples, 1, 28, 28, generator=generator)
+        self.labels = torch.randint(10, (samples,), generator=generator)
         self.net = module(net)
         if fast:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -164,7 +164,7 @@ class Script:
             self._learn(F.cross_entropy(self.net(images), labels))
 
     def distil(self, teacher: nn.Module) -> None:
-        """Pass over the digits through a DataLoader, asking the teacher in each step."""
+        """Pass over the digits through a DataLoader, running the teacher in each step."""
         for images, labels in DataLoader(
             TensorDataset(self.images, self.labels), batch_size=BATCH, shuffle=True
         ):
@@ -173,7 +173,7 @@ class Script:
             self._learn(distillation_loss(self.net(images), soft, labels))
 
     def repeat(self, steps: int) -> None:
-        """Distil one batch again and again from given logits: no data to get, no teacher to ask."""
+        """Distil one batch repeatedly from given logits: without loading data or a teacher."""
         images, labels = self.images[:BATCH], self.labels[:BATCH]
         soft = images[:, 0, 0, :10]
         for _ in range(steps):

@@ -16,10 +16,10 @@ SUMMARY = "train generations of a net, each with the one before it as teacher"
 GROUP = "train"
 EXAMPLE = "-solver prototxt/distillation/kd_solver.prototxt -generations 2 -from_labels"
 DESCRIPTION = """Born-again networks: generation 1 is trained as the solver says, and generation k+1
-is trained anew, with the same net as its student and generation k as its teacher. The solver has a
-net and a distiller_net; a teacher without weights, or the flag -from_labels, makes generation 1
-learn from the labels alone. Run again, it goes on where it was stopped. The results are in
-<snapshot_prefix>_generations.csv. Source: https://arxiv.org/abs/1805.04770."""
+is trained from scratch, with the same net as its student and generation k as its teacher. The
+solver has a net and a distiller_net; with a teacher without weights, or the flag -from_labels,
+generation 1 learns from the labels alone. Run again, the command continues where it was stopped.
+The results are in <snapshot_prefix>_generations.csv. Source: https://arxiv.org/abs/1805.04770."""
 
 
 @guarded
@@ -76,7 +76,7 @@ def _solver_of(solver: Any, generation: int, before: Path | None, from_labels: b
     own.CopyFrom(solver)
     own.snapshot_prefix = f"{solver.snapshot_prefix}_gen_{generation}"
     if solver.random_seed >= 0:
-        own.random_seed = solver.random_seed + generation - 1  # each is born with its own weights
+        own.random_seed = solver.random_seed + generation - 1  # each has other initial weights
     if before is None and (from_labels or not any(t.weights for t in solver.teacher)):
         without_teacher(own)
     elif before is not None:

@@ -1,4 +1,4 @@
-"""``classify``: tells what an exported model sees in a picture."""
+"""``classify``: prints the most likely classes of images, by an exported model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 SUMMARY = "classify images with an exported model"
 GROUP = "deploy"
 EXAMPLE = "images/seven.png -model output/mnist/student.onnx -top 3"
-DESCRIPTION = """Classifies pictures with an ONNX model and prints the likeliest classes. A picture
-of any size is brought to the model's, its proportions not kept, and to grey or BGR; what is
-transparent becomes white. A model that export_onnx wrote with -preprocess takes the pixels; others
-tell the mean and scale of the data they were trained on, which are applied."""
+DESCRIPTION = """Classifies images with an ONNX model and prints the most likely classes. An image
+is resized to the model's input size, without keeping its proportions, and converted to grey or BGR;
+transparent parts become white. A model that export_onnx wrote with -preprocess takes the pixels;
+others name the mean and scale of the data they were trained on, which are applied."""
 
 _BRIGHT = 128  # of 0 to 255
 
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = Classifier(arguments.model, arguments.scale, _numbers(arguments.mean))
     names = class_names(arguments.labels, model.classes)
-    _tell(model.description + (", pixel inverted" if arguments.invert else ""))
+    _log(model.description + (", pixel inverted" if arguments.invert else ""))
     if not model.scale_is_known:
-        _tell(
-            "note: the model does not tell the scale of its pixels, which stay 0 to 255. If it was "
+        _log(
+            "note: the model does not name the scale of its pixels, which stay 0 to 255. If it was "
             "trained on 0 to 1, as Caffe's LeNet, give -scale 0.00390625"
         )
     channels, height, width = model.input_shape
@@ -51,15 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.invert:
             pixels = 255 - pixels
         elif channels == 1 and _is_on_paper(pixels):
-            _tell(
-                f"note: {path} is dark on a light ground. MNIST's digits are light on dark; for a "
-                "net trained on such, give -invert"
+            _log(
+                f"note: {path} is dark on a light background. MNIST's digits are light on dark; "
+                "for a net that was trained on them, give -invert"
             )
         _print(path, model(pixels), names, arguments.top)
     return 0
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr)
 
 
@@ -70,7 +70,7 @@ def _print(path: str, probabilities: np.ndarray, names: Sequence[str], top: int)
 
 
 def _is_on_paper(pixels: np.ndarray) -> bool:
-    """Say whether most of a grey picture's border is bright."""
+    """Return whether most of a grey image's border is bright."""
     import numpy as np
 
     (image,) = pixels
@@ -109,8 +109,15 @@ def parser() -> CommandParser:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, GIF, BMP, TIFF, …")
     flags.add(parser, "model", required=True, metavar="FILE", help="the .onnx file")
     flags.add(parser, "labels", metavar="FILE", help="the classes' names, one a line")
-    flags.add(parser, "top", type=int, default=5, metavar="K", help="classes told (default: 5)")
+    flags.add(
+        parser,
+        "top",
+        type=int,
+        default=5,
+        metavar="K",
+        help="how many classes to print (default: 5)",
+    )
     flags.add(parser, "invert", action="store_true", help="swap dark and light, for ink on paper")
-    flags.add(parser, "mean", metavar="B,G,R", help="subtracted from the pixels of 0 to 255")
-    flags.add(parser, "scale", type=float, help="what the pixels are multiplied with then")
+    flags.add(parser, "mean", metavar="B,G,R", help="to subtract from the pixels of 0 to 255")
+    flags.add(parser, "scale", type=float, help="to multiply the pixels by, after the mean")
     return parser

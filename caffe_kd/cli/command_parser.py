@@ -18,14 +18,14 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Takes no abbreviated flags; what is wrong with a command line is a UsageError.
+    """Refuses abbreviated flags, and raises UsageError for a command line that is wrong.
 
     Args:
         name: the command.
         description: what it does.
         example: the flags and arguments of a command line that can be typed.
         notes: lines for the end of ``-h``, printed as they are.
-        words: the usage's words after the command; None: what must be given, and ``[FLAGS]``.
+        words: the usage after the command's name; None: the required arguments and ``[FLAGS]``.
 
     Attributes:
         example: as given.
@@ -54,7 +54,7 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def command_line(self) -> str:
-        """Return what can be typed: the command and all that must be given."""
+        """Return the command with all arguments that are required."""
         if self._words is not None:
             return f"{self.prog} {self._words}".rstrip()
         visible = [action for action in self._actions if action.help != argparse.SUPPRESS]
@@ -74,7 +74,7 @@ class CommandParser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """Say in one line what is wrong, where argparse takes several.
+        """Report in one line what is wrong, where argparse takes several.
 
         Raises:
             UsageError: always.
@@ -92,7 +92,7 @@ class CommandParser(argparse.ArgumentParser):
         return f"{getattr(action, 'need', None) or 'missing'}: {names}"
 
     def _unknown_flag(self) -> str | None:
-        """Return what to say of the first flag given that does not exist."""
+        """Return the message for the first unknown flag; None if all are known."""
         known = self._option_string_actions
         for word in self._given:
             flag = word.partition("=")[0]

@@ -1,7 +1,7 @@
 """The commands: each module here that has a SUMMARY is one, in the group that its GROUP names.
 
-Both are read from the modules' text, for importing all of them takes long; so a new command is one
-file, which no other has to name.
+Both are read from the modules' text, because importing all of them takes long. A new command is one
+file; no other file has to name it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def find(name: str) -> Command | None:
 
 @cache
 def commands() -> dict[str, Command]:
-    """Return all commands by name: group by group, in each by the alphabet."""
+    """Return all commands by name: group by group, in alphabetical order within a group."""
     found = {name: _read(path) for name, path in sorted(_modules().items())}
     known = {name: command for name, command in found.items() if command is not None}
     order = list(GROUPS)

@@ -1,4 +1,4 @@
-"""``compose_kd``: prints the net that teacher, student and distiller make."""
+"""``compose_kd``: prints the net that is composed of teacher, student and distiller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import flags, output
 from .command_parser import CommandParser
 from .guard import guarded
 
-SUMMARY = "print the net that teacher, student and distiller make"
+SUMMARY = "print the composed net of teacher and student"
 GROUP = "check"
 EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt"
 DESCRIPTION = """Prints, as prototxt, the net a solver would train: the student's layers, the
@@ -71,7 +71,7 @@ def parser() -> CommandParser:
         "for",
         choices=["caffe"],
         dest="target",
-        help="write a net for BVLC Caffe, this package's layers as those of the plugin",
+        help="write a net for BVLC Caffe, with the plugin's layers in place of this package's",
     )
     flags.add(
         parser,
@@ -89,14 +89,14 @@ def parser() -> CommandParser:
         parser,
         "databases",
         metavar="FOLDER",
-        help="with -for caffe: write LMDBs there of what BVLC Caffe cannot read (backend: IDX, "
-        "first, count, leave_out), unless they are there already",
+        help="with -for caffe: write LMDBs there of data that BVLC Caffe cannot read (backend: "
+        "IDX, first, count, leave_out), unless they exist already",
     )
     return parser
 
 
 def _check(arguments: Any) -> None:
-    """Refuse flags that lack others."""
+    """Refuse flags that need others which are not given."""
     for name in ("weights_output", "databases", "solver_output"):
         if getattr(arguments, name) and not arguments.target:
             raise UsageError(f"-{name} needs -for caffe")
@@ -105,7 +105,7 @@ def _check(arguments: Any) -> None:
 
 
 def _count_blobs(net: Any, missing: CaffeKDError) -> Mapping[str, int]:
-    """Warn that a teacher's weights are missing, which only its parameters' number asks for."""
+    """Warn that a teacher's weights are missing: only its number of parameters depends on them."""
     from ..analysis.reading import blob_counts
 
     output.say_to_stderr(f"compose_kd: warning: {missing}")
@@ -113,7 +113,7 @@ def _count_blobs(net: Any, missing: CaffeKDError) -> Mapping[str, int]:
 
 
 def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
-    """Return the net for BVLC Caffe; write the weights for it, and print how to go on."""
+    """Return the net for BVLC Caffe; write its weights, and print how to train it."""
     from ..for_caffe import net as for_caffe
     from ..for_caffe.databases import Databases
     from ..for_caffe.solver import settings_to_leave_out
@@ -132,7 +132,7 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
     lacks = ", ".join(settings_to_leave_out(plan.solver))
     how_to = _HOW_TO.format(
         solver=f"caffe train -solver {arguments.solver_output or 'FILE (see -solver_output)'}",
-        lacks=lacks and f", without {lacks}, which it lacks",
+        lacks=lacks and f", without {lacks}, which it does not have",
         plugin=Path(__file__).resolve().parents[1] / "plugin",
     )
     print(how_to, file=sys.stderr)
@@ -144,7 +144,7 @@ def _put_solver(plan: Any, weights: Mapping[str, Any], arguments: Any) -> None:
     from ..for_caffe.solver import solver_for_caffe
 
     if weights and not arguments.weights_output:
-        raise UsageError("-solver_output needs -weights_output, for what the teacher knows")
+        raise UsageError("-solver_output needs -weights_output, for the teacher's weights")
     files = [arguments.weights_output] if weights else []
     files += map(str, plan.student_weights)
     output.put_prototxt(solver_for_caffe(plan, arguments.output, files), arguments.solver_output)

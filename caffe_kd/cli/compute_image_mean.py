@@ -1,4 +1,4 @@
-"""``compute_image_mean``: writes the mean of a database's images, as the original's tool does."""
+"""``compute_image_mean``: writes the mean of a database's images, as Caffe's tool does."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PROGRESS_EVERY = 10_000
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
-    records = _open(Path(arguments.input_db), arguments.backend)
-    mean = mean_of(records)
+    samples = _open(Path(arguments.input_db), arguments.backend)
+    mean = mean_of(samples)
     if arguments.output_file:
         print(f"Write to {arguments.output_file}")
         _write(Path(arguments.output_file), mean)
@@ -50,37 +50,37 @@ def _open(path: Path, backend: str | None) -> SampleSource:
     return open_source(pb.DataParameter(source=str(path), backend=kind), Path)
 
 
-def mean_of(records: SampleSource) -> np.ndarray:
+def mean_of(samples: SampleSource) -> np.ndarray:
     """Return the mean image, float32 [C, H, W]; encoded images are decoded as they are stored.
 
     Raises:
-        DataError: a record is damaged, or has another shape than the first.
+        DataError: a sample is damaged, or has another shape than the first.
 
-    Source: the original's sums are float32 and go through the records in order, and so do these.
+    Source: Caffe's sums are float32 and add the samples in order, and so do these.
     """
     import numpy as np
 
     print("Starting iteration")
-    total = np.zeros(records.read(0)[0].shape, np.float32)
-    for index in range(len(records)):
-        image, _ = records.read(index)
+    total = np.zeros(samples.read(0)[0].shape, np.float32)
+    for index in range(len(samples)):
+        image, _ = samples.read(index)
         if image.shape != total.shape:
             raise DataError(
-                f"Incorrect data field size: record {index} is {image.shape} (channels, height, "
-                f"width), the first is {total.shape}. A mean image takes images of one size; "
-                "convert_imageset -resize_width W -resize_height H makes them so",
-                records.name,
+                f"Incorrect data field size: sample {index} is {image.shape} (channels, height, "
+                f"width), the first is {total.shape}. A mean image needs images of one size; "
+                "convert_imageset -resize_width W -resize_height H resizes them",
+                samples.name,
             )
         total += image
         if (index + 1) % PROGRESS_EVERY == 0:
             print(f"Processed {index + 1} files.")
-    if len(records) % PROGRESS_EVERY:
-        print(f"Processed {len(records)} files.")
-    return total / np.float32(len(records))
+    if len(samples) % PROGRESS_EVERY:
+        print(f"Processed {len(samples)} files.")
+    return total / np.float32(len(samples))
 
 
 def channel_means(mean: np.ndarray) -> list[float]:
-    """Return the mean of each channel of a mean image, added up in float32 as in the original."""
+    """Return the mean of each channel of a mean image, summed in float32 as in Caffe."""
     import numpy as np
 
     sums: list[Any] = [np.cumsum(channel, dtype=np.float32)[-1] for channel in mean]
@@ -104,7 +104,10 @@ def parser() -> CommandParser:
     parser = CommandParser("compute_image_mean", DESCRIPTION, EXAMPLE)
     parser.add_argument("input_db", metavar="INPUT_DB", help="the database")
     parser.add_argument(
-        "output_file", metavar="OUTPUT_FILE", nargs="?", help="the mean image; without it: none"
+        "output_file",
+        metavar="OUTPUT_FILE",
+        nargs="?",
+        help="the mean image (default: none)",
     )
     flags.add(
         parser,

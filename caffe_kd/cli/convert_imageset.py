@@ -23,11 +23,11 @@ GROUP = "caffe"
 EXAMPLE = "-gray -resize_width 28 -resize_height 28 -shuffle images/train output/train_lmdb"
 DESCRIPTION = """Turns images into an LMDB of Datum, uint8, BGR or grey. LISTFILE has lines
 "path label", the path below ROOTFOLDER, the label a whole number. Without it ROOTFOLDER has one
-folder per class: labels are the places of the folders' names in order, and the names are written to
-labels.txt beside the database. An image that cannot be read is reported and left out."""
+folder per class: labels are the indices of the sorted folder names, which are written to labels.txt
+beside the database. An image that cannot be read is reported and left out."""
 EPILOG = """Images are read, resized and encoded by OpenCV, as in Caffe; proportions are not kept.
-The order of -shuffle is the same each time. -encoded keeps a file's own bytes where it is not
-resized and its suffix is the format wanted: with -gray in colour, too."""
+The order of -shuffle is the same each time. -encoded keeps a file's own bytes if it is not resized
+and its suffix is the wanted format; such an image keeps its colours, even with -gray."""
 SWITCHES = ("gray", "shuffle", "check_size", "encoded")
 PROGRESS_EVERY = 1000
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Shuffling data")
         random.Random(0).shuffle(lines)
     elif not lists:
-        print("note: the records lie class by class; to train on them, give -shuffle")
+        print("note: the samples are in order, class by class; to train on them, give -shuffle")
     convert(root, lines, out, arguments)
     return 0
 
@@ -79,10 +79,10 @@ def _check_size(width: int, height: int) -> None:
 
 
 def read_folders(root: Path) -> tuple[list[Line], list[str]]:
-    """Return the pictures in a folder's folders, each of which is a class, and the classes.
+    """Return the images in a folder's folders, each of which is a class, and the classes.
 
     Raises:
-        DataError: there are no folders, or no pictures in one.
+        DataError: there are no folders, or no images in one.
     """
     from ..data.image_file import SUFFIXES
 
@@ -95,7 +95,7 @@ def read_folders(root: Path) -> tuple[list[Line], list[str]]:
     for label, name in enumerate(classes):
         files = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not files:
-            raise DataError("no pictures in this folder of a class", str(root / name))
+            raise DataError("no images in this class's folder", str(root / name))
         lines += [(path.relative_to(root).as_posix(), label) for path in files]
     return lines, classes
 
@@ -108,8 +108,8 @@ def _write_labels(path: Path, classes: list[str], root: Path) -> None:
     if path.exists() and read_bytes(path, max_bytes=1 << 24) != content:
         raise DataError(
             f"lists other classes than the folders of {root}: {', '.join(classes)}. Labels are "
-            "places in that list: use the same folders for all databases beside it, or another "
-            "place for this one",
+            "indices into that list: use the same folders for all databases beside it, or write "
+            "this one elsewhere",
             str(path),
         )
     write_atomically(path, content)
@@ -117,20 +117,20 @@ def _write_labels(path: Path, classes: list[str], root: Path) -> None:
 
 
 def convert(root: Path, lines: Sequence[Line], out: Path, options: argparse.Namespace) -> None:
-    """Write the pictures as an LMDB: key ``%08d_path``, the number being the line's.
+    """Write the images as an LMDB: key ``%08d_path``, the number being the line's.
 
     Raises:
-        DataError: no picture can be read, or with -check_size one has another size.
+        DataError: no image can be read, or with -check_size one has another size.
     """
     from ..data.backends.lmdb import write_lmdb
 
     print(f"A total of {len(lines)} images.")
-    count = write_lmdb(out, _records(root, lines, options))
+    count = write_lmdb(out, _samples(root, lines, options))
     left_out = len(lines) - count
     print(f"Processed {count} files." + (f" Left out: {left_out}." if left_out else ""))
 
 
-def _records(
+def _samples(
     root: Path, lines: Sequence[Line], options: argparse.Namespace
 ) -> Iterator[tuple[bytes, bytes]]:
     size, in_color = None, 0
@@ -145,7 +145,7 @@ def _records(
         in_color += options.gray and datum.encoded and _is_color(datum)
         if options.check_size and shape != size:
             raise DataError(
-                f"Incorrect data field size: (channels, height, width) is {shape}, of the pictures "
+                f"Incorrect data field size: (channels, height, width) is {shape}, of the images "
                 f"before {size}. Give -resize_width and -resize_height",
                 path,
             )
@@ -154,7 +154,7 @@ def _records(
             print(f"Processed {index + 1} files.")
     if in_color:
         print(
-            f"note: {in_color} files are stored as they are, in colour, -gray or not, as in Caffe. "
+            f"note: {in_color} files are stored as they are, in colour despite -gray, as in Caffe. "
             "transform_param { force_gray: true } reads them in grey"
         )
 
@@ -179,10 +179,10 @@ def _datum(path: str, label: int, options: argparse.Namespace) -> tuple[Any, tup
 
 
 def _encoded(data: bytes, image: np.ndarray, path: str, options: argparse.Namespace) -> bytes:
-    """Return an image's file: its own bytes where they can stay, else encoded.
+    """Return an image as a file: its own bytes if they can stay, else encoded.
 
-    Source: ReadImageToDatum. Where a file's suffix names no format, Caffe ends; here its content
-    says which it is.
+    Source: ReadImageToDatum. If a file's suffix names no format, Caffe stops; here its content
+    determines the format.
     """
     from ..data.image_file import ENCODINGS, encode_image
 
@@ -200,7 +200,7 @@ def _is_color(datum: Any) -> bool:
 
 
 def _switch(word: str) -> list[str]:
-    """Translate ``--gray=true``, as the original's scripts have it, to ``-gray``."""
+    """Translate ``--gray=true``, as Caffe's scripts have it, to ``-gray``."""
     name, sign, value = word.lstrip("-").partition("=")
     if not sign or name not in SWITCHES or value.lower() not in ("true", "false", "1", "0"):
         return [word]
@@ -217,8 +217,8 @@ def parser() -> CommandParser:
         words="[FLAGS] ROOTFOLDER [LISTFILE] DB_NAME",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help=argparse.SUPPRESS)
-    flags.add(parser, "gray", action="store_true", help="one channel of grey")
-    flags.add(parser, "shuffle", action="store_true", help="mix the order of the pictures")
+    flags.add(parser, "gray", action="store_true", help="convert to grey, one channel")
+    flags.add(parser, "shuffle", action="store_true", help="shuffle the images")
     flags.add(
         parser,
         "backend",
@@ -226,12 +226,12 @@ def parser() -> CommandParser:
         default="lmdb",
         help="lmdb (the default); a leveldb cannot be written",
     )
-    flags.add(parser, "resize_width", type=int, default=0, metavar="N", help="0: as it is")
-    flags.add(parser, "resize_height", type=int, default=0, metavar="N", help="0: as it is")
-    flags.add(parser, "check_size", action="store_true", help="demand that all sizes are equal")
+    flags.add(parser, "resize_width", type=int, default=0, metavar="N", help="0: unchanged")
+    flags.add(parser, "resize_height", type=int, default=0, metavar="N", help="0: unchanged")
+    flags.add(parser, "check_size", action="store_true", help="require that all sizes are equal")
     flags.add(
-        parser, "encoded", action="store_true", help="store image files; their own bytes where "
-        "nothing changes",
+        parser, "encoded", action="store_true", help="store encoded image files; their own bytes "
+        "if nothing changes",
     )  # fmt: skip
     flags.add(
         parser, "encode_type", choices=["", "png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"],

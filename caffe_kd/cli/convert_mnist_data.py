@@ -1,4 +1,4 @@
-"""``convert_mnist_data``: turns IDX files into an LMDB, as the original's converter does."""
+"""``convert_mnist_data``: turns IDX files into an LMDB, as Caffe's converter does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUP = "caffe"
 EXAMPLE = (
     "data/mnist/train-images-idx3-ubyte data/mnist/train-labels-idx1-ubyte output/mnist_train_lmdb"
 )
-DESCRIPTION = "Writes the records of two IDX files (plain or .gz) as an LMDB of Datum."
+DESCRIPTION = "Writes the images and labels of two IDX files (plain or .gz) as an LMDB of Datum."
 
 
 @guarded
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def convert(images_path: Path, labels_path: Path, out: Path, overwrite: bool = False) -> None:
-    """Write the records of two IDX files as an LMDB: key ``%08d``, Datum of one channel.
+    """Write the samples of two IDX files as an LMDB: key ``%08d``, Datum of one channel.
 
     Raises:
         DataError: a file is missing or damaged, the counts differ, or ``out`` exists.
@@ -50,11 +50,11 @@ def convert(images_path: Path, labels_path: Path, out: Path, overwrite: bool = F
         print(f"note: {images_path} is of {WHAT}", file=sys.stderr)
     print(f"A total of {len(images)} items.")
     print(f"Rows: {images.shape[1]} Cols: {images.shape[2]}")
-    count = write_lmdb(out, _records(images, labels), overwrite)
+    count = write_lmdb(out, _samples(images, labels), overwrite)
     print(f"Processed {count} files.")
 
 
-def _records(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
+def _samples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
     from ..proto import caffe_pb2
 
     _, height, width = images.shape

@@ -21,10 +21,10 @@ GROUP = "check"
 EXAMPLE = (
     "-solver prototxt/mnist/kd_solver.prototxt -weights output/mnist/student_iter_18760.caffemodel"
 )
-DESCRIPTION = """Draws what a teacher knows beyond the labels, over test data of pictures: for a
-record of each class the teacher's probabilities, softened by several temperatures; which classes it
-finds alike; and the records on which student and teacher differ. Give a solver with a teacher, and
-the student's snapshot as -weights; or nets as -model with their -weights."""
+DESCRIPTION = """Draws what a teacher knows beyond the labels, on a test set of images: for a sample
+of each class the teacher's probabilities, softened by several temperatures; which classes it finds
+similar; and the samples on which student and teacher differ. Give a solver with a teacher, and the
+student's snapshot as -weights; or nets as -model with their -weights."""
 
 
 @guarded
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if bool(arguments.solver) == bool(arguments.model):
         raise UsageError("give either -solver SOLVER.prototxt or -model NET.prototxt with -weights")
     if arguments.teacher and not arguments.solver:
-        raise UsageError("-teacher chooses among the teachers of a -solver")
+        raise UsageError("-teacher selects one of the teachers of a -solver")
     if arguments.iterations < 1:
         raise UsageError(f"-iterations must be at least 1. Received: {arguments.iterations}")
     temperatures = _temperatures(arguments.temperatures)
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = class_names(arguments.labels, found.classes)
     temperatures = temperatures or sorted({1.0, found.temperature, 20.0})
     for who, right in zip(("teacher", "student"), found.right, strict=False):
-        print(f"{who}: right on {right:,} of {found.total:,} records")
+        print(f"{who}: right on {right:,} of {found.total:,} samples")
     if nets.student is not None:
-        print(f"both differ on {found.disagreements:,}")
-    print(f"what the teacher finds alike, at temperature {found.temperature:g}:")
+        print(f"they differ on {found.disagreements:,}")
+    print(f"classes that the teacher finds similar, at temperature {found.temperature:g}:")
     for true, other, share in most_similar(found):
         say(f"  {names[true]} has {percent(share)} of {names[other]}")
     for path in draw(found, names, temperatures, Path(arguments.output)):
@@ -108,13 +108,13 @@ def parser() -> CommandParser:
         "output",
         metavar="FOLDER",
         default="dark_knowledge",
-        help="where to put the pictures (default: %(default)s)",
+        help="where to put the figures (default: %(default)s)",
     )
     flags.add(
         parser,
         "temperatures",
         metavar="T,T",
-        help="those to show (default: 1, the one the student is distilled at, 20)",
+        help="the temperatures to show (default: 1, the one the student is distilled at, 20)",
     )
     flags.add(parser, "labels", metavar="FILE", help="the classes' names, one a line")
     flags.add(
@@ -123,7 +123,7 @@ def parser() -> CommandParser:
         type=flags.int32,
         default=100,
         metavar="N",
-        help="batches at most (default: 100); each record is seen once",
+        help="batches at most (default: 100); each sample is used once",
     )
     flags.own_code(parser)
     return parser

@@ -1,4 +1,4 @@
-"""``device_query``: tells of the CUDA devices."""
+"""``device_query``: prints the properties of the CUDA devices."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .guard import guarded
 SUMMARY = "print the CUDA devices"
 GROUP = "caffe"
 EXAMPLE = "-gpu all"
-DESCRIPTION = """Tells what PyTorch knows of the CUDA devices, in the original's lines. Without -gpu
-all are told; where there is none, that is told, and is no error."""
+DESCRIPTION = """Prints what PyTorch knows of the CUDA devices, in Caffe's lines: of all devices, or
+of those that -gpu names. If there is none it says so, which is not an error."""
 
 
 @guarded
@@ -53,7 +53,7 @@ def parser() -> CommandParser:
 
 
 def lines(number: int, device: Any) -> list[str]:
-    """Return the original's lines of a device, as far as this PyTorch knows of it."""
+    """Return Caffe's lines about a device, as far as this PyTorch knows its properties."""
     facts = (
         ("Major revision number", "major"),
         ("Minor revision number", "minor"),
@@ -65,6 +65,6 @@ def lines(number: int, device: Any) -> list[str]:
         ("Clock rate", "clock_rate"),
         ("Number of multiprocessors", "multi_processor_count"),
     )
-    told = [("Device id", number)]
-    told += [(what, getattr(device, name)) for what, name in facts if hasattr(device, name)]
-    return [f"{what + ':':31s}{value}" for what, value in told]
+    known = [("Device id", number)]
+    known += [(what, getattr(device, name)) for what, name in facts if hasattr(device, name)]
+    return [f"{what + ':':31s}{value}" for what, value in known]

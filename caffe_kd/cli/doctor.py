@@ -1,4 +1,4 @@
-"""``doctor``: tells what a user should know before trusting a net or solver."""
+"""``doctor``: reports what is wrong, or easily misunderstood, in a net or solver."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SUMMARY = "find what is wrong with a net or solver, and what it costs"
 GROUP = "check"
 EXAMPLE = "prototxt/mnist/kd_solver.prototxt"
 DESCRIPTION = """Examines a net's or a solver's prototxt of any year: what cannot work, what works
-otherwise than it seems to, and what the net costs in parameters, multiply-adds and memory. Each
-finding has its place, why it matters and what to do. Data and weights need not be there. The exit
-status is 1 if there is an error among the findings."""
+differently than it seems to, and what the net costs in parameters, multiply-adds and memory. Each
+finding comes with its line, why it matters and what to do. Data and weights need not be present.
+The exit status is 1 if there is an error among the findings."""
 
 
 @guarded

@@ -1,4 +1,4 @@
-"""``draw_net``: draws a net, or the nets of a solver, as a picture."""
+"""``draw_net``: draws a net, or the nets of a solver, as a graph."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SUMMARY = "draw a net, or teacher and student side by side"
 GROUP = "check"
 EXAMPLE = "prototxt/mnist/kd_solver.prototxt output/mnist/kd.png"
 DESCRIPTION = """Draws a net's prototxt as PNG, SVG, PDF or dot: layers as boxes, blobs as arrows
-with their shapes. Of a solver the nets that it trains are drawn: each teacher, what student and
-teachers share, and the student, side by side. Data and weights need not be there; shapes that
-hang on absent data are left out unless -input_shape tells them."""
+with their shapes. For a solver it draws the nets that it trains: each teacher, what student and
+teachers share, and the student, side by side. Data and weights need not be present; shapes that
+depend on absent data are left out unless -input_shape gives them."""
 
 _FORMATS = ("png", "svg", "pdf", "dot", "gv")
 _PHASES = ("ALL", "TRAIN", "TEST")
@@ -69,9 +69,9 @@ def _layers_in(views: Sequence[Any], phase: str) -> Sequence[Any]:
 
 
 def _lanes(target: Target) -> tuple[dict[str, int], dict[int, str]]:
-    """Return each layer's column, and the columns' headings; nothing where there is no teacher.
+    """Return each layer's column, and the columns' headings; nothing if there is no teacher.
 
-    From left to right: the teachers, what belongs to nobody alone, the student.
+    From left to right: the teachers, shared layers and the distiller, the student.
     """
     names = [name for name, _ in target.teachers]
     if not names or target.student is None:
@@ -92,13 +92,13 @@ def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("draw_net", DESCRIPTION, EXAMPLE)
     parser.add_argument("net", metavar="NET", help="a net's or a solver's prototxt")
-    parser.add_argument("output", metavar="OUTPUT", help="the picture, .png, .svg, .pdf or .dot")
+    parser.add_argument("output", metavar="OUTPUT", help="the image file, .png, .svg, .pdf or .dot")
     flags.add(
         parser,
         "rankdir",
         metavar="DIR",
-        help="which way the net runs: TB (top to bottom), BT, LR or RL (default: LR for a net, TB "
-        "for a solver)",
+        help="the direction of the graph: TB (top to bottom), BT, LR or RL (default: LR for a net, "
+        "TB for a solver)",
     )
     flags.add(
         parser,

@@ -1,4 +1,4 @@
-"""``explain_kd``: tells what objective a solver really optimises."""
+"""``explain_kd``: prints the objective that a solver really optimises."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from .output import say
 SUMMARY = "print the objective that a solver really optimises, term by term"
 GROUP = "check"
 EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt"
-DESCRIPTION = """Prints the objective that a solver really optimises: every term with its place, its
-formula and numbers, weight, temperature, what it is summed over and divided by, and the layers that
-it teaches; for each phase. Before it, whether the teacher's answers would be remembered; after it,
-what the doctor finds that makes a distillation another than it seems. -temperature, -alpha and
--teacher_cache count as they do for train_kd. Data and weights need not be there. The exit status is
-1 if there is an error among the findings, or training would refuse the -teacher_cache."""
+DESCRIPTION = """Prints the objective that a solver really optimises in each phase: every term with
+its line, formula and values, weight, temperature, what it is summed over and divided by, and the
+layers that get its gradient. Before it, whether the teacher's outputs would be cached; after it,
+what the doctor finds that makes a distillation differ from what it seems to be. -temperature,
+-alpha and -teacher_cache have the effect that they have in train_kd. Data and weights need not be
+present. The exit status is 1 if there is an error among the findings, or training would refuse the
+-teacher_cache."""
 
 
 @guarded

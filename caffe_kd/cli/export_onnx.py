@@ -21,9 +21,9 @@ EXAMPLE = (
     "-weights output/mnist/student_iter_18760.caffemodel "
     "-output output/mnist/student.onnx"
 )
-DESCRIPTION = """Writes a net as an ONNX model: what leads to its predictions in phase TEST, without
-data, labels, losses and teacher. The model is checked in ONNX Runtime before the file appears; a
-difference above 1e-4 * max(1, greatest value) is an error."""
+DESCRIPTION = """Writes a net as an ONNX model: the layers that lead to its predictions in phase
+TEST, without data, labels, losses and teacher. The model is checked in ONNX Runtime before the file
+is written; a difference above 1e-4 * max(1, greatest value) is an error."""
 
 
 @guarded
@@ -62,12 +62,12 @@ def _print(exported: Exported, path: Path) -> None:
     report = exported.report
     for blob, (count, total) in report.ties.items():
         print(
-            f"note: {count:,} of {total:,} values of '{blob}' differ: values that nearly tie fall "
-            "otherwise in ONNX Runtime, by rounding; each layer by itself agrees"
+            f"note: {count:,} of {total:,} values of '{blob}' differ: ONNX Runtime decides near "
+            "ties differently, by rounding; each layer by itself agrees"
         )
     print(f"{path}: {path.stat().st_size:,} bytes, {len(graph.node)} nodes")
     print(
-        f"ONNX Runtime and the net agree on {report.samples} records: greatest difference "
+        f"ONNX Runtime and the net agree on {report.samples} samples: greatest difference "
         f"{report.difference:.2e}, greatest value {report.value:.4g}"
     )
 
@@ -84,7 +84,7 @@ def parser() -> CommandParser:
         action="store_true",
         help="the model takes uint8 pixels (N, C, H, W) and holds the data layer's mean and scale",
     )
-    flags.add(parser, "data", metavar="IDX", help="an IDX file of images to check on, too")
+    flags.add(parser, "data", metavar="IDX", help="an IDX file of more images to check on")
     flags.deploy(parser)
     flags.own_code(parser)
     return parser

@@ -1,4 +1,4 @@
-"""``extract_features``: writes what a net makes of many records, as the original's tool does."""
+"""``extract_features``: writes a net's blobs for many samples, as Caffe's tool does."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SUMMARY = "write a net's blobs for many samples into an LMDB"
 GROUP = "caffe"
 EXAMPLE = "net.caffemodel net.prototxt fc7,prob fc7_lmdb,prob_lmdb 10 lmdb GPU 0"
 DESCRIPTION = """Runs batches of the data of a net's prototxt through the net, in phase TEST, and
-writes blobs of it into databases: for each record a Datum with float_data, its key the record's
-number in ten digits. A Data layer reads them like images of CHANNELS x HEIGHT x WIDTH."""
+writes some of its blobs into databases: for each sample a Datum with float_data, its key the
+sample's number in ten digits. A Data layer reads them like images of CHANNELS x HEIGHT x WIDTH."""
 PROGRESS_EVERY = 1000
 
 
@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..proto.upgrade import Notes
     from ..solver.device import choose_device
 
-    device, told = choose_device(_gpu(arguments), None)
+    device, message = choose_device(_gpu(arguments), None)
     with Log() as log:
-        log.info(told)
+        log.info(message)
         notes = Notes()
         stages = flags.comma_list(arguments.stage)
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)
@@ -82,18 +82,18 @@ def extract(net: Net, databases: dict[str, Path], batches: int, log: Log) -> Non
                 for value in _datums(name, net.blobs[name]):
                     writer.put(b"%010d" % writer.count, value)
                     if writer.count % PROGRESS_EVERY == 0:
-                        _tell(log, name, writer.count)
+                        _log_progress(log, name, writer.count)
     for name, writer in writers.items():
         if writer.count % PROGRESS_EVERY:
-            _tell(log, name, writer.count)
+            _log_progress(log, name, writer.count)
 
 
-def _tell(log: Log, name: str, count: int) -> None:
+def _log_progress(log: Log, name: str, count: int) -> None:
     log.info(f"Extracted features of {count} query images for feature blob {name}")
 
 
 def _datums(name: str, blob: Tensor) -> Iterator[bytes]:
-    """Yield the records of a blob, as a Datum each."""
+    """Yield the samples of a blob, each as a Datum."""
     from ..proto import caffe_pb2 as pb
 
     if blob.dim() > 4:
@@ -103,16 +103,16 @@ def _datums(name: str, blob: Tensor) -> Iterator[bytes]:
         )
     count, channels, height, width = (*blob.shape, 1, 1, 1, 1)[:4]
     values = blob.detach().float().cpu().contiguous().numpy().reshape(count, -1)
-    for record in values:
+    for sample in values:
         datum = pb.Datum(channels=channels, height=height, width=width)
-        datum.float_data.extend(record)
+        datum.float_data.extend(sample)
         yield datum.SerializeToString()
 
 
 def _check(arguments: argparse.Namespace, names: list[str], paths: list[Path]) -> None:
     if len(names) != len(paths) or not names or len({*names}) < len(names):
         raise UsageError(
-            "the number of blob names and dataset names must be equal, and each blob comes once. "
+            "the number of blob names and dataset names must be equal, and no blob named twice. "
             f"Received: {arguments.blobs} and {arguments.databases}"
         )
     if len({*paths}) < len(paths):
@@ -126,7 +126,7 @@ def _check(arguments: argparse.Namespace, names: list[str], paths: list[Path]) -
 
 
 def _gpu(arguments: argparse.Namespace) -> str | None:
-    """Return the device number that the words at the end or -gpu ask for."""
+    """Return the device number that the last arguments or -gpu ask for."""
     if arguments.mode != "GPU":
         return str(arguments.gpu) if arguments.gpu is not None else None
     return str(arguments.device.removeprefix("DEVICE_ID="))

@@ -12,9 +12,9 @@ from .guard import guarded
 SUMMARY = "list the fields of a message of the schema"
 GROUP = "check"
 EXAMPLE = "pooling_param"
-DESCRIPTION = """Prints the fields of a message with type, number in binary files, default and
-comment: of a message by its name (PoolingParameter, SolverParameter, LayerParameter), or of the
-block of a layer (pooling_param)."""
+DESCRIPTION = """Prints the fields of a message with their type, number in binary files, default and
+comment. The message is given by its name (PoolingParameter, SolverParameter, LayerParameter), or as
+a layer's block (pooling_param)."""
 
 
 @guarded

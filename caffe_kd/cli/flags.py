@@ -15,7 +15,7 @@ from ..python_layers import user_code
 def add(to: Any, name: str, need: str | None = None, **options: Any) -> None:
     """Add a flag in either spelling: ``-name x`` and ``--name=x``.
 
-    ``need`` makes it required: it is the error's sentence where the flag is missing.
+    ``need`` makes it required: it is the error's sentence if the flag is missing.
     """
     kind = options.get("type")
     if kind in (int, int32, float) and "choices" not in options:
@@ -61,7 +61,7 @@ class _LoadLayers(argparse.Action):
 
 
 def layers(to: Any) -> None:
-    """Add the flag that names a user's own layer types, which are known once it is parsed."""
+    """Add the flag for a user's own layer types, which are registered when it is parsed."""
     add(
         to,
         "layers",
@@ -85,33 +85,33 @@ def own_code(to: Any) -> None:
 
 
 def state(to: Any) -> None:
-    """Add the flags that choose among a net's layers beside its phase."""
+    """Add the flags that select among a net's layers besides its phase."""
     add(to, "level", type=int32, default=0, help="the net's level (default: 0)")
     add(to, "stage", metavar="NAMES", help="the net's stages, separated by commas")
 
 
 def input_shape(to: Any) -> None:
-    """Add the flag that stands for absent data; ``input_shapes`` takes it."""
+    """Add the flag that gives the shapes of absent data; ``input_shapes`` reads it."""
     add(
         to,
         "input_shape",
         action="append",
         default=[],
         metavar="BLOB=N,C,H,W",
-        help="the shape of an input, where its data is absent; C,H,W and no BLOB will do; may be "
-        "given for several blobs",
+        help="the shape of an input whose data is absent; BLOB= and N may be left out; may be "
+        "given once for each of several blobs",
     )
 
 
 def deploy(to: Any) -> None:
-    """Add the flags that determine which net is deployed; ``deploy_options`` takes them."""
+    """Add the flags that determine which net is deployed; ``deploy_options`` reads them."""
     state(to)
     input_shape(to)
     add(
         to,
         "outputs",
         metavar="BLOBS",
-        help="the outputs, separated by commas; layers behind them are left out, such as Python "
+        help="the outputs, separated by commas; layers after them are left out, such as Python "
         "layers (default: the net's predictions)",
     )
 
@@ -120,7 +120,7 @@ def deploy_options(arguments: argparse.Namespace, net: Any) -> Any:
     """Return the DeployOptions of the flags; print which stages a net depends on, if none is given.
 
     Raises:
-        UsageError: a shape is none.
+        UsageError: a value of -input_shape is not a shape.
     """
     from ..export.deploy import DeployOptions, stages_asked_for
 
@@ -136,33 +136,33 @@ def deploy_options(arguments: argparse.Namespace, net: Any) -> Any:
 
 
 def distilling(to: Any) -> None:
-    """Add the flags that have the last word on every DistillingLoss."""
+    """Add the flags that override the settings of every DistillingLoss."""
     add(to, "temperature", type=float, help="temperature of every DistillingLoss")
     add(to, "alpha", type=float, help="alpha of every DistillingLoss, 0 to 1")
 
 
 def teacher_cache(to: Any) -> None:
-    """Add the flag that says whether a teacher's answers are remembered."""
+    """Add the flag that determines whether a teacher's outputs are cached."""
     add(
         to,
         "teacher_cache",
         choices=["auto", "off", "memory", "disk"],
         default="auto",
-        help="remember what the teacher and other frozen layers answer for each record "
-        "(default: auto, in memory where nothing random stands before them)",
+        help="cache the outputs of the teacher and other frozen layers for each sample "
+        "(default: auto, in memory if nothing random comes before them)",
     )
 
 
 def digits(to: Any) -> None:
-    """Add the flags that say where the handwritten digits come from."""
+    """Add the flags for where the handwritten digits come from."""
     add(
         to,
         "dir",
         metavar="FOLDER",
         default="data/mnist",
-        help="where the digits are or shall be (default: %(default)s)",
+        help="where the digits are, or where to put them (default: %(default)s)",
     )
-    add(to, "no_download", action="store_true", help="leave the network alone")
+    add(to, "no_download", action="store_true", help="do not use the network")
 
 
 def gpu(to: Any, purpose: str = "run") -> None:
@@ -176,22 +176,22 @@ def no_progress(to: Any) -> None:
 
 
 class _Idle(argparse.Action):
-    """Takes a flag and tells that it has no effect."""
+    """Accepts a flag and prints that it has no effect."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
         print(f"note: {rest[-1]} does nothing in {parser.prog}", file=sys.stderr)
 
 
 class _OnStderr(_Idle):
-    """Takes a flag that sends the log to stderr, where ours goes anyhow."""
+    """Accepts a flag that sends the log to stderr, where ours goes anyway."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
         if rest[1] in ("0", "false"):
             super().__call__(parser, *rest)
 
 
-# Flags of glog's that stand alone or with =VALUE, and those that have a value; of these only the
-# first two, and train's log_dir, have a meaning here.
+# glog's flags that are given alone or with =VALUE, and those that take a value. Only the first two,
+# and train's log_dir, have an effect here.
 GLOG_SWITCHES = (
     "logtostderr",
     "alsologtostderr",
@@ -206,7 +206,7 @@ _GLOG_VALUES = ("minloglevel", "stderrthreshold", "logbuflevel", "logbufsecs", "
 
 
 def glog(to: Any) -> None:
-    """Take the flags that the original has by glog, but for log_dir."""
+    """Accept the flags that Caffe has from glog, except log_dir."""
     for name in GLOG_SWITCHES[:2]:
         add(
             to,
@@ -215,14 +215,14 @@ def glog(to: Any) -> None:
             const="1",
             choices=["0", "1", "false", "true"],
             action=_OnStderr,
-            help="for old scripts: the log is on stderr always",
+            help="for old scripts: the log always goes to stderr",
         )
     idle(to, *GLOG_SWITCHES[2:], nargs="?")
     idle(to, *_GLOG_VALUES)
 
 
 def idle(to: Any, *names: str, nargs: str | None = None) -> None:
-    """Take flags of the original's caffe that it takes with every command, but not all heed."""
+    """Accept flags that Caffe accepts with every command, and that have no effect in this one."""
     for name in names:
         add(to, name, nargs=nargs, action=_Idle, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
@@ -238,10 +238,10 @@ def int32(text: str) -> int:
 def input_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Return the shapes that ``-input_shape`` gives, by the name of their blob.
 
-    What their numbers mean is ``doctor.sample_shapes.with_batch``'s matter.
+    ``net.sample_shapes.with_batch`` determines what their numbers mean.
 
     Raises:
-        UsageError: one is none.
+        UsageError: one is not a shape.
     """
     return dict(_input_shape(text) for text in given)
 

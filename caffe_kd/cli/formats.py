@@ -1,4 +1,4 @@
-"""``formats``: tells which file formats are read and written."""
+"""``formats``: lists the file formats that are read and written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .guard import guarded
 
 @dataclass(frozen=True)
 class Format:
-    """A file format, and who reads and writes it: as ``module:function``; empty for nobody."""
+    """A file format, with its reader and writer as ``module:function``; empty if it has none."""
 
     name: str
     files: str
@@ -28,18 +28,18 @@ FORMATS = (
     Format("solver", ".prototxt", "proto.text:read", "proto.text:write",
            "solver_type too; teachers, layers inside it"),
     Format("weights", ".caffemodel", "proto.binary:read_weights", "proto.binary:write_weights",
-           "V0 to current, 4-D blobs of old, double_data; unknown fields survive an upgrade"),
+           "V0 to current, old 4-D blobs, double_data; unknown fields survive an upgrade"),
     Format("weights, HDF5", ".caffemodel.h5", "proto.hdf5:read_weights",
            "proto.binary:write_weights_hdf5", "with diffs on request"),
     Format("solver state", ".solverstate", "proto.binary:read_solver_state",
-           "proto.binary:write_solver_state", "of 2014 too"),
+           "proto.binary:write_solver_state", "those of 2014 too"),
     Format("solver state, HDF5", ".solverstate.h5", "proto.binary:read_solver_state",
            "proto.binary:write_solver_state", ""),
     Format("mean image", ".binaryproto", "proto.binary:read_blob", "proto.binary:write_blob", ""),
     Format("LMDB of Datum", "folder", "data.backends.lmdb:LmdbSamples",
-           "data.backends.lmdb:write_lmdb", "raw and encoded pictures, float_data"),
+           "data.backends.lmdb:write_lmdb", "raw and encoded images, float_data"),
     Format("LevelDB of Datum", "folder", "data.backends.leveldb:LevelDbSamples", "",
-           "without further packages"),
+           "needs no further packages"),
     Format("rows in HDF5", ".h5", "data.hdf5:HDF5Rows", "layers.data.hdf5_output:HDF5Output",
            "HDF5Data reads, HDF5Output writes"),
     Format("MNIST's IDX", "-ubyte, .gz", "data.backends.idx:read_idx",

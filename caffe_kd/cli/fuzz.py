@@ -1,4 +1,4 @@
-"""``fuzz``: feeds damaged files to every reader and tells what does not end as it should."""
+"""``fuzz``: feeds damaged files to every reader and reports those that are handled badly."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 SUMMARY = "feed damaged files to every reader"
 GROUP = "check"
 EXAMPLE = "-count 100"
-DESCRIPTION = """Damages good files in ways that a seed decides, and reads them. Each must be read
-or be refused with an error of one line, within 20 seconds and within 4 times the file's size and
-64 MB of memory. What is not is saved with the command that repeats it; the exit status is then 1.
+DESCRIPTION = """Damages good files in ways that a seed determines, and reads them. Each must be
+read or refused with an error of one line, within 20 seconds and 4 times the file's size plus 64 MB
+of memory. Any other is saved, and the command that repeats it printed; the exit status is then 1.
 For developers of this package; it runs on Linux."""
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
     if not sys.platform.startswith("linux"):
-        raise UsageError("fuzz measures processes by /proc and so runs on Linux only")
+        raise UsageError("fuzz measures processes through /proc, so it runs on Linux only")
     from ..fuzz.campaign import FAULTS, Campaign
     from ..fuzz.kinds import kinds
     from .main import main as run_command
@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = kinds(Path(arguments.golden).resolve(), run_command)
     names = flags.comma_list(arguments.only) or [kind.name for kind in known]
     if unknown := set(names) - {kind.name for kind in known}:
-        raise UsageError(f"-only takes of {', '.join(k.name for k in known)}. Received: {unknown}")
+        raise UsageError(
+            f"-only takes some of {', '.join(k.name for k in known)}. "
+            f"Received: {', '.join(sorted(unknown))}"
+        )
     work = Path(arguments.output).resolve()
     campaign = Campaign([k for k in known if k.name in names], arguments.seed, work)
     share = sum(kind.share for kind in campaign.kinds)

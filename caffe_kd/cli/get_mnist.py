@@ -13,8 +13,8 @@ SUMMARY = "get the handwritten digits"
 GROUP = "train"
 EXAMPLE = "-dir data/mnist"
 DESCRIPTION = """Looks for the four MNIST files in -dir, data/mnist and ../shared/data/mnist; else
-downloads them; else takes the small digits of scikit-learn, whose figures are not MNIST's. The
-files end up in -dir. The last line tells what there is, and where."""
+downloads them; else uses the small digits of scikit-learn, with which results are not comparable to
+MNIST's. The files end up in -dir. The last line printed is what was found, and where."""
 
 
 @guarded

@@ -1,7 +1,7 @@
 """Errors of a command as one paragraph, and its exit status.
 
-A command that a signal ends before its work is done exits with 128 + the signal's number, as a
-shell has it (130 for Ctrl-C, 143 for SIGTERM), whether or not it has kept what it had.
+A command that a signal ends before its work is done exits with 128 + the signal's number, as is
+usual in shells (130 for Ctrl-C, 143 for SIGTERM), whether or not it has saved its state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ENDING = {
 
 
 def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """Wrap a command so that a user's mistake is told in one paragraph, without a traceback.
+    """Wrap a command so that a user's mistake is reported in one paragraph, without a traceback.
 
     A prototxt's Python layers run in it only where -python_layers is given.
     """
@@ -44,23 +44,23 @@ def guarded(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int
             try:
                 status = command(argv)
                 if sys.stdout is not None:
-                    sys.stdout.flush()  # what cannot be written is told here, not at the very end
+                    sys.stdout.flush()  # so that an error in writing is reported here, not at exit
                 return status
             except BrokenPipeError:  # the reader of our output has gone
                 _give_up_stdout()
                 return 1
             except (Exception, KeyboardInterrupt) as error:
-                return _tell(error, signals.received)
+                return _report(error, signals.received)
 
     main.__doc__ = command.__doc__
     return main
 
 
 class _Signals:
-    """Turns the signals that end a program into KeyboardInterrupt, so that it clears up.
+    """Turns the signals that end a program into KeyboardInterrupt, so that it cleans up.
 
     Attributes:
-        received: the last one; libraries make other errors of the exception.
+        received: the last one; libraries may turn the exception into another.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Signals:
         if threading.current_thread() is threading.main_thread():
             for number in _ENDING:
                 before = signal.getsignal(number)
-                # Else somebody else looks after it, such as nohup.
+                # Otherwise it has another handler already, such as nohup's.
                 if before in (signal.SIG_DFL, signal.default_int_handler):
                     self._handlers.set(number, self._receive)
         return self
@@ -84,11 +84,11 @@ class _Signals:
         raise KeyboardInterrupt
 
 
-def _tell(error: BaseException, received: int | None) -> int:
+def _report(error: BaseException, received: int | None) -> int:
     """Print a user's mistake or the machine's limit; return the exit status.
 
     Raises:
-        BaseException: it is neither, but a fault of ours.
+        BaseException: it is neither, but a bug in this package.
     """
     if isinstance(error, KeyboardInterrupt) and received is None:
         received = signal.SIGINT
@@ -107,7 +107,7 @@ def _tell(error: BaseException, received: int | None) -> int:
 
 
 def _message(error: BaseException, received: int | None) -> str | None:
-    """Return what to print of an error; None: it is a fault of ours."""
+    """Return what to print of an error; None: it is a bug in this package."""
     if isinstance(error, Stopped):
         return str(error)
     if received is not None:
@@ -130,12 +130,12 @@ def _message(error: BaseException, received: int | None) -> str | None:
 
 def _is_lack_of_memory(error: BaseException) -> bool:
     words = ("can't allocate memory", "not enough memory", "out of memory")  # torch's
-    told = isinstance(error, RuntimeError) and any(w in str(error) for w in words)
-    return told or isinstance(error, MemoryError)
+    is_torchs = isinstance(error, RuntimeError) and any(w in str(error) for w in words)
+    return is_torchs or isinstance(error, MemoryError)
 
 
 def _give_up_stdout() -> None:
-    """Let what could not be written go nowhere, or Python would try and fail again at its end."""
+    """Discard what could not be written, or Python would try and fail again at exit."""
     stdout = sys.__stdout__
     if stdout is not None and sys.stdout is stdout:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""``hinton_mnist``: the MNIST experiments of the distillation paper beside its figures."""
+"""``hinton_mnist``: the MNIST experiments of the distillation paper, compared with its results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ GROUP = "train"
 EXAMPLE = "-quick"
 DESCRIPTION = """Reproduces the MNIST experiments of Hinton, Vinyals and Dean, "Distilling the
 Knowledge in a Neural Network" (arXiv 1503.02531, section 3): trains each net by a solver's prototxt
-and prints a table with the paper's figures. Stopped with Ctrl-C, the same command goes on; what is
-done is not done again."""
+and prints a table of the results beside the paper's. After Ctrl-C the same command continues; what
+is done is not done again."""
 QUICK_DIGITS = 1500
 QUICK_DIVISOR = 10
 
@@ -62,8 +62,8 @@ def parser() -> CommandParser:
         parser,
         "output",
         metavar="FOLDER",
-        help="where everything goes (default: output/experiments/hinton_mnist; what is quick, or "
-        "not MNIST, gets a folder of its own)",
+        help="where everything goes (default: output/experiments/hinton_mnist; quick runs, and "
+        "runs on other digits, have folders of their own)",
     )
     flags.digits(parser)
     flags.add(
@@ -76,7 +76,7 @@ def parser() -> CommandParser:
         parser,
         "quick",
         action="store_true",
-        help="small nets, few digits and passes: to see that all works, not for its figures",
+        help="small nets, few digits and epochs: to see that everything works, not for results",
     )
     flags.add(
         parser, "table", action="store_true", help="train nothing; print the table of what is done"

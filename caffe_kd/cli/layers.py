@@ -49,7 +49,7 @@ def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("layers", DESCRIPTION, EXAMPLE)
     parser.add_argument("type", nargs="?", metavar="TYPE", help="the type to describe")
-    flags.add(parser, "brief", action="store_true", help="the names alone, by where they are from")
+    flags.add(parser, "brief", action="store_true", help="only the names, by origin")
     flags.layers(parser)
     return parser
 
@@ -73,7 +73,7 @@ def description(kind: type[Layer]) -> list[str]:
 
 
 def table(types: Iterable[type[Layer]]) -> list[str]:
-    """Return a Markdown table with a row a type for each folder of types, under its title."""
+    """Return a Markdown table for each folder of types, with a row per type, under its title."""
     from ..layers.docstring import by_folder
 
     lines = []
@@ -104,7 +104,7 @@ def brief(types: Iterable[type[Layer]]) -> list[str]:
 
 
 def onnx_form(kind: type[Layer]) -> str:
-    """Return what form a layer type has when a net is exported."""
+    """Return how a layer type is exported to ONNX."""
     from ..export.deploy import becomes_input, is_left_out
     from ..layers import Layer
 

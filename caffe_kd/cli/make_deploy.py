@@ -1,4 +1,4 @@
-"""``make_deploy``: writes the net that is deployed, from the one that was trained."""
+"""``make_deploy``: writes the deploy net of a train/test net."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .guard import guarded
 SUMMARY = "write the deploy net of a train/test net"
 GROUP = "deploy"
 EXAMPLE = "-model prototxt/mnist/student_train_test.prototxt -output output/mnist/deploy.prototxt"
-DESCRIPTION = """Turns a train/test net of any year into its deploy form, as prototxt: what leads
-from the data to the predictions in phase TEST, or to the blobs of -outputs. Data layers become
-Input layers of the records' shape, for which the data is opened, or of the shape that -input_shape
-gives; labels, losses and accuracies go."""
+DESCRIPTION = """Turns a train/test net of any year into its deploy form, as prototxt: the layers
+that lead from the data to the predictions in phase TEST, or to the blobs of -outputs. Data layers
+become Input layers of the samples' shape, for which the data is opened, or of the shape that
+-input_shape gives; labels, losses and accuracies are left out."""
 
 
 @guarded

@@ -17,8 +17,8 @@ EXAMPLE = (
     "-output output/mnist/merged"
 )
 DESCRIPTION = """Folds each BatchNorm and Scale into the Convolution or InnerProduct before it, in
-net and weights. The net answers as before in phase TEST, with fewer layers; it is not for further
-training. Layers that cannot be folded stay, and it is said why."""
+net and weights. In phase TEST the net's outputs stay the same, with fewer layers; it is not for
+further training. Layers that cannot be folded stay, and the reason is printed."""
 
 
 @guarded

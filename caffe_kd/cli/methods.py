@@ -14,10 +14,10 @@ from .guard import guarded
 SUMMARY = "train a student by each distillation method, side by side"
 GROUP = "train"
 EXAMPLE = "-only kd,at,fitnet -seeds 3"
-DESCRIPTION = """Trains one student by each method of prototxt/distillation that is for the common
-teacher and student, as the examples have it, with the same number of iterations and several seeds,
-and alone; prints a table with the mean and the spread of their accuracies. Stopped with Ctrl-C, the
-same command goes on; what is done is not done again."""
+DESCRIPTION = """Trains a student without a teacher, and by each method of prototxt/distillation
+that uses the common teacher and student, with the examples' settings, the same number of iterations
+and several seeds. Prints a table with the mean and the spread of the accuracies. After Ctrl-C the
+same command continues; what is done is not done again."""
 QUICK_DIGITS, QUICK_ITERATIONS = 1500, 60
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(arguments.output or results_folder("methods", found.kind, arguments.quick))
     count = arguments.digits
     if count is not None and not 1 <= count <= digits.train:
-        raise UsageError(f"-digits goes from 1 to {digits.train}. Received: {count}")
+        raise UsageError(f"-digits must be in 1..{digits.train}. Received: {count}")
     comparison = Comparison(folder, digits, names, seeds, iterations, count, output.say)
     try:
         if not arguments.table:
@@ -72,8 +72,8 @@ def parser() -> CommandParser:
         parser,
         "output",
         metavar="FOLDER",
-        help="where everything goes (default: output/experiments/methods; what is quick, or not "
-        "MNIST, gets a folder of its own)",
+        help="where everything goes (default: output/experiments/methods; quick runs, and runs on "
+        "other digits, have folders of their own)",
     )
     flags.digits(parser)
     flags.add(
@@ -85,27 +85,27 @@ def parser() -> CommandParser:
         metavar="N",
         type=flags.int32,
         default=3,
-        help="how often each is trained (default: 3)",
+        help="how many times each is trained, from different seeds (default: 3)",
     )
     flags.add(
         parser,
         "iterations",
         metavar="N",
         type=flags.int32,
-        help="of each training (default: the examples', one pass over MNIST)",
+        help="of each training (default: the examples', one epoch of MNIST)",
     )
     flags.add(
         parser,
         "digits",
         metavar="N",
         type=flags.int32,
-        help="how many training digits the students see; the teachers see all (default: all)",
+        help="how many training digits the students use; the teachers use all (default: all)",
     )
     flags.add(
         parser,
         "quick",
         action="store_true",
-        help="few digits and iterations, one seed: to see that all works, not for its figures",
+        help="few digits and iterations, one seed: to see that everything works, not for results",
     )
     flags.add(
         parser, "table", action="store_true", help="train nothing; print the table of what is done"

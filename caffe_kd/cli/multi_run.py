@@ -1,4 +1,4 @@
-"""What the commands share that train again and again: their flags."""
+"""The flags that the commands with several trainings share."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def count(text: str, name: str) -> int:
 
 
 def add_flags(parser: Any) -> None:
-    """Add the flags that such commands share; ``runner`` takes them."""
+    """Add the flags that such commands share; ``runner`` reads them."""
     flags.add(parser, "output", metavar="FOLDER", help="put snapshots, logs and the table there")
     flags.gpu(parser, "train")
     flags.no_progress(parser)
 
 
 def runner(arguments: argparse.Namespace) -> ExperimentRunner:
-    """Return what trains as the flags say."""
+    """Return the runner of the trainings, with the flags' settings."""
     from ..recipes.runner import ExperimentRunner
     from ..solver.run import RunOptions
 

@@ -21,7 +21,7 @@ def say_to_stderr(*lines: str) -> None:
 
 
 def print_prototxt(message: Any) -> None:
-    """Print a message as prototxt, with escapes where stdout cannot show its letters."""
+    """Print a message as prototxt, with escapes where stdout cannot encode a character."""
     from ..proto import text
 
     content = text.to_text(message)
@@ -44,7 +44,7 @@ def put_prototxt(message: Any, path: str | None) -> None:
 
 
 def read_current_net(path: str) -> Any:
-    """Read a net's prototxt of any year; tell on stderr what was upgraded.
+    """Read a net's prototxt of any year; print on stderr what was upgraded.
 
     Raises:
         NetError: a field has no successor.

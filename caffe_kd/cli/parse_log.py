@@ -22,9 +22,9 @@ SUMMARY = "write a training log as tables of numbers"
 GROUP = "check"
 EXAMPLE = "output/quickstart/student.log output/quickstart"
 DESCRIPTION = """Writes the outputs of training and test net in a log as LOG.train and LOG.test in
-OUTPUT_DIR, with the original parse_log.py's columns: NumIters, Seconds, LearningRate and the
+OUTPUT_DIR, with the columns of Caffe's parse_log.py: NumIters, Seconds, LearningRate and the
 outputs. LearningRate is, as there, the one that was logged last before the row. Further test nets
-go to LOG.test_1 and so on. Where a run was resumed, what it repeated is written once."""
+go to LOG.test_1 and so on. Iterations that a resumed run repeated are written once."""
 
 _FIXED = ("NumIters", "Seconds", "LearningRate")
 
@@ -53,7 +53,7 @@ def parser() -> CommandParser:
     parser = CommandParser("parse_log", DESCRIPTION, EXAMPLE)
     parser.add_argument("log", metavar="LOG", help="the log of a training, ours or Caffe's")
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder to write to")
-    flags.add(parser, "verbose", action="store_true", help="say what is written")
+    flags.add(parser, "verbose", action="store_true", help="print what is written")
     flags.add(parser, "delimiter", default=",", help="between columns (default: a comma)")
     return parser
 
@@ -62,11 +62,11 @@ def tables(log: TrainingLog) -> dict[str, list[dict[str, float]]]:
     """Return the rows of each table by the end of its file's name.
 
     Seconds count from ``Solving`` to the first output of the row. LearningRate is the one logged
-    last; in the first row of a table it is the second's, as it is first logged behind that.
+    last; in the first row of a table it is the second's, as it is first logged after that row.
 
-    Source: BVLC/caffe's tools/extra/parse_log.py. There the values of several test nets, and of a
-    blob with several, take each other's place; here each has its table and column. What a resumed
-    run repeats is there twice.
+    Source: BVLC/caffe's tools/extra/parse_log.py. There the values of several test nets, and the
+    values of one blob, overwrite each other; here each has its table and column. What a resumed run
+    repeats is there twice.
     """
     found = {"train": _rows(log, log.train), "test": _rows(log, log.tests.get(0, []))}
     for number, rows in log.tests.items():
@@ -76,12 +76,12 @@ def tables(log: TrainingLog) -> dict[str, list[dict[str, float]]]:
 
 
 def _rows(log: TrainingLog, rows: Sequence[TrainRow | OutputRow]) -> list[dict[str, float]]:
-    told = [rate.iteration for rate in log.learning_rates]
+    logged = [rate.iteration for rate in log.learning_rates]
     table = []
     for row in rows:
         if not row.outputs:
             continue
-        before = bisect_left(told, row.iteration)
+        before = bisect_left(logged, row.iteration)
         lr = log.learning_rates[before - 1].lr if before else math.nan
         seconds = math.nan if row.logged is None else row.logged
         fixed = dict(zip(_FIXED, (float(row.iteration), seconds, lr), strict=True))

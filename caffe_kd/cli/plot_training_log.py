@@ -1,4 +1,4 @@
-"""``plot_training_log``: draws the logs of one or more trainings into a picture."""
+"""``plot_training_log``: draws the curves of one or more training logs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .guard import guarded
 SUMMARY = "draw the curves of training logs"
 GROUP = "check"
 EXAMPLE = "output/quickstart/student.log -output training.png"
-DESCRIPTION = """Draws training loss, test accuracy and learning rate over the iterations, from the
-logs of caffe_kd or of the original Caffe; several logs over one another."""
+DESCRIPTION = """Draws training loss, test accuracy and learning rate over the iterations, from logs
+of caffe_kd or BVLC Caffe; several logs are drawn into the same axes."""
 
 
 @guarded
@@ -32,7 +32,7 @@ def _plot(paths: Sequence[Path], output: Path, title: str) -> None:
     from ..logs.plot import plot
 
     if output.suffix.lower() != ".png":
-        raise UsageError(f"-output: the picture is a PNG. Received: {output}")
+        raise UsageError(f"-output must end with .png. Received: {output}")
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise DataError(f"no such file: {', '.join(missing)}. Looked from {Path.cwd()}")
@@ -41,7 +41,7 @@ def _plot(paths: Sequence[Path], output: Path, title: str) -> None:
 
 
 def _labels(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name each log by its file; where files of several folders share a name, by its path."""
+    """Name each log by its file; if files of several folders have the same name, by its path."""
     paths = list(dict.fromkeys(paths))
     names = {path: path.stem if path.suffix in (".log", ".txt") else path.name for path in paths}
     times = Counter(names.values())
@@ -57,7 +57,7 @@ def parser() -> CommandParser:
         "output",
         default="training.png",
         metavar="PNG",
-        help="the picture to write (default: %(default)s)",
+        help="the image file to write (default: %(default)s)",
     )
-    flags.add(parser, "title", default="", help="a heading for the picture")
+    flags.add(parser, "title", default="", help="the figure's title")
     return parser

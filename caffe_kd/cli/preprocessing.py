@@ -1,4 +1,4 @@
-"""What the original's classify.py and detect.py share: the flags that describe a net for pictures.
+"""What Caffe's classify.py and detect.py share: the flags that describe a net for images.
 
 Source: BVLC/caffe's python/classify.py and python/detect.py.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Built = TypeVar("Built", bound=ImageInputNet)
 
 _REFERENCE = "models/bvlc_reference_caffenet"
-# What the original takes where a flag is not given, from the root of its folders.
+# What Caffe's scripts use if a flag is not given, relative to the root of its checkout.
 _DEFAULTS = {
     "model_def": f"{_REFERENCE}/deploy.prototxt",
     "pretrained_model": f"{_REFERENCE}/bvlc_reference_caffenet.caffemodel",
@@ -33,7 +33,7 @@ _DEFAULTS = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the net, its device, and what brings pictures to its input."""
+    """Add the flags of the net, its device, and the preprocessing of images for its input."""
     for name, what in (
         ("model_def", "the net's deploy prototxt"),
         ("pretrained_model", "its weights, a .caffemodel"),
@@ -42,20 +42,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help = f"{what} (default: $CAFFE_ROOT/{_DEFAULTS[name]}; CAFFE_ROOT is . where it is unset)"
         flags.add(parser, name, metavar="FILE", help=help)
     flags.add(parser, "gpu", action="store_true", help="compute on the CUDA device")
-    flags.add(parser, "input_scale", type=float, help="multiplied with after the mean")
+    flags.add(parser, "input_scale", type=float, help="factor that is applied after the mean")
     flags.add(
         parser,
         "raw_scale",
         type=float,
         default=255.0,
-        help="multiplied with before the mean (default: 255)",
+        help="factor that is applied before the mean (default: 255)",
     )
     flags.add(
         parser,
         "channel_swap",
         default="2,1,0",
         metavar="ORDER",
-        help="the order of channels (default: 2,1,0, which makes BGR of RGB); '' to leave them",
+        help="the order of channels (default: 2,1,0, which turns RGB into BGR); '' to keep it",
     )
     flags.own_code(parser)
 
@@ -71,11 +71,11 @@ def build(
     Args:
         kind: ``Classifier`` or ``Detector``.
         arguments: the flags.
-        change_mean: what becomes of the mean first.
+        change_mean: converts the mean first.
         **own: further arguments of ``kind``.
 
     Raises:
-        UsageError: a flag is wrong, or a default is not there.
+        UsageError: a flag is wrong, or the file that is its default is missing.
         CaffeKDError: a file is missing or wrong.
     """
     model = _file(arguments.model_def, "model_def")
@@ -120,19 +120,19 @@ def check_channels(net: ImageInputNet, known: tuple[int, ...]) -> int:
     """Return how many channels the net's input has.
 
     Raises:
-        NetError: no picture that is read here has as many.
+        NetError: images are not read with as many.
     """
     channels: int = net.blobs[net.inputs[0]].channels
     if channels not in known:
         raise NetError(
-            f"pictures are read with {' or '.join(map(str, known))} channels, but the input "
+            f"images are read with {' or '.join(map(str, known))} channels, but the input "
             f"'{net.inputs[0]}' of the net has {channels}"
         )
     return channels
 
 
 def read_array(path: str | Path) -> Array:
-    """Return the numbers of a .npy file, which stay on disk until they are looked at.
+    """Return the numbers of a .npy file, which stay on disk until they are used.
 
     Raises:
         ParseError: the file is missing or cannot be read.
@@ -157,7 +157,7 @@ def _file(given: str | None, name: str, hint: str = "") -> str:
         return os.path.expanduser(given)
     path = Path(os.environ.get("CAFFE_ROOT") or ".") / _DEFAULTS[name]
     if not path.is_file():
-        raise UsageError(f"--{name} is not given, and its default {path} is not there{hint}")
+        raise UsageError(f"--{name} is not given, and its default {path} does not exist{hint}")
     return str(path)
 
 

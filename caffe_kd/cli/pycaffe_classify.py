@@ -1,4 +1,4 @@
-"""``pycaffe_classify``: the original's python/classify.py, pictures to probabilities as .npy."""
+"""``pycaffe_classify``: Caffe's python/classify.py, images to probabilities as .npy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..pycaffe.classifier import Classifier
 
-    Pictures = Sequence[str] | NDArray[Any]
+    Images = Sequence[str] | NDArray[Any]
 
 SUMMARY = "classify images as Caffe's classify.py, into an .npy"
 GROUP = "caffe"
@@ -28,11 +28,11 @@ EXAMPLE = (
     "--pretrained_model net.caffemodel "
     "--mean_file ''"
 )
-DESCRIPTION = """Classifies pictures with a net and its weights, and writes the probabilities
-[pictures, classes] as .npy: the original's python/classify.py, with its flags and defaults. Input
-is a picture, a folder of pictures, which are taken in the order of their names, or an .npy of
-pictures [N, height, width, channel], RGB from 0 to 1. A net with one input channel gets pictures in
-grey. Of an ONNX model, classify prints the likeliest classes."""
+DESCRIPTION = """Classifies images with a net and its weights, and writes the probabilities [images,
+classes] as .npy: Caffe's python/classify.py, with its flags and defaults. Input is an image, a
+folder of images, which are taken in the order of their names, or an .npy of images [N, height,
+width, channel], RGB from 0 to 1. A net with one input channel gets grey images. For an ONNX model,
+use classify, which prints the most likely classes."""
 
 
 @guarded
@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     classifier = preprocessing.build(Classifier, arguments, lambda mean: mean, image_dims=size)
     channels = preprocessing.check_channels(classifier, (1, 3))
-    pictures = _pictures(os.path.expanduser(arguments.input_file), arguments.ext, channels)
-    print(f"Classifying {len(pictures)} inputs.", flush=True)
+    images = _images(os.path.expanduser(arguments.input_file), arguments.ext, channels)
+    print(f"Classifying {len(images)} inputs.", flush=True)
     start = time.perf_counter()
     predictions = np.concatenate(
         [
             classifier.predict(batch, oversample=not arguments.center_only)
-            for batch in _batches(pictures, classifier, color=channels == 3)
+            for batch in _batches(images, classifier, color=channels == 3)
         ]
     )
     print(f"Done in {time.perf_counter() - start:.2f} s.")
@@ -69,63 +69,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _pictures(path: str, ending: str, channels: int) -> Pictures:
-    """Return the files of pictures, or the pictures of an array.
+def _images(path: str, suffix: str, channels: int) -> Images:
+    """Return the names of image files, or an array of images.
 
     Raises:
-        DataError: there is none, or the array is not of pictures with as many channels.
+        DataError: there are none, or the array has another shape or number of channels.
     """
     if path.endswith("npy"):
         print(f"Loading file: {path}")
         array = preprocessing.read_array(path)
         if array.ndim != 4 or array.shape[3] != channels or 0 in array.shape:
             raise DataError(
-                f"must hold pictures [N, height, width, {channels}]. Received: {array.shape}", path
+                f"must hold images [N, height, width, {channels}]. Received: {array.shape}", path
             )
         return array
     if os.path.isdir(path):
         print(f"Loading folder: {path}")
-        files = sorted(glob.glob(f"{glob.escape(path)}/*.{ending}"))
+        files = sorted(glob.glob(f"{glob.escape(path)}/*.{suffix}"))
         if not files:
-            raise DataError(f"there is no picture *.{ending}; --ext tells another ending", path)
+            raise DataError(f"there is no image *.{suffix}; --ext gives another suffix", path)
         return files
     print(f"Loading file: {path}")
     return [path]
 
 
-def _batches(
-    pictures: Pictures, classifier: Classifier, color: bool
-) -> Iterator[list[NDArray[Any]]]:
-    """Yield the pictures in as many as the net takes at once, so that few are in memory.
+def _batches(images: Images, classifier: Classifier, color: bool) -> Iterator[list[NDArray[Any]]]:
+    """Yield the images in batches of the net's size, so that few are in memory.
 
-    The net sees the same batches as if all were given together.
+    The net gets the same batches as if all images were given together.
     """
     from ..pycaffe.io import load_image
 
     size = max(1, classifier.blobs[classifier.inputs[0]].num)
-    for start in range(0, len(pictures), size):
-        some = pictures[start : start + size]
+    for start in range(0, len(images), size):
+        some = images[start : start + size]
         yield [load_image(x, color) if isinstance(x, str) else x for x in some]
 
 
 def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("pycaffe_classify", DESCRIPTION, EXAMPLE)
-    parser.add_argument("input_file", help="a picture, a folder of pictures, or an .npy")
+    parser.add_argument("input_file", help="an image, a folder of images, or an .npy")
     parser.add_argument("output_file", help="the .npy to write")
     preprocessing.add_flags(parser)
     flags.add(
         parser,
         "center_only",
         action="store_true",
-        help="look at the centre alone (default: the mean over ten crops)",
+        help="predict from the centre crop only (default: the mean over ten crops)",
     )
     flags.add(
         parser,
         "images_dim",
         default="256,256",
         metavar="H,W",
-        help="what pictures are brought to before they are cropped (default: 256,256)",
+        help="the size that images get before they are cropped (default: 256,256)",
     )
-    flags.add(parser, "ext", default="jpg", help="the ending of a folder's pictures (default: jpg)")
+    flags.add(parser, "ext", default="jpg", help="the suffix of a folder's images (default: jpg)")
     return parser

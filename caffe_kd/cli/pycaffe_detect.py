@@ -1,4 +1,4 @@
-"""``pycaffe_detect``: the original's python/detect.py, windows of pictures to predictions."""
+"""``pycaffe_detect``: Caffe's python/detect.py, windows of images to predictions."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ EXAMPLE = (
     "--model_def deploy.prototxt "
     "--pretrained_model net.caffemodel"
 )
-DESCRIPTION = """Classifies windows of pictures, as R-CNN does: the original's python/detect.py,
-with its flags and defaults. Input is a .csv with the columns filename, ymin, xmin, ymax and xmax
-for --crop_mode list, or for selective_search, which needs its own program in MATLAB, a .txt of file
-names. Output is a .csv with the columns filename, ymin, xmin, ymax, xmax, class0, class1 and so on;
-with any other ending a pandas table in HDF5, key df, for which pandas and tables must be there."""
+DESCRIPTION = """Classifies windows of images, as R-CNN does: Caffe's python/detect.py, with its
+flags and defaults. Input is a .csv with the columns filename, ymin, xmin, ymax and xmax for
+--crop_mode list, or for selective_search, which needs its own MATLAB program, a .txt of file names.
+Output is a .csv with the columns filename, ymin, xmin, ymax, xmax, class0, class1 and so on; with
+any other suffix a pandas table in HDF5, key df, for which pandas and tables must be installed."""
 
 _COORDINATES = ("ymin", "xmin", "ymax", "xmax")
 _MODES = ("list", "selective_search")
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         found = _search(detector, list(windows))
     if not found:
-        raise DataError("no window is in it", arguments.input_file)
+        raise DataError("has no windows", arguments.input_file)
     print(f"Processed {len(found)} windows in {time.perf_counter() - start:.3f} s.", flush=True)
     start = time.perf_counter()
     _write(found, arguments.output_file, as_csv)
@@ -78,15 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_value_each(mean: Array) -> Array:
-    """Return the mean of each channel, with which the context outside a picture is filled."""
+    """Return the mean of each channel, with which the context outside an image is filled."""
     return mean.mean(1).mean(1) if mean.ndim == 3 else mean
 
 
-# ---- what is looked at
+# ---- the input
 
 
 def _windows(path: str, mode: str) -> dict[str, list[Window]]:
-    """Return each picture's windows, in the order in which pictures are named first.
+    """Return each image's windows; the images in the order in which they first appear.
 
     Raises:
         UsageError: it is neither .txt nor .csv, or a .txt, which has no windows, with mode list.
@@ -141,13 +141,13 @@ def _number(text: str) -> float:
     return value
 
 
-# ---- looking at it
+# ---- detection
 
 
 def _detect(detector: Detector, windows: dict[str, list[Window]]) -> Iterator[dict[str, Any]]:
-    """Yield what the detector finds, some windows at a time, so that few crops are in memory.
+    """Yield the detections, computed for some windows at a time so that few crops are in memory.
 
-    The net sees the same batches as if all were given together.
+    The net gets the same batches as if all windows were given together.
     """
     batch = max(1, detector.blobs[detector.inputs[0]].num)
     size = batch * math.ceil(_AT_ONCE / batch)
@@ -166,7 +166,7 @@ def _search(detector: Detector, names: list[str]) -> list[dict[str, Any]]:
         raise UsageError(f"{error}: --crop_mode list takes them from a .csv") from None
 
 
-# ---- what came out
+# ---- the output
 
 
 def _write(found: list[dict[str, Any]], path: str, as_csv: bool) -> None:
@@ -181,8 +181,8 @@ def _write(found: list[dict[str, Any]], path: str, as_csv: bool) -> None:
 
     table = pandas.DataFrame({"prediction": [x["prediction"] for x in found]})
     table.index = pandas.Index([x["filename"] for x in found], name="filename", dtype=object)
-    for place, name in enumerate(_COORDINATES):
-        table[name] = [x["window"][place] for x in found]
+    for index, name in enumerate(_COORDINATES):
+        table[name] = [x["window"][index] for x in found]
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # predictions are arrays, which it pickles
         table.to_hdf(temporary, key="df", mode="w")
@@ -203,7 +203,7 @@ def _csv(found: list[dict[str, Any]]) -> str:
 def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("pycaffe_detect", DESCRIPTION, EXAMPLE)
-    parser.add_argument("input_file", help="a .csv of windows, or a .txt of pictures")
+    parser.add_argument("input_file", help="a .csv of windows, or a .txt of image files")
     parser.add_argument("output_file", help="the .csv, or HDF5, to write")
     preprocessing.add_flags(parser)
     flags.add(
@@ -219,6 +219,6 @@ def parser() -> CommandParser:
         type=flags.int32,
         default=16,
         metavar="PIXELS",
-        help="how much of the input lies around the window (default: 16)",
+        help="how many pixels around the window belong to the input (default: 16)",
     )
     return parser

@@ -1,4 +1,4 @@
-"""``pycaffe_train``: the original's python/train.py, a solver driven by pycaffe's steps."""
+"""``pycaffe_train``: Caffe's python/train.py, which drives a solver through pycaffe."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SUMMARY = "train as Caffe's train.py"
 GROUP = "caffe"
 EXAMPLE = "--solver prototxt/mnist/student_solver.prototxt"
-DESCRIPTION = """Trains a solver's net for max_iter iterations: the original's python/train.py, with
-its flags. As there, the update rule is SGD whatever type the solver names, a snapshot is gone on
-from for max_iter further iterations, and none is written at the end but at the solver's own
-intervals. Training runs on one GPU, or on the CPU where there is none and --gpus is not given.
-train_kd does all that the solver says."""
+DESCRIPTION = """Trains a solver's net for max_iter iterations: Caffe's python/train.py, with its
+flags. As there, the update rule is SGD whatever type the solver names, --snapshot continues for
+max_iter more iterations, and snapshots are written at the solver's intervals but not at the end.
+Training runs on one GPU, or on the CPU if there is none and --gpus is not given. train_kd does all
+that the solver says."""
 
 
 @guarded
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = read_plan(arguments.solver)
     if plan.solver.type != "SGD":
         LOG.warning(
-            f'type: "{plan.solver.type}" has no effect: the original\'s train.py updates by SGD, '
+            f'type: "{plan.solver.type}" has no effect: Caffe\'s train.py updates by SGD, '
             "and so does this one. train_kd follows the solver's type"
         )
         plan.solver.type = "SGD"
@@ -81,8 +81,8 @@ def _use_device(gpus: list[int] | None) -> str:
 class StopWatch:
     """Measures each layer's passes in the training loop, and logs them every ``display``.
 
-    A layer's way forward is what it takes to be called; its way back is from when the gradient of
-    its top is known to when that of the next layer's is, in the order of the backward pass.
+    A layer's forward time is that of its call. Its backward time is from when the gradient of its
+    top is known to when that of the next layer's is, in the order of the backward pass.
     """
 
     def __init__(self, solver: Solver) -> None:
@@ -124,8 +124,8 @@ class StopWatch:
             LOG.info(self._line("back", index, back.get(index, 0.0)))
         LOG.info(f"solver total: {1000 * total:.2f}")
 
-    def _line(self, way: str, index: int, seconds: float) -> str:
-        return f"{way} {index:3d} {self._nodes[index].name:>8s} : {1000 * seconds:.2f}"
+    def _line(self, direction: str, index: int, seconds: float) -> str:
+        return f"{direction} {index:3d} {self._nodes[index].name:>8s} : {1000 * seconds:.2f}"
 
     def _now(self) -> float:
         import torch
@@ -157,14 +157,14 @@ def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("pycaffe_train", DESCRIPTION, EXAMPLE)
     flags.add(parser, "solver", required=True, metavar="FILE", help="the solver's prototxt")
-    flags.add(parser, "snapshot", metavar="FILE", help="a .solverstate to go on from")
+    flags.add(parser, "snapshot", metavar="FILE", help="a .solverstate to resume from")
     flags.add(
         parser,
         "gpus",
         type=flags.int32,
         nargs="+",
         metavar="N",
-        help="the CUDA device (default: 0, or the CPU where there is none)",
+        help="the CUDA device (default: 0, or the CPU if there is none)",
     )
     flags.add(parser, "timing", action="store_true", help="log how long each layer takes")
     flags.own_code(parser)

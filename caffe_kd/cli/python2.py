@@ -1,4 +1,4 @@
-"""What to change in a script that was written for Python 2, from the error that it ends with."""
+"""What to change in a script that was written for Python 2, by the error that it raises."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ADVICE = (
 
 
 def advice(error: Exception) -> str | None:
-    """Return what to write instead, if an error comes from Python 2's form; else None."""
+    """Return what to write instead, if an error is due to Python 2 code; else None."""
     now = None
     name = getattr(error, "name", None) or ""
     if isinstance(error, SyntaxError):

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if digits.kind != "MNIST":
         lines.append(
             "These are the small digits of scikit-learn: the figures are not MNIST's, and "
-            f"{results[0].tested} test digits are too few to tell two students apart."
+            f"{results[0].tested} test digits are too few to compare two students."
         )
     lines += [
         f"Time: {time.perf_counter() - started:.0f} s. All files are in {folder}:",
@@ -68,6 +68,6 @@ def parser() -> CommandParser:
         "passes",
         type=int,
         metavar="N",
-        help="how often each training sees the digits (default: teacher 3, student 20)",
+        help="epochs of each training (default: teacher 3, student 20)",
     )
     return parser

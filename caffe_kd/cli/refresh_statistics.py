@@ -1,4 +1,4 @@
-"""``refresh_statistics``: takes the averages that batch normalisation keeps once more."""
+"""``refresh_statistics``: recomputes the averages that batch normalisation stores."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EXAMPLE = (
     "-weights output/mnist/student_iter_18760.caffemodel "
     "-output output/mnist/refreshed.caffemodel"
 )
-DESCRIPTION = """Runs batches of the net's TRAIN data through it with fixed weights and keeps the
+DESCRIPTION = """Runs batches of the net's TRAIN data through it with fixed weights and stores the
 averages of their means and variances in each BatchNorm and BN, in place of those of the training,
-in which the weights still moved. Prints how far the old ones were off. With -test_iterations the
+during which the weights changed. Prints how far off the old ones were. With -test_iterations the
 test data is run before and after."""
 
 

@@ -21,11 +21,11 @@ from .python2 import advice
 SUMMARY = "run a Python script written for pycaffe, as it is"
 GROUP = "caffe"
 EXAMPLE = "script.py"
-DESCRIPTION = """Runs a Python script, or with -m a module, in which `import caffe` gives this
-package; so it does in processes that it starts by multiprocessing. Where the original Caffe is
-installed, it refuses: there write `import caffe_kd as caffe` in the script. What the script adds to
-sys.path does not matter, so that the folder of an original that was never built may stand in it.
-Layers of type Python run, as the script itself does."""
+DESCRIPTION = """Runs a Python script, or with -m a module, in which `import caffe` imports this
+package, also in processes that it starts with multiprocessing. If another Caffe is installed, it
+refuses: write `import caffe_kd as caffe` in the script instead. What the script adds to sys.path
+does not change this, so it may still add the folder of a Caffe that was never built. Layers of type
+Python run, as the script itself does."""
 
 # What lies between this command and the script in a traceback.
 _BETWEEN = (__file__, "<frozen runpy>", runpy.__file__)
@@ -55,29 +55,29 @@ def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("run", DESCRIPTION, EXAMPLE, words="SCRIPT | -m MODULE [ARGUMENTS ...]")
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the Python file")
-    parser.add_argument("-m", dest="module", metavar="MODULE", help="a module in its place")
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="a module to run instead")
     return parser
 
 
 def _is_there(module: str) -> bool:
-    """Say whether a module can be found; an import that fails within its packages is theirs."""
+    """Return whether a module is found; True too if an import within its packages fails."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError as error:
         return not f"{module}.".startswith(f"{error.name}.")
     except Exception:
-        return True  # told with its traceback when it is run
+        return True  # reported with its traceback when it is run
 
 
 @contextmanager
 def _as_started(words: Sequence[str], folder: Path) -> Iterator[None]:
-    """Let ``caffe`` be this package and the script find its words and neighbours."""
+    """Let ``caffe`` be this package, and give the script its arguments and import path."""
     argv, path = sys.argv, list(sys.path)
     sys.argv = list(words)
     sys.path.insert(0, str(folder))
     try:
         _import_caffe()  # before the script can change where modules are found
-        # Processes that multiprocessing starts anew get the path, not what was imported.
+        # Processes that multiprocessing spawns get the path, not what was imported.
         sys.path.append(str(Path(as_caffe.__file__).parent))
         yield
     finally:
@@ -87,11 +87,11 @@ def _as_started(words: Sequence[str], folder: Path) -> Iterator[None]:
 def _import_caffe() -> None:
     loaded = sys.modules.get("caffe")
     spec = importlib.util.find_spec("caffe") if loaded is None else None
-    original = getattr(loaded, "__file__", None) if spec is None else spec.origin
-    if original is not None and loaded is not sys.modules["caffe_kd"]:
+    other = getattr(loaded, "__file__", None) if spec is None else spec.origin
+    if other is not None and loaded is not sys.modules["caffe_kd"]:
         raise CaffeKDError(
-            f"`import caffe` is the original Caffe here ({original}). Write `import caffe_kd as "
-            "caffe` in the script, or run it where the original is not installed"
+            f"`import caffe` imports another Caffe here ({other}). Write `import caffe_kd as "
+            "caffe` in the script, or run it where no other Caffe is installed"
         )
     import_module("caffe")
 
@@ -109,12 +109,12 @@ def _run(script: str | None, module: str) -> int:
         print(end.code, file=sys.stderr)
         return 1
     except Exception as error:
-        _tell(error)
+        _print_traceback(error)
         return 1
     return 0
 
 
-def _tell(error: Exception) -> None:
+def _print_traceback(error: Exception) -> None:
     """Print the traceback that Python would print, from the script on."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in _BETWEEN:

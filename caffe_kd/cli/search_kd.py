@@ -1,4 +1,4 @@
-"""``search_kd``: looks for a solver's best settings on validation records."""
+"""``search_kd``: searches a solver's best settings on validation samples."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .guard import guarded
 SUMMARY = "search a solver's best settings on validation samples"
 GROUP = "train"
 EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt -trials 20 -search temperature=1:20,alpha"
-DESCRIPTION = """Looks for the settings with which a solver's student comes out best: temperature
-and alpha of the distillation, learning rate, batch size, weight decay. Each trial trains on all but
-the last tenth of the training records and is measured on that tenth; the test records are never
-looked at. A net with a data layer of its own for validation (phase TEST, stage "validation", with a
-test_state of that stage in the solver) is measured on that. Stopped with Ctrl-C, the same command
-goes on."""
+DESCRIPTION = """Searches the settings that give a solver's best student: temperature and alpha of
+the distillation, learning rate, batch size, weight decay. Each trial trains on all but the last
+tenth of the training samples and is measured on that tenth; the test samples are never used. A net
+with its own data layer for validation (phase TEST, stage "validation", with a test_state of that
+stage in the solver) is measured on that layer's samples. After Ctrl-C the same command
+continues."""
 EPILOG = """In the output folder: best_solver.prototxt with its nets, to be trained with train_kd on
-all training records; trials.csv; search.png; a folder for each trial; search.db for Optuna."""
+all training samples; trials.csv; search.png; a folder for each trial; search.db for Optuna."""
 
 
 @guarded
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             solver = write(folder, final, "best_")
             print(f"best of {len(done)} trials: {search.output} {best.value:g}, trial ", end="")
             print(f"{best.user_attrs['number']}: {space.told(best.params)}")
-            print(f"to train with it on all training records: train_kd -solver {solver}")
+            print(f"to train with it on all training samples: train_kd -solver {solver}")
             print(f"trials.csv and search.png are in {folder}", flush=True)
     return 0
 
@@ -89,11 +89,11 @@ def parser() -> CommandParser:
     )
     flags.add(parser, "output", metavar="FOLDER", help="(default: output/search/<solver>)")
     flags.add(
-        parser, "seed", metavar="N", type=flags.int32, default=1, help="of the trials (default: 1)"
+        parser, "seed", metavar="N", type=flags.int32, default=1, help="the trials' (default: 1)"
     )
     flags.add(
-        parser, "max_iter", metavar="N", type=flags.int32, help="iterations of a trial, where "
-        "other than the solver's"
+        parser, "max_iter", metavar="N", type=flags.int32, help="iterations of a trial (default: "
+        "the solver's)"
     )  # fmt: skip
     flags.add(
         parser,

@@ -1,4 +1,4 @@
-"""``summarize``: lists a net's layers, how they hang together, their shapes and parameters."""
+"""``summarize``: lists a net's layers, their connections, shapes and parameters."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 SUMMARY = "list a net's layers with their shapes and parameters"
 GROUP = "check"
 EXAMPLE = "prototxt/mnist/student_train_test.prototxt"
-DESCRIPTION = """Lists a net's layers as the original's summarize.py does: name, type, (name and
-multipliers of parameters, where they are not 1), bottoms -> tops, and of convolution and pooling
-kernel/stride+pad outputs/group. On a terminal a blob has a colour; a top that nothing takes is
-underlined, a bottom that nothing makes has a red ground. Below are, in one phase, the shapes of the
-tops, the parameters and multiply-adds of a record. Where the data is not here, -input_shape tells
-the shape of its records; doctor tells more of the net."""
+DESCRIPTION = """Lists a net's layers as Caffe's summarize.py does: name, type, (name and
+multipliers of parameters, if they are not 1), bottoms -> tops, and for convolution and pooling
+kernel/stride+pad outputs/group. On a terminal each blob has a colour; a top that no layer takes is
+underlined, a bottom that no layer makes has a red background. A second table has, for one phase,
+the shapes of the tops, the parameters, and the multiply-adds for a sample. If the data is absent,
+-input_shape gives the shape of its samples. doctor reports more about the net."""
 
 _COLOURS = ("92", "93", "94", "95", "97", "96", "42", "43;30", "100", "44", "103;30", "107;30")
 _UNMADE, _UNTAKEN, _PLAIN = "\033[41m", "\033[1;4m", "\033[0m"
@@ -43,16 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     net = read_net(arguments.net)
     print(*aligned(rows(net, sys.stdout.isatty()), arguments.max_width), sep="\n")
-    return _tell_shapes(net, arguments, given)
+    return _print_cost(net, arguments, given)
 
 
-# ---- the original's table
+# ---- Caffe's table
 
 
 def rows(net: Any, is_coloured: bool) -> list[list[str]]:
     """Return name, type, parameters, bottoms, arrow, tops and geometry of each layer.
 
-    Source: BVLC/caffe's tools/extra/summarize.py, which tells no geometry of kernels that are not
+    Source: BVLC/caffe's tools/extra/summarize.py, which prints no geometry of kernels that are not
     square.
     """
     untaken: set[str] = set()
@@ -75,8 +75,8 @@ def rows(net: Any, is_coloured: bool) -> list[list[str]]:
         if kind == "Python":
             kind = f"{layer.python_param.module}.{layer.python_param.layer}"
         params = [_parameter(param) for param in layer.param]
-        told = f"({', '.join(params)})" if any(params) else ""
-        names = map(printable_name, (layer.name, kind, told))
+        multipliers = f"({', '.join(params)})" if any(params) else ""
+        names = map(printable_name, (layer.name, kind, multipliers))
         cells = [*names, ", ".join(bottoms), "->", ", ".join(tops)]
         cells.append(_geometry(layer))
         table.append(cells if is_coloured else [_ESCAPE.sub("", cell) for cell in cells])
@@ -128,9 +128,9 @@ def _window(param: Any, sizes: Callable[[str], list[int]]) -> str:
 
 
 def aligned(table: list[list[str]], max_width: int) -> Iterator[str]:
-    """Yield the lines of a table whose columns are as narrow as their cells, but not wider.
+    """Yield the lines of a table whose columns are as wide as their widest cell, up to a limit.
 
-    A cell beyond ``max_width`` flows over, and what follows keeps its place where it can.
+    A cell wider than ``max_width`` overflows; the cells after it stay aligned if they can.
     """
     width = [
         min(max_width, 1 + max(len(_ESCAPE.sub("", cell)) for cell in column))
@@ -145,10 +145,10 @@ def aligned(table: list[list[str]], max_width: int) -> Iterator[str]:
         yield line.rstrip()
 
 
-# ---- what it comes to
+# ---- the table of one phase
 
 
-def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple[int, ...]]) -> int:
+def _print_cost(net: Any, arguments: argparse.Namespace, given: dict[str, tuple[int, ...]]) -> int:
     """Print shapes, parameters and multiply-adds in the phase; return the exit status."""
     from ..analysis.cost import cost_of
     from ..analysis.shape_inference import infer_shapes
@@ -161,10 +161,10 @@ def _tell_shapes(net: Any, arguments: argparse.Namespace, given: dict[str, tuple
     state = pb.NetState(phase=phase, level=arguments.level, stage=stages)
     found = infer_shapes(filter_net(net, state), phase, Path(arguments.net), given, net)
     for absent in found.absent:
-        what = absent.reason or "give its records' shape, as -input_shape data=1,3,28,28"
+        what = absent.reason or "give its samples' shape, as -input_shape data=1,3,28,28"
         say_to_stderr(f"note: {absent.error}: {what}")
     for layer in found.unrun:
-        say_to_stderr(f"note: layer '{layer.name}' (Python) is not run, and left out")
+        say_to_stderr(f"note: layer '{layer.name}' (Python) is not run; it is left out")
     for _, error in found.problems:
         say_to_stderr(f"error: {error}")
     if found.net is not None and found.net.nodes:
@@ -182,7 +182,7 @@ def parser() -> CommandParser:
         type=int,
         default=30,
         metavar="N",
-        help="the widest that a column of the first table is (default: 30)",
+        help="the greatest width of a column of the first table (default: 30)",
     )
     flags.add(
         parser,

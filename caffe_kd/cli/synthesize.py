@@ -23,22 +23,23 @@ EXAMPLE = (
     "-output output/synthetic_lmdb"
 )
 DESCRIPTION = """Makes images that a trained classifier takes for its classes, for distillation
-where the data it was trained on is not at hand, and writes them as an LMDB of pixels, each labelled
-with the net's class. A Data layer with the net's own transform_param reads them like real ones."""
+without the data it was trained on, and writes them as an LMDB of pixels, each labelled with the
+net's class. A Data layer with the net's own transform_param reads them like real ones."""
 EPILOG = """methods:
   noise      Each image begins as noise and is changed until the net sees a given class in it:
              cross entropy + total variation + l2 + distance to the BatchNorm statistics.
-  generator  A small net learns to make images of which the net is sure, in which its features are
-             strong, and among which all classes are equally frequent (DAFL, arXiv 1904.01186)."""
-# The flags that belong to a field of a method's settings, and what they are.
+  generator  A small net learns to make images that the net classifies with confidence, that give
+             it strong features, and in which all classes are equally frequent (DAFL, arXiv
+             1904.01186)."""
+# The flags for the fields of a method's settings: type, method, help.
 _NUMBERS: dict[str, tuple[type, str, str]] = {
-    "iterations": (int, "both", "Adam's; noise: for each batch"),
+    "iterations": (int, "both", "of Adam; with noise, for each batch"),
     "batch": (int, "both", "images made together"),
     "rate": (float, "both", "Adam's learning rate"),
     "total_variation": (float, "noise", "weight of the difference of neighbouring pixels"),
     "l2": (float, "noise", "weight of the mean square of the pixels, as 0 to 1"),
     "statistics": (float, "noise", "weight of the distance to the BatchNorm statistics"),
-    "one_hot": (float, "generator", "weight of being sure"),
+    "one_hot": (float, "generator", "weight of confident predictions"),
     "balance": (float, "generator", "weight of equally frequent classes"),
     "activation": (float, "generator", "weight of strong features"),
 }
@@ -60,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(arguments.output)
     if out.exists() and not arguments.overwrite:
         raise DataError("exists already; give -overwrite to replace it", str(out))
-    device, told = choose_device(arguments.gpu, None)
+    device, message = choose_device(arguments.gpu, None)
     given = {k: getattr(arguments, k) for k in _NUMBERS if getattr(arguments, k) is not None}
     with Log() as log:
-        log.info(told)
+        log.info(message)
         teacher = PixelTeacher(
             Path(arguments.model),
             Path(arguments.weights),
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info(f"Making {arguments.count} images of {' x '.join(map(str, teacher.shape))}")
         written = database.write(out, made, teacher, arguments.overwrite)
         log.info(f"Images of each class: {', '.join(map(str, written.classes))}")
-        log.info(f"The net gives its class a probability of {written.confidence:.3f} in the mean")
+        log.info(f"The net gives its class a probability of {written.confidence:.3f} on average")
         missing = [str(c) for c, n in enumerate(written.classes) if not n]
         if missing:
             log.warning(f"No image of class {', '.join(missing)}: try another seed or method")
@@ -150,10 +151,10 @@ def parser() -> CommandParser:
         help="how many images (default: 10000)")  # fmt: skip
     add(parser, "seed", metavar="N", type=flags.int32, default=1, help="(default: 1)")
     add(parser, "overwrite", action="store_true", help="replace a database at DB")
-    add(parser, "blob", metavar="NAME", help="the logits (default: what the net's loss judges)")
-    add(parser, "shape", metavar="C,H,W", type=_shape, help="of the images, where the net's data "
-        "is not there to tell it")  # fmt: skip
-    add(parser, "scale", metavar="X", type=float, help="of the pixels, where the prototxt has no "
+    add(parser, "blob", metavar="NAME", help="the logits (default: the bottom of the net's loss)")
+    add(parser, "shape", metavar="C,H,W", type=_shape, help="of the images, if the net's data, "
+        "which gives it, is absent")  # fmt: skip
+    add(parser, "scale", metavar="X", type=float, help="of the pixels, if the prototxt has no "
         "transform_param: input = (pixel - mean) * scale")  # fmt: skip
     add(
         parser, "mean", metavar="X,...", type=_floats, help="of the pixels, one or for each channel"

@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..solver.callbacks.debug_info import DebugInfo
     from ..solver.device import choose_one_device
 
-    device, told = choose_one_device(arguments.gpu)
+    device, lines = choose_one_device(arguments.gpu)
     with Log() as log:
-        log.info("\n".join(told))
+        log.info("\n".join(lines))
         stages = flags.comma_list(arguments.stage)
         notes = Notes()
         net = load_net(arguments.model, level=arguments.level, stages=stages, notes=notes)

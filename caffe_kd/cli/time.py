@@ -19,8 +19,8 @@ SUMMARY = "measure each layer's forward and backward pass"
 GROUP = "caffe"
 EXAMPLE = "-model prototxt/mnist/student_train_test.prototxt -iterations 20"
 DESCRIPTION = """Runs a net forward and backward, layer by layer, and logs how long each layer takes
-on average, as the original's caffe time does. With -profile, every operator of these passes goes
-into a trace for chrome://tracing or ui.perfetto.dev; the times are longer then."""
+on average, as Caffe's `caffe time` does. With -profile, every operator of these passes goes into a
+trace for chrome://tracing or ui.perfetto.dev; the times are longer then."""
 
 
 @guarded
@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..pycaffe.graph import Graph
     from ..solver.device import choose_one_device
 
-    device, told = choose_one_device(arguments.gpu)
+    device, lines = choose_one_device(arguments.gpu)
     with Log() as log:
-        log.info("\n".join(told))
+        log.info("\n".join(lines))
         phase = pb.Phase.Value(arguments.phase)
         stages = flags.comma_list(arguments.stage)
         net = load_net(arguments.model, phase, arguments.level, stages)
-        # The time a layer takes does not hang on its weights.
+        # The time a layer takes does not depend on its weights.
         load_for_use(net, flags.comma_list(arguments.weights), log, needed=False)
         net.to_device(device, channels_last=False)
         net.context.writes_files = False
@@ -86,8 +86,8 @@ def parser() -> CommandParser:
 class StopWatch:
     """Adds up how long a net's layers take, forward and backward.
 
-    Each layer's time ends when its work on the device is done. In a profile the layers' names stand
-    above their operators.
+    Each layer's time ends when its work on the device is done. In a profile each layer's name spans
+    its operators.
 
     Attributes:
         forward: milliseconds of each layer's forward passes.
@@ -131,14 +131,14 @@ class StopWatch:
 
 
 def measure(watch: StopWatch, iterations: int, log: Log) -> None:
-    """Run the passes and log their times, in the original's lines."""
+    """Run the passes and log their times, in Caffe's lines."""
     from ..pycaffe.timer import Timer
 
     log.info("Performing Forward")
     log.info(f"Initial loss: {watch.run_forward():g}")
     log.info("Performing Backward")
     watch.run_backward()
-    # The first passes take up memory and choose algorithms: they do not count.
+    # The first passes allocate memory and choose algorithms: they do not count.
     count = len(watch.forward)
     watch.forward[:] = watch.backward[:] = [0.0] * count
     log.info("*** Benchmark begins ***")

@@ -1,4 +1,4 @@
-"""``to_torch``: writes a net as PyTorch code of its own."""
+"""``to_torch``: writes a net as standalone PyTorch code."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
 
-SUMMARY = "write a trained net as PyTorch code of its own"
+SUMMARY = "write a trained net as standalone PyTorch code"
 GROUP = "deploy"
 EXAMPLE = (
     "-model prototxt/mnist/student_train_test.prototxt "
     "-weights output/mnist/student_iter_18760.caffemodel "
     "-output student.py"
 )
-DESCRIPTION = """Writes the deployed net as one readable Python file that needs PyTorch and
-safetensors alone, and its weights beside it as .safetensors. In Python: from NAME import load;
-net = load(); net(images). A layer that has no such form is an error that lists all of them; for a
-type of your own, a function that its file registers with caffe_kd.export.torch_emitters.emits
-writes it."""
+DESCRIPTION = """Writes the deployed net as one readable Python file that needs only PyTorch and
+safetensors, and its weights beside it as .safetensors. In Python: from NAME import load;
+net = load(); net(images). Layers that cannot be written as PyTorch code are an error that lists all
+of them; a type of your own needs a function that writes its code, registered with
+caffe_kd.export.torch_emitters.emits."""
 
 
 @guarded
@@ -47,7 +47,7 @@ def parser() -> CommandParser:
         parser,
         "output",
         metavar="FILE",
-        help="the .py file to write (default: the prototxt's name, here)",
+        help="the .py file to write (default: the prototxt's name, in the current folder)",
     )
     flags.deploy(parser)
     flags.own_code(parser)

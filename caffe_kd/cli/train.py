@@ -22,8 +22,8 @@ SUMMARY = "run a solver; with a teacher in it, distil"
 GROUP = "train"
 EXAMPLE = "-solver prototxt/mnist/kd_solver.prototxt -export_onnx output/mnist/student.onnx"
 DESCRIPTION = """Trains the net of a solver prototxt. If the solver names a teacher and a
-distiller_net, the student is trained with what the teacher knows. Flags may be written -name value
-or --name=value."""
+distiller_net, the teacher is distilled into the student. Flags may be written -name value or
+--name=value."""
 
 
 @guarded
@@ -97,8 +97,8 @@ def parser() -> CommandParser:
         caffe,
         "weights",
         metavar="FILES",
-        help="caffemodels to start from, separated by commas; they go to the teacher where it "
-        "names none, else to the student",
+        help="caffemodels to start from, separated by commas; they are the teacher's if the solver "
+        "names none for it, else the student's",
     )
     flags.add(caffe, "snapshot", metavar="FILE", help="a .solverstate to resume from")
     flags.gpu(caffe, "train")
@@ -113,7 +113,7 @@ def parser() -> CommandParser:
             name,
             choices=["snapshot", "stop", "none"],
             default=effect,
-            help=f"what {meaning} does (default: {effect}; stop snapshots too)",
+            help=f"what {meaning} does (default: {effect}; stop also writes a snapshot)",
         )
     flags.add(
         caffe, "log_dir", metavar="FOLDER", help="put the log there, under the name glog gives it"
@@ -139,8 +139,8 @@ def parser() -> CommandParser:
         own,
         "exact_sums",
         action="store_true",
-        help="sum in float64 on the way forward, so that values that nearly tie fall as in the "
-        "original (LeNet takes twice as long)",
+        help="sum in float64 in the forward pass, so that near ties are decided as in Caffe (LeNet "
+        "takes twice as long)",
     )
     flags.add(
         own,
@@ -148,8 +148,8 @@ def parser() -> CommandParser:
         type=flags.int32,
         default=0,
         metavar="N",
-        help="every N iterations log each loss term's share in the student's gradient, for a "
-        "backward pass more per term",
+        help="every N iterations log each loss term's share of the student's gradient, which takes "
+        "one more backward pass per term",
     )
     flags.no_progress(own)
     return parser
@@ -161,7 +161,7 @@ def into_folder(plan: TrainingPlan, folder: Path) -> None:
 
 
 def _log_asked_for(file: str | None, folder: str | None) -> Path | None:
-    """Return the log file of ``-log``, or else of ``-log_dir``: there ``caffe.INFO`` leads to it.
+    """Return the log file of ``-log``, or of ``-log_dir``, where ``caffe.INFO`` links to it.
 
     Source: glog, which old scripts rely on to find the newest log.
     """
@@ -170,7 +170,7 @@ def _log_asked_for(file: str | None, folder: str | None) -> Path | None:
     start, user = time.strftime("%Y%m%d-%H%M%S"), os.environ.get("USER", "invalid-user")
     path = Path(folder) / f"caffe.{platform.node()}.{user}.log.INFO.{start}.{os.getpid()}"
     newest = path.with_name("caffe.INFO")
-    with contextlib.suppress(OSError):  # a system without links, or a folder that Log tells of
+    with contextlib.suppress(OSError):  # a system without links, or a folder that Log reports
         path.parent.mkdir(parents=True, exist_ok=True)
         newest.unlink(missing_ok=True)
         newest.symlink_to(path.name)

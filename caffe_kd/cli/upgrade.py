@@ -38,12 +38,12 @@ def new_parser(name: str, description: str, example: str) -> CommandParser:
 def run(arguments: argparse.Namespace, kind: Callable[[], Kind]) -> int:
     """Read IN, upgrade it, write OUT; return the exit status.
 
-    As in the original, a field that has no successor is told and left out, OUT is written, and
-    the status is 1; and a file of the current format is written as it is.
+    As in Caffe, a field that has no successor is reported and left out, OUT is written, and the
+    status is 1; and a file of the current format is written as it is.
 
     Args:
         arguments: IN and OUT.
-        kind: makes the kind of file, and imports what that needs.
+        kind: returns the kind of file, and imports what that needs.
     """
     from ..logs.log import Log
     from ..proto.upgrade import Notes

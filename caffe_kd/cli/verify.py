@@ -1,4 +1,4 @@
-"""``verify``: holds a net's blobs against recorded ones, layer by layer, or records them."""
+"""``verify``: compares a net's blobs with recorded ones, layer by layer, or records them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLE = (
 DESCRIPTION = """Runs a net in phase TEST on recorded inputs, compares every recorded blob with what
 the net computes, in the order of the layers, and names the first layer that differs. A recording is
 an .npz file: in/<blob> holds an input, out/<blob> (or the plain name) any other blob, and
-<blob>/<layer> what a layer made of a blob that later ones change in place. With -record the net
+<blob>/<layer> the output of a layer whose top later layers change in place. With -record the net
 itself is recorded, to be verified on another machine or in another version."""
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     recording = read_recording(arguments.expected)
     inputs = _inputs(arguments, recording)
-    net, notes = build(arguments.model, *_choices(arguments, inputs))
+    net, notes = build(arguments.model, *_build_arguments(arguments, inputs))
     bounds = {name: getattr(arguments, name) for name in ("rtol", "atol")}
     given = {name: value for name, value in bounds.items() if value is not None}
     comparison = compare(net, recording, inputs, **given)
@@ -65,7 +65,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"-{name} must be at least 0. Received: {value:g}")
 
 
-def _choices(arguments: argparse.Namespace, inputs: Any) -> tuple[Any, ...]:
+def _build_arguments(arguments: argparse.Namespace, inputs: Any) -> tuple[Any, ...]:
     weights = flags.comma_list(arguments.weights)
     return weights, inputs, arguments.level, flags.comma_list(arguments.stage)
 
@@ -89,7 +89,7 @@ def _record(arguments: argparse.Namespace) -> int:
     else:
         inputs = random_inputs(arguments.model)
         say(f"inputs: standard normal numbers, for {', '.join(inputs)}")
-    net, notes = build(arguments.model, *_choices(arguments, inputs))
+    net, notes = build(arguments.model, *_build_arguments(arguments, inputs))
     say(*(f"note: {note}" for note in notes))
     values = record(net, inputs)
     write_recording(arguments.record, values)
@@ -119,8 +119,8 @@ def _print_first(comparison: Comparison, hints: Sequence[str]) -> None:
     line = comparison.first
     assert line is not None
     layer = line.node.layer
-    place = f"{layer.proto.source_line}: " if layer.proto.source_line else ""
-    say(f"first difference: {place}layer '{layer.name}' ({layer.type}), blob '{line.key}'")
+    position = f"{layer.proto.source_line}: " if layer.proto.source_line else ""
+    say(f"first difference: {position}layer '{layer.name}' ({layer.type}), blob '{line.key}'")
     say(*(f"  {hint}" for hint in hints))
 
 
@@ -142,9 +142,10 @@ def parser() -> CommandParser:
         parser,
         "rtol",
         type=float,
-        help="allowed difference: this times the blob's greatest recorded value (default: 1e-4)",
+        help="allowed difference: this times the blob's greatest recorded value, plus -atol "
+        "(default: 1e-4)",
     )
-    flags.add(parser, "atol", type=float, help="and this on top (default: 1e-5)")
+    flags.add(parser, "atol", type=float, help="see -rtol (default: 1e-5)")
     flags.state(parser)
     flags.own_code(parser)
     return parser

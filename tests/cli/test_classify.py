@@ -115,7 +115,7 @@ def test_model_without_scale_says_so_and_takes_one(capsys):
     del model.metadata_props[:]
     onnx.save(model, "m.onnx")
     found, told = classify(capsys, "p.png")
-    assert "note: the model does not tell the scale" in told and "pixel * 1," in told
+    assert "note: the model does not name the scale" in told and "pixel * 1," in told
     assert found[0] == ("2", 1.0)
     found, told = classify(capsys, "p.png", "-scale", str(SCALE))
     assert "note" not in told
@@ -146,7 +146,7 @@ def test_ink_on_paper_is_hinted_at_and_inverted(capsys):
     export()
     Image.fromarray(255 - quarters(0, 64, 128, 10)).save("ink.png")
     found, told = classify(capsys, "ink.png")
-    assert "note: ink.png is dark on a light ground" in told and found[0][0] == "0"
+    assert "note: ink.png is dark on a light background" in told and found[0][0] == "0"
     found, told = classify(capsys, "ink.png", "-invert")
     assert "note" not in told and "pixel inverted" in told
     assert found == classify(capsys, "p.png")[0]

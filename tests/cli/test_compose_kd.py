@@ -412,13 +412,13 @@ def test_net_for_caffe_with_a_mean_of_the_student_is_an_error(folder, capsys):
     assert "frozen" not in error  # what we make of it is no mistake of the user's
 
 
-def test_settings_of_the_solver_that_the_original_lacks_are_told(folder, capsys):
+def test_settings_of_the_solver_that_caffe_lacks_are_printed(folder, capsys):
     assert compose_kd.main(FOR_CAFFE) == 0
-    assert "which it lacks" not in capsys.readouterr().err
+    assert "which it does not have" not in capsys.readouterr().err
     more = 'max_norm: 3 early_stopping { output: "accuracy" patience: 2 }'
     Path("solver.prototxt").write_text(SOLVER + RUN + more)
     assert compose_kd.main(FOR_CAFFE) == 0
-    assert "without early_stopping, max_norm, which it lacks" in capsys.readouterr().err
+    assert "without early_stopping, max_norm, which it does not have" in capsys.readouterr().err
 
 
 def test_net_for_caffe_without_a_layers_weights_is_an_error(folder, capsys):

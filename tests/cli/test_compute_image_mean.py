@@ -103,7 +103,7 @@ def test_images_of_several_sizes_are_told(capsys: pytest.CaptureFixture[str]) ->
     ]
     write_lmdb(Path("db"), ((b"%d" % i, datum) for i, datum in enumerate(datums)))
     error = fails(capsys, "db", "mean")
-    assert "db: Incorrect data field size: record 1 is (1, 4, 5)" in error
+    assert "db: Incorrect data field size: sample 1 is (1, 4, 5)" in error
     assert "the first is (1, 4, 4)" in error and not Path("mean").exists()
 
 

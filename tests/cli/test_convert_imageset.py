@@ -221,7 +221,7 @@ def test_missing_and_empty_input_is_named(capsys):
         capsys, "pets/cat", "db"
     )
     Path("pets/eel").mkdir()
-    assert "pets/eel: no pictures" in fails(capsys, "pets", "db")
+    assert "pets/eel: no images" in fails(capsys, "pets", "db")
     Path("none.txt").write_text("\n")
     assert "none.txt: the list has no lines" in fails(capsys, "pets", "none.txt", "db")
     Path("all_gone.txt").write_text("x.png 1\n")

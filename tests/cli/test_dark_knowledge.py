@@ -10,7 +10,7 @@ from tests.cli.small import write_examples
 from tests.dark_knowledge.nets import write_nets
 
 
-def test_pictures_come_of_a_solver_and_of_nets(
+def test_figures_are_drawn_for_a_solver_and_for_nets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -22,13 +22,13 @@ def test_pictures_come_of_a_solver_and_of_nets(
     flags = ["-solver", "kd_solver.prototxt", "-weights", weights, "-output", "a"]
     assert main([*flags, "-temperatures", "1,8"]) == 0
     out = capsys.readouterr().out
-    assert "of 40 records" in out and "both differ on" in out
+    assert "of 40 samples" in out and "they differ on" in out
     assert "at temperature 4:" in out
     assert {path.name for path in Path("a").iterdir()} >= {"samples.png", "similarity.png"}
     models = "teacher_train_test.prototxt,student_train_test.prototxt"
     both = f"teacher_iter_6.caffemodel,{weights}"
     assert main(["-model", models, "-weights", both, "-output", "b", "-iterations", "1"]) == 0
-    assert "of 20 records" in capsys.readouterr().out
+    assert "of 20 samples" in capsys.readouterr().out
     Path("names.txt").write_text("\n".join(f"digit {i}" for i in range(10)))
     one = ["-model", "teacher_train_test.prototxt", "-weights", "teacher_iter_6.caffemodel"]
     assert main([*one, "-labels", "names.txt", "-output", "c"]) == 0
@@ -73,5 +73,5 @@ def test_teacher_that_is_drawn_is_told_where_there_are_several(
     flags = ["-solver", "solver.prototxt", "-weights", "student.caffemodel"]
     assert main([*flags, "-teacher", "b"]) == 0
     out = capsys.readouterr().out
-    assert "teacher 'b'; with -teacher: a" in out and "right on 4 of 5 records" in out
+    assert "teacher 'b'; with -teacher: a" in out and "right on 4 of 5 samples" in out
     assert main([*flags, "-teacher", "c"]) == 2

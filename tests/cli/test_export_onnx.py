@@ -88,7 +88,7 @@ def test_export_writes_a_model_that_answers_as_the_net(folder, capsys, model):
     assert lines[0] == "input: data float [batch, 1, 12, 10]"
     assert lines[1] == "output: ip float [batch, 10]"
     assert lines[2] == f"out/student.onnx: {size:,} bytes, 4 nodes"
-    assert "agree on 8 records: greatest difference" in lines[3]
+    assert "agree on 8 samples: greatest difference" in lines[3]
 
 
 def test_export_preprocess_takes_pixels(folder, capsys):
@@ -99,7 +99,7 @@ def test_export_preprocess_takes_pixels(folder, capsys):
     np.testing.assert_allclose(run_model("s.onnx", pixels), wanted(folder, floats), atol=1e-5)
     out = capsys.readouterr().out
     assert "input: data uint8 [batch, 1, 12, 10]" in out
-    assert "agree on 72 records" in out  # 1 + 2 + 5 random ones and 64 digits
+    assert "agree on 72 samples" in out  # 1 + 2 + 5 random ones and 64 digits
     assert "note: 'data' is not mirrored" in out
 
 
@@ -107,7 +107,7 @@ def test_export_preprocess_takes_pixels(folder, capsys):
 def test_export_checks_on_real_images_without_preprocess(folder, capsys, model):
     command = ["-model", model, "-weights", "net.caffemodel", "-output", "s.onnx"]
     assert main([*command, "-data", "t10k-images-idx3-ubyte"]) == 0
-    assert "agree on 72 records" in capsys.readouterr().out
+    assert "agree on 72 samples" in capsys.readouterr().out
 
 
 def fails(capsys, *argv, status=1):

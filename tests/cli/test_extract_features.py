@@ -111,7 +111,7 @@ def test_failure_on_the_way_leaves_no_database(capsys: pytest.CaptureFixture[str
     ("words", "told"),
     [
         (["conv,ip", "a", "1", "lmdb"], "the number of blob names and dataset names must be equal"),
-        (["conv,conv", "a,b", "1", "lmdb"], "each blob comes once"),
+        (["conv,conv", "a,b", "1", "lmdb"], "no blob named twice"),
         (["conv,ip", "a,a", "1", "lmdb"], "each blob needs a database of its own"),
         (["conv", "a", "0", "lmdb"], "num_mini_batches must be at least 1"),
         (["conv", "a", "1", "leveldb"], "a LevelDB can be read, not written"),

@@ -19,4 +19,4 @@ def test_command_prints_a_row_for_each_format(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines == table()
     assert len(lines) == len(FORMATS) + 2
-    assert "| LevelDB of Datum | folder | yes | no | without further packages |" in lines
+    assert "| LevelDB of Datum | folder | yes | no | needs no further packages |" in lines

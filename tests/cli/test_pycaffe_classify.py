@@ -95,7 +95,7 @@ def test_defaults_are_the_reference_net_s_under_the_root(
     assert main(["a.jpg", "out.npy"]) == 2
     assert capsys.readouterr().err == (
         "error: --model_def is not given, and its default "
-        f"{Path('models/bvlc_reference_caffenet/deploy.prototxt')} is not there\n"
+        f"{Path('models/bvlc_reference_caffenet/deploy.prototxt')} does not exist\n"
     )
     assert main(["a.jpg", "out.npy", *FLAGS]) == 2
     assert "--mean_file '' subtracts none" in capsys.readouterr().err
@@ -125,11 +125,11 @@ def test_net_for_grey_gets_grey(tmp_path: Path) -> None:
     [
         (["gone.jpg"], 1, "gone.jpg: no such file"),
         (["gone.npy"], 1, "gone.npy: no such file"),
-        ([".", "--ext", "gif"], 1, ".: there is no picture *.gif; --ext tells another ending"),
+        ([".", "--ext", "gif"], 1, ".: there is no image *.gif; --ext gives another suffix"),
         (["deploy.prototxt"], 1, "deploy.prototxt: the image cannot be read"),
         (["text.npy"], 1, "text.npy: is not an array (.npy), or is damaged"),
         (["objects.npy"], 1, "objects.npy: is not an array (.npy), or is damaged"),
-        (["mean.npy"], 1, "mean.npy: must hold pictures [N, height, width, 3]. Received: (3, 16"),
+        (["mean.npy"], 1, "mean.npy: must hold images [N, height, width, 3]. Received: (3, 16"),
         (["a.jpg", "--channel_swap", "2,1"], 1, "same number of dimensions as the input channels"),
         (
             ["a.jpg", "--channel_swap", "1,2,3"],

@@ -138,7 +138,7 @@ def test_hdf5_without_pandas_is_refused_at_once(capsys: pytest.CaptureFixture[st
         (["in.txt"], 2, "--crop_mode list takes windows from a .csv. Received: in.txt"),
         (["in.txt", "--crop_mode", "selective_search"], 2, "--crop_mode list takes them from a"),
         (["header.csv"], 1, "header.csv:1: has no column ymin, xmax. Expected a first line such"),
-        (["empty.csv"], 1, "empty.csv: no window is in it"),
+        (["empty.csv"], 1, "empty.csv: has no windows"),
         (["words.csv"], 1, "words.csv:3: a window's edges must be numbers of pixels. Received: 'b"),
         (["short.csv"], 1, "short.csv:2: a window's edges must be numbers of pixels. Received: ''"),
         (["far.csv"], 1, "must lie in its image of (23, 26) pixels"),

@@ -98,7 +98,7 @@ def test_original_that_is_installed_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("print('ran')\n")
     done = run(tmp_path, "script.py")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "`import caffe` is the original Caffe here" in done.stderr
+    assert "`import caffe` imports another Caffe here" in done.stderr
     assert "Write `import caffe_kd as caffe` in the script" in done.stderr
 
 
