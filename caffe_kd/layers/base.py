@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -122,7 +123,7 @@ class Layer(nn.Module):
         assert field is not None  # as register has seen to
         return user_blocks.value_of(proto, field)
 
-    @property
+    @cached_property  # not property: forward passes read it, and a call is felt there
     def param(self) -> Any:
         """The message of the type's own parameters.
 

@@ -285,8 +285,10 @@ class Updater:
 
     def _clip(self) -> tuple[float, float] | None:
         limit = self.solver.clip_gradients
+        if limit < 0:
+            return None
         grads = [p.grad for p in self.learning if p.grad is not None]
-        if limit < 0 or not grads:
+        if not grads:
             return None
         norms = foreach("norm", grads)
         norm = float(torch.linalg.vector_norm(torch.stack(norms)))

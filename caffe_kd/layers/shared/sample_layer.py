@@ -113,8 +113,8 @@ class SampleLayer(Layer):
     def forward(self) -> tuple[Tensor, ...]:
         if not self.depth:
             self.last = self.next_indices()
-            tops = self.load(self.last)
-            lines, self._lines = self._lines, []
+            tops, lines = self.load(self.last), self._lines.copy()
+            self._lines.clear()  # to set an attribute of a torch module takes longer
         else:
             batch = self._next_batch()
             self.last, self._after = batch.indices, batch.after
@@ -144,7 +144,8 @@ class SampleLayer(Layer):
         with self._lock:
             indices = self.next_indices()
             tops = self.load(indices)
-        lines, self._lines = self._lines, []
+            lines = self._lines.copy()
+            self._lines.clear()
         return _Batch(indices, tops, self.progress(), lines)
 
     # ---- resuming
