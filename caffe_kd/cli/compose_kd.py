@@ -122,7 +122,7 @@ def _for_caffe(plan: Any, net: Any, arguments: Any) -> Any:
     databases = None
     if arguments.databases:
         databases = Databases(Path(arguments.databases), output.say_to_stderr)
-    net = for_caffe.net_for_caffe(net, plan.means, databases)
+    net = for_caffe.net_for_caffe(net, plan.ema_teachers, databases)
     weights = for_caffe.weights_for_caffe(plan, net)
     if arguments.weights_output:
         write_weights(arguments.weights_output, for_caffe.layers_with(net, weights), weights)

@@ -107,7 +107,7 @@ def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:
             objective = net()
             loss += float(objective) if objective is not None else 0.0
             guard.add()
-            if where is None and guard.of_no_number():
+            if where is None and guard.outputs_with_nan():
                 where = f"in batch {index} NaN first appears {first_in(net)}"
             for name in net.outputs:
                 values = net.blobs[name].flatten().tolist()
@@ -123,6 +123,6 @@ def score(net: Net, iterations: int, log: Log) -> dict[str, list[float]]:
             note = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
             log.info(f"{name} = {value:g}{note}")
     if where is not None:
-        outputs = ", ".join(guard.of_no_number())
+        outputs = ", ".join(guard.outputs_with_nan())
         raise NetError(f"{outputs}: no score, for {where}")
     return means

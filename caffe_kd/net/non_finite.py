@@ -112,7 +112,7 @@ class OutputGuard:
         for name, value in bad.items():
             self._bad[name] = self._bad[name] | value if name in self._bad else value
 
-    def of_no_number(self) -> dict[str, str]:
+    def outputs_with_nan(self) -> dict[str, str]:
         """Return the invalid outputs, each with the blob that held NaN."""
         bad = [name for name, value in self._bad.items() if bool(value)]
         found: dict[str, str] = {}

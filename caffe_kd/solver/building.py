@@ -1,4 +1,4 @@
-"""Builds the nets of a plan and gives their layers what they start from."""
+"""Builds the nets of a plan and initializes their layers."""
 
 from __future__ import annotations
 
@@ -54,28 +54,28 @@ def build(
 
 
 def check_students_come_first(net: Net) -> None:
-    """Refuse a loss whose student's and teacher's bottoms are exchanged.
+    """Refuse a loss whose student's and teacher's bottoms are swapped, so that nothing learns.
 
     Raises:
-        NetError: the loss counts, and what would learn from it does not learn.
+        NetError: the loss counts, but the layers before its student's bottoms do not learn.
     """
     for node, student, teacher in exchanged(net.nodes):
         layer = node.layer
         if any(node.loss_weights) or layer.proto.HasField("loss_weight_schedule"):
             layer.fail(
-                f"nothing that leads to '{student}' learns, but what leads to '{teacher}' does, "
-                "and gets no gradient: the student's bottoms come first, then the teacher's",
+                f"no layer before '{student}' learns, but layers before '{teacher}' would, and get "
+                "no gradient: the student's bottoms come first, then the teacher's",
                 bottoms=node.bottoms,
             )
 
 
 def prefixed(name: str, layers: Iterable[LayerWeights]) -> list[LayerWeights]:
-    """Return a file's weights for the layers of a teacher or student of that name."""
+    """Return a file's weights with the layer names prefixed by the teacher's or student's name."""
     return [replace(w, name=f"{name}/{w.name}") for w in layers]
 
 
 def load_teachers(plan: TrainingPlan, nets: Sequence[Net], log: Log) -> None:
-    """Give the teachers' layers their weights.
+    """Copy the teachers' weights into their layers.
 
     Raises:
         WeightsError: a teacher's file lacks weights that are needed, or they do not fit.
@@ -102,12 +102,12 @@ def _check_given(layer: Any, given: set[str], teacher: Any) -> None:
 
 
 def report_new_layers(plan: TrainingPlan, net: Net, log: Log) -> None:
-    """Log which layers begin with their fillers' values though the net starts from weights."""
-    averaged = tuple(f"{name}/" for name in plan.means)  # they begin as their student's layers
+    """Log which layers keep their fillers' values although the net starts from weights."""
+    averaged = tuple(f"{name}/" for name in plan.ema_teachers)  # these start as the student
     new = [name for name in net.without_weights() if not name.startswith(averaged)]
     starts_from_files = plan.student_weights or any(student.path for student in plan.students)
     if new and starts_from_files:
-        log.info(f"New layers, which begin as their fillers make them: {shown(new)}")
+        log.info(f"New layers, initialized by their fillers: {shown(new)}")
 
 
 def inject(plan: TrainingPlan, net: Net, log: Log) -> None:
@@ -119,15 +119,15 @@ def inject(plan: TrainingPlan, net: Net, log: Log) -> None:
     for injection in plan.injections:
         node = net.node_of(injection.to)
         if node is None:
-            continue  # of another phase
+            continue  # the layer is in another phase
         layer = node.layer
         given = [None if blob is None else tuple(blob.shape) for blob in injection.weights.blobs]
         if [*given] != [tuple(shape) for shape in layer.blob_shapes]:
             raise WeightsError(
                 f"{injection.source} does not fit layer '{layer.name}' ({layer.type}): the "
-                f"teacher's parameters have the shapes {_told(given)}, the student's "
-                f"{_told(layer.blob_shapes)}. Give the student's layer the same num_output, "
-                "kernel_size and bottom, or inject a layer that has its shapes",
+                f"teacher's parameters have the shapes {_describe(given)}, the student's "
+                f"{_describe(layer.blob_shapes)}. Give the student's layer the same num_output, "
+                "kernel_size and bottom, or inject a layer of the same shapes",
                 plan.where("inject"),
             )
         _copy(injection, net)
@@ -135,7 +135,7 @@ def inject(plan: TrainingPlan, net: Net, log: Log) -> None:
         log.info(f"Layer {injection.to} starts from {injection.source}{how}")
 
 
-def _told(shapes: Sequence[Any]) -> str:
+def _describe(shapes: Sequence[Any]) -> str:
     words = (" x ".join(map(str, shape)) if shape is not None else "shared" for shape in shapes)
     return ", ".join(words) or "none"
 

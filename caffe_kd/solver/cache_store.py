@@ -1,9 +1,9 @@
-"""Where the cache of what frozen layers output keeps its values: in memory, or on disk.
+"""Stores the cached outputs of frozen layers in memory or on disk.
 
-On disk the values of a fingerprint lie in a folder of its own, so that two runs with other teachers
-cannot mix theirs, and each chunk has a checksum: half a chunk, as a power cut leaves it, is
-computed again. The files are read and written, not mapped: a map ends the process with a bus error
-where the disk is full or a file is cut short.
+On disk each fingerprint has a folder of its own, so that runs with different teachers do not mix
+their values, and each chunk has a checksum: an incomplete chunk, as after a power cut, is computed
+again. The files are read and written, not memory-mapped: mapped files would end the process with a
+bus error if the disk is full or a file is truncated.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from ..core.files import OpenFile, allocate, lock, write_atomically
 Shapes = Mapping[str, tuple[int, ...]]
 Rows = slice | np.ndarray
 
-_MARK = 1  # of a chunk that is there
+_MARK = 1  # of a stored chunk
 _ABOUT, _LOCK = "fingerprint.json", "lock"
 
 
 class Store(Protocol):
-    """Values of blobs for all samples, put in chunk by chunk."""
+    """Values of blobs for all samples, stored chunk by chunk."""
 
     def has(self, chunk: int) -> bool:
-        """Return whether a chunk is there."""
+        """Return whether a chunk is stored."""
 
     def put(self, chunk: int, values: Mapping[str, Tensor]) -> None:
-        """Keep a chunk's values, on the CPU."""
+        """Store a chunk's values, which are on the CPU."""
 
     def get(self, name: str, rows: Rows) -> Tensor:
-        """Return a blob's values for some samples, whose chunks are there."""
+        """Return a blob's values for some samples, whose chunks are stored."""
 
 
 class MemoryStore:
@@ -58,18 +58,18 @@ class MemoryStore:
     def __init__(self, shapes: Shapes, chunk: int) -> None:
         self._values = {name: torch.empty(shape) for name, shape in shapes.items()}
         self._chunk = chunk
-        self._there: set[int] = set()
+        self._stored: set[int] = set()
 
     def has(self, chunk: int) -> bool:
-        """Return whether a chunk is there."""
-        return chunk in self._there
+        """Return whether a chunk is stored."""
+        return chunk in self._stored
 
     def put(self, chunk: int, values: Mapping[str, Tensor]) -> None:
-        """Keep a chunk's values."""
+        """Store a chunk's values."""
         for name, value in values.items():
             start = chunk * self._chunk
             self._values[name][start : start + len(value)].copy_(value)
-        self._there.add(chunk)
+        self._stored.add(chunk)
 
     def get(self, name: str, rows: Rows) -> Tensor:
         """Return a blob's values for some samples."""
@@ -79,14 +79,14 @@ class MemoryStore:
 class DiskStore:
     """Values in ``folder/<fingerprint>``, for this run and others with the same fingerprint.
 
-    The space is taken at once. Folders of other fingerprints that no run uses are removed.
+    Disk space is allocated at once. Folders of other fingerprints that no run uses are removed.
 
     Args:
         folder: of the caches of one snapshot_prefix.
         fingerprint: what the values depend on, by name.
         shapes: of each blob for all samples.
         chunk: the samples in a chunk.
-        notify: takes what the user should know.
+        notify: logs a line.
 
     Raises:
         CaffeKDError: the folder cannot be written, or the disk is full.
@@ -118,16 +118,16 @@ class DiskStore:
                 allocate(path, size)
         except OSError as error:
             raise CaffeKDError(
-                f"the teacher cache cannot be written: {error.strerror}. It takes "
-                f"{sum(sizes.values()) / 2**20:.1f} MB of the disk; -teacher_cache memory or off "
-                "takes none",
+                f"the teacher cache cannot be written: {error.strerror}. It needs "
+                f"{sum(sizes.values()) / 2**20:.1f} MB of disk space; -teacher_cache memory or off "
+                "needs none",
                 str(folder),
             ) from None
         *files, self._checksums = [OpenFile(path, writable=True) for path in sizes]
         self._files = dict(zip(shapes, files, strict=True))
 
     def has(self, chunk: int) -> bool:
-        """Return whether a chunk is there, and is what was written."""
+        """Return whether a chunk is stored and undamaged."""
         if chunk in self._checked:
             return True
         mark, checksum = np.frombuffer(self._checksums.read(8 * chunk, 8), np.uint32)
@@ -138,7 +138,7 @@ class DiskStore:
         if _checksum(self._rows(name, start, count) for name in self._files) != checksum:
             if not self._damaged:
                 self._notify(
-                    f"The teacher cache in {self._own} is damaged: what is wrong is computed again"
+                    f"The teacher cache in {self._own} is damaged: bad chunks are computed again"
                 )
             self._damaged = True
             return False
@@ -146,7 +146,7 @@ class DiskStore:
         return True
 
     def put(self, chunk: int, values: Mapping[str, Tensor]) -> None:
-        """Keep a chunk's values; its checksum is written when they are."""
+        """Store a chunk's values, and then its checksum."""
         content = {name: values[name].contiguous().numpy().tobytes() for name in self._files}
         for name, file in self._files.items():
             file.write(chunk * self._chunk * self._row_bytes(name), content[name])
@@ -162,22 +162,20 @@ class DiskStore:
         else:
             count = len(rows)
             content = b"".join(self._rows(name, row, 1) for row in rows.tolist())
-        values = np.frombuffer(
-            bytearray(content), np.float32
-        )  # which can be written, as torch wants
+        values = np.frombuffer(bytearray(content), np.float32)  # writable, as torch requires
         return torch.from_numpy(values.reshape(count, *self._shapes[name]))
 
     def _row_bytes(self, name: str) -> int:
         return 4 * math.prod(self._shapes[name])
 
     def _rows(self, name: str, start: int, count: int) -> bytes:
-        """Return the values of samples that follow each other."""
+        """Return the values of consecutive samples."""
         size = self._row_bytes(name)
         return self._files[name].read(start * size, count * size)
 
 
 def _in_use(folder: Path) -> int:
-    """Make a folder and mark it as in use while the descriptor that is returned is open."""
+    """Create a folder, in use as long as the returned descriptor is open."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # another run has just removed the folder
@@ -198,7 +196,7 @@ def _checksum(parts: Iterable[bytes]) -> int:
 def _remove_others(
     own: Path, fingerprint: Mapping[str, str], notify: Callable[[str], None]
 ) -> None:
-    """Remove the caches of other fingerprints, where no run has them open."""
+    """Remove the caches of other fingerprints that no run has open."""
     for other in own.parent.iterdir():
         if other == own or not (other / _LOCK).is_file():
             continue

@@ -1,4 +1,4 @@
-"""What takes part in the training loop: one class for each feature."""
+"""The base of the training loop's callbacks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Action(Enum):
 class Callback:
     """A feature of the training loop. Each hook does nothing unless a feature overrides it.
 
-    The solver calls a hook of all its callbacks in the order of ``solver.callbacks``. What a
-    callback does not override is never called, so that it costs an iteration nothing.
+    The solver calls a hook of all its callbacks in the order of ``solver.callbacks``. A hook that
+    a callback does not override is never called, so it adds no cost to an iteration.
 
     Attributes:
-        name: what its ``state`` lies under in a ``.resume``; needed by those that have one.
+        name: the name of its ``state`` in a ``.resume``; required if it has state.
     """
 
     name = ""
@@ -40,16 +40,16 @@ class Callback:
         """A snapshot's state and its weights, from that file, have been read."""
 
     def on_start(self, solver: Solver) -> None:
-        """``step`` begins; all weights are there. ``solver.stop_iter`` is where it is to end."""
+        """``step`` begins; all weights are loaded. It will end at ``solver.stop_iter``."""
 
     def before_forward(self, solver: Solver) -> None:
         """An iteration's passes begin."""
 
     def after_backward(self, solver: Solver) -> None:
-        """One of an iteration's ``iter_size`` passes is done; gradients are added up."""
+        """One of an iteration's ``iter_size`` passes is done; its gradients have been added."""
 
     def before_update(self, solver: Solver) -> None:
-        """The gradients of all passes are there, and the iteration has been displayed."""
+        """All passes' gradients have been summed, and the iteration has been displayed."""
 
     def after_update(self, solver: Solver) -> None:
         """The parameters have been updated; ``solver.iter`` still counts up to this iteration."""
@@ -64,18 +64,18 @@ class Callback:
         """A snapshot is about to be written."""
 
     def on_end(self, solver: Solver) -> None:
-        """``solve`` has done its iterations; the last display and test are still to come."""
+        """``solve`` has run its iterations; the final display and test have not run yet."""
 
     def requested(self) -> Action:
-        """Return what the solver should do now; asked for after each update and in tests."""
+        """Return what the solver should do now; called after each update and in tests."""
         return Action.NONE
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what an interrupted run needs of it to go on."""
+        """Return the state that a resumed run needs."""
         return {}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from a state that ``state`` returned."""
 
 
 def overriding(callbacks: Iterable[Callback], hook: str) -> tuple[Callable[..., Any], ...]:

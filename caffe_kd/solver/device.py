@@ -1,4 +1,4 @@
-"""Which device a command runs on: what ``-gpu`` and ``solver_mode`` ask for, and what is there."""
+"""Which device a command runs on: as ``-gpu`` and ``solver_mode`` ask, if it exists."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def choose_device(
 ) -> tuple[torch.device, str]:
     """Return the device to train on and the log's line about it.
 
-    Without a CUDA device it is the CPU, even where a GPU is asked for.
+    Without a CUDA device it is the CPU, even if a GPU is asked for.
 
     Args:
         gpu: the ``-gpu`` flag: a device number, ``all``, or nothing.
         solver_mode_gpu: whether the solver asks for a GPU; None if it says nothing.
-        device_id: which one, where the flag does not say.
+        device_id: the GPU to use if the flag names none.
 
     Raises:
-        UsageError: ``-gpu`` names several devices, or one that does not exist beside others.
+        UsageError: ``-gpu`` names several devices, or one that does not exist while others do.
     """
     count = torch.cuda.device_count()
     if not gpu:
@@ -38,8 +38,8 @@ def choose_device(
     numbers = gpu_numbers(gpu, count)
     if len(numbers) > 1:
         raise UsageError(
-            f"-gpu {gpu}: training runs on one GPU, in one process. Name one, as -gpu "
-            f"{numbers[0]}; iter_size: {len(numbers)} in the solver has the gradient of as many "
+            f"-gpu {gpu}: training runs on one GPU, in one process. Name one, such as -gpu "
+            f"{numbers[0]}; iter_size: {len(numbers)} in the solver sums the gradients of as many "
             "batches"
         )
     if not count:
@@ -54,7 +54,7 @@ def choose_one_device(gpu: str | None) -> tuple[torch.device, list[str]]:
     CPU.
 
     Raises:
-        UsageError: ``-gpu`` names a device that does not exist beside others.
+        UsageError: ``-gpu`` names a device that does not exist while others do.
     """
     if not gpu:
         return torch.device("cpu"), ["Use CPU."]
@@ -72,7 +72,7 @@ def gpu_numbers(gpu: str, count: int) -> Sequence[int]:
     """Return the devices that ``-gpu`` names: numbers separated by commas, or ``all``.
 
     Raises:
-        UsageError: it names none, or one beyond the ``count`` that there are, if there are any.
+        UsageError: it names none, or one that is not among the ``count`` devices, if there are any.
     """
     if gpu == "all":
         return range(max(count, 1))
@@ -89,5 +89,5 @@ def _no_gpu(flag: str) -> str:
 
 def _gpu_number(text: str) -> int:
     if not text.isdigit():
-        raise UsageError(f"-gpu takes a device number, as '-gpu 0'. Received: {text}")
+        raise UsageError(f"-gpu takes a device number, such as '-gpu 0'. Received: {text}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Which features a training has: the one list of them."""
+"""The list of the training loop's optional features."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .options import Options
 if TYPE_CHECKING:
     from .solver import Solver
 
-# In the order in which they act. Each module's ``build`` yields a callback for each time that the
-# solver's prototxt or the options ask for its feature.
+# In the order in which they run. Each module's ``build`` yields its callbacks if the solver's
+# prototxt or the options ask for them.
 _FEATURES = (
     slimming,
     max_norm,
@@ -46,7 +46,7 @@ _FEATURES = (
 
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:
-    """Yield the callbacks of all features that are asked for.
+    """Yield the callbacks of all features that are switched on.
 
     Raises:
         CaffeKDError: a feature's setting is wrong.

@@ -1,4 +1,4 @@
-"""The seven learning rate policies, as pure functions of the iteration and the steps taken.
+"""The seven learning rate policies, as pure functions of the iteration and the step count.
 
 Source: Caffe's SGDSolver::GetLearningRate.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.errors import SolverError, did_you_mean
 
-# What base_lr is multiplied by in an iteration, given how many steps the policy has taken.
+# The factor of base_lr in an iteration, given how many steps the policy has taken.
 Policy = Callable[[Any, int, int], float]
 
 
@@ -60,11 +60,11 @@ _USED = {
 
 
 def check(param: Any, where: str | None = None) -> list[str]:
-    """Check that a solver's policy is known and its settings are possible.
+    """Check that a solver's policy is known and its settings are valid.
 
     Returns:
-        What the user should know: the settings of the policy that are not given and so count as 0,
-            which is allowed, as in Caffe, but seldom meant.
+        Warnings about the policy's settings that are not given and so count as 0, which is allowed,
+            as in Caffe, but rarely intended.
 
     Raises:
         SolverError: the policy is missing or unknown, or a setting is out of range.
@@ -89,15 +89,15 @@ def check(param: Any, where: str | None = None) -> list[str]:
     missing += [] if param.HasField("base_lr") else ["base_lr"]
     notes = [f"lr_policy '{name}' uses {f}, which is not given and counts as 0" for f in missing]
     if "stepvalue" in used and not param.stepvalue:
-        notes.append(f"lr_policy '{name}' uses stepvalue, which is not given: the rate stays")
+        notes.append(f"lr_policy '{name}' uses stepvalue, which is not given: the rate is constant")
     return notes
 
 
 def next_step(param: Any, iteration: int, step: int) -> int:
-    """Return how many steps are taken by an iteration, given how many were by the one before.
+    """Return the step count of an iteration, given that of the one before.
 
-    Policy step counts whole stepsizes. Policy multistep takes one step at most in an iteration,
-    when its next stepvalue is reached. The others take none.
+    Policy step counts whole stepsizes. Policy multistep takes at most one step per iteration, when
+    the next stepvalue is reached. The others take none.
     """
     if param.lr_policy == "step":
         return iteration // int(param.stepsize)
@@ -106,7 +106,7 @@ def next_step(param: Any, iteration: int, step: int) -> int:
 
 
 def learning_rate(param: Any, iteration: int, step: int) -> float:
-    """Return the rate of an iteration, in which ``step`` steps are taken (see ``next_step``).
+    """Return the learning rate of an iteration with step count ``step`` (see ``next_step``).
 
     With i the iteration: fixed: base_lr; step, multistep: base_lr * gamma ^ step;
     exp: base_lr * gamma ^ i; inv: base_lr * (1 + gamma * i) ^ -power; poly: base_lr * (1 - i /

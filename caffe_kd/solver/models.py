@@ -1,4 +1,4 @@
-"""The files of weights that a training writes: which layers each holds, under which names."""
+"""The weights files that a training writes: which layers each contains, under which names."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 @dataclass
 class Model:
-    """What one file of weights holds.
+    """The contents of one weights file.
 
     Attributes:
-        name: of the student or mean teacher whose weights these are; None: all that learns.
+        name: the student or mean teacher whose weights these are; None: all that are trained.
         param: the NetParameter with the layers.
-        layers: those that have blobs, by their names in the file.
-        owned: which blobs, by name and index, are not another layer's.
+        layers: the layers that have blobs, by their names in the file.
+        owned: the blobs, by name and index, that are not shared from another layer.
     """
 
     name: str | None
@@ -84,14 +84,14 @@ def file_ending(solver: Any) -> str:
 
 
 def models(nets: Sequence[Net], plan: TrainingPlan) -> list[Model]:
-    """Return what a snapshot writes as weights.
+    """Return the contents of a snapshot's weights files.
 
-    First all that learns; then each of several students and each mean teacher, under the names
-    that the layers have in their own nets.
+    First all that is trained; then each of several students and each mean teacher, under the
+    names that the layers have in their own nets.
 
     Args:
         nets: the train net and the test nets.
-        plan: what is trained.
+        plan: the training.
     """
     own, param = learned(nets[0], plan.frozen_names)
     names = {layer.name for layer in param.layer}
@@ -99,7 +99,7 @@ def models(nets: Sequence[Net], plan: TrainingPlan) -> list[Model]:
     whole = Model(None, param, {node.layer.name: node.layer for node in nodes})
     whole.owned = {(p.layer.name, p.index) for p in own}
     students = [_part(student.name, nets[:1]) for student in plan.students]
-    return [whole, *students, *(_part(name, nets) for name in plan.means)]
+    return [whole, *students, *(_part(name, nets) for name in plan.ema_teachers)]
 
 
 def _part(name: str, nets: Sequence[Net]) -> Model:
@@ -124,7 +124,7 @@ def _part(name: str, nets: Sequence[Net]) -> Model:
 
 
 def write_models(solver: Any, models: Sequence[Model], when: str) -> Path:
-    """Write all files of weights for ``when``; return the path of the first, which holds all."""
+    """Write all files of weights for ``when``; return the path of the first, with all layers."""
     written = [model.write(solver, when) for model in models]
     return written[0]
 

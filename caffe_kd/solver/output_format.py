@@ -1,4 +1,4 @@
-"""How the log shows a net's outputs."""
+"""The log's lines for a net's outputs."""
 
 from __future__ import annotations
 

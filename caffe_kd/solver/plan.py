@@ -1,4 +1,4 @@
-"""From a solver's prototxt to the nets it trains and tests: messages only, nothing built yet."""
+"""From a solver's prototxt to the nets it trains and tests, as messages: nothing is built yet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..proto.upgrade import Notes, upgrade_solver
 from .plan_teachers import CountBlobs, Injection, TeacherReader, TeacherWeights
 from .reading import Reader, paths
 
-# The fields that say where the train net comes from, in the order the original asks for them.
+# The fields that name the train net, in the order in which Caffe checks them.
 _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 
 
@@ -41,11 +41,11 @@ class NetPlan:
 
 @dataclass
 class Overrides:
-    """What the command line says over the solver's prototxt.
+    """Settings of the command line that override the solver's prototxt.
 
-    ``count_blobs`` is for who only looks at the nets: given the net of a teacher whose weights are
-    missing, and why they are, it returns how many parameters each layer has. Without it they are
-    needed.
+    ``count_blobs`` is for callers that do not train: given the net of a teacher whose weights are
+    missing, and the error, it returns the number of each layer's parameter blobs. Without it,
+    missing weights are an error.
     """
 
     weights: Sequence[str] = ()
@@ -60,24 +60,24 @@ class Overrides:
 
 @dataclass
 class TrainingPlan:
-    """What a solver is about to do.
+    """What a solver will do.
 
     Attributes:
         solver: the SolverParameter with the overrides applied.
         file: the solver's prototxt.
-        student: the net to train as its file has it, without teachers and distiller; of several
-            students the net that holds them side by side.
+        student: the net to train as in its file, without teachers and distiller; for several
+            students, the net that has them side by side.
         composed: the composed net with the layers of all phases.
         train: the net for training, filtered.
         tests: the test nets, filtered.
         teachers: the teachers' weights.
         teacher_nets: the teachers as they are composed with the student, by name.
-        means: the ``ema`` of the teachers that follow the student, by name.
+        ema_teachers: the ``ema`` of the teachers that average the student, by name.
         injections: the layers that start from a teacher's.
         student_weights: files to start the student from.
-        students: where several students, each of a name, start from.
-        notes: what was overridden or decided, for the log.
-        warnings: what can hardly be meant, for the log.
+        students: the names of several students, and their initial weights.
+        notes: lines for the log, on what was overridden or decided.
+        warnings: lines for the log, on likely mistakes.
     """
 
     solver: Any
@@ -87,7 +87,7 @@ class TrainingPlan:
     train: NetPlan
     tests: list[NetPlan]
     teachers: list[TeacherWeights]
-    means: dict[str, float]
+    ema_teachers: dict[str, float]
     injections: list[Injection]
     student_weights: list[Path]
     students: list[StudentWeights]
@@ -97,8 +97,8 @@ class TrainingPlan:
 
     @property
     def frozen_names(self) -> list[str]:
-        """The names of all teachers: what their layers' names begin with, before a slash."""
-        return [*(t.name for t in self.teachers), *self.means]
+        """The names of all teachers, which prefix their layers' names before a slash."""
+        return [*(t.name for t in self.teachers), *self.ema_teachers]
 
     def where(self, name: str) -> str:
         """Return ``file:line`` of a field of the solver."""
@@ -147,7 +147,9 @@ class _Planner:
         if not student_weights:
             student_weights = [self.reader.find(w, "weights") for w in paths(self.solver.weights)]
         for loaded in teachers.weights:
-            self._check_is_kept(loaded, [*(s.name for s in self.students), *teachers.means])
+            self._check_not_overwritten(
+                loaded, [*(s.name for s in self.students), *teachers.ema_teachers]
+            )
         composed = self._compose(train_net, teachers.nets, distiller)
         self._override_distillation(composed)
         injections = teacher_reader.injections(teachers, composed)
@@ -168,7 +170,7 @@ class _Planner:
             train=train,
             tests=tests,
             teachers=teachers.weights,
-            means=teachers.means,
+            ema_teachers=teachers.ema_teachers,
             injections=injections,
             student_weights=student_weights,
             students=self.students,
@@ -185,7 +187,7 @@ class _Planner:
             solver.max_iter = self.overrides.max_iter
         if not solver.HasField("max_iter"):
             raise SolverError(
-                "max_iter is not given: say how many iterations to train, as 'max_iter: 10000'",
+                "max_iter is not given: set the number of iterations, as in 'max_iter: 10000'",
                 str(self.file),
             )
         least = {"max_iter": 0, "iter_size": 1, "average_loss": 1, "test_iter": 0}
@@ -199,7 +201,7 @@ class _Planner:
                     )
 
     def _default_prefix(self) -> None:
-        """Without a prefix snapshots go beside the solver; with a folder, under its file's stem."""
+        """Set the prefix: without one, beside the solver; for a folder, with the solver's stem."""
         prefix = self.solver.snapshot_prefix
         if "\0" in prefix:
             raise SolverError(
@@ -216,8 +218,8 @@ class _Planner:
         if self.solver.student:
             if given:
                 raise SolverError(
-                    f"the solver has students: {given[0]} has no place. Name each net in its "
-                    "student",
+                    f"the solver has students, so {given[0]} cannot be used: set each net in its "
+                    "'student'",
                     self.reader.where(given[0]),
                 )
             return self._students()
@@ -241,12 +243,12 @@ class _Planner:
         )
 
     def _students(self) -> tuple[Any, Path]:
-        """Return the net that holds all students, and the file of the first."""
+        """Return the net that has all students, and the file of the first."""
         nets: list[tuple[str, Any]] = []
         for entry in self.solver.student:
             fact = ""
             if not re.fullmatch(r"[\w.-]+", entry.name):
-                fact = "a student's name is made of letters, digits, '_', '-' and '.'"
+                fact = "a student's name has only letters, digits, '_', '-' and '.'"
             elif any(entry.name == name for name, _ in nets):
                 fact = "two students have the same name: give each its own"
             elif any(entry.name == (t.name or bundle.TEACHER) for t in self.solver.teacher):
@@ -324,10 +326,10 @@ class _Planner:
         self._check_stages(composed, state.stage, "test_state")
         return filter_net(composed, state)
 
-    def _check_is_kept(self, teacher: TeacherWeights, parts: Sequence[str]) -> None:
-        """Refuse snapshots that would take the place of the teacher's weights.
+    def _check_not_overwritten(self, teacher: TeacherWeights, parts: Sequence[str]) -> None:
+        """Refuse snapshots that would overwrite the teacher's weights.
 
-        They are the run's, and those of its ``parts``: students and means of the student.
+        The ``parts`` have snapshots of their own: students and mean teachers.
         """
         solver = self.solver
         prefix = Path(solver.snapshot_prefix)
@@ -375,7 +377,7 @@ class _Planner:
         self.reader.notes += changes
 
     def _check_teachers_are_known(self, net: Any, teachers: Sequence[Teacher]) -> None:
-        """Refuse a bottom that looks like a teacher's blob, where there is no such teacher."""
+        """Refuse a bottom that looks like a teacher's blob if there is no such teacher."""
         if not (teachers or self.solver.HasField("distiller_net")):
             return
         names = [t.name for t in teachers]
@@ -411,7 +413,7 @@ class _Planner:
     def _find_own_teacher(self) -> None:
         """Point teachers without a net to the one in the student's file.
 
-        A solver that names no teacher still has the one that lies there.
+        A solver that names no teacher uses the one in that file, if there is one.
         """
         path = self.solver.net or self.solver.train_net
         if not path:

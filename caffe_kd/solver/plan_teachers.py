@@ -1,4 +1,4 @@
-"""The teachers that a solver names: trained nets, ONNX models, and means of the student."""
+"""The teachers that a solver names: trained nets, ONNX models, and averages of the student."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CountBlobs = Callable[[Any, SolverError], Mapping[str, int]]
 
 @dataclass
 class TeacherWeights:
-    """A teacher's name and the weights its layers take, from a file; none of an ONNX model."""
+    """A teacher's name and its layers' weights, from a file; none for an ONNX model."""
 
     name: str
     path: Path
@@ -29,7 +29,7 @@ class TeacherWeights:
 
 @dataclass
 class Injection:
-    """A teacher's weights for a layer of the student, and the layer's name."""
+    """A teacher's weights for a layer of the student, and that layer's name."""
 
     weights: LayerWeights
     to: str
@@ -43,13 +43,13 @@ class Teachers:
 
     Attributes:
         nets: all of them, to be composed with the student.
-        weights: of those that have a file.
-        means: the ``ema`` of those that follow the student, by name.
+        weights: the weights of those that have a file.
+        ema_teachers: the ``ema`` of those that average the student, by name.
     """
 
     nets: list[Teacher] = field(default_factory=list)
     weights: list[TeacherWeights] = field(default_factory=list)
-    means: dict[str, float] = field(default_factory=dict)
+    ema_teachers: dict[str, float] = field(default_factory=dict)
 
 
 class TeacherReader:
@@ -59,7 +59,7 @@ class TeacherReader:
         reader: reads the solver's files.
         student: the net to train.
         override: a file of weights from the command line, for the only teacher.
-        count_blobs: stands in for weights that are missing; see ``plan.Overrides``.
+        count_blobs: used if weights are missing; see ``plan.Overrides``.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TeacherReader:
         self.count_blobs = count_blobs
 
     def read(self, weights: list[str]) -> Teachers:
-        """Read the teachers; one that names no weights takes the first of the -weights left."""
+        """Read the teachers; one without weights takes the first of the remaining -weights."""
         entries = self.reader.solver.teacher
         if self.override and len(entries) != 1:
             raise UsageError(
@@ -88,7 +88,7 @@ class TeacherReader:
             if any(t.name == name for t in teachers.nets):
                 raise self._error(f"two teachers are named '{name}': give each its own name")
             if entry.HasField("ema"):
-                self._add_mean(name, entry, teachers)
+                self._add_ema(name, entry, teachers)
             elif not entry.net:
                 raise self._error(f"the teacher '{name}' has no net")
             elif entry.net.endswith(".onnx"):
@@ -127,36 +127,36 @@ class TeacherReader:
         if weights:
             path = Path(weights.pop(0))
             reader.notes.append(
-                f"-weights {path} goes to the teacher '{name}', which names none itself"
+                f"-weights {path} goes to the teacher '{name}', which has none of its own"
             )
             return path
         raise self._error(
-            f"the teacher '{name}' has no weights: name them in 'teacher {{ weights: "
+            f"the teacher '{name}' has no weights: set them in 'teacher {{ weights: "
             '"teacher.caffemodel" }\' or give -teacher_weights'
         )
 
-    # ---- a mean of the student
+    # ---- an average of the student
 
-    def _add_mean(self, name: str, entry: Any, teachers: Teachers) -> None:
+    def _add_ema(self, name: str, entry: Any, teachers: Teachers) -> None:
         if not 0 <= entry.ema < 1:
             raise self._error(f"ema must be in 0..1, below 1. Received: {entry.ema:g}", "ema")
         if entry.weights or self.override:
             raise self._error(
-                f"the teacher '{name}' has an ema: it starts as the student and takes no weights. "
-                "Leave out one of the two"
+                f"the teacher '{name}' has an ema: it starts as a copy of the student and has no "
+                "weights of its own. Leave out one of the two"
             )
         if self.reader.solver.student:
-            raise self._error(f"the teacher '{name}' has an ema, which follows one student alone")
+            raise self._error(f"the teacher '{name}' has an ema, which needs a single student")
         net = self.reader.net(entry.net, "net")[0] if entry.net else self.student
         teachers.nets.append(Teacher(name, net, None))
-        teachers.means[name] = entry.ema
+        teachers.ema_teachers[name] = entry.ema
 
     # ---- an ONNX model
 
     def _add_onnx(self, name: str, entry: Any, teachers: Teachers) -> None:
         if entry.weights or self.override:
-            raise self._error(f"the teacher '{name}' is an ONNX model, which holds its weights")
-        path = self.reader.find(entry.net, "net", " It holds the teacher's net and weights")
+            raise self._error(f"the teacher '{name}' is an ONNX model, which contains its weights")
+        path = self.reader.find(entry.net, "net", " It contains the teacher's net and weights")
         ports = read_ports(path)
         inputs = [port.name for port in ports.inputs]
         blobs = self._blobs_for(name, inputs)
@@ -173,19 +173,19 @@ class TeacherReader:
         teachers.weights.append(TeacherWeights(name, path, []))
 
     def _blobs_for(self, name: str, inputs: Sequence[str]) -> list[str]:
-        """Return the student's blobs for a model's inputs: of the same name, else in order."""
+        """Return the student's blobs for a model's inputs: by name, else in order."""
         tops = [top for layer in self.student.layer if is_data(layer) for top in layer.top]
         data = list(dict.fromkeys(tops))
         if set(inputs) <= set(data):
             return list(inputs)
         if len(inputs) > len(data):
             raise self._error(
-                f"the teacher '{name}' takes {len(inputs)} inputs ({', '.join(inputs)}), and the "
-                f"student's data layers make {len(data)} ({', '.join(data)})"
+                f"the teacher '{name}' has {len(inputs)} inputs ({', '.join(inputs)}), but the "
+                f"student's data layers have {len(data)} ({', '.join(data)})"
             )
         pairs = list(zip(inputs, data, strict=False))
-        told = ", ".join(f"its input '{i}' is '{blob}'" for i, blob in pairs)
-        self.reader.note([f"teacher '{name}': {told}"])
+        mapping = ", ".join(f"its input '{i}' is '{blob}'" for i, blob in pairs)
+        self.reader.note([f"teacher '{name}': {mapping}"])
         return [blob for _, blob in pairs]
 
     # ---- layers for the student
@@ -226,7 +226,7 @@ class TeacherReader:
         if entry.teacher not in known:
             raise self._error(
                 f"inject: no teacher with a .caffemodel is named '{entry.teacher}'."
-                f"{did_you_mean(entry.teacher, known)} Named so: {', '.join(known) or 'none'}",
+                f"{did_you_mean(entry.teacher, known)} They are: {', '.join(known) or 'none'}",
                 "inject",
             )
         return known[entry.teacher]

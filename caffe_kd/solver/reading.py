@@ -19,10 +19,10 @@ class Reader:
     Args:
         solver: the SolverParameter.
         file: its prototxt.
-        upgrades: takes up what was upgraded.
+        upgrades: collects what was upgraded.
 
     Attributes:
-        notes: what was found or decided, for the log.
+        notes: lines for the log.
     """
 
     def __init__(self, solver: Any, file: Path, upgrades: Notes) -> None:
@@ -38,7 +38,7 @@ class Reader:
         return text.locate(self.file, name)
 
     def note(self, lines: Iterable[str]) -> None:
-        """Add lines for the log, each once: train and test nets may have the same to say."""
+        """Add lines for the log, each once: train and test nets may produce the same lines."""
         self.notes += [line for line in lines if line not in self.notes]
 
     def find(self, path: str, field: str, hint: str = "") -> Path:
@@ -46,7 +46,7 @@ class Reader:
         file = find(path, self.file)
         if not path or not os.path.exists(file):
             raise SolverError(
-                f"{field} '{path}': no such file, neither from {Path.cwd()} nor beside the "
+                f"{field} '{path}': no such file, neither relative to {Path.cwd()} nor beside the "
                 f"solver{name_hint(path) or '.'}{hint}",
                 self.where(field),
             )
@@ -61,7 +61,7 @@ class Reader:
         return self._bundles[file]
 
     def net(self, path: str, field: str, *names: str) -> tuple[Any, Path]:
-        """Return the net of a file, of several the one so named; without names, the student."""
+        """Return a file's net of one of these names; without names, the student."""
         found = self.bundle(path, field)
         key = found.file, names
         if key not in self._read:
@@ -74,7 +74,7 @@ class Reader:
         return self._read[key], found.file
 
     def inline(self, net: Any) -> tuple[Any, Path]:
-        """Return a net that stands in the solver itself."""
+        """Return a net that is written in the solver itself."""
         joined, notes = bundle.join(net, self.solver.layer) if self.solver.layer else (net, [])
         self.note(notes)
         return joined, self.file

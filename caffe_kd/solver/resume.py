@@ -1,10 +1,10 @@
 """What Caffe's solverstate cannot hold, in ``<prefix>_iter_N.resume`` beside it.
 
-Where the data stand, random numbers and the recent losses: with them a run that goes on from a
-snapshot gives, bit for bit, the weights of the run that was never interrupted (same processor,
-same number of threads). It has the checksums of the files that it lies beside, and what tells each
-layer's data from other data. The file is a numpy archive of plain arrays with a checksum behind it;
-nothing in it can run code.
+The position in the data, the states of random number generators and the recent losses: with them a
+resumed run gives, bit for bit, the weights of an uninterrupted one (on the same processor, with the
+same number of threads). It has the checksums of the files of its snapshot, and a fingerprint of
+each data layer's data. The file is a numpy archive of plain arrays followed by a checksum; nothing
+in it can run code.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def path_beside(state: Path) -> Path:
 
 
 class Stateful(Protocol):
-    """What has a state of its own besides the layers."""
+    """Something other than a layer that has state."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what an interrupted run needs of it to go on."""
+        """Return the state that a resumed run needs."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from a state that ``state`` returned."""
 
 
 def write(
@@ -53,14 +53,14 @@ def write(
     losses: Sequence[float],
     others: Mapping[str, Stateful],
 ) -> None:
-    """Write the state of a run's nets and of what else has one.
+    """Write the state of a run's nets and callbacks.
 
     Args:
         path: the file to write.
-        checks: the checksums of what it belongs to, by name.
+        checks: the checksums of the snapshot's other files, by name.
         nets: the train net and the test nets.
         losses: the recent losses.
-        others: what else has a state, by name.
+        others: the callbacks that have state, by name.
 
     Raises:
         CaffeKDError: the file cannot be written.
@@ -90,18 +90,17 @@ def read(
     others: Mapping[str, Stateful],
     warn: Callable[[str], None],
 ) -> list[float] | None:
-    """Put a run's nets, random numbers and others into the state that was written.
+    """Restore the state of a run's nets, callbacks and random number generators.
 
-    Others that the file does not know, since they came after it was written, stay as they are; so
-    do layers whose data is not what it was, of which ``warn`` is given a sentence each.
+    Callbacks that the file has no state for, because they were added after it was written, are
+    unchanged; so are layers whose data has changed, about each of which a warning is logged.
 
     Returns:
-        The recent losses; None if the file belongs to another snapshot, and then nothing is
-        changed.
+        The recent losses; None if the file belongs to another snapshot: then nothing is changed.
 
     Raises:
         ParseError: the file is damaged or belongs to another net.
-        SolverError: a part of the snapshot is not what was written, and another is.
+        SolverError: some of the snapshot's files are not those that were written with it.
     """
     arrays = _load(path)
     about = _about(arrays, path)
@@ -111,8 +110,8 @@ def read(
     if differing:
         raise SolverError(
             f"{' and '.join(differing)} of this snapshot is not what was written with it: a file "
-            "is damaged, or was replaced. Resume from another snapshot; or, to go on with the "
-            "files as they are and the data from its start, move this one away",
+            "is damaged, or was replaced. Resume from another snapshot; or, to resume with the "
+            "files as they are and the data from the beginning, move this one away",
             str(path),
         )
     restored = [
@@ -138,13 +137,13 @@ def _restorable(
     others: Mapping[str, Stateful],
     warn: Callable[[str], None],
 ) -> Iterator[tuple[str, Stateful, dict[str, np.ndarray]]]:
-    """Yield what is to be put into its state: its name, itself and the state that it has now."""
+    """Yield the layers and callbacks to restore, each as name, object and current state."""
     for name, layer in _layers(nets).items():
         change = _change(data.get(name, {}), layer.fingerprint())
         if change:
             warn(
-                f"layer '{layer.name}' ({layer.type}) starts its data over, because it is not that "
-                f"of the snapshot: {change}"
+                f"layer '{layer.name}' ({layer.type}) starts its data from the beginning, because "
+                f"it differs from that of the snapshot: {change}"
             )
         elif own := layer.state():
             yield name, layer, own
@@ -154,7 +153,7 @@ def _restorable(
 
 
 def _layers(nets: Sequence[Net]) -> dict[str, Layer]:
-    """Return the nets' layers by the name under which their state lies in the file."""
+    """Return the nets' layers by the name of their state in the file."""
     return {
         f"{number}/{index}": node.layer
         for number, net in enumerate(nets)
@@ -163,18 +162,18 @@ def _layers(nets: Sequence[Net]) -> dict[str, Layer]:
 
 
 def _change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return what differs between a layer's data in a snapshot and now; empty: nothing."""
+    """Return how a layer's data differs from that of a snapshot; empty if it does not."""
     changes = []
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name, "unknown"), now.get(name, "unknown")
         if old != new:
             numbers = old.isdecimal() and new.isdecimal()
-            changes.append(f"{name} {old}, now {new}" if numbers else f"other {name}")
+            changes.append(f"{name} {old}, now {new}" if numbers else f"different {name}")
     return ", ".join(changes)
 
 
 def sealed(content: bytes) -> bytes:
-    """Return an archive with its checksum behind it; other readers of archives skip that."""
+    """Return an archive followed by its checksum, which readers of archives ignore."""
     return content + zlib.crc32(content).to_bytes(_SEAL_BYTES, "little")
 
 
@@ -186,14 +185,14 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("its checksum is not that of its content")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > len(content):  # it is written unpacked, so this is somebody else's
-            raise ValueError(f"it unpacks to {size} bytes, more than it has itself")
+        if size > len(content):  # it is written uncompressed, so this is another file
+            raise ValueError(f"it unpacks to {size} bytes, more than its own size")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if other := [name for name in arrays if not isinstance(arrays[name], np.ndarray)]:
-            raise ValueError(f"'{other[0]}' is no array")
+            raise ValueError(f"'{other[0]}' is not an array")
         return arrays
-    except Exception as error:  # of numpy and zipfile, a dozen kinds
+    except Exception as error:  # numpy and zipfile raise a dozen types
         first, *_ = [*str(error).splitlines(), type(error).__name__]
         raise _damaged(first, path) from None
 
@@ -207,14 +206,14 @@ def _about(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
         values = [v for layer in about["data"].values() for v in layer.values()]
         assert all(isinstance(value, str) for value in values)
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError):
-        raise _damaged("'about' does not say what it belongs to", path) from None
+        raise _damaged("'about' does not identify its snapshot", path) from None
     return cast(dict[str, Any], about)
 
 
 def _array(
     arrays: Mapping[str, np.ndarray], name: str, path: Path, like: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return an array, which has the kind of numbers and of axes that ``like`` has."""
+    """Return an array; it must have the kind of dtype and the number of axes of ``like``."""
     if name not in arrays:
         raise ParseError(f"belongs to another net: it has no '{name}'", str(path))
     array = arrays[name]
@@ -225,8 +224,8 @@ def _array(
 
 def _damaged(what: str, path: Path) -> ParseError:
     return ParseError(
-        f"is damaged: {what}. Without it (move it away) the run goes on from the solverstate, "
-        "with its data from the start",
+        f"is damaged: {what}. Without it (move it away) the run resumes from the solverstate, "
+        "with its data from the beginning",
         str(path),
     )
 

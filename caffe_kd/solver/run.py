@@ -1,6 +1,6 @@
-"""One training from its plan to its end, with its log and signals, and the export of its student.
+"""A training run with its log and signal handling, and the export of its student.
 
-What ``train`` does for the command line and the recipes do again and again.
+The command line and the recipes both use it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from .solver import Solver
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a training is run, whatever it trains.
+    """How a training is run.
 
     Attributes:
-        gpu: the CUDA device, as in ``-gpu``; None: the solver's choice.
+        gpu: the CUDA device, as in ``-gpu``; None: as the solver says.
         snapshot: a solverstate to resume from.
         log: the log file; None: a new one beside the snapshots.
-        quiet: whether the log's lines go to the file only, and warnings alone to stderr too; an
-            error that ends the training is left to the caller, who shows it.
-        label: what the progress line, and the warnings of a quiet run, begin with.
+        quiet: whether only warnings go to stderr, and the other lines to the log file only; an
+            error that ends the training is then reported by the caller.
+        label: a prefix of the progress line and of a quiet run's warnings.
         progress: whether stderr shows a progress line; None: if it is a terminal.
-        effects: what SIGINT, SIGHUP and SIGTERM do: snapshot, stop (which snapshots too) or none.
-        resume_hint: is logged after a stop; None: how -snapshot resumes.
-        options: what is asked of the solver beyond its prototxt.
-        callbacks: what else takes part in the training loop.
-        at_end: is called after the last iteration, while the log is still open.
+        effects: the actions for SIGINT, SIGHUP and SIGTERM: snapshot, stop (with a snapshot) or
+            none.
+        resume_hint: a line to log after a stop; None: how to resume with -snapshot.
+        options: settings beyond the solver's prototxt.
+        callbacks: further callbacks for the training loop.
+        at_end: a function to call after the last iteration, while the log is still open.
     """
 
     gpu: str | None = None
@@ -57,10 +58,10 @@ class RunOptions:
 
 
 def train(plan: TrainingPlan, run: RunOptions | None = None) -> Solver:
-    """Train as planned, with a log on stderr and in a file.
+    """Run the training of a plan, with a log on stderr and in a file.
 
     Raises:
-        Stopped: a signal has ended the training; the log says how it is resumed.
+        Stopped: a signal has ended the training; the log says how to resume it.
         CaffeKDError: a setting or file is wrong, or the loss became NaN or infinite.
     """
     run = run or RunOptions()
@@ -95,11 +96,11 @@ def train(plan: TrainingPlan, run: RunOptions | None = None) -> Solver:
 def _resume_hint(solver: Solver) -> str:
     if solver.snapshots is None:
         return "Stopped without a snapshot"
-    return f"To go on: -snapshot {solver.snapshots[1]}"
+    return f"To resume: -snapshot {solver.snapshots[1]}"
 
 
 def new_log(plan: TrainingPlan) -> Path:
-    """Make the run's log beside its snapshots, named by its start; no two runs share one."""
+    """Create a new log file beside the snapshots, named by the time."""
     start = time.strftime("%Y%m%d-%H%M%S")
     return new_file(Path(f"{plan.solver.snapshot_prefix}_{start}.log"))
 

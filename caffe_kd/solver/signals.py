@@ -1,4 +1,4 @@
-"""What SIGINT, SIGHUP, SIGTERM and SIGUSR1 make a running solver do."""
+"""Handles SIGINT, SIGHUP, SIGTERM and SIGUSR1 in a running solver."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .callback import Action, Callback
 class SignalActions(Callback):
     """Turns signals into actions while a ``with`` block runs.
 
-    The first SIGINT asks for its action; a second one, while the first has not been acted upon,
+    The first SIGINT requests its action; a second one, before that action has been taken,
     interrupts at once.
 
     Args:
-        sigint: what Ctrl-C asks for.
-        sighup: what the hangup of the terminal asks for.
-        sigterm: what SIGTERM asks for, by which Slurm, Kubernetes, docker stop and machines that
-            are taken back end a run, and SIGUSR1, with which Slurm may announce it.
+        sigint: the action for Ctrl-C.
+        sighup: the action when the terminal hangs up.
+        sigterm: the action for SIGTERM, with which Slurm, Kubernetes, docker stop and preemptible
+            machines end a run, and for SIGUSR1, with which Slurm may announce it.
 
     Attributes:
-        stopped_by: the signal that asked to stop last.
+        stopped_by: the last signal that requested a stop.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class SignalActions(Callback):
         self._got.add(number)
 
     def requested(self) -> Action:
-        """Return the action asked for since the last call; STOP wins over SNAPSHOT."""
+        """Return the action requested since the last call; STOP wins over SNAPSHOT."""
         if not self._got:
             return Action.NONE
         got = {signal.Signals(number) for number in self._got}
-        self._got -= got  # what comes meanwhile counts the next time
+        self._got -= got  # later signals count in the next call
         actions = {self._effects[number] for number in got}
         for number in got:
             if self._effects[number] is Action.STOP:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def write(solver: Solver) -> tuple[Path, Path]:
     """Write ``<prefix>_iter_N.caffemodel``, ``.resume`` and ``.solverstate``.
 
-    With ``snapshot_format: HDF5`` the first and last end in ``.h5``. The state is written last, so
-    that a state always has what belongs to it.
+    With ``snapshot_format: HDF5`` the first and last end in ``.h5``. The solverstate is written
+    last, so that the files it belongs to exist once it does.
 
     Returns:
         The paths of weights and state.
@@ -43,17 +43,17 @@ def write(solver: Solver) -> tuple[Path, Path]:
     weights = write_models(solver.param, solver.models, when)
     history = [as_array(h) for h in solver.updater.history()]
     content = SolverState(solver.iter, str(weights), history, solver.current_step)
-    found = _checks(content, weights, solver.plan.means)
+    found = _checks(content, weights, solver.plan.ema_teachers)
     resume.write(resume.path_beside(state), found, solver.nets, [*solver.losses], solver.stateful())
     write_solver_state(state, content)
     return weights, state
 
 
 def restore(solver: Solver, path: Path) -> list[float]:
-    """Go on from a solverstate and what lies beside it.
+    """Resume from a solverstate and the files beside it.
 
     Returns:
-        The recent losses, as far as they are known.
+        The recent losses; empty if they are unknown.
 
     Raises:
         SolverError: the snapshot belongs to another net or solver type.
@@ -73,52 +73,52 @@ def restore(solver: Solver, path: Path) -> list[float]:
 
 
 def _restore_exactly(solver: Solver, path: Path, state: SolverState, weights: Path) -> list[float]:
-    """Go on with data, random numbers and losses as they were, where a file has them."""
+    """Restore the data's position, random numbers and losses, if there is a ``.resume``."""
     losses, reason = None, f"there is no {path}"
     if path.is_file():
-        checks = _checks(state, weights, solver.plan.means)
+        checks = _checks(state, weights, solver.plan.ema_teachers)
         losses = resume.read(path, checks, solver.nets, solver.stateful(), solver.log.warning)
         reason = f"{path} belongs to another snapshot"
     if losses is None:
-        solver.log.warning(f"The data starts over, as in Caffe: {reason}")
+        solver.log.warning(f"The data starts from the beginning, as in Caffe: {reason}")
         return []
-    solver.log.info(f"Going on from {path}")
+    solver.log.info(f"Continuing exactly, from {path}")
     return losses
 
 
-def _checks(state: SolverState, weights: Path, means: Collection[str]) -> dict[str, int]:
-    """Return the checksums of what a run is resumed from, by what it is.
+def _checks(state: SolverState, weights: Path, ema_teachers: Collection[str]) -> dict[str, int]:
+    """Return the checksums of the files that a run is resumed from, by name.
 
     Args:
-        state: the solver's state; of this its numbers count, not how a file holds them.
-        weights: the file of the weights that belong to it.
-        means: the mean teachers, which have files of their own.
+        state: the solver's state, whose values count, not the file format.
+        weights: its weights file.
+        ema_teachers: the names of the mean teachers, which have weights files of their own.
     """
     numbers = zlib.crc32(f"{state.iter} {state.current_step}".encode())
     for values in state.history:
         numbers = zlib.crc32(np.ascontiguousarray(values, np.float32).data, numbers)
     files = {"the caffemodel": weights}
-    files |= {f"the caffemodel of '{name}'": _mean_path(name, weights) for name in means}
+    files |= {f"the caffemodel of '{name}'": _ema_path(name, weights) for name in ema_teachers}
     found = {what: resume.file_crc32(path) for what, path in files.items()}
     return {"the solverstate": numbers, **found}
 
 
-def _mean_path(name: str, weights: Path) -> Path:
+def _ema_path(name: str, weights: Path) -> Path:
     stem, _, rest = weights.name.rpartition("_iter_")
     return weights.with_name(f"{stem}_{name}_iter_{rest}")
 
 
-def read_mean(name: str, nets: Sequence[Net], weights: Path) -> None:
-    """Give a mean teacher's layers the weights that belong to a snapshot's.
+def read_ema_weights(name: str, nets: Sequence[Net], weights: Path) -> None:
+    """Copy a snapshot's weights of a mean teacher into its layers.
 
     Raises:
         SolverError: they are not there.
     """
-    path = _mean_path(name, weights)
+    path = _ema_path(name, weights)
     if not path.is_file():
         raise SolverError(
-            f"the mean teacher '{name}' has no weights of this snapshot: {path} is missing. To "
-            "begin with a new mean, start from the weights: -weights in place of -snapshot",
+            f"the mean teacher '{name}' has no weights in this snapshot: {path} is missing. To "
+            "start a new mean from the student's weights, give -weights in place of -snapshot",
             str(weights),
         )
     layers = prefixed(name, read_weights(path))
@@ -156,7 +156,7 @@ def _read_state(path: Path, updater: Updater, own: Sequence[Param]) -> SolverSta
 
 
 def _weights_of(state: SolverState, path: Path) -> Path:
-    """Return where the weights of a state are: as it says, or beside it if both were moved."""
+    """Return the path of a state's weights: as it says, or beside it if both were moved."""
     weights = find(state.learned_net, path)
     moved = path.with_name(Path(state.learned_net).name) if state.learned_net else weights
     return moved if moved.exists() and not weights.exists() else weights

@@ -1,7 +1,7 @@
 """The training loop.
 
-``Solver.step`` is the loop, readable from top to bottom; the other methods are its sentences. What
-a training may have besides takes part as callbacks: see callback.py; features.py lists them.
+``Solver.step`` is the loop and reads from top to bottom; the other methods are its parts. Optional
+features are callbacks: callback.py has their base, features.py the list.
 Source: Caffe's Solver::Solve, Step, TestAll, Snapshot and SGDSolver::ApplyUpdate.
 """
 
@@ -36,27 +36,27 @@ class Solver:
 
     Args:
         plan: what to train, from ``read_plan``.
-        log: where the lines go.
-        device: where to train.
-        options: what the caller asks for beyond the plan.
-        callbacks: what else takes part in the loop, before the features that plan and options ask
-            for; what requests actions too.
+        log: the log.
+        device: the device to train on; None: the CPU.
+        options: settings beyond the plan.
+        callbacks: callbacks of the caller, which run before those of the features that plan and
+            options ask for.
 
     Attributes:
         net: the train net; ``test_nets`` share its weights, ``nets`` are all of them.
         params: the parameters that learn or may, without the teachers'.
-        callbacks: all that take part, in the order in which they act.
+        callbacks: all callbacks, in the order in which they run.
         iter: the number of updates done.
-        stop_iter: where the running ``step`` is to end.
+        stop_iter: the iteration at which the running ``step`` ends.
         current_step: how many steps the learning rate policy has taken.
-        one_pass: runs a pass forward and backward and returns its loss; whoever has another way
-            through the net sets it.
-        retain_graph: whether a callback wants the graph of this iteration's passes.
+        one_pass: runs one forward and backward pass and returns its loss; may be replaced by a
+            caller that runs the net in another way.
+        retain_graph: whether a callback needs the graph of this iteration's passes.
         snapshots: the paths of the last snapshot's weights and state.
-        stopped: whether an action that was requested stopped the training early.
+        stopped: whether a requested action stopped the training early.
         ended: whether a callback has ended the training after a test.
-        models: what a snapshot's files of weights hold.
-        losses: of the last average_loss iterations.
+        models: the contents of a snapshot's weights files.
+        losses: the losses of the last average_loss iterations.
 
     Raises:
         CaffeKDError: a setting, net or weights file is wrong.
@@ -79,7 +79,7 @@ class Solver:
         self.current_step = 0
         self.stop_iter = 0
         self.snapshots: tuple[Path, Path] | None = None
-        self._restored_losses: list[float] = []  # for the first step() after a restore
+        self._restored_losses: list[float] = []  # for the first step() after restore()
         self._stages: dict[str, int] = {}  # of the schedules, as last logged
         self.stopped = self.ended = False
         self.one_pass = self.forward_backward
@@ -131,7 +131,7 @@ class Solver:
         torch.manual_seed(seed)
 
     def _load_start(self) -> None:
-        """Give the layers the weights that the plan has them begin with."""
+        """Load the weights that the plan starts from."""
         plan = self.plan
         for student in plan.students:
             if student.path is not None:
@@ -142,11 +142,11 @@ class Solver:
         building.report_new_layers(plan, self.net, self.log)
 
     def load_weights(self, path: str | Path, student: str | None = None) -> None:
-        """Start from the weights of a file, in the layers of the same name, test nets' included.
+        """Copy weights from a file into the layers of the same name, in the test nets too.
 
         Args:
             path: the file.
-            student: of several students, the one whose layers are meant.
+            student: the student whose layers they are, if there are several.
         """
         self.log.info(f"Finetuning from {path}" + (f" (student '{student}')" if student else ""))
         layers = read_weights(path)
@@ -156,7 +156,7 @@ class Solver:
         for name in copied.ignored:
             self.log.info(f"Ignoring source layer {name}")
         if copied.misfit is not None:
-            self.log.warning(f"{copied.misfit}. Training begins with what the fillers make")
+            self.log.warning(f"{copied.misfit}. Training starts from the fillers' values")
         for net in self.test_nets:
             net.copy_weights(layers, str(path))
         for callback in self.callbacks:
@@ -165,10 +165,10 @@ class Solver:
     # ---- running
 
     def solve(self, state: str | Path | None = None) -> None:
-        """Train to max_iter, with tests and snapshots on the way, and report the end.
+        """Train to max_iter, with tests and snapshots, and log the final loss and test.
 
         Args:
-            state: a solverstate to go on from.
+            state: a solverstate to resume from.
 
         Raises:
             NonFiniteLoss: the loss became NaN or infinite.
@@ -191,11 +191,11 @@ class Solver:
         if self.stopped:
             log.info("Optimization stopped early.")
             return
-        if not self.ended:  # else the last test is done
-            self._tell_end()
+        if not self.ended:  # early stopping has just run the last test
+            self._log_end()
         log.info("Optimization Done.")
 
-    def _tell_end(self) -> None:
+    def _log_end(self) -> None:
         self._set_iteration()
         if self.displays:
             with torch.no_grad():
@@ -208,8 +208,8 @@ class Solver:
     def step(self, count: int) -> None:
         """Run ``count`` iterations.
 
-        An iteration: test if it is time, sum the gradients of iter_size passes, display, update,
-        obey signals, snapshot if it is time.
+        An iteration: test if it is due, sum the gradients of iter_size passes, display, update,
+        handle signals, snapshot if it is due.
         """
         param = self.param
         self.stop_iter = self.iter + count
@@ -240,14 +240,14 @@ class Solver:
             action = self._action()
             due = param.snapshot and self.iter % param.snapshot == 0
             if due or action is Action.SNAPSHOT:
-                # Failing to keep the result itself is an error; on the way it is not yet.
+                # A failure to write the final snapshot is an error; an earlier one is logged.
                 (self.snapshot if self.iter >= param.max_iter else self._snapshot_on_the_way)()
             if action is Action.STOP:
                 self.stopped = True
                 return
 
     def _set_iteration(self) -> None:
-        """Give what has a schedule its value of this iteration, and log when a stage begins."""
+        """Set scheduled values for this iteration, and log when a stage begins."""
         for net in self.nets:
             net.set_iteration(self.iter)
         for name, points in self.net.schedules.items():
@@ -257,7 +257,7 @@ class Solver:
                 self.log.info(f"Schedule of {name}: {schedule.outlook(points, self.iter)}")
 
     def _run_passes(self) -> float:
-        """Add up the gradients of iter_size passes; return the mean loss."""
+        """Sum the gradients of iter_size passes; return the mean loss."""
         self.retain_graph = False
         for hook in self._before_forward:
             hook(self)
@@ -270,10 +270,10 @@ class Solver:
         return total / self.param.iter_size
 
     def forward_backward(self) -> float:
-        """Run a pass through the train net as one graph; return its loss."""
+        """Run one forward and backward pass of the train net; return its loss."""
         objective = self.net()
         if objective is None:
-            return 0.0  # a net without loss has nothing to learn, as in Caffe
+            return 0.0  # a net without a loss learns nothing, as in Caffe
         if objective.requires_grad:
             self.net.backward(objective, self.retain_graph)
             if self._after_backward:
@@ -281,7 +281,7 @@ class Solver:
         return float(objective.detach())
 
     def after_backward(self) -> None:
-        """Call the hooks of that name; for whoever sets ``one_pass``."""
+        """Call the callbacks' ``after_backward``; for callers that replace ``one_pass``."""
         for hook in self._after_backward:
             hook(self)
 
@@ -290,11 +290,11 @@ class Solver:
         raise NonFiniteLoss(
             f"the loss is {loss} in iteration {self.iter}: training stopped before this update. "
             + (f"NaN or infinity first appears {where}. " if where else "")
-            + self._way_out()
+            + self._advice()
         )
 
     def check_weights(self) -> None:
-        """Refuse weights that an update has left NaN or infinite: what they give means nothing.
+        """Refuse weights that an update has made NaN or infinite.
 
         Raises:
             NonFiniteWeights: naming the first of them.
@@ -303,23 +303,23 @@ class Solver:
         if where is not None:
             raise NonFiniteWeights(
                 f"the weights are not finite after {self.iter} iterations: {where}. Training "
-                f"stopped, and these weights are not kept. {self._way_out()}"
+                f"stopped, and these weights are not saved. {self._advice()}"
             )
 
-    def _way_out(self) -> str:
-        kept = "none yet" if self.snapshots is None else str(self.snapshots[1])
+    def _advice(self) -> str:
+        last = "none yet" if self.snapshots is None else str(self.snapshots[1])
         return (
-            f"Last snapshot: {kept}. Try a smaller base_lr (now {self.param.base_lr:g}), "
+            f"Last snapshot: {last}. Try a smaller base_lr (now {self.param.base_lr:g}), "
             "clip_gradients, or look for samples and labels out of range"
         )
 
     def update(self, step: int, rate: float, loss: float | None = None) -> None:
-        """Update the parameters by their gradients.
+        """Update the parameters with their gradients.
 
         Args:
             step: how many steps the learning rate policy has taken.
             rate: the learning rate.
-            loss: what the progress line shows; None: no progress line.
+            loss: the loss that the progress line shows; None: no progress line.
         """
         if step != self.current_step and self.param.lr_policy == "multistep":
             self.log.info(f"MultiStep Status: Iteration {self.iter}, step = {step}")
@@ -423,9 +423,9 @@ class Solver:
         means = {name: (total / batches).tolist() for name, total in sums.items()}
         for line in output_lines("Test", net, means):
             self.log.info(line)
-        for name, blob in guard.of_no_number().items():
+        for name, blob in guard.outputs_with_nan().items():
             self.log.warning(
-                f"Test net (#{index}): {name} means nothing, for blob '{blob}' has NaN"
+                f"Test net (#{index}): {name} is meaningless, because blob '{blob}' has NaN"
             )
             means[name] = [math.nan] * len(means[name])
         return means
@@ -441,31 +441,31 @@ class Solver:
         return self.snapshots
 
     def newest_snapshot(self) -> tuple[Path, Path]:
-        """Return the snapshot of this iteration, which is written if there is none yet."""
+        """Return the snapshot of this iteration; write it if there is none yet."""
         name = f"{self.param.snapshot_prefix}_iter_{self.iter}."
         if self.snapshots is not None and str(self.snapshots[0]).startswith(name):
             return self.snapshots
         return self.snapshot()
 
     def stateful(self) -> dict[str, Callback]:
-        """Return the callbacks that have a state of their own, by name."""
+        """Return the callbacks that have state, by name."""
         return {callback.name: callback for callback in self.callbacks if callback.name}
 
     def _snapshot_on_the_way(self) -> None:
         self.write_on_the_way("snapshot", self.snapshot)
 
     def write_on_the_way(self, what: str, write: Callable[[], object]) -> None:
-        """Write something; if that fails, the training goes on and earlier snapshots stay."""
+        """Write a file; if that fails, log the error and go on training."""
         try:
             write()
         except NonFinite:
             raise
         except CaffeKDError as error:
-            kept = "none" if self.snapshots is None else str(self.snapshots[1])
-            self.log.error(f"No {what} of iteration {self.iter}: {error}. Last one: {kept}")
+            last = "none" if self.snapshots is None else str(self.snapshots[1])
+            self.log.error(f"No {what} of iteration {self.iter}: {error}. Last one: {last}")
 
     def restore(self, path: str | Path) -> None:
-        """Go on from a solverstate and the weights it names.
+        """Resume from a solverstate and the weights it names.
 
         Raises:
             SolverError: the snapshot belongs to another net or solver type.

@@ -30,9 +30,9 @@ class Update:
     """
 
     slots = 1
-    # Whether the rule's own kernel adds the L2 decay; otherwise it is added to g beforehand.
+    # Whether the rule's own kernel adds the L2 decay; if not, it is added to g before.
     decays = False
-    # Whether the history holds r * g, so that a blob with lr_mult 0 leaves no trace in it.
+    # Whether the history holds r * g, so that it stays 0 for a blob with lr_mult 0.
     rate_in_history = False
 
     def __init__(self, solver: Any, params: Tensors) -> None:
@@ -42,14 +42,14 @@ class Update:
 
     @staticmethod
     def check(solver: Any) -> None:
-        """Raise SolverError if the solver has a setting the rule cannot take."""
+        """Raise SolverError if the solver has a setting that the rule does not support."""
 
     def history(self) -> list[Tensors]:
         """Return the history as Caffe would hold it: one list over the parameters a slot."""
         return self._history
 
     def restore(self, history: Sequence[Tensors]) -> None:
-        """Take over a history in the form ``history`` returns."""
+        """Load a history in the form that ``history`` returns."""
         for mine, given in zip(self._history, history, strict=True):
             foreach("copy_", mine, given)
 
@@ -197,7 +197,7 @@ RULES: dict[str, type[Update]] = {
 
 
 def rule_of(solver: Any, where: str | None = None) -> type[Update]:
-    """Return the rule a solver's ``type`` names.
+    """Return the rule that a solver's ``type`` names.
 
     Raises:
         SolverError: the type is unknown or its settings are wrong.
@@ -222,7 +222,7 @@ class Updater:
     Args:
         solver: the SolverParameter.
         params: the parameters in Caffe's order, as (blob, lr_mult, decay_mult). Those with lr_mult
-            0 stay as they are, but have a history, into which they may decay.
+            0 do not change, but have a history, which weight decay may enter.
 
     Source: Caffe's SGDSolver::ApplyUpdate: clip the summed gradient, divide by iter_size, decay,
     then the rule.
@@ -252,7 +252,7 @@ class Updater:
         self.learning = [p for p in self._all if p.requires_grad]
 
     def clear(self) -> None:
-        """Forget the gradients of the last iteration."""
+        """Clear the gradients of the last iteration."""
         for blob in self.learning:
             blob.grad = None
 
@@ -279,7 +279,7 @@ class Updater:
         return clipped
 
     def _grad(self, index: int) -> Tensor:
-        """Return a blob's gradient: zeros if it is frozen or nothing leads from it to the loss."""
+        """Return a blob's gradient: zeros if it is frozen or the loss does not depend on it."""
         blob = self._all[index]
         return torch.zeros_like(blob) if blob.grad is None else blob.grad
 
@@ -292,7 +292,7 @@ class Updater:
             return None
         norms = foreach("norm", grads)
         norm = float(torch.linalg.vector_norm(torch.stack(norms)))
-        if not norm > limit:  # NaN too: there is nothing to scale down
+        if not norm > limit:  # also if the norm is NaN
             return None
         scale = limit / norm
         foreach("mul_", grads, scale)
@@ -311,7 +311,7 @@ class Updater:
 
     @torch.no_grad()
     def restore(self, history: Tensors) -> None:
-        """Take over a history in the form ``history`` returns."""
+        """Load a history in the form that ``history`` returns."""
         count = len(self._all)
         slots = [history[s * count : (s + 1) * count] for s in range(self.rule.slots)]
         for _, _, indices, update in self._groups:

@@ -162,7 +162,7 @@ def test_signal_snapshots_and_says_how_to_go_on(folder: Path, name: str) -> None
     told = stopped("train_kd", *words, after="Iteration 3 (", by=getattr(signal, name))
     state, _ = newest_state(folder / "student_alone")
     assert any("Optimization stopped early." in line for line in told)
-    assert told[-1].endswith(f"] To go on: -snapshot {state}")
+    assert told[-1].endswith(f"] To resume: -snapshot {state}")
 
 
 def test_signals_do_what_the_flags_say(folder: Path) -> None:

@@ -53,7 +53,7 @@ def test_solver_is_for_bvlc_caffe_or_says_what_is_in_the_way(solver, tmp_path, m
     databases = Unwritten(tmp_path, print)
     try:
         plan = read_plan(EXAMPLES / solver, counting)
-        net_for_caffe(plan.composed, plan.means, databases)
+        net_for_caffe(plan.composed, plan.ema_teachers, databases)
     except CaffeKDError as error:
         assert REFUSED.get(solver, "accepted") in str(error)
     else:

@@ -106,7 +106,7 @@ def test_training_warns_and_names_both_sides(capsys: pytest.CaptureFixture[str])
     (line,) = [line for line in log.splitlines() if line.startswith("W")]
     assert "'other_hidden', 'other_last'" in line
     assert "'hidden', 'last'" in line
-    assert "Training begins with what the fillers make" in line
+    assert "Training starts from the fillers' values" in line
 
 
 def test_finetuning_logs_what_is_new_and_what_is_unused(
@@ -116,7 +116,7 @@ def test_finetuning_logs_what_is_new_and_what_is_unused(
     assert train(["-solver", "solver.prototxt", "-weights", "w.caffemodel"]) == 0
     log = capsys.readouterr().err
     assert "Ignoring source layer other_last" in log
-    assert "New layers, which begin as their fillers make them: 'last'" in log
+    assert "New layers, initialized by their fillers: 'last'" in log
     assert not re.search("^W", log, re.M)
 
 

@@ -127,8 +127,8 @@ def test_early_stopping_ends_the_run_after_patience_tests(folder: Path) -> None:
     assert not solver.stopped
     assert Path("solver_iter_6.solverstate").exists()
     (line,) = best_lines(solver)
-    assert "accuracy of test net (#0) has not become better in 3 tests; " in line
-    assert "its best is the highest, " in line
+    assert "accuracy of test net (#0) has not improved in 3 tests; " in line
+    assert "the highest was " in line
     assert line.endswith("in iteration 0")
     assert lines_of(solver)[-1] == "Optimization Done."
     resumed = make_solver(settings)
@@ -176,5 +176,5 @@ def test_watching_without_test_net_is_an_error(folder: Path) -> None:
 
 
 def test_output_of_several_values_is_an_error() -> None:
-    with pytest.raises(SolverError, match="has 3 values: name one of a single value"):
+    with pytest.raises(SolverError, match="has 3 values: name an output with a single value"):
         MetricMonitor(OUTPUTS, 0, "per")

@@ -59,7 +59,7 @@ def test_training_that_stays_at_chance_is_warned_of(transform: str, filler: str,
     line = warning_of(transform, filler, 300, more)
     assert line is not None
     assert "and ln(4) = 1.38629" in line and "without a scale" in line
-    assert "The ReLU of 'relu' lets nothing through" in line
+    assert "The ReLU of 'relu' outputs only zeros" in line
 
 
 @pytest.mark.parametrize("more", ["", TESTED])

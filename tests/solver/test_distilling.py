@@ -114,7 +114,7 @@ def test_teacher_in_the_test_net_has_its_weights_too(folder):
 def test_student_and_teacher_exchanged_is_told(folder, type, more):
     exchanged = DISTILLER.replace('"ip" bottom: "teacher/ip"', '"teacher/ip" bottom: "ip"')
     Path("distiller.prototxt").write_text(exchanged.replace('"DistillingLoss"', f'"{type}" {more}'))
-    words = "nothing that leads to 'teacher/ip' learns, but what leads to 'ip' does"
+    words = "no layer before 'teacher/ip' learns, but layers before 'ip' would"
     with pytest.raises(NetError, match=rf"^distiller.prototxt:2: layer 'kd' \({type}\): {words}"):
         make_solver(DISTIL)
 

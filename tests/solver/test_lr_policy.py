@@ -98,7 +98,10 @@ def test_impossible_policy_is_refused(settings, words):
         ('lr_policy: "step" gamma: 0.1 stepsize: 2', []),
         ('lr_policy: "step" stepsize: 2', ["gamma, which is not given and counts as 0"]),
         ('lr_policy: "inv"', ["uses gamma", "uses power"]),
-        ('lr_policy: "multistep" gamma: 0.1', ["stepvalue, which is not given: the rate stays"]),
+        (
+            'lr_policy: "multistep" gamma: 0.1',
+            ["stepvalue, which is not given: the rate is"],
+        ),
     ],
 )
 def test_setting_left_out_is_told(settings, notes):

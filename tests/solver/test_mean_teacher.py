@@ -96,7 +96,7 @@ def test_snapshots_hold_the_mean_beside_the_student_and_resume_exactly(kind: str
 def test_resume_without_the_means_weights_is_an_error() -> None:
     make_solver(MEAN).solve()
     Path("solver_mean_iter_6.caffemodel").unlink()
-    with pytest.raises(SolverError, match="solver_mean_iter_6.caffemodel is missing. To begin"):
+    with pytest.raises(SolverError, match="solver_mean_iter_6.caffemodel is missing. To start"):
         make_solver(MEAN).restore("solver_iter_6.solverstate")
 
 
@@ -150,8 +150,8 @@ def test_mean_for_the_tests_alone_leaves_training_as_it_is() -> None:
     [
         ('name: "mean" ema: 1', "ema must be in 0..1, below 1. Received: 1"),
         ('name: "mean" ema: -0.1', "ema must be in"),
-        ('name: "mean" ema: 0.9 weights: "teacher.caffemodel"', "takes no weights"),
-        ('name: "mean" ema: 0.9 net: "teacher.prototxt"', "follows the student, whose layer"),
+        ('name: "mean" ema: 0.9 weights: "teacher.caffemodel"', "has no weights of its own"),
+        ('name: "mean" ema: 0.9 net: "teacher.prototxt"', "averages the student"),
     ],
 )
 def test_wrong_mean_is_told(entry: str, message: str) -> None:

@@ -69,7 +69,7 @@ def test_outputs_made_of_nan_are_not_the_best(folder: Path) -> None:
     text = text.replace("test_net: ", 'test_net: "test.prototxt" ')
     assert net.exists()
     solver = solved(text + TESTED + 'snapshot_best: "accuracy"')
-    warned = solver.log.matching("accuracy means nothing, for blob 'ip' has NaN")  # type: ignore[attr-defined]
+    warned = solver.log.matching("accuracy is meaningless, because blob 'ip' has NaN")  # type: ignore[attr-defined]
     assert warned
     assert not Path("solver_best.caffemodel").exists()
 

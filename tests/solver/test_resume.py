@@ -144,7 +144,7 @@ def test_without_resume_file_the_data_starts_over_and_it_is_said(folder: Path) -
     Path("run_iter_16.resume").unlink()
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
-    assert "The data starts over, as in Caffe: there is no" in lines.getvalue()
+    assert "The data starts from the beginning, as in Caffe: there is no" in lines.getvalue()
     assert resumed.net.nodes[0].layer.position == 0
 
 
@@ -193,7 +193,7 @@ def test_resume_file_that_unpacks_to_more_than_it_has_is_refused(folder: Path) -
     content = io.BytesIO()
     np.savez_compressed(content, random=np.zeros(10**7))
     rewritten(content.getvalue())
-    with pytest.raises(ParseError, match="unpacks to 80000128 bytes, more than it has itself"):
+    with pytest.raises(ParseError, match="unpacks to 80000128 bytes, more than its own size"):
         make()[0].restore("run_iter_16.solverstate")
 
 
@@ -256,10 +256,10 @@ def test_snapshot_with_a_flipped_bit_is_refused(folder: Path, ending: str) -> No
     ("change", "message"),
     [
         ("batch", "batch_size 4, now 5"),
-        ("fewer", "samples 25, now 20, other images, other labels"),
-        ("labels", "other labels"),
-        ("images", "other images"),
-        ("transform", "other settings"),
+        ("fewer", "samples 25, now 20, different images, different labels"),
+        ("labels", "different labels"),
+        ("images", "different images"),
+        ("transform", "different settings"),
     ],
 )
 def test_other_data_than_the_snapshot_s_starts_over_with_a_warning(
@@ -299,7 +299,7 @@ def test_data_that_was_moved_goes_on(folder: Path) -> None:
     resumed, lines = make()
     resumed.restore("run_iter_16.solverstate")
     assert resumed.net.nodes[0].layer.position != 0
-    assert "starts its data over" not in lines.getvalue()
+    assert "starts its data from the beginning" not in lines.getvalue()
 
 
 def test_failed_snapshot_on_the_way_is_told_and_training_goes_on(

@@ -51,9 +51,9 @@ def test_lag_is_named_after_a_test_with_its_remedy(folder: Path) -> None:
     assert last_accuracy(log) < 0.5
     (line,) = [line for line in log.splitlines() if line.startswith("W")]
     assert re.search(
-        r"Test net \(#0\): acc = 0\.\d+, and (0\.9\d*|1) by the statistics of each batch", line
+        r"Test net \(#0\): acc = 0\.\d+, but (0\.9\d*|1) with the statistics of each batch", line
     )
-    assert "They reach back 1,000 batches" in line
+    assert "They average over about 1,000 batches" in line
     assert "refresh_statistics: 50 in the solver" in line
 
 
@@ -62,7 +62,7 @@ def test_lag_shows_in_the_loss_where_there_is_no_accuracy(folder: Path) -> None:
     start = net.index('layer { name: "acc"')
     Path("net.prototxt").write_text(net[:start] + net[net.index('layer { name: "loss"') :])
     _, log = run(folder)
-    assert re.search(r"^W.*loss = 2\.\d+, and 0\.\d+ by the statistics of each batch", log, re.M)
+    assert re.search(r"^W.*loss = 2\.\d+, but 0\.\d+ with the statistics of each batch", log, re.M)
 
 
 def test_averages_that_keep_up_give_no_warning(folder: Path) -> None:
@@ -109,5 +109,5 @@ def test_nets_without_such_layers_and_mean_teachers_are_refused(folder: Path) ->
         "include { phase: TRAIN } }"
     )
     mean = 'teacher { name: "mean" ema: 0.9 } distiller_net: "distiller.prototxt"'
-    with pytest.raises(SolverError, match="a teacher that follows the student"):
+    with pytest.raises(SolverError, match="a teacher that averages the student"):
         run(folder, f"{REFRESH} {mean}")

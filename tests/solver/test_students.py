@@ -133,9 +133,12 @@ def test_student_that_changes_the_data_in_place_has_its_own() -> None:
     ("change", "message"),
     [
         (('name: "b"', 'name: "a"'), "two students have the same name"),
-        (('name: "b"', 'name: "b/c"'), "made of letters"),
-        (('name: "b"', ""), "made of letters"),
-        (('student { name: "a"', 'net: "net.prototxt" student { name: "a"'), "net has no place"),
+        (('name: "b"', 'name: "b/c"'), "has only letters"),
+        (('name: "b"', ""), "has only letters"),
+        (
+            ('student { name: "a"', 'net: "net.prototxt" student { name: "a"'),
+            "net cannot be used",
+        ),
         (('name: "b" net: "net.prototxt"', 'name: "b"'), "the student has no net"),
         (('name: "b" net: "net', 'name: "b" net: "lost'), "no such file"),
     ],

@@ -165,7 +165,7 @@ def test_chunk_that_a_power_cut_has_zeroed_is_computed_again(folder: Path) -> No
     run, lines = solver(folder, "disk")
     assert same(first, trained(run))
     assert cache_of(run).computed == 3  # of 6 chunks
-    assert lines.getvalue().count("is damaged: what is wrong is computed again") == 1
+    assert lines.getvalue().count("is damaged: bad chunks are computed again") == 1
 
 
 def test_runs_with_other_teachers_do_not_mix_and_neither_removes_the_other_s(folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_cache_that_the_disk_has_no_space_for_is_one_clear_error(folder: Path) -
     run, _ = solver(folder, "disk")
     with full_disk(1000), pytest.raises(CaffeKDError) as error:
         trained(run, 1)
-    assert "the teacher cache cannot be written: File too large. It takes 0.0 MB" in str(
+    assert "the teacher cache cannot be written: File too large. It needs 0.0 MB" in str(
         error.value
     )
 

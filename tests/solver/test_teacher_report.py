@@ -100,7 +100,7 @@ def test_teacher_and_student_are_scored_before_iteration_0() -> None:
     assert student_loss == pytest.approx(tested["loss"][0], rel=1e-3)
     first = next(i for i, line in enumerate(lines_of(solver)) if LINE.fullmatch(line))
     assert first < lines_of(solver).index("Iteration 0, Testing net (#0)")
-    assert not [line for line in lines_of(solver) if "no more than a guess" in line]
+    assert not [line for line in lines_of(solver) if "no better than a guess" in line]
 
 
 def test_teacher_that_guesses_is_warned_of() -> None:
@@ -108,8 +108,8 @@ def test_teacher_that_guesses_is_warned_of() -> None:
     solver = make_solver(SOLVER)
     solver.step(1)
     assert isinstance(solver.log, MemoryLog)
-    (line,) = [x for x in solver.log.whole_lines if "no more than a guess among 4 classes" in x]
-    assert line.startswith("W") and "teacher 'teacher'" in line and "BGR for RGB" in line
+    (line,) = [x for x in solver.log.whole_lines if "no better than a guess among 4 classes" in x]
+    assert line.startswith("W") and "teacher 'teacher'" in line and "BGR or RGB" in line
 
 
 def test_resumed_run_is_not_reported_again() -> None:

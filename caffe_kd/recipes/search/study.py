@@ -79,7 +79,7 @@ class Search:
 
     def _cache_mode(self, plan: TrainingPlan) -> str:
         """Say where the teacher's answers are kept: on disk, for all trials, where they can be."""
-        if not plan.teachers or plan.means:
+        if not plan.teachers or plan.ema_teachers:
             return "auto"
         found = find_frozen(Net(plan.train.param, pb.TRAIN, plan.train.file))
         if isinstance(found, str):

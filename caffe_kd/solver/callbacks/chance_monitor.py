@@ -13,13 +13,13 @@ from ..options import Options
 if TYPE_CHECKING:
     from ..solver import Solver
 
-_UPDATES = 200  # a shorter training may not have come anywhere yet
+_UPDATES = 200  # a shorter training may not have learned anything yet
 _NEAR = 0.03  # of ln(classes); a net that has learned a little is further below
-_BETTER = 1.5  # an accuracy of so many times that of guessing has come from learning
+_BETTER = 1.5  # an accuracy this many times that of guessing comes from learning
 
 
 class ChanceMonitor(Callback):
-    """Compares the loss with that of guessing, ln(classes), in the last test or else batch."""
+    """Compares the loss of the last test, or else batch, with that of guessing, ln(classes)."""
 
     def __init__(self) -> None:
         self._start = 0
@@ -27,15 +27,15 @@ class ChanceMonitor(Callback):
         self._tested = 0
 
     def on_start(self, solver: Solver) -> None:
-        """Note where this run begins."""
+        """Store this run's first iteration."""
         self._start = solver.iter
 
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
-        """Keep the results."""
+        """Store the results."""
         self._tests, self._tested = results, solver.iter
 
     def on_end(self, solver: Solver) -> None:
-        """Warn if the loss is that of guessing."""
+        """Warn if the loss is no better than guessing."""
         if solver.stopped or solver.iter - self._start < _UPDATES:
             return
         found = None
@@ -51,17 +51,17 @@ class ChanceMonitor(Callback):
                 f"After {solver.iter} iterations the loss is still that of guessing: {found}. "
                 f"{_dead(solver.net)}Likely causes: pixels of 0 to 255 without a scale "
                 "(transform_param { scale: 0.00390625 }), a base_lr that is too large or far too "
-                "small, layers without a weight_filler, or labels that do not belong to the data"
+                "small, layers without a weight_filler, or labels that do not match the data"
             )
 
 
 def _losses(net: Net) -> dict[str, LayerNode]:
-    """Return the losses over classes, by their tops."""
+    """Return the classification losses, by top."""
     return {node.tops[0]: node for node in net.nodes if node.layer.type == "SoftmaxWithLoss"}
 
 
 def _guessing(net: Net, values: Mapping[str, Sequence[float]]) -> str | None:
-    """Return in words that a loss is that of guessing; None: none is."""
+    """Return a description of a loss that is no better than guessing; None if there is none."""
     for name, node in _losses(net).items():
         shape = net.shapes[node.bottoms[0]]
         classes = shape[1] if len(shape) > 1 else 1
@@ -80,13 +80,13 @@ def _guessing(net: Net, values: Mapping[str, Sequence[float]]) -> str | None:
 
 
 def _dead(net: Net) -> str:
-    """Return a sentence on ReLU layers that let nothing through."""
+    """Return a sentence about ReLU layers that output only zeros."""
     relus = [node for node in net.nodes if node.layer.type == "ReLU" and node.tops[0] in net.blobs]
     dead = [f"'{s.layer.name}'" for s in relus if float(net.blobs[s.tops[0]].detach().max()) <= 0]
-    return f"The ReLU of {', '.join(dead)} lets nothing through. " if dead else ""
+    return f"The ReLU of {', '.join(dead)} outputs only zeros. " if dead else ""
 
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:
-    """Yield the callback if a net has a loss over classes."""
+    """Yield the callback if a net has a classification loss."""
     if any(_losses(net) for net in solver.nets):
         yield ChanceMonitor()

@@ -1,8 +1,8 @@
 """What ``debug_info: true`` logs: how large data and gradients are, layer by layer.
 
 A value is a mean of absolute values, so that vanishing, exploding and dead layers show. The lines
-are the original's. It inserts a Split where several layers take a blob, and logs that too; here
-each layer's line gives its own share of the gradient, under the blob's name.
+are Caffe's. Caffe inserts a Split where several layers use a blob, and logs that too; here each
+layer's line has its own share of the gradient, under the blob's name.
 
 Source: Caffe's Net::ForwardDebugInfo, BackwardDebugInfo and UpdateDebugInfo.
 """
@@ -29,8 +29,8 @@ class DebugInfo(Callback):
     """Logs each layer of a net as it runs forward, and on request backward and update.
 
     Args:
-        net: the net; a hook on each of its layers is what this costs while nothing is shown.
-        notify: takes the lines.
+        net: the net, each of whose layers gets a hook.
+        notify: logs a line.
 
     Attributes:
         showing: whether lines are logged.
@@ -40,7 +40,7 @@ class DebugInfo(Callback):
         self.net = net
         self.notify = notify
         self.showing = True
-        self._bottoms: dict[str, list[tuple[str, Tensor]]] = {}  # of a layer, those with gradients
+        self._bottoms: dict[str, list[tuple[str, Tensor]]] = {}  # by layer, those with gradients
         self._before: list[Tensor] = []  # the parameters before an update
         for node in net.nodes:
             node.layer.register_forward_pre_hook(self._before_layer(node))
@@ -67,19 +67,19 @@ class DebugInfo(Callback):
             if not self.showing:
                 return
             tops = tops_of(result)
-            place = f"    [Forward] Layer {node.layer.name}"
+            prefix = f"    [Forward] Layer {node.layer.name}"
             for name, top in zip(node.tops, tops, strict=True):
-                self.notify(f"{place}, top blob {name} data: {_size(top)}")
+                self.notify(f"{prefix}, top blob {name} data: {_size(top)}")
             for index, blob in enumerate(node.layer.blobs):
                 name = _param_name(node.layer, index)
-                self.notify(f"{place}, param blob {name} data: {_size(blob)}")
+                self.notify(f"{prefix}, param blob {name} data: {_size(blob)}")
 
         return hook
 
     # ---- backward and update
 
     def before_forward(self, solver: Solver) -> None:
-        """Show the iterations that are displayed."""
+        """Log only the iterations that are displayed."""
         self.showing = solver.displays
 
     def after_backward(self, solver: Solver) -> None:
@@ -87,29 +87,29 @@ class DebugInfo(Callback):
         self.backward()
 
     def backward(self) -> None:
-        """Log the gradients that a backward pass has left, from the last layer to the first."""
+        """Log the gradients of a backward pass, from the last layer to the first."""
         if not self.showing:
             return
         for node in reversed(self.net.nodes):
-            place = f"    [Backward] Layer {node.layer.name}"
+            prefix = f"    [Backward] Layer {node.layer.name}"
             for name, bottom in self._bottoms.pop(node.layer.name, []):
                 if bottom.grad is not None:
-                    self.notify(f"{place}, bottom blob {name} diff: {_size(bottom.grad)}")
+                    self.notify(f"{prefix}, bottom blob {name} diff: {_size(bottom.grad)}")
             for index, blob in enumerate(node.layer.parameters_in_order):
                 if blob.grad is not None:
-                    self.notify(f"{place}, param blob {index} diff: {_size(blob.grad)}")
+                    self.notify(f"{prefix}, param blob {index} diff: {_size(blob.grad)}")
         data = [p.blob.detach() for p in self.net.params]
         diff = [p.blob.grad for p in self.net.params if p.blob.grad is not None]
         l1, l2 = (f"({_norm(data, order):g}, {_norm(diff, order):g})" for order in (1, 2))
         self.notify(f"    [Backward] All net params (data, diff): L1 norm = {l1}; L2 norm = {l2}")
 
     def before_update(self, solver: Solver) -> None:
-        """Keep the parameters as they are."""
+        """Copy the parameters."""
         if self.showing:
             self._before = [p.blob.detach().clone() for p in self.net.params]
 
     def after_update(self, solver: Solver) -> None:
-        """Log the parameters before the update and what it took from them (``diff``)."""
+        """Log the parameters before the update, and what it subtracted (``diff``)."""
         if not self.showing:
             return
         for param, before in zip(self.net.params, self._before, strict=True):
@@ -138,6 +138,6 @@ def _norm(tensors: list[Tensor], order: int) -> float:
 
 
 def _param_name(layer: Any, index: int) -> str:
-    """Return the name a ``param`` gives a blob, else its number."""
+    """Return a blob's name in its ``param``, else its index."""
     specs = layer.proto.param
     return (index < len(specs) and specs[index].name) or str(index)

@@ -1,4 +1,4 @@
-"""Ends a training that no longer becomes better."""
+"""Ends a training that no longer improves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping(Callback):
-    """Ends the training when an output was not better than its best in so many tests.
+    """Ends the training when a test output has not improved in ``patience`` tests.
 
     Args:
-        monitor: what it goes by.
+        monitor: monitors the output.
         patience: how many tests.
     """
 
@@ -32,15 +32,15 @@ class EarlyStopping(Callback):
 
     @property
     def should_stop(self) -> bool:
-        """Whether there were so many tests without a better value."""
+        """Whether there were ``patience`` tests without a better value."""
         return self.monitor.tests >= self.patience
 
     def on_start(self, solver: Solver) -> None:
-        """Know of an end that the run came to before it was interrupted."""
+        """End a resumed run at once if it had already stopped early."""
         solver.ended = solver.ended or self.should_stop
 
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
-        """Take in a test; end the training if it is time."""
+        """Update the monitor; end the training if its patience is exhausted."""
         self.monitor.update(solver.iter, results)
         if self.should_stop:
             solver.ended = True
@@ -48,13 +48,13 @@ class EarlyStopping(Callback):
 
     def _reason(self) -> str:
         monitor = self.monitor
-        last = "it was never a number"
+        last = "it was never a finite number"
         if monitor.value is not None:
             end = "lowest" if monitor.sign < 0 else "highest"
-            last = f"its best is the {end}, {monitor.value:g} in iteration {monitor.iteration}"
+            last = f"the {end} was {monitor.value:g} in iteration {monitor.iteration}"
         return (
-            f"Early stopping: {monitor.output} of test net (#{monitor.index}) has not become "
-            f"better in {self.patience} tests; {last}"
+            f"Early stopping: {monitor.output} of test net (#{monitor.index}) has not "
+            f"improved in {self.patience} tests; {last}"
         )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ class EarlyStopping(Callback):
         return self.monitor.state()
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from the monitor's state."""
+        """Restore the monitor's state."""
         self.monitor.restore(state)
 
 

@@ -1,4 +1,4 @@
-"""Logs how much of the student's gradient each term of the objective makes."""
+"""Logs the share of each term of the objective in the student's gradient."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 
 class GradientShares(Callback):
-    """Measures, in every so many iterations, the gradient of each term by itself.
+    """Measures, at an interval of iterations, the gradient of each term by itself.
 
-    With g_i the gradient of term i, its weight included, to all of the student's parameters that
-    learn (the mean over iter_size passes)::
+    With g_i the gradient of term i, including its weight, with respect to all of the student's
+    parameters that learn (the mean over iter_size passes)::
 
         norm_i = |g_i|        share_i = norm_i / sum over all terms j of norm_j
 
     A layer whose loss is a sum, as DistillingLoss with a label, has a term for each summand:
-    ``<top>/soft``, ``<top>/hard``. Weight decay is none of the terms. Shares are of lengths: two
+    ``<top>/soft``, ``<top>/hard``. Weight decay is not a term. Shares compare norms: two
     terms of equal share may still pull in opposite directions.
 
-    Each measurement takes a further backward pass for each term; in other iterations nothing is
-    done. The gradients that the update goes by stay as they are, to the bit.
+    Each measurement takes an additional backward pass per term; other iterations cost nothing more.
+    The gradients of the update are unchanged, bit for bit.
 
     Args:
         net: the train net.
         params: the student's parameters.
-        every: how many iterations lie between two measurements; above 0.
-        notify: takes the lines.
+        every: the interval between two measurements, in iterations; above 0.
+        notify: logs a line.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class GradientShares(Callback):
         return hook
 
     def after_backward(self, solver: Solver) -> None:
-        """Add the gradients of a pass's terms, whose graph is still there; log after the last."""
+        """Add the gradients of a pass's terms, whose graph is retained; log after the last pass."""
         if not self.measuring:
             return
         self._passes += 1

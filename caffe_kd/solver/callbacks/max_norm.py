@@ -1,4 +1,4 @@
-"""The limit on the norm of the weights that come into a unit."""
+"""Limits the norm of each unit's incoming weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..options import Options
 if TYPE_CHECKING:
     from ..solver import Solver
 
-# The types whose first blob holds one unit's incoming weights at each index of its first axis.
+# The types whose first blob has one unit's incoming weights at each index of its first axis.
 _TYPES = ("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "InnerProduct")
 
 
 class MaxNorm(Callback):
-    """Scale each unit's incoming weights down to an L2 norm of at most ``limit``.
+    """Scales each unit's incoming weights down to an L2 norm of at most ``limit``.
 
         w_u <- w_u * min(1, limit / ||w_u||)
 
@@ -67,7 +67,7 @@ class MaxNorm(Callback):
 
 
 def _unit_axis(param: Param) -> int:
-    """Return the axis along which the units of a weight blob are counted."""
+    """Return the axis of a weight blob that indexes the units."""
     is_transposed = param.layer.type == "InnerProduct" and param.layer.param.transpose
     return 1 if is_transposed else 0
 

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class MeanTeacher(Callback):
-    """Follows the student's parameters.
+    """Averages the student's parameters.
 
     After update t = 1, 2, …::
 
         theta' <- a * theta' + (1 - a) * theta        a = min(1 - 1 / (t + 1), ema)
 
-    It starts as the student. All parameter blobs count, the sums that BatchNorm keeps too; the
-    teacher's layers are in phase TEST, so that its BatchNorm answers by those and its Dropout lets
-    everything through.
+    It starts as a copy of the student. All parameter blobs are averaged, BatchNorm's running sums
+    too; the teacher's layers are in phase TEST, so that its BatchNorm uses them and its Dropout
+    passes everything.
 
     Args:
-        name: the teacher's name; its layer ``<name>/conv1`` follows the student's ``conv1``.
-        ema: the greatest a, 0 to below 1.
+        name: the teacher's name; its layer ``<name>/conv1`` averages the student's ``conv1``.
+        ema: the largest a, at least 0 and below 1.
         nets: the train net and the test nets, some of which have the teacher's layers.
 
     Raises:
@@ -56,9 +56,9 @@ class MeanTeacher(Callback):
                     pairs |= {
                         id(mine): (mine, theirs) for mine, theirs in self._pairs(node.layer, nets)
                     }
-        self._means = [mean for mean, _ in pairs.values()]
-        self._followed = [student for _, student in pairs.values()]
-        self.begin()
+        self._averages = [average for average, _ in pairs.values()]
+        self._student = [student for _, student in pairs.values()]
+        self.copy_student()
 
     def _pairs(self, layer: Layer, nets: Sequence[Net]) -> list[tuple[Tensor, Tensor]]:
         own = layer.name.removeprefix(f"{self.teacher}/")
@@ -67,9 +67,9 @@ class MeanTeacher(Callback):
         shapes = [] if student is None else student.blob_shapes
         if shapes != layer.blob_shapes:
             raise SolverError(
-                f"the teacher '{self.teacher}' follows the student, whose layer '{own}' has "
-                f"parameters of the shapes {shapes}, where the teacher's has {layer.blob_shapes}: "
-                "its net must be the student's",
+                f"the teacher '{self.teacher}' averages the student (ema), whose layer '{own}' has "
+                f"parameters of shapes {shapes}, but the teacher's has {layer.blob_shapes}: its "
+                "net must be the student's",
                 self._where,
             )
         if student is None:
@@ -77,30 +77,30 @@ class MeanTeacher(Callback):
         return list(zip(layer.parameters_in_order, student.parameters_in_order, strict=True))
 
     @torch.no_grad()
-    def begin(self) -> None:
-        """Be as the student is."""
-        foreach("copy_", self._means, self._followed)
+    def copy_student(self) -> None:
+        """Copy the student's parameters."""
+        foreach("copy_", self._averages, self._student)
 
     def on_start(self, solver: Solver) -> None:
-        """Be as the student is before its first update; weights may have been loaded since."""
+        """Copy the student before its first update, as weights may have been loaded."""
         if solver.iter == 0:
-            self.begin()
+            self.copy_student()
 
     @torch.no_grad()
     def after_update(self, solver: Solver) -> None:
-        """Go a step towards the student."""
+        """Update the averages."""
         updates = solver.iter + 1
         keep = min(1 - 1 / (updates + 1), self.ema)
-        foreach("mul_", self._means, keep)
-        foreach("add_", self._means, self._followed, alpha=1 - keep)
+        foreach("mul_", self._averages, keep)
+        foreach("add_", self._averages, self._student, alpha=1 - keep)
 
     def on_restore(self, solver: Solver, weights: Path) -> None:
-        """Take the weights that belong to the snapshot's."""
-        snapshot.read_mean(self.teacher, solver.nets, weights)
+        """Load the teacher's weights of the snapshot."""
+        snapshot.read_ema_weights(self.teacher, solver.nets, weights)
 
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:
-    """Yield a callback for each teacher that follows the student."""
+    """Yield a callback for each teacher that averages the student."""
     where = solver.plan.where("ema")
-    for name, ema in solver.plan.means.items():
+    for name, ema in solver.plan.ema_teachers.items():
         yield MeanTeacher(name, ema, solver.nets, where)

@@ -1,4 +1,4 @@
-"""How an output of a test net goes: the best so far, and since when there was no better one."""
+"""Monitors an output of a test net: its best value, and how many tests ago that was."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class MetricMonitor:
-    """Keeps the best value of a test net's output.
+    """Tracks the best value of a test net's output.
 
-    The output of a loss is better where lower, and so is one that ``lower`` names; another is where
-    higher. What is no finite number is never better.
+    Lower is better for the output of a loss and for those that ``lower`` names, higher for others.
+    NaN and infinity are never better.
 
     Args:
         net: the test net.
         index: its number.
-        output: a name among its outputs, of one value.
-        min_delta: what a change must exceed to be better.
-        where: ``file:line`` of the setting that asks for it.
+        output: the name of one of its outputs, which has a single value.
+        min_delta: the smallest change that counts as an improvement.
+        where: ``file:line`` of the setting.
         lower: names of outputs, the solver's ``lower_is_better``.
 
     Attributes:
         value: the best value; None before the first test.
-        iteration: when that was.
-        tests: how many tests there were since, without a better value.
+        iteration: its iteration.
+        tests: the number of tests since then.
 
     Raises:
         SolverError: the net has no such output, or it is not a single value.
@@ -56,7 +56,7 @@ class MetricMonitor:
         if math.prod(net.shapes[output]) != 1:
             raise SolverError(
                 f"output '{output}' of test net (#{index}) has {math.prod(net.shapes[output])} "
-                "values: name one of a single value",
+                "values: name an output with a single value",
                 where,
             )
         if not min_delta >= 0:
@@ -64,8 +64,8 @@ class MetricMonitor:
         self.index = index
         self.output = output
         self.min_delta = min_delta
-        maker = next(node for node in reversed(net.nodes) if output in node.tops)
-        is_lower = maker.layer.is_loss or net.loss_weights.get(output) or output in lower
+        producer = next(node for node in reversed(net.nodes) if output in node.tops)
+        is_lower = producer.layer.is_loss or net.loss_weights.get(output) or output in lower
         self.sign = -1 if is_lower else 1
         self.value: float | None = None
         self.iteration = -1
@@ -73,9 +73,9 @@ class MetricMonitor:
         self._tested = -1
 
     def update(self, iteration: int, results: Sequence[dict[str, list[float]]]) -> bool:
-        """Take in the test nets' outputs of an iteration; return whether it is the best so far.
+        """Update with the test nets' outputs; return whether the value is the best so far.
 
-        What a run that was resumed tests again is taken in once.
+        An iteration that a resumed run tests again counts once.
         """
         if iteration <= self._tested or self.output not in results[self.index]:
             return False
@@ -89,24 +89,24 @@ class MetricMonitor:
         return True
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what an interrupted run needs of it to go on."""
+        """Return the state that a resumed run needs."""
         value = math.nan if self.value is None else self.value
         counts = (self.iteration, self.tests, self._tested)
         return {"value": np.array(value, np.float64), "counts": np.array(counts, np.int64)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from a state that ``state`` returned."""
         value = float(state["value"])
         self.value = None if math.isnan(value) else value
         self.iteration, self.tests, self._tested = (int(count) for count in state["counts"])
 
 
 def check_test_nets(solver: Solver, field: str) -> None:
-    """Refuse a field that goes by a test net's output where there is no test net."""
+    """Refuse a field that needs a test net's output if there is no test net."""
     if not solver.test_nets:
         raise SolverError(
-            f"{field} looks at a test net's output, and the solver has no test net: give "
-            "it a test_iter and a test_interval",
+            f"{field} needs a test net's output, and the solver has no test net: give it a "
+            "test_iter and a test_interval",
             solver.plan.where(field),
         )
 

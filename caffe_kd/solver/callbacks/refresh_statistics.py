@@ -1,4 +1,4 @@
-"""The averages of batch normalisation, taken once more before they are used."""
+"""Recomputes batch normalisation's running statistics before they are used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class RefreshStatistics(Callback):
-    """Before tests and snapshots, takes the averages of the batches that training takes next.
+    """Before tests and snapshots, recomputes running statistics over the next training batches.
 
-    It runs them with the weights as they are and puts back data and random numbers, so that the
-    weights of the training, and of one that is resumed, are what they are without it.
+    It runs these with fixed weights, and then restores the data's position and random numbers, so
+    that the weights of the training, and of a resumed one, are the same as without it.
 
     Args:
         batches: how many batches.
@@ -28,12 +28,12 @@ class RefreshStatistics(Callback):
         self.batches = batches
 
     def before_test(self, solver: Solver, index: int) -> None:
-        """Refresh before the first test net; the others share what it has."""
+        """Refresh before the first test net; the others share its statistics."""
         if index == 0:
             self.on_snapshot(solver)
 
     def on_snapshot(self, solver: Solver) -> None:
-        """Refresh what the snapshot is to hold."""
+        """Refresh the statistics that the snapshot will have."""
         statistics.refresh(solver.net, self.batches)
 
 
@@ -41,7 +41,7 @@ def build(solver: Solver, options: Options) -> Iterator[Callback]:
     """Yield the callback if the solver has ``refresh_statistics``.
 
     Raises:
-        SolverError: no layer has such averages, or a mean teacher follows them.
+        SolverError: no layer has running statistics, or a mean teacher averages them.
     """
     batches = solver.param.refresh_statistics
     if not batches:
@@ -49,14 +49,14 @@ def build(solver: Solver, options: Options) -> Iterator[Callback]:
     where = solver.plan.where("refresh_statistics")
     if not statistics.following(solver.net):
         raise SolverError(
-            "the net has no layer in TRAIN that keeps statistics of its batches (BatchNorm or BN). "
+            "the net has no layer in TRAIN with running statistics (BatchNorm or BN). "
             f"Received: refresh_statistics: {batches}. Leave it out",
             where,
         )
-    if solver.plan.means:
+    if solver.plan.ema_teachers:
         raise SolverError(
-            "a teacher that follows the student (ema) would follow the refreshed statistics too, "
-            f"and training would be another. Received: refresh_statistics: {batches}. Leave it "
+            "a teacher that averages the student (ema) would average the refreshed statistics too, "
+            f"which would change the training. Received: refresh_statistics: {batches}. Leave it "
             "out, and run caffe_kd refresh_statistics on the snapshot",
             where,
         )

@@ -1,4 +1,4 @@
-"""Keeps the weights of the best test so far."""
+"""Saves the weights of the best test so far."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SnapshotBest(Callback):
     """Writes ``<snapshot_prefix>_best.caffemodel`` whenever a test is the best so far.
 
     Args:
-        monitor: what it goes by.
+        monitor: monitors the output.
     """
 
     name = "snapshot_best"
@@ -29,7 +29,7 @@ class SnapshotBest(Callback):
         self.monitor = monitor
 
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
-        """Take in a test, and write the weights if it is the best."""
+        """Update the monitor, and write the weights if the test is the best so far."""
         if self.monitor.update(solver.iter, results):
             solver.write_on_the_way("best snapshot", lambda: self._write(solver))
 
@@ -43,7 +43,7 @@ class SnapshotBest(Callback):
         return self.monitor.state()
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from the monitor's state."""
+        """Restore the monitor's state."""
         self.monitor.restore(state)
 
 

@@ -1,4 +1,4 @@
-"""A warning where a net tests badly for what batch normalisation has kept alone."""
+"""Warns if a net tests badly only because of batch normalisation's running statistics."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LOSSES = 1.5  # times
 
 
 class StatisticsMonitor(Callback):
-    """After a test, looks whether the kept statistics are far from those of the last batch.
+    """After a test, checks whether the running statistics are far from those of the last batch.
 
-    If so, some test batches are run by their own statistics. A net that is better by them has
-    learned more than the test says.
+    If so, some test batches are run with their own statistics. A net that is better with them has
+    learned more than the test shows.
     """
 
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
-        """Warn for each test net that is much better by batch statistics."""
+        """Warn about each test net that is much better with batch statistics."""
         norms = statistics.following(solver.net)
         changes = [
             statistics.Change(norm, norm.kept(), norm.last_batch)
@@ -43,16 +43,16 @@ class StatisticsMonitor(Callback):
             finding = _difference(net, names, batches)
             if finding is not None:
                 solver.log.warning(
-                    f"Test net (#{index}): {finding} in {batches} batches: the statistics that "
-                    f"are kept lag behind the net. In {worst}. They reach back "
-                    f"{worst.layer.window:,.0f} batches: a smaller moving_average_fraction, "
+                    f"Test net (#{index}): {finding} in {batches} batches: the running "
+                    f"statistics lag behind the weights. In {worst}. They average over about "
+                    f"{worst.layer.window:,.0f} batches: use a smaller moving_average_fraction, "
                     "refresh_statistics: 50 in the solver, or caffe_kd refresh_statistics on the "
-                    "snapshot mends it"
+                    "snapshot"
                 )
 
 
 def _difference(net: Net, names: set[str], batches: int) -> str | None:
-    """Return in words how much better a test net is by its batches' statistics, if it is."""
+    """Return how much better a test net is with batch statistics, in words; None if it is not."""
     layers = [node.layer for node in net.nodes]
     norms = [x for x in layers if isinstance(x, BatchStatistics) and x.stored and x.name in names]
     named = [node for node in net.nodes if node.layer.proto.top]
@@ -63,16 +63,16 @@ def _difference(net: Net, names: set[str], batches: int) -> str | None:
     try:
         kept = statistics.score(net, metrics, batches)
         own = statistics.score(net, metrics, batches, norms)
-    except CaffeKDError:  # its data cannot be put back
+    except CaffeKDError:  # its data's position cannot be restored
         return None
     for metric, before, after in zip(metrics, kept, own, strict=True):
         if after > before + _POINTS if is_accuracy else before > _LOSSES * after:
             name = metric.proto.top[0]
-            return f"{name} = {before:.4g}, and {after:.4g} by the statistics of each batch,"
+            return f"{name} = {before:.4g}, but {after:.4g} with the statistics of each batch,"
     return None
 
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:
-    """Yield the callback if there is a test and a layer that keeps statistics."""
+    """Yield the callback if there is a test net and a layer with running statistics."""
     if solver.test_nets and statistics.following(solver.net):
         yield StatisticsMonitor()

@@ -59,7 +59,7 @@ def build(solver: Solver, options: Options) -> Iterator[Callback]:
     """Yield the callback unless ``teacher_cache`` is off."""
     if options.teacher_cache == "off":
         return
-    prefixes = tuple(f"{name}/" for name in solver.plan.means)
+    prefixes = tuple(f"{name}/" for name in solver.plan.ema_teachers)
     layers = (node.layer.name for net in solver.nets for node in net.nodes)
     yield TeacherOutputs(
         options.teacher_cache, {name for name in layers if name.startswith(prefixes)}
