@@ -13,6 +13,7 @@ READING_ORDER = (
     "prototxt/README.md",
     "prototxt/distillation/README.md",
     "prototxt/hinton/README.md",
+    "prototxt/cifar10/README.md",
     "tools/README.md",
     "docker/README.md",
     "caffe_kd/README.md",

@@ -12,6 +12,7 @@ from caffe_kd.cli import export_onnx
 from caffe_kd.cli.convert_mnist_data import convert
 from caffe_kd.cli.train import main
 from caffe_kd.data.backends.idx import write_idx
+from caffe_kd.data.cifar10 import get_cifar10
 from caffe_kd.net import load_net
 from caffe_kd.proto import bundle, text
 from caffe_kd.proto import caffe_pb2 as pb
@@ -36,6 +37,7 @@ class Examples:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.trained: set[str] = set()
+        get_cifar10(folder / "data/cifar10", (), allow_download=False)
         generator = np.random.default_rng(0)
         for name in ("train", "t10k"):
             images = generator.integers(0, 256, (100, 28, 28), np.uint8)
@@ -46,7 +48,7 @@ class Examples:
             content = (EXAMPLES / name).read_text()
             for pattern, new in TO_TWO_ITERATIONS.items():
                 content = re.sub(pattern, new, content)
-            for database in re.findall(r'"([^"]+_lmdb)"', content):
+            for database in re.findall(r'"((?!data/cifar10)[^"]+_lmdb)"', content):
                 digits = [
                     folder / f"data/mnist/t10k-{k}-ubyte" for k in ("images-idx3", "labels-idx1")
                 ]

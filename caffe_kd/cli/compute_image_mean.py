@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import DataError
 from . import flags
 from .command_parser import CommandParser
 from .guard import guarded
@@ -30,10 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
     samples = _open(Path(arguments.input_db), arguments.backend)
-    mean = mean_of(samples)
+    from ..data.mean_image import mean_of, write_mean
+
+    print("Starting iteration")
+    mean = mean_of(samples, _report)
+    if len(samples) % PROGRESS_EVERY:
+        print(f"Processed {len(samples)} files.")
     if arguments.output_file:
         print(f"Write to {arguments.output_file}")
-        _write(Path(arguments.output_file), mean)
+        write_mean(Path(arguments.output_file), mean)
     print(f"Number of channels: {len(mean)}")
     for channel, value in enumerate(channel_means(mean)):
         print(f"mean_value channel [{channel}]: {value:g}")
@@ -50,33 +54,9 @@ def _open(path: Path, backend: str | None) -> SampleSource:
     return open_source(pb.DataParameter(source=str(path), backend=kind), Path)
 
 
-def mean_of(samples: SampleSource) -> np.ndarray:
-    """Return the mean image, float32 [C, H, W]; encoded images are decoded as they are stored.
-
-    Raises:
-        DataError: a sample is damaged, or has another shape than the first.
-
-    Source: Caffe's sums are float32 and add the samples in order, and so do these.
-    """
-    import numpy as np
-
-    print("Starting iteration")
-    total = np.zeros(samples.read(0)[0].shape, np.float32)
-    for index in range(len(samples)):
-        image, _ = samples.read(index)
-        if image.shape != total.shape:
-            raise DataError(
-                f"Incorrect data field size: sample {index} is {image.shape} (channels, height, "
-                f"width), the first is {total.shape}. A mean image needs images of one size; "
-                "convert_imageset -resize_width W -resize_height H resizes them",
-                samples.name,
-            )
-        total += image
-        if (index + 1) % PROGRESS_EVERY == 0:
-            print(f"Processed {index + 1} files.")
-    if len(samples) % PROGRESS_EVERY:
-        print(f"Processed {len(samples)} files.")
-    return total / np.float32(len(samples))
+def _report(seen: int) -> None:
+    if seen % PROGRESS_EVERY == 0:
+        print(f"Processed {seen} files.")
 
 
 def channel_means(mean: np.ndarray) -> list[float]:
@@ -85,16 +65,6 @@ def channel_means(mean: np.ndarray) -> list[float]:
 
     sums: list[Any] = [np.cumsum(channel, dtype=np.float32)[-1] for channel in mean]
     return [float(total / np.float32(mean[0].size)) for total in sums]
-
-
-def _write(path: Path, mean: np.ndarray) -> None:
-    from ..core.files import write_atomically
-    from ..proto import caffe_pb2 as pb
-
-    channels, height, width = mean.shape
-    blob = pb.BlobProto(num=1, channels=channels, height=height, width=width)
-    blob.data.extend(mean.ravel())
-    write_atomically(path, blob.SerializeToString())
 
 
 def parser() -> CommandParser:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import queue
 import shutil
-import threading
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ..core.errors import CaffeKDError, DataError
 from ..core.files import replacing
 from .backends.idx import IMAGES, LABELS, locate, read_idx, write_idx
+from .download import fetch
 from .stand_in import MARKER, WHAT, is_stand_in, mark
 
 MIRRORS = (
@@ -26,7 +23,6 @@ MIRRORS = (
 )
 SEARCH_DIRS = (Path("data/mnist"), Path("../shared/data/mnist"))
 
-_PATIENCE_SECONDS = 4.0  # for a mirror to respond
 _TEST_DIGITS = 360  # of the 1797 small digits
 _SIDE, _DIGIT_SIDE = 28, 20  # as in MNIST: the digit fills 20 x 20 of 28 x 28
 _OTHER_FIGURES = f"These are {WHAT}: figures measured on them are not MNIST's."
@@ -196,53 +192,9 @@ def _download(mirror: str, out_dir: Path, say: Callable[[str], None]) -> bool:
 
 def _fetch(url: str, out_dir: Path, file: _File) -> None:
     """Download one file; it gets its name only once its checksum is right."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     plain, packed = _candidates(out_dir, file)
-    with replacing(packed) as temporary:
-        try:
-            with (
-                _open(url) as response,
-                temporary.open("wb") as part,
-                tqdm(
-                    total=file.gzip_bytes, unit="B", unit_scale=True, desc=packed.name, disable=None
-                ) as bar,
-            ):
-                # One byte more than expected is enough to know that it is a different file.
-                while part.tell() <= file.gzip_bytes and (chunk := response.read(1 << 16)):
-                    part.write(chunk)
-                    bar.update(len(chunk))
-        except (OSError, http.client.HTTPException) as error:
-            raise DataError(str(error), url) from error
-        try:
-            _check_values(temporary, file)
-        except DataError as error:
-            raise DataError(f"wrong checksum or damaged: {error.message}", url) from error
+    fetch(url, packed, file.gzip_bytes, lambda path: _check_values(path, file))
     plain.unlink(missing_ok=True)  # it is damaged, and would be found first
-
-
-def _open(url: str) -> Any:
-    """Open an address, or raise OSError within seconds.
-
-    urllib's timeout applies to each address of a host and not to the name lookup, so the wait is
-    bounded here and the attempt continues in a thread of its own.
-    """
-    result: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def attempt() -> None:
-        try:
-            result.put(urllib.request.urlopen(url, timeout=_PATIENCE_SECONDS))
-        except Exception as error:  # raised again in the waiting thread
-            result.put(error)
-
-    threading.Thread(target=attempt, daemon=True).start()
-    try:
-        outcome = result.get(timeout=_PATIENCE_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no response within {_PATIENCE_SECONDS:g} seconds") from None
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 def _make_digits(folder: Path) -> None:
@@ -251,12 +203,27 @@ def _make_digits(folder: Path) -> None:
     if _has_digits(folder):
         mark(paths)
         return
+    images, labels, train, test = small_digits()
+    for file, values, chosen in zip(
+        FILES, (images, labels, images, labels), (train, train, test, test), strict=True
+    ):
+        write_idx(folder / file.name, values[chosen])
+    mark(paths)
+
+
+def small_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return scikit-learn's digits, uint8 [N, 28, 28], labels, and which train and which test.
+
+    Raises:
+        CaffeKDError: scikit-learn is missing.
+    """
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise CaffeKDError(
-            "no MNIST found, and the small digits need scikit-learn: pip install scikit-learn"
+            "the data is not found, and the small digits in its place need scikit-learn: "
+            "pip install scikit-learn"
         ) from error
     small = load_digits()
     images = np.stack([_like_mnist(image) for image in small.images])
@@ -264,11 +231,7 @@ def _make_digits(folder: Path) -> None:
     train, test = train_test_split(
         np.arange(len(labels)), test_size=_TEST_DIGITS, stratify=labels, random_state=0
     )
-    for file, values, chosen in zip(
-        FILES, (images, labels, images, labels), (train, train, test, test), strict=True
-    ):
-        write_idx(folder / file.name, values[chosen])
-    mark(paths)
+    return images, labels, train, test
 
 
 def _has_digits(folder: Path) -> bool:

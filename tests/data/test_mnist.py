@@ -17,7 +17,7 @@ import pytest
 
 from caffe_kd.cli.train import main as train
 from caffe_kd.core.errors import CaffeKDError, DataError
-from caffe_kd.data import mnist
+from caffe_kd.data import download
 from caffe_kd.data.backends.idx import IMAGES, LABELS, open_idx, read_idx, read_pair, write_idx
 from caffe_kd.data.mnist import FILES, Digits, get_mnist
 from caffe_kd.data.stand_in import MARKER, is_stand_in
@@ -55,7 +55,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
             if not isinstance(sys.exc_info()[1], ConnectionError):
                 super().handle_error(request, client_address)
 
-    monkeypatch.setattr("caffe_kd.data.mnist._PATIENCE_SECONDS", 300.0)  # also on a busy machine
+    monkeypatch.setattr("caffe_kd.data.download._PATIENCE_SECONDS", 300.0)  # also on a busy machine
     handler = functools.partial(Quiet, directory=str(folder))
     with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -155,8 +155,8 @@ def test_download_of_an_endless_file_stops(tmp_path: Path, served: tuple[str, Pa
 def test_dead_network_is_noticed_in_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert mnist._PATIENCE_SECONDS < 10
-    monkeypatch.setattr(mnist, "_PATIENCE_SECONDS", 0.5)
+    assert download._PATIENCE_SECONDS < 10
+    monkeypatch.setattr(download, "_PATIENCE_SECONDS", 0.5)
     with socket.socket() as silent:  # takes connections and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -172,7 +172,7 @@ def test_dead_network_is_noticed_in_seconds(
 def test_mirror_that_answers_a_letter_at_a_time_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mnist, "_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(download, "_PATIENCE_SECONDS", 1.0)
     given_up = threading.Event()
     letters = 0
     with socket.socket() as slow:

@@ -82,6 +82,8 @@ def recognizes(path: Path) -> bool:
 def _remedy(path: Path) -> str:
     if "mnist" in path.name.lower():
         return f"make it with tools/convert_mnist_data.py IMAGES LABELS {path} -backend lmdb"
+    if path.name.startswith("cifar10_"):
+        return f"make it with tools/get_cifar10.py -dir {path.parent}"
     return f"tools/convert_imageset.py ROOT LIST {path} makes one of image files"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...data.backends import open_source
 from ...data.source import MemorySamples, into_memory
-from ...data.stand_in import WHAT, is_stand_in
+from ...data.stand_in import origin_of
 from ..base import Shape, register
 from ..shared.sample_layer import ImageLayer, Indices
 
@@ -58,8 +58,9 @@ class Data(ImageLayer):
             self.samples = into_memory(open_source(param, self.find, self._colour()))
             self.transform_as(first=0)
         self.seed()
-        if is_stand_in(Path(self.samples.name)):
-            self.log(f"layer '{self.name}': {self.samples.name} is of {WHAT}")
+        origin = origin_of(Path(self.samples.name))
+        if origin is not None:
+            self.log(f"layer '{self.name}': {self.samples.name} is of {origin.what}")
         if self._colour() is not None and not self.samples.encoded:
             self.log(f"layer '{self.name}': force_color and force_gray only for encoded datum")
 
