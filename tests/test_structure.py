@@ -22,6 +22,7 @@ FLOORS = [
     ["export"],
     ["solver"],
     ["analysis", "synthesis", "for_caffe"],
+    ["pruning"],
     ["doctor", "dark_knowledge", "recipes"],
     ["pycaffe", "fuzz", "as_caffe"],
     ["__init__", "classifier", "coord_map", "detector", "draw", "io", "net_spec"],

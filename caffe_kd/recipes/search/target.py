@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import SolverError, UsageError
-from ...core.files import find, write_atomically
+from ...core.files import write_atomically
 from ...net import Net
 from ...proto import caffe_pb2 as pb
 from ...proto import schedule, text
 from ...proto.compose import override_distillation
+from ...proto.file_fields import full_path, with_full_paths
 from ...proto.filter import is_included
 from ...proto.upgrade import Notes
 from ...solver.plan import Overrides, read_plan
@@ -23,7 +23,6 @@ from .validation import STAGE, Split
 
 SOLVER, NET, DISTILLER = "solver.prototxt", "net.prototxt", "distiller.prototxt"
 _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
-_PATHS = {"source", "mean_file", "root_folder", "model"}  # fields of nets that name files
 _FEWEST_TESTS = 8  # in a trial, for what is hopeless to be seen early
 
 
@@ -58,12 +57,12 @@ class SearchTarget:
         solver = plan.solver
         if plan.students:
             raise UsageError("a solver with several students cannot be searched")
-        self._student = _settled(plan.student, plan.train.file)
+        self._student = with_full_paths(plan.student, plan.train.file)
         self._distiller: Any = None
         if solver.HasField("distiller_net"):
             reader = Reader(solver, path, Notes())
             net, file = reader.net(solver.distiller_net, "distiller_net", "distiller")
-            self._distiller = _settled(net, file)
+            self._distiller = with_full_paths(net, file)
         self._train_state = pb.NetState(phase=pb.TRAIN)
         self._train_state.MergeFrom(plan.student.state)
         self._train_state.MergeFrom(solver.train_state)
@@ -86,12 +85,12 @@ class SearchTarget:
         solver.net = NET
         if self._distiller is not None:
             solver.distiller_net = DISTILLER
-        solver.test_net[:] = [_absolute(name, plan.file) for name in solver.test_net]
+        solver.test_net[:] = [full_path(name, plan.file) for name in solver.test_net]
         solver.weights[:] = [str(path.resolve()) for path in plan.student_weights]
         weights = {teacher.name: teacher.path for teacher in plan.teachers}
         for entry in solver.teacher:
             if entry.net:
-                entry.net = _absolute(entry.net, plan.file)
+                entry.net = full_path(entry.net, plan.file)
             if not entry.net.endswith(".onnx") and not entry.HasField("ema"):
                 entry.weights = str(weights[entry.name or "teacher"].resolve())
 
@@ -277,26 +276,3 @@ def _stretch(solver: Any, factor: float) -> None:
         solver.gamma = solver.gamma ** (1 / factor)
     elif solver.lr_policy in ("inv", "sigmoid"):
         solver.gamma = solver.gamma / factor
-
-
-def _settled(net: Any, file: Path | None) -> Any:
-    """Return a copy of a net that names its files from anywhere."""
-    copy = pb.NetParameter()
-    copy.CopyFrom(net)
-    for layer in copy.layer:
-        for field, value in layer.ListFields():
-            if field.message_type is None or field.is_repeated:
-                continue
-            for inner, path in value.ListFields():
-                if inner.name in _PATHS and isinstance(path, str):
-                    setattr(value, inner.name, _absolute(path, file))
-    return copy
-
-
-def _absolute(path: str, beside: Path | None) -> str:
-    """Return a file's full path; an IDX file may be there as .gz alone."""
-    for ending in ("", ".gz"):
-        found = find(path + ending, beside)
-        if os.path.exists(found):
-            return found.resolve().as_posix().removesuffix(ending)
-    return path

@@ -1,0 +1,197 @@
+"""Structured pruning: whole channels go, and the net is an ordinary net, only smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import CaffeKDError, NetError
+from ..proto.binary import LayerWeights
+from .batches import refreshed, taylor
+from .candidates import candidates, check_filled, fitted_weights
+from .costs import LayerCost, Row, Table, costs_of, total
+from .criteria import scores_of
+from .cut import Weights, cut_net, cut_weights
+from .options import PruneOptions
+from .selection import Limits, Scores, Selection
+from .speed import latency_of
+from .visit import Channels
+from .walk import built_nets, reasons, walk
+
+_STEPS = {"latency": 7}  # of a bisection; a measured figure has no more digits
+_MOST_STEPS = 24
+
+
+@dataclass
+class Pruned:
+    """A net with fewer channels.
+
+    Attributes:
+        net: its NetParameter, with the layers of all phases.
+        weights: its parameters by layer.
+        table: what it costs, before and after.
+        notes: what the user should know, a sentence each.
+        whole: how many channels the layers had that can be removed together.
+        channels: what the walk found of them.
+        removed: which went, by their numbers.
+    """
+
+    net: Any
+    weights: Weights
+    table: Table
+    notes: list[str]
+    whole: dict[tuple[str, ...], int]
+    channels: Channels
+    removed: NDArray[np.bool_]
+
+
+def prune(
+    net: Any,
+    weights: Sequence[LayerWeights],
+    options: PruneOptions | None = None,
+    file: str | Path | None = None,
+    source: str = "the weights",
+) -> Pruned:
+    """Return a net without its least channels.
+
+    Args:
+        net: the NetParameter in the current format, with the layers of all phases.
+        weights: its weights.
+        options: how much is removed, and by what criterion.
+        file: where the net was read, for relative paths and messages.
+        source: where the weights were read, for messages.
+
+    Raises:
+        UsageError: an option is out of range, or names a layer that is not there.
+        WeightsError: the weights do not fit the net.
+        NetError: the net cannot be built, nothing can be removed, or a target is out of reach.
+    """
+    options = options or PruneOptions()
+    options.check()
+    return _Pruner(net, weights, options, Path(file) if file else None, source).run()
+
+
+class _Pruner:
+    def __init__(
+        self,
+        param: Any,
+        weights: Sequence[LayerWeights],
+        options: PruneOptions,
+        file: Path | None,
+        source: str,
+    ) -> None:
+        self._param = param
+        self._options = options
+        self._file = file
+        nets = list(built_nets(param, file, options.state))
+        self._weights = fitted_weights(nets, weights, source)
+        self._channels = walk(param, nets)
+        self._before = costs_of(nets[-1])  # in TEST, if it has data there
+        self._notes = reasons(self._channels)
+        try:
+            self._spaces = candidates(self._channels, options, self._notes)
+        except NetError as error:
+            raise self._error(error.message) from None
+        check_filled(self._channels, self._spaces, self._weights, source)
+
+    def run(self) -> Pruned:
+        """Choose the channels and remove them."""
+        options = self._options
+        limits = Limits(options.scope, options.least_kept, options.layer_ratios, options.whole)
+        selection = Selection(self._channels, self._spaces, self._scores(), limits)
+        removed = selection.removed(self._ratio(selection))
+        wanted = options.target != "ratio" or options.amount or any(options.layer_ratios.values())
+        if wanted and not removed.any():
+            raise self._error(
+                "nothing is removed: each layer has as few channels as it may keep already, or the "
+                "ratio is less than one channel of any"
+            )
+        net = cut_net(self._param, self._channels, removed)
+        weights = cut_weights(self._weights, self._channels, removed)
+        costs = self._costs(net)
+        rows = [self._row(name, costs, removed) for name in self._before]
+        if removed.any() and options.iterations:
+            weights, notes = refreshed(net, weights, self._file, options.state, options.iterations)
+            self._notes += notes
+        return Pruned(
+            net=net,
+            weights=weights,
+            table=Table(rows, self._microseconds(net, weights)),
+            notes=self._notes,
+            whole={names: len(ids) for names, ids in self._spaces.items()},
+            channels=self._channels,
+            removed=removed,
+        )
+
+    def _scores(self) -> Scores:
+        options, values = self._options, self._weights
+        if options.criterion == "TAYLOR":
+            values = taylor(self._param, values, self._file, options.state, options.iterations)
+        return scores_of(options.criterion, self._channels, self._spaces, values, options.seed)
+
+    # ---- how much
+
+    def _ratio(self, selection: Selection) -> float:
+        options = self._options
+        if options.target == "ratio":
+            return options.amount
+        measure = self._measure(selection)
+        now = measure(0.0)
+        goal = options.amount * now if options.amount < 1 else options.amount
+        if now <= goal:
+            raise self._error(f"-{options.target} {options.amount:g}: the net has {now:,.0f} now")
+        least = measure(selection.highest)
+        if least > goal:
+            raise self._error(
+                f"-{options.target} {options.amount:g} cannot be reached: with the fewest channels "
+                f"that each layer may have it is {least:,.0f}, of {now:,.0f} now"
+            )
+        low, high = 0.0, selection.highest
+        for _ in range(_STEPS.get(options.target, _MOST_STEPS)):
+            middle = (low + high) / 2
+            if measure(middle) > goal:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _measure(self, selection: Selection) -> Callable[[float], float]:
+        target = self._options.target
+
+        def figure(ratio: float) -> float:
+            removed = selection.removed(ratio)
+            net = cut_net(self._param, self._channels, removed)
+            if target == "latency":
+                weights = cut_weights(self._weights, self._channels, removed)
+                return latency_of(net, weights, self._file, self._options.state)
+            return float(getattr(total(self._costs(net)), target))
+
+        return figure
+
+    def _microseconds(self, net: Any, weights: Weights) -> tuple[float, float] | None:
+        """Return what the net takes before and after, if it is wanted and can be exported."""
+        if not self._options.measures:
+            return None
+        pairs = ((self._param, self._weights), (net, weights))
+        try:
+            before, after = (latency_of(*p, self._file, self._options.state) for p in pairs)
+        except CaffeKDError as error:
+            self._notes.append(f"no time was measured: {error}")
+            return None
+        return before, after
+
+    def _costs(self, net: Any) -> dict[str, LayerCost]:
+        return costs_of(list(built_nets(net, self._file, self._options.state))[-1])
+
+    def _row(self, name: str, costs: Mapping[str, LayerCost], removed: NDArray[np.bool_]) -> Row:
+        ids = self._channels.made.get(name)
+        kept = None if ids is None else (int((~removed[ids]).sum()), len(ids))
+        return Row(name, kept, self._before[name], costs[name])
+
+    def _error(self, fact: str) -> CaffeKDError:
+        return NetError(fact, str(self._file) if self._file else f"net '{self._param.name}'")
