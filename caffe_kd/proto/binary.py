@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ParseError, WeightsError
 from ..core.files import replacing
-from . import schema
+from . import pruned_layers, schema
 from .blob import Array, blob_parts, read_blob_message
 from .text import clear_source_lines
 from .wire import (
@@ -76,7 +76,7 @@ class LayerWeights:
     Attributes:
         name: the layer's name.
         type: as the file spells it: ``Convolution``, ``CONVOLUTION`` (V1), ``conv`` (V0), or
-            nothing in HDF5.
+            nothing in HDF5. Of a type with masks (``pruned_layers.py``) the plain one.
         blobs: its parameters in Caffe's order. None, in HDF5 only, where the layer shares the
             parameter of another layer, which holds it.
         legacy: per blob, whether its shape came as num, channels, height and width: four axes, the
@@ -249,6 +249,10 @@ def _layer(walker: Walker, message: Field, numbers: _LayerFields) -> LayerWeight
         )
         layer.blobs.append(values)
         layer.legacy.append(legacy)
+    plain = pruned_layers.TYPES.get(layer.type)
+    if plain is not None:
+        layer.type = plain.type
+        layer.blobs, layer.legacy = pruned_layers.without_masks(layer.blobs, layer.legacy)
     return layer
 
 

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from ..core.errors import ParseError
 from ..core.files import write_atomically
 from . import caffe_pb2 as pb
+from . import pruned_layers
 from .binary import LayerWeights, read_weights
 from .blob import blob_parts
 from .renumber import renumber
@@ -24,7 +25,8 @@ def read_net(path: str | Path) -> Any:
     """Read a ``.caffemodel`` of any format version into a NetParameter, as it is.
 
     Fields that forks number otherwise are under the names they have here; see ``renumber.py``.
-    Values that NVIDIA's fork keeps as ``raw_data`` are in ``data``.
+    Values that NVIDIA's fork keeps as ``raw_data`` are in ``data``, and masks of pruned layers are
+    multiplied into the weights.
 
     Raises:
         ParseError: the file is missing, damaged, truncated, or holds something else.
@@ -46,8 +48,12 @@ def read_net(path: str | Path) -> Any:
 
 
 def _unpack_raw_data(net: Any, weights: list[LayerWeights]) -> None:
-    """Set ``data`` of blobs whose values came in another form."""
+    """Set ``data`` of blobs whose values came in another form, or with masks."""
     for layer, read in zip(net.layer, weights, strict=True):
+        if layer.type in pruned_layers.TYPES:
+            del layer.blobs[:]
+            for values in (a for a in read.blobs if a is not None):
+                layer.blobs.add().MergeFromString(b"".join(blob_parts(values, None)))
         for blob, array in zip(layer.blobs, read.blobs, strict=True):
             if array is None or not array.size or blob.data or blob.double_data:
                 continue

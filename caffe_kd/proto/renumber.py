@@ -22,9 +22,9 @@ class _Home(NamedTuple):
     """Where the settings of a layer type are here, and the numbers that forks have them under.
 
     Attributes:
-        field: the field of LayerParameter.
+        field: the field of LayerParameter; empty where the settings are left out.
         numbers: its numbers in forks.
-        inner: by such a number, the fields inside that are numbered otherwise too.
+        inner: by such a number, the fields inside that are numbered otherwise too; 0: left out.
     """
 
     field: str
@@ -33,9 +33,15 @@ class _Home(NamedTuple):
 
 
 _SEGNET_BN = {1: 51061, 2: 51062, 3: 51063}
+# Beside a schedule of pruning: dilation.
+_SQUEEZE = {18: 0, 19: 0, 20: 0, 21: 0, 22: 0, 23: 0, 24: 18}
+_SQUEEZE_IP = {7: 0, 8: 0, 9: 0, 10: 0, 11: 0, 12: 0}
 _HOMES = {
     "BN": _Home("bn_param", (41, 45, 137, 1137), {45: _SEGNET_BN}),
     "Bias": _Home("bias_param", (161,)),
+    "CConvolution": _Home("", (140, 150)),
+    "CConvolutionDepthwise": _Home("", (152,)),
+    "CInnerProduct": _Home("", (141, 151)),
     "CenterLoss": _Home("center_loss_param", (147, 149)),
     "Interp": _Home("interp_param", (143,)),
     "KnowledgeDistillation": _Home("knowledge_distillation_param", (147, 158)),
@@ -49,6 +55,11 @@ _HOMES = {
     "Scale": _Home("scale_param", (160,)),
     "ShuffleChannel": _Home("shuffle_channel_param", (159,)),
     "SmoothL1Loss": _Home("smooth_l1_loss_param", (148, 201, 243, 8266719)),
+    "SqueezeConvolution": _Home("convolution_param", (147, 187), {147: _SQUEEZE, 187: _SQUEEZE}),
+    "SqueezeDeconvolution": _Home("convolution_param", (147, 187), {147: _SQUEEZE, 187: _SQUEEZE}),
+    "SqueezeInnerProduct": _Home(
+        "inner_product_param", (148, 188), {148: _SQUEEZE_IP, 188: _SQUEEZE_IP}
+    ),
     "Upsample": _Home("upsample_param", (137,)),
 }
 
@@ -95,20 +106,26 @@ def _layer(walker: Walker, layer: Field, is_intel: bool) -> bytes | None:
     is_intel = is_intel or any(_is_engine(walker, f) for f in fields)
     changes: dict[int, bytes] = {}
     for index, field in enumerate(fields):
-        change = _moved(walker, field, home) or _named(walker, field)
+        change = _moved(walker, field, home)
+        if change is None:
+            change = _named(walker, field)
         if change is None and is_intel and field.number == _POOLING and field.kind == LEN:
             change = _intel_pooling(walker, field)
         if change is not None:
             changes[index] = change
     if not changes:
         return None
-    return b"".join(changes.get(i) or walker.data[f.begin : f.end] for i, f in enumerate(fields))
+    return b"".join(
+        changes[i] if i in changes else walker.data[f.begin : f.end] for i, f in enumerate(fields)
+    )
 
 
 def _moved(walker: Walker, field: Field, home: _Home | None) -> bytes | None:
     """Return the settings of a layer's type under their number here."""
     if home is None or field.kind != LEN or field.number not in home.numbers:
         return None
+    if not home.field:
+        return b""
     number = _number(home.field)
     inner = home.inner.get(field.number)
     if inner is None:
@@ -116,6 +133,7 @@ def _moved(walker: Walker, field: Field, home: _Home | None) -> bytes | None:
     settings = b"".join(
         _bytes(walker, f, inner.get(f.number, f.number))
         for f in walker.fields(field.start, field.end)
+        if inner.get(f.number) != 0
     )
     return header(number, len(settings)) + settings
 

@@ -8,6 +8,7 @@ that only forks know are dropped or moved where that changes no result (``foreig
 3. V1 layers become current ones;
 4. input, input_dim and input_shape become an Input layer in front;
 5. a BatchNorm with three ``param`` gets lr_mult and decay_mult 0 in each;
+6. types of forks that prune become the plain ones (``pruned_layers.py``);
 
 and a solver's solver_type becomes its type.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 from ..core.errors import NetError, SolverError
 from . import caffe_pb2 as pb
-from . import foreign, text, upgrade_v0, upgrade_v1
+from . import foreign, pruned_layers, text, upgrade_v0, upgrade_v1
 from .strings import check_strings
 
 _LEGACY_DIMS = 4  # input_dim lists num, channels, height and width of each input
@@ -66,7 +67,13 @@ class Notes:
 
 def needs_upgrade(net: Any) -> bool:
     """Return whether a NetParameter has anything in an old format."""
-    return bool(net.layers or net.input or _statistics_to_fix(net) or foreign.can_settle(net))
+    return bool(
+        net.layers
+        or net.input
+        or _statistics_to_fix(net)
+        or pruned_layers.has_pruned(net)
+        or foreign.can_settle(net)
+    )
 
 
 def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
@@ -117,6 +124,7 @@ def upgrade_net(net: Any, name: str, notes: Notes | None = None) -> Any:
             for spec in layer.param:
                 spec.lr_mult = spec.decay_mult = 0
         notes.lines.append("Successfully upgraded batch norm layers using deprecated params.")
+    notes.lines += pruned_layers.upgrade(upgraded)
     return upgraded
 
 
