@@ -54,7 +54,8 @@ class DepthwiseConvolution(Convolution):
         param = type(given)()
         param.CopyFrom(given)
         param.num_output, param.group = given.num_output or channels, channels
-        self.settings = param  # not the net's own message, which a snapshot writes as it was read
+        # Not the net's own message, which a snapshot writes as it was read.
+        self.settings = self.param = param
         super().setup(bottom_shapes)
 
     def check_filters(self, filters: int, channels: int) -> None:
