@@ -44,7 +44,8 @@ def distances(rows: Tensor) -> Tensor:
     """
     squares = rows.square().sum(1)
     squared = squares.unsqueeze(1) + squares - 2 * rows @ rows.T
-    found = squared.clamp(min=_DISTANCE_FLOOR).sqrt()
+    # Not clamp, whose gradient at its bound depends on the version of torch.
+    found = torch.where(squared < _DISTANCE_FLOOR, _DISTANCE_FLOOR, squared).sqrt()
     found = found.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0)
     count = (found > 0).sum().clamp(min=1)
     mean = found.sum() / count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,18 @@ def test_module_reads_as_a_person_would_write_it() -> None:
     assert "    p = self.p(x0)\n" in source
     assert "    joined = torch.cat([a, p, a], dim=1)  # net.prototxt:7 joined (Concat)\n" in source
     assert "    return prob\n" in source
+
+
+def test_written_clip_has_a_gradient_at_its_bounds(tmp_path: Path) -> None:
+    clip = 'layer { type: "Clip" bottom: "x0" top: "y" clip_param { min: -1 max: 2 } }'
+    path = tmp_path / "limit.py"
+    path.write_text(to_torch(make_net('name: "Limit"' + inputs_text((1, 5)) + clip)).source)
+    limit = runpy.run_path(str(path))["Limit"]()
+    x = torch.tensor([[-1.5, -1.0, 0.5, 2.0, 2.5]], requires_grad=True)
+    y = limit(x)
+    y.sum().backward()
+    assert y.tolist() == [[-1, -1, 0.5, 2, 2]]
+    assert x.grad.tolist() == [[0, 1, 1, 1, 0]]
 
 
 def test_helper_classes_are_written_once_and_only_where_needed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ...net import LayerNode
 from ...proto import caffe_pb2 as pb
 from .base import EMITTERS, Code, Emitter, emits, layer_of, number
@@ -57,10 +59,17 @@ def _bnll(node: LayerNode, bottoms: list[str]) -> Code:
     return Code(f"-F.logsigmoid(-{bottoms[0]})")
 
 
+def clip(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Limit values; the gradient is 1 at the bounds too, unlike clamp's from torch 2.15 on."""
+    x = torch.where(x < low, low, x)
+    return torch.where(x > high, high, x)
+
+
 @emits("Clip")
 def _clip(node: LayerNode, bottoms: list[str]) -> Code:
     param = layer_of(node).param
-    return Code(f"{bottoms[0]}.clamp({number(param.min)}, {number(param.max)})")
+    value = f"clip({bottoms[0]}, {number(param.min)}, {number(param.max)})"
+    return Code(value, helpers=(clip,))
 
 
 @emits("Swish")
