@@ -22,7 +22,7 @@ FLOORS = [
     ["export"],
     ["solver"],
     ["analysis", "synthesis", "for_caffe"],
-    ["pruning"],
+    ["pruning", "quantization"],
     ["doctor", "dark_knowledge", "recipes"],
     ["pycaffe", "fuzz", "as_caffe"],
     ["__init__", "classifier", "coord_map", "detector", "draw", "io", "net_spec"],

@@ -61,6 +61,7 @@ class Graph:
         self._shapes: dict[str, Shape] = {}
         self._aliases: dict[str, str] = {}
         self.final: dict[str, str] = {}  # once finished: the names of values with aliases
+        self.layer_of: dict[str, str] = {}  # by node: the layer that added it
         # By (layer's number, 0 for a parameter blob and 1 for the rest, index): Caffe's order.
         self._initializers: dict[tuple[int, int, int], onnx.TensorProto] = {}
         # Each with its blob, kept alive as long as its id is a key here.
@@ -167,6 +168,7 @@ class Graph:
             single = len(nodes) == 1
             wanted = self._layer_name if single else f"{self._layer_name}/{node.name}"
             node.name = self._node_names.unique(wanted)
+            self.layer_of[node.name] = self._layer_name
         self._layer_start = len(self._nodes)
 
     def finish(

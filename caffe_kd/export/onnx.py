@@ -33,7 +33,24 @@ def to_onnx(
     properties: Mapping[str, str] | None = None,
     outputs: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """Write a net as an ONNX model and return it.
+    """Write a net as an ONNX model and return it; see ``onnx_model``.
+
+    Raises:
+        CaffeKDError: the file cannot be written.
+    """
+    model = onnx_model(net, preprocess, opset, properties, outputs)
+    write_atomically(path, model.SerializeToString())
+    return model
+
+
+def onnx_model(
+    net: Net,
+    preprocess: Mapping[str, Preprocess] | None = None,
+    opset: int = OPSET,
+    properties: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """Return a net as an ONNX model.
 
     Inputs and outputs have the names of their blobs; dim 0 of the inputs is variable and called
     ``batch``. The outputs are the net's, and the logits where it ends in a Softmax. Parameter
@@ -44,7 +61,6 @@ def to_onnx(
 
     Args:
         net: a net of phase TEST as ``deploy`` makes it, with its weights.
-        path: the file to write.
         preprocess: for inputs that take uint8 pixels, their mean and scale.
         opset: the operators' version; if not 17, ONNX's version converter converts the model.
         properties: what the model's ``metadata_props`` hold besides producer and net.
@@ -53,16 +69,19 @@ def to_onnx(
     Raises:
         ExportError: the net is not a deploy net, a layer cannot be exported, or the model is too
             large for one file.
-        CaffeKDError: the file cannot be written.
     """
     _check(net)
     model = _Exporter(net, preprocess or {}, outputs).model()
     if opset != OPSET:
         model = _converted(model, opset)
-    facts = {"producer": _PRODUCER, "net": model.graph.name, **(properties or {})}
-    helper.set_model_props(model, facts)
-    write_atomically(path, model.SerializeToString())
+    set_facts(model, {"net": model.graph.name, **(properties or {})})
     return model
+
+
+def set_facts(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
+    """Set the model's ``metadata_props`` to the producer and these facts."""
+    model.producer_name, model.producer_version = _PRODUCER, VERSION
+    helper.set_model_props(model, {"producer": _PRODUCER, **facts})
 
 
 def output_names(net: Net, wanted: Sequence[str] = ()) -> list[str]:
@@ -88,6 +107,13 @@ def value_names(
     exporter.model()
     final = exporter.graph.final
     return [[final.get(name, name) for name in tops] for tops in exporter.tops]
+
+
+def node_layers(net: Net, outputs: Sequence[str] = ()) -> dict[str, str]:
+    """Return, by the names of the nodes that ``to_onnx`` makes, the layer each belongs to."""
+    exporter = _Exporter(net, {}, outputs)
+    exporter.model()
+    return exporter.graph.layer_of
 
 
 def shapes_at(net: Net, batch: int) -> list[tuple[list[Shape], list[Shape]]]:

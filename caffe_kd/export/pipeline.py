@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..data.backends.idx import IMAGES, read_idx
 from ..layers import Shape
 from ..net import Net, read_net
 from ..proto import caffe_pb2 as pb
-from ..proto.binary import read_weights
+from ..proto.binary import LayerWeights, read_weights
 from .check import Report, check
 from .deploy import DeployOptions, deploy, images_of
 from .onnx import to_onnx
@@ -104,6 +104,18 @@ def deployed_net(
         ExportError: there is none, or it has a Python layer.
         CaffeKDError: the net or the weights are wrong.
     """
+    deployed = deployed_param(param, file, options)
+    net = Net(deployed, pb.TEST, file)
+    load_all_weights(net, weights)
+    return net
+
+
+def deployed_param(param: Any, file: str | Path | None, options: DeployOptions) -> Any:
+    """Return the deployed net as a NetParameter.
+
+    Raises:
+        ExportError: there is none, or it has a Python layer.
+    """
     deployed = deploy(param, file, options)
     for layer in deployed.layer:
         if layer.type == "Python":
@@ -113,19 +125,24 @@ def deployed_net(
                 "net and give its tops as inputs",
                 layer.source_line or None,
             )
-    net = Net(deployed, pb.TEST, file)
-    load_all_weights(net, weights)
-    return net
+    return deployed
 
 
 def load_all_weights(net: Net, path: str | Path) -> None:
-    """Copy weights into a net, whose layers with blobs must all be in the file.
+    """Copy weights from a file into a net; see ``copy_all_weights``.
+
+    Raises:
+        ParseError: the file is not a weights file.
+    """
+    copy_all_weights(net, read_weights(path), str(path))
+
+
+def copy_all_weights(net: Net, weights: Sequence[LayerWeights], path: str) -> None:
+    """Copy weights into a net, whose layers with blobs must all be among them.
 
     Raises:
         WeightsError: a layer is not in the file, or its blobs differ in number or shape.
-        ParseError: the file is not a weights file.
     """
-    weights = read_weights(path)
     given = {layer.name for layer in weights if layer.blobs}
     for node in net.nodes:
         layer = node.layer
@@ -135,7 +152,7 @@ def load_all_weights(net: Net, path: str | Path) -> None:
                 f"{did_you_mean(layer.name, given)} Layers there: {', '.join(sorted(given))}",
                 layer.proto.source_line or None,
             )
-    net.copy_weights(weights, str(path))
+    net.copy_weights(weights, path)
 
 
 def _samples(
