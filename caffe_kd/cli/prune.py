@@ -15,6 +15,7 @@ from .guard import guarded
 
 if TYPE_CHECKING:
     from ..pruning.options import PruneOptions
+    from ..pruning.recover import Recovery
 
 SUMMARY = "remove channels of a trained net, and distil back what that costs"
 GROUP = "deploy"
@@ -26,7 +27,8 @@ EXAMPLE = (
 DESCRIPTION = """Removes whole channels, so that the net is smaller and faster for every runtime:
 writes NAME.prototxt with the layers of all phases, NAME.caffemodel, and a table. Channels that
 outputs, losses or layers of unknown types need stay. The pruned net makes many errors at first:
-train it with the solver of -solver_output, in which it learns from the unpruned one."""
+train it with the solver of -solver_output, in which it learns from the unpruned one, or let -rounds
+do both in turns."""
 _TARGETS = {
     "ratio": "remove this share of each layer's channels",
     "macs": "leave at most so many multiply-adds of weights; below 1: this share of them",
@@ -41,6 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
     options = _options(arguments)
+    recovery = _recovery(arguments)
+    if arguments.rounds:
+        _in_rounds(arguments, options, recovery)
+    else:
+        _at_once(arguments, options, recovery)
+    return 0
+
+
+def _at_once(arguments: Namespace, options: PruneOptions, recovery: Recovery) -> None:
     from ..proto.binary import read_weights
     from ..pruning.output import write
     from ..pruning.prune import prune
@@ -53,9 +64,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(pruned.table)
     source = Path(arguments.model), Path(arguments.weights)
     solver = Path(arguments.solver_output) if arguments.solver_output else None
-    for line in write(pruned, source, Path(arguments.output), solver):
+    for line in write(pruned, source, Path(arguments.output), solver, recovery):
         print(line)
-    return 0
+
+
+def _in_rounds(arguments: Namespace, options: PruneOptions, recovery: Recovery) -> None:
+    from ..recipes.prune_rounds import PruneRounds
+    from ..recipes.runner import ExperimentRunner
+    from ..solver.run import RunOptions
+
+    runner = ExperimentRunner(output.say, RunOptions(gpu=arguments.gpu))
+    source, stem = (Path(arguments.model), Path(arguments.weights)), Path(arguments.output)
+    rounds = PruneRounds(source, options, stem, arguments.rounds, recovery, runner, output.say)
+    net = rounds.run()
+    print(rounds.table(net))
+    print("wrote {} and {}".format(*net))
+
+
+def _recovery(arguments: Namespace) -> Recovery:
+    from ..pruning.recover import Recovery
+
+    if arguments.rounds is not None and arguments.rounds < 1:
+        raise UsageError(f"-rounds must be at least 1. Received: {arguments.rounds}")
+    if arguments.rounds and arguments.solver_output:
+        raise UsageError("-rounds trains itself: leave -solver_output out")
+    if arguments.round_iter < 1:
+        raise UsageError(f"-round_iter must be at least 1. Received: {arguments.round_iter}")
+    return Recovery(iterations=arguments.round_iter)
 
 
 def _options(arguments: Namespace) -> PruneOptions:
@@ -163,6 +198,21 @@ def parser() -> CommandParser:
         help="write a solver that distils from the unpruned net; the pruned net's own loss is left "
         'out there, by the stage "distil"',
     )
+    flags.add(
+        parser,
+        "rounds",
+        type=flags.int32,
+        help="remove it in so many rounds, and distil from the unpruned net after each; stopped "
+        "with Ctrl-C, the same command goes on",
+    )
+    flags.add(
+        parser,
+        "round_iter",
+        type=flags.int32,
+        default=938,
+        help="iterations of a round's training, or of the solver's (default: 938)",
+    )
+    flags.gpu(parser, "train")
     flags.state(parser)
     flags.input_shape(parser)
     flags.own_code(parser)

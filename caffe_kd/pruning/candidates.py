@@ -8,7 +8,7 @@ from ..core.errors import NetError, UsageError, WeightsError, did_you_mean
 from ..net import Net
 from ..proto.binary import LayerWeights
 from .criteria import without_gains
-from .cut import Weights
+from .cut import Weights, as_blobs
 from .options import PruneOptions
 from .selection import Spaces
 from .visit import Channels
@@ -86,7 +86,7 @@ def fitted_weights(nets: Sequence[Net], weights: Sequence[LayerWeights], source:
     Raises:
         WeightsError: they do not fit.
     """
-    fitted = {w.name: [b for b in w.blobs if b is not None] for w in weights if w.blobs}
+    fitted = as_blobs(weights)
     given = {w.name: w.blobs for w in weights if w.blobs}
     for net in nets:
         net.copy_weights(weights, source).check()

@@ -62,3 +62,8 @@ def cut_weights(
 def as_layers(weights: Weights) -> list[LayerWeights]:
     """Return parameters as a net takes them from a file."""
     return [LayerWeights(n, "", list(b), [False] * len(b)) for n, b in weights.items()]
+
+
+def as_blobs(layers: Sequence[LayerWeights]) -> Weights:
+    """Return what a file has of parameters, by layer."""
+    return {w.name: [b for b in w.blobs if b is not None] for w in layers if w.blobs}

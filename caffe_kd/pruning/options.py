@@ -47,6 +47,7 @@ class PruneOptions:
         iterations: batches of training data, for TAYLOR and for the statistics of BatchNorm; 0:
             these stay as they are.
         seed: for RANDOM.
+        must_remove: whether it is an error that nothing is removed.
         measures: whether the table has microseconds in ONNX Runtime.
         state: which of the net's layers there are.
     """
@@ -61,8 +62,14 @@ class PruneOptions:
     whole: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     iterations: int = 20
     seed: int = 0
+    must_remove: bool = True
     measures: bool = False
     state: NetState = field(default_factory=NetState)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it asks for nothing to be removed."""
+        return self.target == "ratio" and not self.amount and not any(self.layer_ratios.values())
 
     @property
     def least_kept(self) -> float:

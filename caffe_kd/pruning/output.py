@@ -20,6 +20,7 @@ def write(
     stem: Path,
     solver: Path | None = None,
     recovery: Recovery | None = None,
+    teacher: tuple[Path, Path] | None = None,
 ) -> Iterator[str]:
     """Write ``stem``.prototxt and ``stem``.caffemodel; yield a line for the user about each file.
 
@@ -27,10 +28,11 @@ def write(
 
     Args:
         pruned: the net.
-        source: the prototxt and the weights of the unpruned one.
+        source: the prototxt and the weights of the net before.
         stem: the files' path without an ending.
         solver: where to write a solver that distils from the unpruned net; None: nowhere.
         recovery: how it learns.
+        teacher: the net it learns from, likewise; None: ``source``.
 
     Raises:
         NetError: a solver is wanted, and the net has no loss for it.
@@ -50,5 +52,6 @@ def write(
     write_weights(weights, net, pruned.weights)
     yield f"wrote {model} and {weights}"
     if solver is not None:
-        text.write(solver, solver_for(net, model, weights, source, solver, recovery))
+        learns_from = teacher or source
+        text.write(solver, solver_for(net, model, weights, learns_from, solver, recovery))
         yield f"wrote {solver}. To distil: caffe_kd train -solver {solver}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from .candidates import candidates, check_filled, fitted_weights
 from .costs import LayerCost, Row, Table, costs_of, total
 from .criteria import scores_of
 from .cut import Weights, cut_net, cut_weights
-from .options import PruneOptions
+from .options import NetState, PruneOptions
 from .selection import Limits, Scores, Selection
 from .speed import latency_of
 from .visit import Channels
@@ -76,6 +76,41 @@ def prune(
     return _Pruner(net, weights, options, Path(file) if file else None, source).run()
 
 
+def figure_of(target: str, net: Any, weights: Weights, file: Path | None, state: NetState) -> float:
+    """Return what a net has of a target: its multiply-adds, parameters or microseconds.
+
+    Raises:
+        CaffeKDError: it cannot be built, or its time not be measured.
+    """
+    if target == "latency":
+        return latency_of(net, weights, file, state)
+    return float(getattr(total(_costs(net, file, state)), target))
+
+
+def compare(before: Any, after: Any, file: Path | None, state: NetState) -> list[Row]:
+    """Return the rows of a table of two nets, of which the second is the first one pruned.
+
+    Raises:
+        CaffeKDError: one cannot be built.
+    """
+    nets = [list(built_nets(net, file, state)) for net in (before, after)]
+    old, new = (costs_of(built[-1]) for built in nets)
+    made = [walk(net, built).made for net, built in zip((before, after), nets, strict=True)]
+    return [
+        Row(
+            name,
+            (len(made[1][name]), len(made[0][name])) if name in made[0] else None,
+            old[name],
+            new[name],
+        )
+        for name in old
+    ]
+
+
+def _costs(net: Any, file: Path | None, state: NetState) -> dict[str, LayerCost]:
+    return costs_of(list(built_nets(net, file, state))[-1])  # in TEST, if it has data there
+
+
 class _Pruner:
     def __init__(
         self,
@@ -91,7 +126,6 @@ class _Pruner:
         nets = list(built_nets(param, file, options.state))
         self._weights = fitted_weights(nets, weights, source)
         self._channels = walk(param, nets)
-        self._before = costs_of(nets[-1])  # in TEST, if it has data there
         self._notes = reasons(self._channels)
         try:
             self._spaces = candidates(self._channels, options, self._notes)
@@ -105,19 +139,17 @@ class _Pruner:
         limits = Limits(options.scope, options.least_kept, options.layer_ratios, options.whole)
         selection = Selection(self._channels, self._spaces, self._scores(), limits)
         removed = selection.removed(self._ratio(selection))
-        wanted = options.target != "ratio" or options.amount or any(options.layer_ratios.values())
-        if wanted and not removed.any():
+        if options.must_remove and not options.is_idle and not removed.any():
             raise self._error(
                 "nothing is removed: each layer has as few channels as it may keep already, or the "
                 "ratio is less than one channel of any"
             )
         net = cut_net(self._param, self._channels, removed)
         weights = cut_weights(self._weights, self._channels, removed)
-        costs = self._costs(net)
-        rows = [self._row(name, costs, removed) for name in self._before]
         if removed.any() and options.iterations:
             weights, notes = refreshed(net, weights, self._file, options.state, options.iterations)
             self._notes += notes
+        rows = compare(self._param, net, self._file, options.state)
         return Pruned(
             net=net,
             weights=weights,
@@ -143,6 +175,8 @@ class _Pruner:
         measure = self._measure(selection)
         now = measure(0.0)
         goal = options.amount * now if options.amount < 1 else options.amount
+        if now <= goal and not options.must_remove:
+            return 0.0
         if now <= goal:
             raise self._error(f"-{options.target} {options.amount:g}: the net has {now:,.0f} now")
         least = measure(selection.highest)
@@ -161,15 +195,13 @@ class _Pruner:
         return high
 
     def _measure(self, selection: Selection) -> Callable[[float], float]:
-        target = self._options.target
+        options = self._options
 
         def figure(ratio: float) -> float:
             removed = selection.removed(ratio)
             net = cut_net(self._param, self._channels, removed)
-            if target == "latency":
-                weights = cut_weights(self._weights, self._channels, removed)
-                return latency_of(net, weights, self._file, self._options.state)
-            return float(getattr(total(self._costs(net)), target))
+            weights = cut_weights(self._weights, self._channels, removed)
+            return figure_of(options.target, net, weights, self._file, options.state)
 
         return figure
 
@@ -184,14 +216,6 @@ class _Pruner:
             self._notes.append(f"no time was measured: {error}")
             return None
         return before, after
-
-    def _costs(self, net: Any) -> dict[str, LayerCost]:
-        return costs_of(list(built_nets(net, self._file, self._options.state))[-1])
-
-    def _row(self, name: str, costs: Mapping[str, LayerCost], removed: NDArray[np.bool_]) -> Row:
-        ids = self._channels.made.get(name)
-        kept = None if ids is None else (int((~removed[ids]).sum()), len(ids))
-        return Row(name, kept, self._before[name], costs[name])
 
     def _error(self, fact: str) -> CaffeKDError:
         return NetError(fact, str(self._file) if self._file else f"net '{self._param.name}'")

@@ -84,17 +84,20 @@ class Selection:
             else:
                 free[names] = ranked[: self._most(names, self.highest)]
         if free:
-            whole = sum(len(self._ranked[names]) for names in free)
+            there = sum(len(self._ranked[names]) for names in free)
+            whole = sum(map(self._whole, free))
             together = np.concatenate(list(free.values()))
             order = np.argsort(self._scores[together], kind="stable")
-            yield together[order[: _part(ratio, whole)]]
+            yield together[order[: max(0, there - whole + _part(ratio, whole))]]
 
     def _most(self, names: tuple[str, ...], share: float) -> int:
         """Return how many channels to remove for a share of what was there once."""
-        there = len(self._ranked[names])
-        whole = self._limits.whole.get(names, there)
+        whole = self._whole(names)
         kept = max(1, whole - _part(share, whole))
-        return max(0, there - kept)
+        return max(0, len(self._ranked[names]) - kept)
+
+    def _whole(self, names: tuple[str, ...]) -> int:
+        return self._limits.whole.get(names, len(self._ranked[names]))
 
     def _share_of(self, names: tuple[str, ...]) -> float | None:
         given = {name: self._limits.shares[name] for name in names if name in self._limits.shares}

@@ -55,7 +55,7 @@ class MultiRun:
             record=Path(f"{prefix}_run.json"),
             inputs=lambda: row,
             prepare=partial(_write, solver),
-            measure=_last_test,
+            measure=last_test,
             owns_files=False,
         )
         label = ", ".join(f"{key} {name}" for key, name in row.items())
@@ -80,7 +80,7 @@ def _write(solver: Any) -> Path:
     return path
 
 
-def _last_test(trained: Solver) -> dict[str, float]:
+def last_test(trained: Solver) -> dict[str, float]:
     """Return what the test nets' outputs are at the end, those of one value."""
     if not any(trained.net.loss_weights.values()):
         raise SolverError("trains a net without a loss: nothing was learnt", str(trained.plan.file))

@@ -81,6 +81,18 @@ def test_latency_is_a_target(lenet, capsys):
     assert np.prod(after) < 50 * 20 * 25
 
 
+def test_rounds_are_one_command_that_goes_on(lenet, capsys):
+    command = [*lenet, "-ratio", "0.5", "-output", "p", "-rounds", "2", "-round_iter", "2"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "round 2 of 2: parameters" in out and "accuracy" in out
+    assert "431,080 -> 109,295" in out
+    made = Path("p.caffemodel").read_bytes()
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("reused, for its inputs are the same") == 2
+    assert Path("p.caffemodel").read_bytes() == made
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
@@ -89,6 +101,8 @@ def test_latency_is_a_target(lenet, capsys):
         (["-ratio", "1"], 2, "-ratio 1 removes every channel of a layer"),
         (["-layer_ratio", "conv1"], 2, "as conv1=0.3. Received: conv1"),
         (["-ratio", "0.5", "-exclude", "conv9"], 2, "Did you mean"),
+        (["-ratio", "0.5", "-rounds", "0"], 2, "-rounds must be at least 1"),
+        (["-ratio", "0.5", "-iterations", "-1"], 2, "-iterations must be at least 0"),
         (["-macs", "10"], 1, "-macs 10 cannot be reached"),
     ],
 )
