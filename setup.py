@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = (HERE / "caffe_kd" / "version.py").read_text(encoding="utf-8").split('"')[-2]
+VERSION = (HERE / "caffe_kd" / "core" / "version.py").read_text(encoding="utf-8").split('"')[-2]
 # The example nets lie beside the package, where people look for them; installed they go into it.
 EXAMPLES = "caffe_kd.prototxt"
 

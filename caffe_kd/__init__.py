@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import pycaffe
-from .version import VERSION as __version__
+from .core.version import VERSION as __version__
 
 __all__ = ["__version__", *pycaffe.__all__]
 

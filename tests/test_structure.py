@@ -12,7 +12,7 @@ PACKAGE = ROOT / "caffe_kd"
 
 # From the ground up; rooms of one floor do not import each other. README of caffe_kd/ draws it.
 FLOORS = [
-    ["version", "core"],
+    ["core"],
     ["logs", "python_layers"],
     ["proto"],
     ["losses", "data"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["analysis", "synthesis", "for_caffe"],
     ["pruning", "quantization"],
     ["doctor", "dark_knowledge", "recipes"],
-    ["pycaffe", "fuzz", "as_caffe"],
+    ["pycaffe", "fuzz"],
     ["__init__", "classifier", "coord_map", "detector", "draw", "io", "net_spec"],
     ["plugin", "cli"],
     ["__main__"],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ..core.errors import did_you_mean
-from ..version import VERSION
+from ..core.version import VERSION
 from .commands import GROUPS, SHORT, commands, find
 from .flags import GLOG_SWITCHES
 from .guard import guarded

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from .. import as_caffe
 from ..core.errors import CaffeKDError, UsageError
-from ..python_layers import user_code
+from ..python_layers import as_caffe, user_code
 from .command_parser import CommandParser
 from .guard import guarded
 from .python2 import advice

@@ -12,11 +12,11 @@ from onnx import helper, version_converter
 
 from ..core.errors import CaffeKDError, ExportError
 from ..core.files import write_atomically
+from ..core.version import VERSION
 from ..layers import Shape
 from ..layers.data.input import Input
 from ..net import LayerNode, Net
 from ..proto import caffe_pb2 as pb
-from ..version import VERSION
 from .graph import OPSET, Dims, Graph
 from .preprocess import Preprocess
 

@@ -12,7 +12,7 @@ import pytest
 
 from caffe_kd.cli.commands import GROUPS, SHORT, commands, find
 from caffe_kd.cli.main import main
-from caffe_kd.version import VERSION
+from caffe_kd.core.version import VERSION
 
 CLI = Path(__file__).parents[2] / "caffe_kd" / "cli"
 
