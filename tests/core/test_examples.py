@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -67,9 +68,20 @@ def test_examples_train_the_net_themselves_where_there_is_none(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["step_solver", "net_surgery", "extract_features", "deep_dream"])
-def test_help_tells_what_an_example_does_and_makes_nothing(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "-h"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"tools/examples/{name}.py [FOLDER]" in done.stdout
+def test_help_tells_what_an_example_does_and_makes_nothing(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: that each starts in one of its own is tested above."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLES / f"{name}.py"), "-h"])
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setitem(sys.modules, "digits", None)  # to be forgotten afterwards
+    monkeypatch.delitem(sys.modules, "digits")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    assert end.value.code == 0
+    assert f"tools/examples/{name}.py [FOLDER]" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
