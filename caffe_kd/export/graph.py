@@ -66,6 +66,7 @@ class Graph:
         self._initializers: dict[tuple[int, int, int], onnx.TensorProto] = {}
         # Each with its blob, kept alive as long as its id is a key here.
         self._blob_names: dict[tuple[int, Shape], tuple[torch.Tensor, str]] = {}
+        self._replaced: dict[tuple[int, int], str] = {}
 
     # ---- for the layers
 
@@ -78,15 +79,26 @@ class Graph:
     def constant(self, value: Any, hint: str) -> str:
         """Add a constant, int64 for integers and else float32, and return its name."""
         array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind in "iub" else np.float32)
+        return self.constant_of(
+            array.astype(np.int64 if array.dtype.kind in "iub" else np.float32), hint
+        )
+
+    def constant_of(self, array: np.ndarray, hint: str) -> str:
+        """Add a constant of the array's own type and return its name."""
         key = (self._layer_count, 1, len(self._initializers))
         return self._initialize(key, f"{self._layer_name}/{hint}", array)
+
+    def replace_blob(self, layer: Layer, index: int, name: str) -> None:
+        """Let ``blob`` return a value in place of a layer's parameter blob."""
+        self._replaced[id(layer), index] = name
 
     def blob(self, layer: Layer, index: int) -> str:
         """Add parameter blob ``index`` of a layer as ``<layer>.<index>`` and return its name.
 
         A blob shared between layers is stored once, under the name of the layer that uses it first.
         """
+        if (id(layer), index) in self._replaced:
+            return self._replaced[id(layer), index]
         value = layer.blobs[index]
         owner = layer.parameters_in_order[index]
         known = (id(owner), tuple(value.shape))
@@ -111,6 +123,12 @@ class Graph:
     def alias(self, bottom: str, top: str) -> None:
         """Make a top an alias of its bottom, without a node."""
         self._aliases[top] = bottom
+
+    def source(self, name: str) -> str:
+        """Return the value that a name is an alias of; itself if it is none."""
+        while name in self._aliases:
+            name = self._aliases[name]
+        return name
 
     def splice_torch(self, layer: Layer, bottoms: list[str], tops: list[str]) -> None:
         """Export a layer alone by ``torch.onnx`` and add its nodes.
@@ -223,9 +241,7 @@ class Graph:
         """
         members: dict[str, list[str]] = {}
         for alias in self._aliases:
-            root = alias
-            while root in self._aliases:
-                root = self._aliases[root]
+            root = self.source(alias)
             members.setdefault(root, [root]).append(alias)
         final: dict[str, str] = {}
         for group in members.values():

@@ -19,6 +19,7 @@ from ..net import LayerNode, Net
 from ..proto import caffe_pb2 as pb
 from .graph import OPSET, Dims, Graph
 from .preprocess import Preprocess
+from .qdq import QdqWriter
 
 BATCH = "batch"
 _PRODUCER = "caffe_kd"
@@ -178,6 +179,7 @@ class _Exporter:
         self.net = net
         self.preprocess = preprocess
         self.graph = Graph(net.shapes)
+        self.qdq = QdqWriter(net, self.graph)
         self.current: dict[str, str] = {}  # blob → value
         self.values: dict[str, Dims] = {}
         self.tops: list[list[str]] = []  # each layer's values
@@ -248,6 +250,7 @@ class _Exporter:
         for top, shape in zip(tops, node.top_shapes, strict=True):
             graph.define(top, shape)
         graph.begin(layer.name)
+        bottoms = self.qdq.write(node, bottoms)
         with layer.naming("onnx"):
             layer.onnx(graph, bottoms, tops)
         for top, *shapes in zip(tops, *(p[1] for p in probes), strict=True):

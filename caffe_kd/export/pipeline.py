@@ -15,6 +15,8 @@ from ..core.files import find, replacing
 from ..data.backends.idx import IMAGES, read_idx
 from ..layers import Shape
 from ..net import Net, read_net
+from ..net.quantized_values import round_at_source
+from ..net.weights import round_as_stored
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights, read_weights
 from .check import Report, check
@@ -131,10 +133,15 @@ def deployed_param(param: Any, file: str | Path | None, options: DeployOptions) 
 def load_all_weights(net: Net, path: str | Path) -> None:
     """Copy weights from a file into a net; see ``copy_all_weights``.
 
+    Layers round their values as the file says, if it is of a quantised net.
+
     Raises:
         ParseError: the file is not a weights file.
     """
-    copy_all_weights(net, read_weights(path), str(path))
+    weights = read_weights(path)
+    copy_all_weights(net, weights, str(path))
+    round_as_stored(net, weights)
+    round_at_source(net)
 
 
 def copy_all_weights(net: Net, weights: Sequence[LayerWeights], path: str) -> None:

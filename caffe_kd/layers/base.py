@@ -96,6 +96,9 @@ class Layer(nn.Module):
     tops: tuple[int, int | None]
     brings: sources.Source | None = None
     as_many_tops_as_bottoms = False
+    # The axis of the weight given to ``sum_products`` that counts output channels; None: the type
+    # multiplies by no weight.
+    output_axis: int | None = None
     no_onnx = ""  # why the type has no form in ONNX, and what to do; empty where it has one
     no_torch = ""  # likewise why it has no form as PyTorch code
     no_backward = False  # whether Caffe's class ends a backward pass with "Not Implemented Yet"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .net import AUTOMATIC_TOP, LayerNode, Net, Param, load_net, read_net
+from .loading import load_net, read_net
+from .net import AUTOMATIC_TOP, LayerNode, Net, Param
 
 __all__ = [
     "AUTOMATIC_TOP",

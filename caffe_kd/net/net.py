@@ -1,12 +1,12 @@
 """A NetParameter as a torch module: names, in-place tops, sharing, loss weights, weights.
 
-The message must be of the current format and hold only the layers of one state; ``load_net`` takes
-a file through those steps.
+The message must be of the current format and hold only the layers of one state; loading.py takes a
+file through those steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from ..layers import Context, Layer, Shape, create
 from ..layers.data.input import Input
 from ..layers.shared import quantized_layer
 from ..proto import caffe_pb2 as pb
-from ..proto import foreign, schedule, text
+from ..proto import foreign, schedule
 from ..proto.binary import LayerWeights, read_weights
-from ..proto.filter import filter_net, made_elsewhere
-from ..proto.upgrade import Notes, upgrade_net
+from ..proto.filter import made_elsewhere
 from ..python_layers import user_code
-from .weights import Copied, copy_into
+from .weights import Copied, copy_into, round_as_stored
 
 # The name Caffe gives the top of a loss that was left out; there may be several.
 AUTOMATIC_TOP = "(automatic)"
@@ -400,6 +399,8 @@ class Net(nn.Module):
     def load_weights(self, path: str | Path) -> Copied:
         """Copy weights from a file into the layers of the same name.
 
+        In phase TEST layers also round their values as the file says, if it is of a quantised net.
+
         Returns:
             Which layers got weights, and which of the file this net lacks.
 
@@ -407,7 +408,11 @@ class Net(nn.Module):
             WeightsError: a layer's blobs differ in number or shape.
             ParseError: the file is not a caffemodel.
         """
-        return self.copy_weights(read_weights(path), str(path))
+        layers = read_weights(path)
+        copied = self.copy_weights(layers, str(path))
+        if self.phase == pb.TEST:
+            copied.rounded = round_as_stored(self, layers)
+        return copied
 
     def copy_weights(self, layers: Iterable[LayerWeights], source: str) -> Copied:
         """Copy weights into the layers of the same name; see ``load_weights``."""
@@ -473,25 +478,3 @@ def _given_once_each(layer: Layer, field: str, fact: str, **blobs: list[str]) ->
     if given and len(given) != len(names):
         layer.fail(fact, **{field: len(given), side: len(names)})
     return given
-
-
-def read_net(path: str | Path, notes: Notes | None = None) -> Any:
-    """Read a net's prototxt in the current format; ``notes`` collects what was upgraded."""
-    return upgrade_net(text.read(path, pb.NetParameter()), str(path), notes)
-
-
-def load_net(
-    path: str | Path,
-    phase: int = pb.TEST,
-    level: int = 0,
-    stages: Sequence[str] = (),
-    notes: Notes | None = None,
-) -> Net:
-    """Read a net's prototxt, filter it for a state and build it; ``notes`` as in ``read_net``.
-
-    Phase and level given here override a ``state`` in the file; its stages are added to those
-    given.
-    """
-    param = read_net(path, notes)
-    state = pb.NetState(phase=phase, level=level, stage=[*param.state.stage, *stages])
-    return Net(filter_net(param, state), phase, path, unfiltered=param)

@@ -87,7 +87,7 @@ def measure(
         NetError: its data comes from a Python or Input layer, which cannot be put back.
     """
     layers = following(net) if layers is None else layers
-    with _put_back(net, _leading_to(net, layers)), by_batch(layers) as totals, torch.no_grad():
+    with put_back(net, leading_to(net, layers)), by_batch(layers) as totals, torch.no_grad():
         for _ in range(iterations):
             net()
         changes = []
@@ -111,7 +111,7 @@ def score(
         layers: those that normalise by batch meanwhile.
     """
     sums = [0.0] * len(metrics)
-    with _put_back(net, _leading_to(net, metrics)), by_batch(layers), torch.no_grad():
+    with put_back(net, leading_to(net, metrics)), by_batch(layers), torch.no_grad():
         for _ in range(iterations):
             net()
             for index, metric in enumerate(metrics):
@@ -160,7 +160,7 @@ def refresh(net: Net, iterations: int) -> list[Change]:
     return changes
 
 
-def _leading_to(net: Net, layers: Sequence[Layer]) -> list[LayerNode]:
+def leading_to(net: Net, layers: Sequence[Layer]) -> list[LayerNode]:
     """Return the nodes that a forward pass needs up to the last of these layers.
 
     Raises:
@@ -174,14 +174,14 @@ def _leading_to(net: Net, layers: Sequence[Layer]) -> list[LayerNode]:
             nodes.append(node)
             if node.layer.type in _SET_BY_PROGRAM and not node.bottoms:
                 node.layer.fail(
-                    "the batches for the statistics must come from a data layer, such as Data, "
+                    "the batches that are looked at must come from a data layer, such as Data, "
                     "which can be put back where it was"
                 )
     return nodes[::-1]
 
 
 @contextmanager
-def _put_back(net: Net, nodes: list[LayerNode]) -> Iterator[None]:
+def put_back(net: Net, nodes: list[LayerNode]) -> Iterator[None]:
     """Run only some nodes of a net; afterwards everything is restored."""
     states = [
         (node.layer, {key: np.array(value) for key, value in node.layer.state().items()})

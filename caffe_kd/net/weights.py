@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from ..core.errors import WeightsError
 from ..layers import Layer
+from ..layers.shared import quantized_layer
+from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ class Copied:
         filled: those filled from the file.
         ignored: layers of the file that the net lacks, with or without weights.
         unused: those of them that have weights.
+        rounded: those that round their values from now on, as the file says.
     """
 
     source: str
@@ -40,6 +44,7 @@ class Copied:
     filled: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    rounded: list[str] = field(default_factory=list)
 
     @property
     def misfit(self) -> str | None:
@@ -99,9 +104,43 @@ def load_for_use(net: Net, paths: Iterable[str], log: Log, needed: bool = True) 
             copied.check()
         elif copied.misfit is not None:
             log.warning(copied.misfit)
+        if copied.rounded:
+            log.info(f"Values are rounded to few bits, as {path} says, in {shown(copied.rounded)}")
     sentence = lacking(net)
     if copied is not None and sentence is not None:
         log.warning(sentence)
+
+
+def round_as_stored(net: Net, layers: Iterable[LayerWeights]) -> list[str]:
+    """Let layers round their values as a file of a quantised net says; return their names.
+
+    Only what this project's training writes counts. A layer that has such settings in the net's own
+    file keeps those.
+
+    Raises:
+        NetError: the settings do not fit the layer.
+    """
+    rounded = []
+    for weights in layers:
+        node = net.node_of(weights.name) if weights.blobs else None
+        if node is None or quantized_layer.has_steps(node.layer.proto.quantization_param):
+            continue
+        quantized_layer.detach(node.layer)
+        given = stored_quantization(weights)
+        if given is not None:
+            quantized_layer.apply(node.layer, given)
+            rounded.append(weights.name)
+    return rounded
+
+
+def stored_quantization(weights: LayerWeights) -> Any | None:
+    """Return the QuantizationParameter of a layer in a file if it has steps, else None."""
+    given = pb.QuantizationParameter()
+    try:
+        given.ParseFromString(weights.quantization)
+    except DecodeError:  # a fork has something else under the number
+        return None
+    return given if quantized_layer.has_steps(given) else None
 
 
 def copy_into(layer: Layer, owned: Collection[int], weights: LayerWeights, source: str) -> None:

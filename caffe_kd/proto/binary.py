@@ -58,13 +58,17 @@ class _LayerFields(NamedTuple):
     type: int
     type_kind: int
     blobs: int
+    quantization: int = 0  # 0: such layers have none
 
     @property
     def kinds(self) -> dict[int, tuple[int, ...]]:
-        return {self.name: (LEN,), self.type: (self.type_kind,), self.blobs: (LEN,)}
+        kinds: dict[int, tuple[int, ...]] = {self.name: (LEN,), self.blobs: (LEN,)}
+        if self.quantization:
+            kinds[self.quantization] = (LEN,)
+        return {**kinds, self.type: (self.type_kind,)}
 
 
-_LAYER = _LayerFields(name=1, type=2, type_kind=LEN, blobs=7)
+_LAYER = _LayerFields(name=1, type=2, type_kind=LEN, blobs=7, quantization=158)
 _V1_LAYER = _LayerFields(name=4, type=5, type_kind=VARINT, blobs=6)
 _V0_LAYER = _LayerFields(name=1, type=2, type_kind=LEN, blobs=50)
 
@@ -82,6 +86,7 @@ class LayerWeights:
         legacy: per blob, whether its shape came as num, channels, height and width: four axes, the
             meaningful ones to the right (a bias of N values is 1 x 1 x 1 x N).
         owned_only: whether blobs that another layer owns may be missing, as in HDF5.
+        quantization: the layer's QuantizationParameter as the file has it; empty: it has none.
     """
 
     name: str
@@ -89,6 +94,7 @@ class LayerWeights:
     blobs: list[Array | None]
     legacy: list[bool]
     owned_only: bool = False
+    quantization: bytes = b""
 
 
 @dataclass
@@ -232,17 +238,20 @@ def _v1_layer(walker: Walker, message: Field) -> LayerWeights:
 
 def _layer(walker: Walker, message: Field, numbers: _LayerFields) -> LayerWeights:
     name = type_name = ""
+    quantization = b""
     blobs = []
     for field in walker.fields(message.start, message.end, numbers.kinds):
         if field.number == numbers.blobs:
             blobs.append(field)
+        elif field.number == numbers.quantization:
+            quantization = bytes(walker.bytes(field))
         elif field.number == numbers.name:
             name = walker.bytes(field).decode("utf-8", "replace")
         elif field.kind == VARINT:
             type_name = str(field.value)
         else:
             type_name = walker.bytes(field).decode("utf-8", "replace")
-    layer = LayerWeights(name, type_name, [], [])
+    layer = LayerWeights(name, type_name, [], [], quantization=quantization)
     for i, blob in enumerate(blobs):
         values, legacy = read_blob_message(
             walker, blob.start, blob.end, f"layer '{name[:200]}': blob {i}"

@@ -39,6 +39,8 @@ class InnerProduct(Layer):
         }
     """
 
+    output_axis = 0
+
     def setup(self, bottom_shapes: list[Shape]) -> None:
         (shape,) = bottom_shapes
         param = self.param

@@ -47,6 +47,7 @@ class Deconvolution(BaseConvolution):
     """
 
     no_top = "the padding takes the whole top away"
+    output_axis = 1
     onnx_op = "ConvTranspose"
 
     def weight_channels(self) -> Shape:
