@@ -9,14 +9,14 @@ import numpy as np
 from caffe_kd.data.backends.idx import write_idx
 
 ROOT = Path(__file__).parents[2]
-RECORDS = {"train": 96, "t10k": 40}
+SAMPLES = {"train": 96, "t10k": 40}
 
 
 def write_digits(folder: Path) -> None:
     """Write ten noisy patterns of 28 x 28 pixels under MNIST's names."""
     draw = np.random.default_rng(0)
     patterns = np.kron(draw.integers(0, 2, (10, 7, 7)), np.ones((4, 4), int))
-    for name, count in RECORDS.items():
+    for name, count in SAMPLES.items():
         labels = np.arange(count, dtype=np.uint8) % 10
         noise = draw.integers(0, 100, (count, 28, 28))
         write_idx(

@@ -38,10 +38,10 @@ def stopped(
             if after in line:
                 process.send_signal(by)
                 break
-    told = process.stderr.read().splitlines()
+    lines = process.stderr.read().splitlines()
     process.stderr.close()
-    assert process.wait() == 128 + by, told
-    return told
+    assert process.wait() == 128 + by, lines
+    return lines
 
 
 def newest_state(prefix: Path) -> tuple[Path, int]:

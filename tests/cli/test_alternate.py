@@ -19,7 +19,7 @@ from tests.cli.small import ROOT, write_digits
 from tests.cli.stopping import newest_state, stopped
 from tests.solver.training import STUDENT, write_rows
 
-# The student sees data without labels, and learns from the teacher's answers alone.
+# The student sees data without labels, and learns from the teacher's outputs alone.
 UNLABELLED = """
 layer { name: "data" type: "HDF5Data" top: "data"
   hdf5_data_param { source: "plain.txt" batch_size: 4 } }
@@ -66,7 +66,7 @@ def blobs(path: str) -> list[np.ndarray]:
     return [blob for layer in read_weights(path) for blob in layer.blobs]
 
 
-def test_teacher_goes_on_from_the_student_that_it_taught() -> None:
+def test_teacher_continues_from_the_student_that_it_trained() -> None:
     assert run() == 0
     order = [(row["round"], row["net"]) for row in rows()]
     assert order == [("1", "teacher"), ("1", "student"), ("2", "teacher"), ("2", "student")]
@@ -103,15 +103,15 @@ def test_interrupted_run_goes_on_to_the_same_bits() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_in_a_turn_tells_that_the_same_command_goes_on() -> None:
+def test_ctrl_c_in_a_turn_reports_that_the_same_command_goes_on() -> None:
     endless = STUDENTS.replace("max_iter: 8 snapshot: 4", "max_iter: 1000000 snapshot: 0")
     Path("s.prototxt").write_text(endless + "display: 1")
     words = ["-teacher_solver", "t.prototxt", "-student_solver", "s.prototxt", "-no_progress"]
     words += ["-rounds", "2"]
     # The teacher's turn is over after 8 iterations, so this is the student's.
-    told = stopped("alternate", *words, after="Iteration 9 (", log="out/s_round_1_2*.log")
-    assert told[-1].endswith("Stopped; the same command goes on from here")
-    assert not any("-snapshot" in line for line in told)
+    log = stopped("alternate", *words, after="Iteration 9 (", log="out/s_round_1_2*.log")
+    assert log[-1].endswith("Stopped; the same command goes on from here")
+    assert not any("-snapshot" in line for line in log)
     assert [(row["round"], row["net"]) for row in rows()] == [("1", "teacher")]
     state, reached = newest_state(Path("out/s_round_1"))
     Path("s.prototxt").write_text(endless.replace("1000000", str(reached + 2)))
@@ -154,7 +154,7 @@ def test_example_trains_in_turns_by_the_command_that_it_names() -> None:
         ('"out/s"', '"out/t"', "s.prototxt: has the snapshot_prefix of the teacher's solver"),
     ],
 )
-def test_wrong_solvers_are_told(
+def test_wrong_solvers_are_errors(
     old: str, new: str, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     Path("s.prototxt").write_text(STUDENTS.replace(old, new))

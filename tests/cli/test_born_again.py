@@ -110,13 +110,13 @@ def test_interrupted_run_goes_on_to_the_same_bits() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_in_a_generation_tells_that_the_same_command_goes_on() -> None:
+def test_ctrl_c_in_a_generation_reports_that_the_same_command_goes_on() -> None:
     path = Path("inner/solver.prototxt")
     path.write_text((SOLVER % "display: 1").replace("max_iter: 8", "max_iter: 1000000"))
     words = ["-solver", str(path), "-generations", "2", "-no_progress"]
-    told = stopped("born_again", *words, after="Iteration 3 (", log="out/run_gen_1_2*.log")
-    assert told[-1].endswith("Stopped; the same command goes on from here")
-    assert not any("-snapshot" in line for line in told)
+    log = stopped("born_again", *words, after="Iteration 3 (", log="out/run_gen_1_2*.log")
+    assert log[-1].endswith("Stopped; the same command goes on from here")
+    assert not any("-snapshot" in line for line in log)
     assert not Path("out/run_generations.csv").exists()
     state, reached = newest_state(Path("out/run_gen_1"))
     path.write_text((SOLVER % "display: 1").replace("max_iter: 8", f"max_iter: {reached + 2}"))
@@ -138,12 +138,12 @@ def test_first_generation_learns_from_the_teacher_that_is_named() -> None:
     teacher = 'teacher { net: "teacher.prototxt" weights: "teacher.caffemodel" }'
     Path("inner/solver.prototxt").write_text(SOLVER % teacher)
     run(generations=1)
-    taught = weights(1)
+    distilled = weights(1)
     first = text.read("out/run_gen_1_solver.prototxt", pb.SolverParameter())
     assert first.teacher[0].weights == "inner/teacher.caffemodel"
     run("-from_labels", "-output", "other", generations=1)
     alone = [b for x in read_weights("other/run_gen_1_iter_8.caffemodel") for b in x.blobs]
-    assert not np.array_equal(alone[0], taught[0])
+    assert not np.array_equal(alone[0], distilled[0])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_first_generation_learns_from_the_teacher_that_is_named() -> None:
         (SOLVER % "", ("-generations", "0"), "must be a whole number above 0: 0", 2),
     ],
 )
-def test_wrong_use_is_told(
+def test_wrong_use_is_an_error(
     solver: str, words: tuple, message: str, status: int, capsys: pytest.CaptureFixture
 ) -> None:
     Path("inner/solver.prototxt").write_text(solver)

@@ -1,4 +1,4 @@
-"""The command that classifies pictures: what a model sees, and what it is told of them."""
+"""The command that classifies images: its classes, its notes and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from caffe_kd.proto.binary import write_weights
 ROOT = Path(__file__).parents[2]
 PRINTED = 1e-4  # probabilities are printed with four digits
 
-# Four classes: the brightest quarter of the picture.
+# Four classes: the brightest quarter of the image.
 NET = """
 name: "quarters"
 layer {{ name: "digits" type: "Data" top: "data" top: "label" transform_param {{ {transform} }}
@@ -63,7 +63,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def classify(capsys, *argv) -> tuple[list[tuple[str, float]], str]:
-    """Return class and probability of each line, and what was told besides."""
+    """Return class and probability of each line, and what is on stderr."""
     assert main(["-model", "m.onnx", *argv]) == 0
     captured = capsys.readouterr()
     lines = re.findall(r"^  ([\d.]+)  (.*)$", captured.out, re.MULTILINE)
@@ -81,19 +81,19 @@ def softmax(*scores: float) -> np.ndarray:
     return torch.tensor(scores, dtype=torch.float64).softmax(0).numpy()
 
 
-def test_picture_gets_the_scale_that_the_model_tells(capsys):
+def test_image_gets_the_scale_that_the_model_names(capsys):
     export()
-    found, told = classify(capsys, "p.png")
+    found, notes = classify(capsys, "p.png")
     assert [name for name, _ in found] == ["2", "1", "3", "0"]
     wanted = np.sort(softmax(0, 1, 2, 10 / 64))[::-1]
     np.testing.assert_allclose([p for _, p in found], wanted, atol=PRINTED)
-    assert told == ("'data' = pixel * 0.015625, grey, 8 x 8; probabilities = softmax('quarter')\n")
+    assert notes == ("'data' = pixel * 0.015625, grey, 8 x 8; probabilities = softmax('quarter')\n")
 
 
 def test_mean_of_the_model_is_taken_off(capsys):
     export(transform=f"scale: {SCALE} mean_value: 64", factors=(1, 1, 2, 0))
-    found, told = classify(capsys, "p.png", "-top", "2")
-    assert "(pixel - 64) * 0.015625" in told
+    found, notes = classify(capsys, "p.png", "-top", "2")
+    assert "(pixel - 64) * 0.015625" in notes
     assert [name for name, _ in found] == ["2", "1"]
     wanted = softmax(-1, 0, 2, 0)
     np.testing.assert_allclose([p for _, p in found], [wanted[2], wanted[1]], atol=PRINTED)
@@ -102,11 +102,11 @@ def test_mean_of_the_model_is_taken_off(capsys):
 @pytest.mark.parametrize("last", [LOSS, SOFTMAX])
 def test_model_of_pixels_is_fed_pixels(capsys, last):
     export(preprocess=True, last=last)
-    found, told = classify(capsys, "p.png", "-top", "2")
+    found, notes = classify(capsys, "p.png", "-top", "2")
     wanted = softmax(0, 1, 2, 10 / 64)
     np.testing.assert_allclose([p for _, p in found], [wanted[2], wanted[1]], atol=PRINTED)
     score = "softmax('quarter')" if last is LOSS else "'prob'"
-    assert told == f"'data' = pixel, grey, 8 x 8; probabilities = {score}\n"
+    assert notes == f"'data' = pixel, grey, 8 x 8; probabilities = {score}\n"
 
 
 def test_model_without_scale_says_so_and_takes_one(capsys):
@@ -114,11 +114,11 @@ def test_model_without_scale_says_so_and_takes_one(capsys):
     model = onnx.load("m.onnx")
     del model.metadata_props[:]
     onnx.save(model, "m.onnx")
-    found, told = classify(capsys, "p.png")
-    assert "note: the model does not name the scale" in told and "pixel * 1," in told
+    found, notes = classify(capsys, "p.png")
+    assert "note: the model does not name the scale" in notes and "pixel * 1," in notes
     assert found[0] == ("2", 1.0)
-    found, told = classify(capsys, "p.png", "-scale", str(SCALE))
-    assert "note" not in told
+    found, notes = classify(capsys, "p.png", "-scale", str(SCALE))
+    assert "note" not in notes
     np.testing.assert_allclose(found[0][1], softmax(0, 1, 2, 10 / 64)[2], atol=PRINTED)
 
 
@@ -131,7 +131,7 @@ def test_mean_image_is_asked_for(capsys):
     assert classify(capsys, "p.png", "-mean", "3")[0][0][0] == "2"
 
 
-def test_mean_file_of_the_data_layer_is_told_by_the_model():
+def test_mean_file_of_the_data_layer_is_named_by_the_model():
     from caffe_kd.proto import caffe_pb2 as pb
 
     mean = pb.BlobProto(num=1, channels=1, height=8, width=8, data=[1.0] * 64)
@@ -145,10 +145,10 @@ def test_mean_file_of_the_data_layer_is_told_by_the_model():
 def test_ink_on_paper_is_hinted_at_and_inverted(capsys):
     export()
     Image.fromarray(255 - quarters(0, 64, 128, 10)).save("ink.png")
-    found, told = classify(capsys, "ink.png")
-    assert "note: ink.png is dark on a light background" in told and found[0][0] == "0"
-    found, told = classify(capsys, "ink.png", "-invert")
-    assert "note" not in told and "pixel inverted" in told
+    found, notes = classify(capsys, "ink.png")
+    assert "note: ink.png is dark on a light background" in notes and found[0][0] == "0"
+    found, notes = classify(capsys, "ink.png", "-invert")
+    assert "note" not in notes and "pixel inverted" in notes
     assert found == classify(capsys, "p.png")[0]
 
 
@@ -162,7 +162,7 @@ def test_transparent_ground_is_paper(capsys):
 @pytest.mark.parametrize(
     "name", ["big.png", "big.jpg", "big.gif", "big.bmp", "big.webp", "big.tif"]
 )
-def test_pictures_of_any_size_and_kind_are_read(capsys, name):
+def test_images_of_any_size_and_kind_are_read(capsys, name):
     export()
     image = Image.fromarray(quarters(0, 64, 128, 10)).resize((400, 240), Image.Resampling.NEAREST)
     image.convert("L" if name.endswith("gif") else "RGB").save(name)
@@ -172,7 +172,7 @@ def test_pictures_of_any_size_and_kind_are_read(capsys, name):
     np.testing.assert_allclose(found[0][1], softmax(0, 1, 2, 10 / 64)[2], atol=0.04)
 
 
-def test_picture_of_sixteen_bits_keeps_the_upper_eight(capsys):
+def test_image_of_sixteen_bits_keeps_the_upper_eight(capsys):
     export()
     Image.fromarray(quarters(0, 64, 128, 10).astype(np.uint16) << 8).save("deep.png")
     assert classify(capsys, "deep.png")[0] == classify(capsys, "p.png")[0]
@@ -200,16 +200,16 @@ def test_colour_goes_in_as_bgr(capsys):
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), "m.onnx")
     Image.fromarray(np.full((9, 9, 3), (125, 118, 107), np.uint8)).save("rgb.png")
     Path("names").write_text("blue\ngreen\nred\n")
-    found, told = classify(
+    found, notes = classify(
         capsys, "rgb.png", "-mean", COLOUR_MEAN, "-scale", "0.5", "-labels", "names"
     )
-    assert "(pixel - [104, 117, 123]) * 0.5, BGR, 4 x 4" in told
+    assert "(pixel - [104, 117, 123]) * 0.5, BGR, 4 x 4" in notes
     wanted = softmax(1.5, 0.5, 1)
     assert [name for name, _ in found] == ["blue", "red", "green"]
     np.testing.assert_allclose([p for _, p in found], wanted[[0, 2, 1]], atol=PRINTED)
 
 
-def test_several_pictures_are_told_apart(capsys):
+def test_each_of_several_images_is_printed_under_its_name(capsys):
     export()
     Image.fromarray(quarters(200, 0, 0, 0)).save("q.png")
     assert main(["p.png", "q.png", "-model", "m.onnx", "-top=1"]) == 0
@@ -237,14 +237,14 @@ def png_announcing(width: int, height: int) -> bytes:
     ("content", "message"),
     [
         (b"", "not one of PNG, JPEG"),
-        (b"no picture at all", "not one of PNG, JPEG"),
+        (b"no image at all", "not one of PNG, JPEG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not one of PNG, JPEG"),
         (png_announcing(10000, 9000), "10000 x 9000 pixels, where a file of 69 bytes may"),
         (png_announcing(2**31 - 1, 2**31 - 1), "could be decompression bomb"),
         (png_announcing(500, 500), "truncated"),
     ],
 )
-def test_what_is_no_picture_is_an_error(capsys, recwarn, content, message):
+def test_what_is_no_image_is_an_error(capsys, recwarn, content, message):
     export()
     Path("x.png").write_bytes(content)
     error = fails(capsys, "-model", "m.onnx", "x.png")
@@ -308,7 +308,7 @@ def test_mean_of_other_channels_is_refused(capsys):
 
 
 @pytest.mark.parametrize("argv", [[], ["p.png"], ["-model", "m.onnx"], ["p.png", "-colour"]])
-def test_wrong_arguments_are_told_with_the_usage(argv, capsys):
+def test_wrong_arguments_are_reported_with_the_usage(argv, capsys):
     assert main(argv) == 2
     assert "usage: caffe_kd classify" in capsys.readouterr().err
 

@@ -244,9 +244,9 @@ def fields(message):
                 yield from fields(part)
 
 
-def test_net_for_caffe_has_only_fields_of_the_original(folder):
+def test_net_for_caffe_has_only_fields_of_caffe(folder):
     if not FACTS.exists():
-        pytest.skip("../shared/caffe/schema.tsv, the original's schema as a table, is absent")
+        pytest.skip("../shared/caffe/schema.tsv, Caffe's schema as a table, is absent")
     with open(FACTS, newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     known = {(r["message"], r["field"]): int(r["number"]) for r in rows if r["kind"] == "field"}
@@ -386,7 +386,7 @@ def test_net_for_caffe_with_databases_trains_as_the_composed_net(folder):
         ('top: "l2"', 'top: "l2" loss_weight_schedule { point { value: 1 } }', "fixed loss_weight"),
     ],
 )  # fmt: skip
-def test_net_for_caffe_with_what_the_original_lacks_is_an_error(folder, capsys, changed, to, fact):
+def test_net_for_caffe_with_what_caffe_lacks_is_an_error(folder, capsys, changed, to, fact):
     assert changed in DISTILLER
     Path("distiller.prototxt").write_text(DISTILLER.replace(changed, to))
     error = refused(capsys)
@@ -394,7 +394,7 @@ def test_net_for_caffe_with_what_the_original_lacks_is_an_error(folder, capsys, 
     assert "distiller.prototxt:" in error and fact in error
 
 
-def test_net_for_caffe_tells_all_that_is_in_the_way_at_once(folder, capsys):
+def test_net_for_caffe_names_all_that_is_in_the_way_at_once(folder, capsys):
     two = DISTILLER.replace("temperature: 3", "temperature_schedule { point { value: 3 } }")
     two = two.replace("Euclidean", "SmoothL1")
     Path("distiller.prototxt").write_text(two)
@@ -429,10 +429,10 @@ def test_net_for_caffe_without_a_layers_weights_is_an_error(folder, capsys):
 
 def test_net_for_caffe_is_printed_with_the_next_steps_beside_it(folder, capsys):
     assert compose_kd.main(FOR_CAFFE) == 0
-    told = capsys.readouterr()
-    printed = text.parse(told.out, pb.NetParameter())
+    captured = capsys.readouterr()
+    printed = text.parse(captured.out, pb.NetParameter())
     assert [layer.type for layer in printed.layer].count("Python") == 4
-    assert "caffe train -solver" in told.err and "caffe_kd/plugin" in told.err
+    assert "caffe train -solver" in captured.err and "caffe_kd/plugin" in captured.err
 
 
 ALL_OUTPUTS = [

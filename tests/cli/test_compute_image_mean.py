@@ -1,4 +1,4 @@
-"""``compute_image_mean``, run as users run it, against the original's mean."""
+"""``compute_image_mean``, run as users run it, against Caffe's mean."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def png(pixels: np.ndarray) -> bytes:
         ("raw_leveldb", ["--backend", "leveldb"]),
     ],
 )
-def test_mean_is_the_originals_to_the_byte(
+def test_mean_is_caffes_to_the_byte(
     database: str, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*flags, str(GOLDEN / database), "mean.binaryproto"]) == 0
@@ -95,7 +95,7 @@ def test_idx_files_have_a_mean_that_the_transformer_takes() -> None:
     np.testing.assert_array_equal(mean_of("out/mean")[0], wanted)
 
 
-def test_images_of_several_sizes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_several_sizes_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [(4, 4), (4, 5)]
     datums = [
         pb.Datum(channels=1, height=h, width=w, data=bytes(h * w)).SerializeToString()
@@ -107,12 +107,12 @@ def test_images_of_several_sizes_are_told(capsys: pytest.CaptureFixture[str]) ->
     assert "the first is (1, 4, 4)" in error and not Path("mean").exists()
 
 
-def test_missing_database_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_database_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no LMDB at gone" in fails(capsys, "gone")
 
 
 @pytest.mark.parametrize("argv", [[], ["a", "b", "c"], ["-backend", "sql", "a"]])
-def test_wrong_arguments_are_told_with_the_usage(
+def test_wrong_arguments_are_reported_with_the_usage(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(argv) == 2

@@ -1,4 +1,4 @@
-"""The command that turns pictures into an LMDB."""
+"""The command that turns images into an LMDB."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def save(name: str, pixels: np.ndarray = COLOUR) -> None:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Pictures of two classes, and a list of them in another order."""
+    """Images of two classes, and a list of them in another order."""
     monkeypatch.chdir(tmp_path)
     for index in range(3):
         save(f"pets/cat/{index}.png", np.roll(COLOUR, index))
     save("pets/dog/a b.png", 255 - COLOUR)
-    Path("pets/dog/notes.txt").write_text("not a picture")
+    Path("pets/dog/notes.txt").write_text("not an image")
     Path("list.txt").write_text("dog/a b.png 7\n\ncat/1.png\t-1\r\n/cat/2.png 3\n")
 
 
 def stored(path: str, index: int) -> pb.Datum:
-    records = LmdbSamples(Path(path))
-    return pb.Datum.FromString(records._value(index))
+    samples = LmdbSamples(Path(path))
+    return pb.Datum.FromString(samples._value(index))
 
 
 def fails(capsys, *argv, status=1):
@@ -51,14 +51,14 @@ def fails(capsys, *argv, status=1):
     return captured.err
 
 
-def test_list_gives_the_originals_keys_labels_and_bgr_pixels(capsys):
+def test_list_gives_caffes_keys_labels_and_bgr_pixels(capsys):
     assert main(["pets/", "list.txt", "db"]) == 0
-    records = LmdbSamples(Path("db"))
-    keys = [records.key(index) for index in range(len(records))]
+    samples = LmdbSamples(Path("db"))
+    keys = [samples.key(index) for index in range(len(samples))]
     assert keys == [b"00000000_dog/a b.png", b"00000001_cat/1.png", b"00000002_/cat/2.png"]
-    image, label = records.read(0)
+    image, label = samples.read(0)
     np.testing.assert_array_equal(image, (255 - COLOUR)[:, :, ::-1].transpose(2, 0, 1))
-    assert [label, records.read(1)[1], records.read(2)[1]] == [7, -1, 3]
+    assert [label, samples.read(1)[1], samples.read(2)[1]] == [7, -1, 3]
     out = capsys.readouterr().out
     assert "A total of 3 images." in out and "Processed 3 files." in out
     assert not Path("labels.txt").exists()
@@ -66,10 +66,10 @@ def test_list_gives_the_originals_keys_labels_and_bgr_pixels(capsys):
 
 def test_folders_are_classes_and_their_names_are_written(capsys):
     assert main(["pets", "made/db"]) == 0
-    records = LmdbSamples(Path("made/db"))
-    names = [records.key(index).decode()[9:] for index in range(4)]
+    samples = LmdbSamples(Path("made/db"))
+    names = [samples.key(index).decode()[9:] for index in range(4)]
     assert names == ["cat/0.png", "cat/1.png", "cat/2.png", "dog/a b.png"]
-    assert [records.read(index)[1] for index in range(4)] == [0, 0, 0, 1]
+    assert [samples.read(index)[1] for index in range(4)] == [0, 0, 0, 1]
     assert Path("made/labels.txt").read_text() == "cat\ndog\n"
     out = capsys.readouterr().out
     assert "Labels 0 to 1 are the lines of made/labels.txt: cat, dog" in out
@@ -85,7 +85,7 @@ def test_folders_of_other_classes_are_not_mixed_with_the_first(capsys):
     assert Path("labels.txt").read_text() == "cat\ndog\n" and not Path("test").exists()
 
 
-def test_shuffle_mixes_alike_each_time():
+def test_shuffle_gives_the_same_order_each_time():
     for index in range(40):
         save(f"pets/dog/{index}.png")
     for name in ("one", "two"):
@@ -97,8 +97,8 @@ def test_shuffle_mixes_alike_each_time():
     assert one.key(0).startswith(b"00000000_")
 
 
-def test_resized_pictures_are_the_originals_to_the_bit():
-    """The recording is of the original's reader, from which its converter gets its pixels."""
+def test_resized_images_are_caffes_to_the_bit():
+    """The recording is of Caffe's reader, from which its converter gets its pixels."""
     names = [line.rpartition(" ") for line in (GOLDEN / "list.txt").read_text().splitlines()]
     size = ["-resize_height=14", "--resize_width", "17"]
     assert main([str(GOLDEN), str(GOLDEN / "list.txt"), "db", *size]) == 0
@@ -189,7 +189,7 @@ def test_encoded_jpg_as_jpeg_is_encoded_by_opencv():
     assert stored("db", 0).data == cv2.imencode(".jpeg", pixels)[1].tobytes()
 
 
-def test_unreadable_pictures_are_told_and_left_out(capsys):
+def test_unreadable_images_are_reported_and_left_out(capsys):
     Path("pets/cat/0.png").write_bytes(b"nonsense")
     Path("pets/cat/1.png").write_bytes(Path("pets/cat/1.png").read_bytes()[:150])
     assert main(["pets", "db"]) == 0
@@ -200,7 +200,7 @@ def test_unreadable_pictures_are_told_and_left_out(capsys):
     assert LmdbSamples(Path("db")).key(0) == b"00000002_cat/2.png"
 
 
-def test_check_size_refuses_pictures_of_another_size(capsys):
+def test_check_size_refuses_images_of_another_size(capsys):
     save("pets/dog/a b.png", COLOUR[:8])
     error = fails(capsys, "pets", "db", "-check_size")
     assert "pets/dog/a b.png: Incorrect data field size" in error
@@ -251,7 +251,7 @@ def test_leveldb_is_refused_with_the_reason(capsys):
 
 
 @pytest.mark.parametrize("argv", [[], ["pets"], ["a", "b", "c", "d"], ["-grey", "pets", "db"]])
-def test_wrong_arguments_are_told_with_the_usage(argv, capsys):
+def test_wrong_arguments_are_reported_with_the_usage(argv, capsys):
     assert main(argv) == 2
     assert "ROOTFOLDER [LISTFILE] DB_NAME" in capsys.readouterr().err
 

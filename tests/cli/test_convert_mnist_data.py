@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_tool_writes_the_originals_keys_and_datum(folder: Path) -> None:
+def test_tool_writes_caffes_keys_and_datum(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-I", str(TOOL), "images", "labels", "new/db", "-backend", "lmdb"],
         capture_output=True,
@@ -33,19 +33,19 @@ def test_tool_writes_the_originals_keys_and_datum(folder: Path) -> None:
         check=True,
     )
     assert "A total of 1003 items." in done.stdout
-    records = LmdbSamples(folder / "new" / "db")
-    assert len(records) == 1003
-    assert [records.key(index) for index in (0, 10, 1002)] == [
+    samples = LmdbSamples(folder / "new" / "db")
+    assert len(samples) == 1003
+    assert [samples.key(index) for index in (0, 10, 1002)] == [
         b"00000000",
         b"00000010",
         b"00001002",
     ]
-    images, labels = records.batch(slice(None))
+    images, labels = samples.batch(slice(None))
     np.testing.assert_array_equal(images, PIXELS[:, None])
     np.testing.assert_array_equal(labels, DIGITS)
 
 
-def test_existing_database_is_kept_unless_told(
+def test_existing_database_is_kept_without_overwrite(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["images", "labels", "db"]) == 0

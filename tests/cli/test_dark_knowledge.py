@@ -53,7 +53,7 @@ def test_usage_errors_have_status_2(flags: list[str]) -> None:
     assert main(flags) == 2
 
 
-def test_teacher_that_is_drawn_is_told_where_there_are_several(
+def test_teacher_that_is_drawn_is_named_where_there_are_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

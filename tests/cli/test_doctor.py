@@ -39,9 +39,9 @@ def test_error_among_the_findings_exits_with_1(
 
 def test_json_is_the_whole_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(write(tmp_path, net="no net")), "-json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["kind"] == "unreadable"
-    assert told["counts"]["error"] == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "unreadable"
+    assert report["counts"]["error"] == 1
 
 
 def test_input_shape_stands_for_the_data(
@@ -57,7 +57,7 @@ def test_input_shape_stands_for_the_data(
 
 
 @pytest.mark.parametrize("shape", ["data=", "data=a,b", "data=3,0,1", "3x28x28"])
-def test_wrong_shape_is_told(
+def test_wrong_shape_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str
 ) -> None:
     assert main([str(write(tmp_path, net=NET)), "-input_shape", shape]) == 2
@@ -68,12 +68,12 @@ def test_python_layers_are_not_run_unless_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "told_module.py").write_text("open('ran', 'w')\nclass P: pass\n")
+    (tmp_path / "own_module.py").write_text("open('ran', 'w')\nclass P: pass\n")
     layer = """layer { name: "p" type: "Python" bottom: "ip" top: "p"
-      python_param { module: "told_module" layer: "P" } }"""
+      python_param { module: "own_module" layer: "P" } }"""
     path = write(tmp_path, net=NET + layer)
     assert main([str(path)]) == 0
-    assert "told_module.P is not run" in capsys.readouterr().out
+    assert "own_module.P is not run" in capsys.readouterr().out
     assert not Path("ran").exists()
     assert main([str(path), "-python_layers"]) == 1  # P is no layer
     assert Path("ran").exists()
@@ -99,7 +99,7 @@ def test_users_layer_types_are_known_with_layers(
     capsys.readouterr()
 
 
-def test_missing_file_and_weights_are_told(
+def test_missing_file_and_weights_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path / "none.prototxt")]) == 1

@@ -39,15 +39,15 @@ def test_solver_is_drawn_with_teacher_and_student_side_by_side() -> None:
 def test_net_is_drawn_in_all_phases_or_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([LENET, "lenet.png"]) == 0
     assert "wrote lenet.png: 11 layers" in capsys.readouterr().err
-    with Image.open("lenet.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open("lenet.png") as image:
+        assert image.format == "PNG"
     assert main([LENET, "test.svg", "-phase", "TEST", "--rankdir", "LR", "-display_lrm"]) == 0
     assert {"accuracy", "lr_mult 1, 2"} <= set(places("test.svg"))
     assert main([LENET, "lenet.dot"]) == 0
     assert Path("lenet.dot").read_text().startswith("digraph Net {")
 
 
-def test_way_a_net_runs_is_the_original_s_unless_it_is_told() -> None:
+def test_direction_of_a_net_is_caffes_unless_it_is_given() -> None:
     small = ROOT / "prototxt" / "mnist" / "student_train_test.prototxt"
     for words, way in (
         ([LENET], "LR"),
@@ -59,14 +59,14 @@ def test_way_a_net_runs_is_the_original_s_unless_it_is_told() -> None:
         assert f"rankdir={way};" in Path("net.dot").read_text()
 
 
-def test_absent_data_leaves_shapes_out_unless_they_are_told() -> None:
+def test_absent_data_leaves_shapes_out_unless_they_are_given() -> None:
     assert main([LENET, "bare.svg"]) == 0
     assert not any("×" in word for word in places("bare.svg"))
-    assert main([LENET, "told.svg", "-input_shape", "1,28,28"]) == 0
-    assert "64 × 20 × 24 × 24" in places("told.svg")
+    assert main([LENET, "given.svg", "-input_shape", "1,28,28"]) == 0
+    assert "64 × 20 × 24 × 24" in places("given.svg")
 
 
-def test_mistakes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([LENET, "lenet.gif"]) == 2
     assert "OUTPUT must end with .png, .svg, .pdf, .dot, .gv" in capsys.readouterr().err
     assert main(["nothing.prototxt", "net.png"]) == 1

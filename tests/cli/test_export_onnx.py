@@ -73,7 +73,7 @@ def wanted(folder, x):
 
 
 @pytest.mark.parametrize("model", ["net.prototxt", "deploy.prototxt"])
-def test_export_writes_a_model_that_answers_as_the_net(folder, capsys, model):
+def test_export_writes_a_model_with_the_outputs_of_the_net(folder, capsys, model):
     command = ["-model", model, "--weights=net.caffemodel", "--output", "out/student.onnx"]
     assert main(command) == 0
     x = np.random.default_rng(1).standard_normal((3, 1, 12, 10), dtype=np.float32)

@@ -47,7 +47,7 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 1) -> st
     return error
 
 
-def test_blobs_are_written_record_by_record(capsys: pytest.CaptureFixture[str]) -> None:
+def test_blobs_are_written_sample_by_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMAND, "conv,ip", "conv_db,made/ip_db", "3", "lmdb"]) == 0
     net = load_net("net.prototxt")
     net.load_weights("net.caffemodel")
@@ -58,16 +58,16 @@ def test_blobs_are_written_record_by_record(capsys: pytest.CaptureFixture[str]) 
             for name, values in wanted.items():
                 values += list(net.blobs[name].numpy().copy())
     for name, shape in (("conv", (2, 3, 4)), ("ip", (5, 1, 1))):
-        records = LmdbSamples(Path({"conv": "conv_db", "ip": "made/ip_db"}[name]))
-        assert len(records) == 12
-        assert [records.key(i) for i in (0, 11)] == [b"0000000000", b"0000000011"]
+        samples = LmdbSamples(Path({"conv": "conv_db", "ip": "made/ip_db"}[name]))
+        assert len(samples) == 12
+        assert [samples.key(i) for i in (0, 11)] == [b"0000000000", b"0000000011"]
         for index in range(12):
-            image, label = records.read(index)
+            image, label = samples.read(index)
             assert (image.dtype, image.shape, label) == (np.float32, shape, 0)
             np.testing.assert_array_equal(image.ravel(), wanted[name][index].ravel())
-    told = capsys.readouterr().err
-    assert "Extracted features of 12 query images for feature blob conv" in told
-    assert "Successfully extracted the features!" in told
+    log = capsys.readouterr().err
+    assert "Extracted features of 12 query images for feature blob conv" in log
+    assert "Successfully extracted the features!" in log
 
 
 def test_data_layer_reads_the_features() -> None:
@@ -83,7 +83,7 @@ def test_data_layer_reads_the_features() -> None:
     assert net.blobs["data"].shape == (2, 5, 1, 1)
 
 
-def test_unknown_blob_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_blob_is_reported_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     error = fails(capsys, *COMMAND, "conv,ip1", "a,b", "1", "lmdb")
     assert "Unknown feature blob name ip1 in the network net.prototxt. Did you mean 'ip'?" in error
     assert "It has: data, label, conv, ip" in error and not Path("a").exists()
@@ -108,7 +108,7 @@ def test_failure_on_the_way_leaves_no_database(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["conv,ip", "a", "1", "lmdb"], "the number of blob names and dataset names must be equal"),
         (["conv,conv", "a,b", "1", "lmdb"], "no blob named twice"),
@@ -117,10 +117,10 @@ def test_failure_on_the_way_leaves_no_database(capsys: pytest.CaptureFixture[str
         (["conv", "a", "1", "leveldb"], "a LevelDB can be read, not written"),
     ],
 )
-def test_wrong_usage_is_told(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_usage_is_an_error(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told in fails(capsys, *COMMAND, *words, status=2)
+    assert message in fails(capsys, *COMMAND, *words, status=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
@@ -136,6 +136,6 @@ def test_gpu_that_is_not_there_is_the_cpu(
     assert expected in capsys.readouterr().err
 
 
-def test_gpu_that_is_no_number_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_that_is_no_number_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     error = fails(capsys, *COMMAND, "ip", "db", "1", "lmdb", "GPU", "first", status=2)
     assert "Received: first" in error

@@ -17,7 +17,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_tool_works_from_a_checkout_and_tells_the_folder(tmp_path: Path) -> None:
+def test_tool_works_from_a_checkout_and_prints_the_folder(tmp_path: Path) -> None:
     done = run("-dir", "here", "-no_download", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "digits: here"

@@ -29,7 +29,7 @@ def failing(error: BaseException) -> int:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "message"),
     [
         (UsageError("-x is wrong"), 2, "error: -x is wrong"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -47,12 +47,12 @@ def failing(error: BaseException) -> int:
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "no"), 1, "error: 'a\\udcff' is not UTF-8"),
     ],
 )
-def test_mistakes_and_limits_are_told_in_one_line(
-    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, told: str
+def test_mistakes_and_limits_are_reported_in_one_line(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
 ) -> None:
     assert failing(error) == status
     err = capsys.readouterr().err
-    assert err.startswith(told) and err.count("\n") == 1
+    assert err.startswith(message) and err.count("\n") == 1
 
 
 def test_fault_of_ours_is_not_hidden() -> None:
@@ -114,7 +114,7 @@ def test_signal_that_is_ignored_stays_so() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes close otherwise there")
 @pytest.mark.parametrize("command", [["-h"], ["convert_mnist_data", "-h"]])
-def test_reader_that_went_away_is_no_error_to_tell(command: list[str]) -> None:
+def test_reader_that_went_away_is_not_reported_as_an_error(command: list[str]) -> None:
     reads, writes = os.pipe()
     os.close(reads)
     done = subprocess.run(

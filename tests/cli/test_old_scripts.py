@@ -1,4 +1,4 @@
-"""Command lines of scripts written for the original's caffe, through tools/caffe."""
+"""Command lines of scripts written for Caffe's `caffe`, through tools/caffe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a bash script")
-def test_script_trains_resumes_and_tests_with_the_original_s_flags(tmp_path: Path) -> None:
+def test_script_trains_resumes_and_tests_with_caffes_flags(tmp_path: Path) -> None:
     Path("build/tools").mkdir(parents=True)
     Path("build/tools/caffe").symlink_to(ROOT / "tools" / "caffe")
     Path("train.sh").write_text(
@@ -68,7 +68,7 @@ $TOOLS/caffe test -model=net.prototxt -weights small_iter_5.caffemodel --iterati
     assert Path("small_iter_5.caffemodel").is_file()
 
 
-def test_every_command_takes_every_flag_of_the_original(
+def test_every_command_takes_every_flag_of_caffe(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     values = {
@@ -116,7 +116,7 @@ def test_flags_alone_are_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "test", "time", "device_query"])
-def test_every_command_takes_the_flags_of_the_original_s_log(
+def test_every_command_takes_the_flags_of_glog(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if command == "device_query" and torch.cuda.is_available():

@@ -27,7 +27,7 @@ I1121 12:00:02.900000  7 solver.cpp:1] Iteration 200, Testing net (#0)
 I1121 12:00:03.000000  7 solver.cpp:1]     Test net output #0: accuracy = 0.9
 I1121 12:00:03.000000  7 solver.cpp:1]     Test net output #1: loss = nan (* 1 = nan loss)
 """
-# What the original's parse_log.py makes of these lines, by its rules.
+# What Caffe's parse_log.py makes of these lines, by its rules.
 TRAIN = """\
 NumIters,Seconds,LearningRate,loss
 0.0,1.0,0.01,2.3
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("caffe.INFO").write_text(LOG)
 
 
-def test_log_becomes_the_original_s_tables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_becomes_caffes_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["caffe.INFO", "out"]) == 0
     assert capsys.readouterr().out == ""
     assert Path("out/caffe.INFO.train").read_text() == TRAIN
@@ -55,7 +55,7 @@ def test_log_becomes_the_original_s_tables(capsys: pytest.CaptureFixture[str]) -
     assert row["accuracy"] == "0.1" and row["LearningRate"] == "nan"
 
 
-def test_flags_of_the_original_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_caffe_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--verbose", "--delimiter", ";", "caffe.INFO", "."]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"Wrote caffe.INFO.{ending}" for ending in ("train", "test", "test_1")
@@ -65,7 +65,7 @@ def test_flags_of_the_original_are_taken(capsys: pytest.CaptureFixture[str]) -> 
     assert "-delimiter must be one character" in capsys.readouterr().err
 
 
-def test_first_row_takes_the_rate_of_the_second_as_in_the_original() -> None:
+def test_first_row_takes_the_rate_of_the_second_as_in_caffe() -> None:
     # No test at the beginning: the first one is at 100, when the rate has been logged.
     lines = [line for line in LOG.splitlines(True) if "est" not in line]
     tests = [
@@ -93,8 +93,8 @@ def test_seconds_are_exact_over_the_end_of_a_year() -> None:
     )
     Path("year.log").write_text(head + rows)
     assert main(["year.log", "."]) == 0
-    told = [row["Seconds"] for row in csv.DictReader(Path("year.log.train").open())]
-    assert told == [f"{i}.5" for i in range(30)]
+    seconds = [row["Seconds"] for row in csv.DictReader(Path("year.log.train").open())]
+    assert seconds == [f"{i}.5" for i in range(30)]
 
 
 def test_log_without_tests_writes_no_test_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_log_without_tests_writes_no_test_table(capsys: pytest.CaptureFixture[st
     assert Path("train.log.train").is_file() and not Path("train.log.test").exists()
 
 
-def test_file_that_is_no_log_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_that_is_no_log_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     Path("notes.txt").write_text("nothing\n")
     assert main(["notes.txt", "."]) == 1
     assert "notes.txt: is not a training log" in capsys.readouterr().err

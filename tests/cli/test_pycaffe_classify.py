@@ -1,4 +1,4 @@
-"""The original's python/classify.py, held against the face's Classifier."""
+"""Caffe's python/classify.py, compared with pycaffe's Classifier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 import caffe_kd as caffe
 from caffe_kd.cli.pycaffe_classify import main
 from caffe_kd.proto.binary import write_blob
-from tests.cli.pictures import DEPLOY, write_mean, write_net, write_pictures
+from tests.cli.images import DEPLOY, write_images, write_mean, write_net
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--model_def", "deploy.prototxt", "--pretrained_model", "deploy.caffemodel"]
@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAFFE_ROOT", raising=False)
     write_net(tmp_path)
-    write_pictures(tmp_path)
+    write_images(tmp_path)
     write_mean(tmp_path)
 
 
@@ -50,12 +50,12 @@ def test_folder_is_classified_in_the_order_of_its_names(
     result = np.load("out.npy")
     np.testing.assert_array_equal(result, expected(names))  # batch by batch as all at once
     assert result.shape == (5, 5) and len(np.unique(result[:, 0])) == 5
-    told = capsys.readouterr().out.splitlines()
-    assert told[:3] == ["CPU mode", "Loading folder: inner", "Classifying 5 inputs."]
-    assert told[3].startswith("Done in ") and told[4] == "Saving results into out.npy"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["CPU mode", "Loading folder: inner", "Classifying 5 inputs."]
+    assert lines[3].startswith("Done in ") and lines[4] == "Saving results into out.npy"
 
 
-def test_picture_is_classified_by_its_centre_with_the_original_s_command_line() -> None:
+def test_image_is_classified_by_its_centre_with_caffes_command_line() -> None:
     words = ["a.jpg", "centre", *FLAGS, *SIZE, "--mean_file=mean.npy", "--center_only"]
     script = ROOT / "tools" / "python" / "classify.py"
     done = subprocess.run(
@@ -67,9 +67,9 @@ def test_picture_is_classified_by_its_centre_with_the_original_s_command_line() 
 
 
 def test_array_and_other_endings_are_read() -> None:
-    pictures = np.stack([caffe.io.load_image("a.jpg")] * 3)
-    pictures[1] = pictures[0, ::-1]
-    np.save("in.npy", pictures)
+    images = np.stack([caffe.io.load_image("a.jpg")] * 3)
+    images[1] = images[0, ::-1]
+    np.save("in.npy", images)
     assert main(["in.npy", "out.npy", *FLAGS, *SIZE, "--mean_file", "mean.npy"]) == 0
     result = np.load("out.npy")
     np.testing.assert_array_equal(result[:1], expected(["a.jpg"]))
@@ -144,7 +144,7 @@ def test_net_for_grey_gets_grey(tmp_path: Path) -> None:
         (["a.jpg", "--model_def", "gone.prototxt"], 1, "gone.prototxt: no such file"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     words: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.npy").write_text("no array")
@@ -152,8 +152,8 @@ def test_mistakes_are_told(
     np.save("two.npy", np.zeros(2))
     first, *more = words
     assert main([first, "out.npy", *FLAGS, *SIZE, "--mean_file", "mean.npy", *more]) == status
-    told = capsys.readouterr().err
-    assert message in told and "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
     assert not Path("out.npy").exists()
 
 

@@ -1,4 +1,4 @@
-"""The original's python/detect.py, held against the face's Detector."""
+"""Caffe's python/detect.py, compared with pycaffe's Detector."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 
 import caffe_kd as caffe
 from caffe_kd.cli.pycaffe_detect import main
-from tests.cli.pictures import write_mean, write_net, write_pictures
+from tests.cli.images import write_images, write_mean, write_net
 
 WINDOWS = """filename,xmin,ymin,xmax,ymax
 c.jpg,2,3,14,15
 a.jpg,0,0,26,23
 c.jpg,5,1,25,19.5
 """
-# As the table has them: by picture, in the order in which pictures are named first.
+# As the table has them: by image, in the order in which they first appear.
 ROWS = [("c.jpg", (3, 2, 15, 14)), ("c.jpg", (1, 5, 19.5, 25)), ("a.jpg", (0, 0, 23, 26))]
 FLAGS = [
     *("--model_def", "deploy.prototxt", "--pretrained_model", "deploy.caffemodel"),
@@ -34,7 +34,7 @@ FLAGS = [
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_net(tmp_path)
-    write_pictures(tmp_path)
+    write_images(tmp_path)
     write_mean(tmp_path)
     Path("in.csv").write_text(WINDOWS)
 
@@ -65,10 +65,10 @@ def test_windows_of_a_csv_become_rows_of_a_csv(capsys: pytest.CaptureFixture[str
         assert [row[x] for x in ("ymin", "xmin", "ymax", "xmax")] == [str(x) for x in window]
         values = np.array([row[f"class{index}"] for index in range(5)], np.float32)
         np.testing.assert_array_equal(values, wanted["prediction"])
-    told = capsys.readouterr().out.splitlines()
-    assert told[:2] == ["Loading input...", "CPU mode"]
-    assert told[2].startswith("Processed 3 windows in ")
-    assert told[3].startswith("Saved to out.csv in ")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Loading input...", "CPU mode"]
+    assert lines[2].startswith("Processed 3 windows in ")
+    assert lines[3].startswith("Saved to out.csv in ")
 
 
 def test_many_windows_are_seen_in_the_same_batches() -> None:
@@ -101,7 +101,7 @@ def test_selective_search_looks_where_its_program_says(monkeypatch: pytest.Monke
     names = [str(Path(name).resolve()) for name in ("c.jpg", "a.jpg")]
     assert asked == names
     assert [row["filename"] for row in rows("out.csv")] == [names[0]] * 2 + [names[1]] * 2
-    # Pictures alone are taken from a .csv as well.
+    # Images alone are taken from a .csv as well.
     assert main(["in.csv", "more.csv", *words]) == 0
     assert rows("more.csv") == rows("out.csv")
 
@@ -142,13 +142,13 @@ def test_hdf5_without_pandas_is_refused_at_once(capsys: pytest.CaptureFixture[st
         (["words.csv"], 1, "words.csv:3: a window's edges must be numbers of pixels. Received: 'b"),
         (["short.csv"], 1, "short.csv:2: a window's edges must be numbers of pixels. Received: ''"),
         (["far.csv"], 1, "must lie in its image of (23, 26) pixels"),
-        (["pictures.csv"], 1, "gone.jpg: no such file"),
+        (["images.csv"], 1, "gone.jpg: no such file"),
         (["in.csv", "--channel_swap", "0,1"], 1, "same number of dimensions as the input"),
         (["in.csv", "--context_pad", "6"], 1, "context_pad must leave some of the input's 12"),
         (["in.csv", "--pretrained_model", "gone.caffemodel"], 1, "gone.caffemodel: no such file"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     words: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("in.txt").write_text("a.jpg\n")
@@ -158,11 +158,11 @@ def test_mistakes_are_told(
     Path("words.csv").write_text(f"{header}\na.jpg,1,2,3,4\na.jpg,1,2,b,4\n")
     Path("short.csv").write_text(f"{header}\na.jpg,1,2,3\n")
     Path("far.csv").write_text(f"{header}\na.jpg,50,50,60,60\n")
-    Path("pictures.csv").write_text(f"{header}\ngone.jpg,1,2,3,4\n")
+    Path("images.csv").write_text(f"{header}\ngone.jpg,1,2,3,4\n")
     first, *more = words
     assert main([first, "out.csv", *FLAGS, *more]) == status
-    told = capsys.readouterr().err
-    assert message in told and "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
     assert not Path("out.csv").exists()
 
 

@@ -1,4 +1,4 @@
-"""The original's python/train.py, held against the face's SGDSolver."""
+"""Caffe's python/train.py, compared with pycaffe's SGDSolver."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_solver_is_stepped_to_max_iter_and_no_further_snapshot_is_written(
     assert lines(capsys.readouterr().err)[0] == "Use CPU. (There is no CUDA device)"
     for mine, theirs in zip(weights("small_iter_4.caffemodel"), wanted, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    # From a snapshot it goes max_iter further, as the original does.
+    # From a snapshot it goes max_iter further, as Caffe does.
     assert main(["--solver=solver.prototxt", "--snapshot", "small_iter_2.solverstate"]) == 0
     log = lines(capsys.readouterr().err)
     assert Path("small_iter_6.caffemodel").is_file()
@@ -80,7 +80,7 @@ def test_rule_is_sgd_whatever_the_solver_says(capsys: pytest.CaptureFixture[str]
 
 
 @cpu_only
-def test_timing_tells_each_layer_s_passes_in_the_original_s_lines(
+def test_timing_logs_each_layers_passes_in_caffes_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--solver", "solver.prototxt"]) == 0
@@ -91,14 +91,14 @@ def test_timing_tells_each_layer_s_passes_in_the_original_s_lines(
     for mine, theirs in zip(weights("small_iter_4.caffemodel"), wanted, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     start = next(index for index, line in enumerate(log) if line.startswith("forw "))
-    told = log[start : start + 11]
+    block = log[start : start + 11]
     heads = ["  0     data", "  1     conv", "  2     relu", "  3       ip", "  4     loss"]
-    assert [line.rpartition(" : ")[0] for line in told[:10]] == [
+    assert [line.rpartition(" : ")[0] for line in block[:10]] == [
         *(f"forw {head}" for head in heads),
         *(f"back {head}" for head in reversed(heads)),
     ]
-    times = [float(line.rpartition(" : ")[2]) for line in told[:10]]
-    total = float(told[10].removeprefix("solver total: "))
+    times = [float(line.rpartition(" : ")[2]) for line in block[:10]]
+    total = float(block[10].removeprefix("solver total: "))
     assert times[-1] == 0  # data has no way back
     assert times[1] > 0 and times[8] > 0  # the convolution
     assert 0 < sum(times) <= total + 0.1  # rounded to hundredths each
@@ -115,7 +115,7 @@ def test_gpus_that_are_not_here_are_one_line(capsys: pytest.CaptureFixture[str])
     assert "Use CPU. (There is no CUDA device)" in capsys.readouterr().err
 
 
-def test_mistakes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert (
         "error: missing: -solver (usage: caffe_kd pycaffe_train -solver FILE [FLAGS])"

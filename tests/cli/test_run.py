@@ -77,7 +77,7 @@ def test_end_of_the_script_is_that_of_the_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.strip()) == (1, "sorry")
 
 
-def test_error_of_the_script_is_told_as_python_does(tmp_path: Path) -> None:
+def test_error_of_the_script_is_reported_as_by_python(tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text("import caffe\n\ncaffe.Net('no.prototxt', caffe.TEST)\n")
     done = run(tmp_path, "fails.py")
     assert done.returncode == 1
@@ -143,7 +143,7 @@ def test_processes_of_the_script_import_caffe_too(tmp_path: Path, method: str) -
     assert done.stdout.strip() == "[(5, 1, 'caffe_kd'), (6, 1, 'caffe_kd')]", done.stderr
 
 
-def test_wrong_usage_is_told(tmp_path: Path) -> None:
+def test_wrong_usage_is_an_error(tmp_path: Path) -> None:
     for words in ((), ("-m",), ("nothing.py",)):
         done = run(tmp_path, *words)
         assert done.returncode == 2

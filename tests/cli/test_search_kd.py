@@ -66,7 +66,7 @@ def test_best_is_a_solver_that_trains(searched: Path) -> None:
     assert (searched / f"best_iter_{plan.solver.max_iter}.caffemodel").is_file()
 
 
-def test_teacher_answers_once_for_all_trials(searched: Path) -> None:
+def test_teacher_runs_once_for_all_trials(searched: Path) -> None:
     reports = [
         line.partition("Teacher cache: ")[2]
         for log in sorted((searched / "trials").glob("*/train.log"))
@@ -110,7 +110,7 @@ def test_another_search_in_the_same_folder_is_refused(
     assert "a search with another solver.prototxt" in capsys.readouterr().err
 
 
-def test_lack_of_optuna_is_told(
+def test_lack_of_optuna_is_reported(
     examples: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -122,7 +122,7 @@ def test_lack_of_optuna_is_told(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "missing: -solver"),
         (["-solver", "x", "-trials", "0"], "-trials must be at least 1"),
@@ -130,12 +130,14 @@ def test_lack_of_optuna_is_told(
         (["-solver", "x", "-search", "gamma"], "there is no setting 'gamma'"),
     ],
 )
-def test_wrong_use_is_told(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_an_error(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_unknown_output_is_told(
+def test_unknown_output_is_an_error(
     examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(examples, tmp_path, "-measure", "acuracy")) == 1

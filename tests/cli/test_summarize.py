@@ -41,7 +41,7 @@ def test_summary_lists_layers_shapes_and_parameters(capsys: pytest.CaptureFixtur
     assert " ".join(rows[4]).startswith("1,562 parameters, 5.33 k multiply-adds a sample")
 
 
-# Each layer, of every phase, as the original's summarize.py tells of it.
+# Each layer, of every phase, as Caffe's summarize.py prints it.
 WIRED = """
 name: "wired"
 layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }
@@ -70,15 +70,15 @@ all   Pooling                            plain      -> all       global
 """
 
 
-def test_layers_are_told_in_the_original_s_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_are_printed_in_caffes_table(capsys: pytest.CaptureFixture[str]) -> None:
     Path("net.prototxt").write_text(WIRED)
     main(["net.prototxt", "--max-width", "21"])
     assert capsys.readouterr().out.split("\n\n")[0] + "\n" == TABLE
     main(["net.prototxt", "-w", "6"])
-    told = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
     # What is wider flows over, and what follows moves up again where there is room.
-    assert told[0] == "in    Input             -> data"
-    assert told[2] == "plain Convolution  conv -> plain 1 4"
+    assert lines[0] == "in    Input             -> data"
+    assert lines[2] == "plain Convolution  conv -> plain 1 4"
 
 
 def test_blobs_are_coloured_on_a_terminal() -> None:

@@ -60,7 +60,7 @@ def teacher_weights(folder: Path) -> Path:
 
 
 def accuracy(net: Path, weights: Path, batches: int) -> float:
-    """Return what a net gets right of the records of its phase TEST."""
+    """Return what a net gets right of the samples of its phase TEST."""
     tested = load_net(net)
     tested.load_weights(weights)
     right = 0.0
@@ -76,9 +76,9 @@ def test_student_learns_real_digits_it_never_saw(folder: Path, method: str) -> N
     words = ["-method", method, "-overwrite", *QUICK[method]]
     assert main(command(folder, database, *words)) == 0
 
-    records = LmdbSamples(database)
-    assert len(records) == COUNT
-    images, labels = records.batch(slice(None))
+    samples = LmdbSamples(database)
+    assert len(samples) == COUNT
+    images, labels = samples.batch(slice(None))
     assert isinstance(images, np.ndarray)
     assert (images.dtype, images.shape) == (np.uint8, (COUNT, 1, 28, 28))
     assert set(labels) == set(range(CLASSES))
@@ -134,7 +134,7 @@ def test_a_deployed_net_takes_scale_from_a_flag(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         (["-count", "0"], 2, "-count must be at least 1"),
         (["-method", "noise", "-balance", "1"], 2, "-balance is for -method generator"),
@@ -145,16 +145,16 @@ def test_a_deployed_net_takes_scale_from_a_flag(folder: Path, tmp_path: Path) ->
         (["-shape", "3,28,28"], 1, "shape mismatch"),
     ],
 )
-def test_wrong_use_is_told(
+def test_wrong_use_is_an_error(
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     status: int,
-    told: str,
+    message: str,
 ) -> None:
     assert main(command(folder, tmp_path / "db", *words)) == status
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "db").exists()
 
 
@@ -166,7 +166,7 @@ def test_a_database_is_not_overwritten_unasked(
     assert "give -overwrite" in capsys.readouterr().err
 
 
-def test_missing_data_is_told_with_the_remedy(
+def test_missing_data_is_reported_with_the_remedy(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     net = (folder / "teacher_train_test.prototxt").read_text()

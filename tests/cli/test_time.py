@@ -1,4 +1,4 @@
-"""The commands that measure a net's layers and tell of the devices."""
+"""The commands that measure a net's layers and print the devices."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def milliseconds(log: list[str], what: str) -> float:
     return float(found[1])
 
 
-def test_time_logs_the_original_s_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_logs_caffes_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["time", "-model", "net.prototxt", "--iterations=3"]) == 0
     log = lines(capsys.readouterr().err)
     assert log[0] == "Use CPU."
@@ -91,7 +91,7 @@ def test_phase_test_has_the_layers_of_phase_test(capsys: pytest.CaptureFixture[s
     words = ["time", "-model", "net.prototxt", "-iterations", "1", "-phase"]
     assert main([*words, "TEST"]) == 0
     log = lines(capsys.readouterr().err)
-    # The split that the original inserts, where two layers take one blob.
+    # The split that Caffe inserts, where two layers take one blob.
     assert any(line.startswith("ip_ip_0_split\tforward: ") for line in log)
     assert any(line.startswith("  accuracy\tbackward: ") for line in log)
     assert main([*words, "VALIDATE"]) == 2
@@ -121,7 +121,7 @@ def test_device_query_without_a_device_says_so(capsys: pytest.CaptureFixture[str
     assert "-gpu 0: there are 0 CUDA devices here" in capsys.readouterr().err
 
 
-def test_device_s_facts_stand_in_the_original_s_lines() -> None:
+def test_properties_of_a_device_are_in_caffes_lines() -> None:
     facts = SimpleNamespace(  # what a PyTorch may know; an older one knows less
         major=9, minor=0, name="Some GPU", total_memory=85, shared_memory_per_block=49152,
         warp_size=32, max_threads_per_block=1024, clock_rate=1980000, multi_processor_count=132,
@@ -143,13 +143,13 @@ def test_device_s_facts_stand_in_the_original_s_lines() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_time_on_a_gpu_says_so_in_the_original_s_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_on_a_gpu_says_so_in_caffes_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["time", "-model", "net.prototxt", "-iterations", "1", "-gpu", "0"]) == 0
     assert lines(capsys.readouterr().err)[0] == "Use GPU with device ID 0"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_device_query_tells_of_each_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_device_query_prints_each_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["device_query", "-gpu", "all"]) == 0
     log = lines(capsys.readouterr().err)
     assert f"Name:                          {torch.cuda.get_device_name(0)}" in log

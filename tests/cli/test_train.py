@@ -102,8 +102,8 @@ def test_temperature_and_alpha_override_and_the_log_says_so(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-solver", "kd_solver.prototxt", "-temperature", "2.5", "-max_iter", "1"]) == 0
-    told = capsys.readouterr().err
-    assert "layer 'distilling_loss': temperature 2.5 from the command line instead of 4" in told
+    log = capsys.readouterr().err
+    assert "layer 'distilling_loss': temperature 2.5 from the command line instead of 4" in log
     message = fails(capsys, "-solver", "kd_solver.prototxt", "-alpha", "1.5")
     assert "distiller.prototxt" in message and "alpha" in message
 
@@ -159,10 +159,10 @@ def test_layers_flag_registers_a_type_of_ones_own(
 def test_signal_snapshots_and_says_how_to_go_on(folder: Path, name: str) -> None:
     edit("student_solver.prototxt", "max_iter: 12", "max_iter: 1000000")
     words = ["-solver", "student_solver.prototxt"]
-    told = stopped("train_kd", *words, after="Iteration 3 (", by=getattr(signal, name))
+    log = stopped("train_kd", *words, after="Iteration 3 (", by=getattr(signal, name))
     state, _ = newest_state(folder / "student_alone")
-    assert any("Optimization stopped early." in line for line in told)
-    assert told[-1].endswith(f"] To resume: -snapshot {state}")
+    assert any("Optimization stopped early." in line for line in log)
+    assert log[-1].endswith(f"] To resume: -snapshot {state}")
 
 
 def test_signals_do_what_the_flags_say(folder: Path) -> None:
@@ -257,7 +257,7 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"), MISTAKES, ids=[m[2][:40] or "-" for m in MISTAKES]
 )
-def test_mistake_is_told_in_one_line_with_its_place(
+def test_mistake_is_reported_in_one_line_with_its_place(
     folder: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, says: str
 ) -> None:
     edit(file, old, new)
@@ -344,7 +344,9 @@ def test_loss_that_ends_a_resumed_run_names_the_snapshot_it_began_with(
     assert f"Last snapshot: {state}" in message
 
 
-def test_snapshot_beyond_max_iter_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_snapshot_beyond_max_iter_is_reported(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["-solver", "student_solver.prototxt", "-max_iter", "2"]) == 0
     state = "student_alone_iter_2.solverstate"
     flags = ["-solver", "student_solver.prototxt", "-max_iter", "1", "-snapshot", state]

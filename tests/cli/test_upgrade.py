@@ -50,7 +50,7 @@ def test_text_tool_may_write_over_its_input_and_knows_the_current_format(tmp_pat
     assert path.read_text() == current
 
 
-def test_text_tool_tells_a_field_without_successor_and_fails(tmp_path):
+def test_text_tool_reports_a_field_without_successor_and_fails(tmp_path):
     old, new = tmp_path / "old.prototxt", tmp_path / "new.prototxt"
     old.write_text(OLD.replace('"relu"', '"relu" stride: 2'))
     done = run("upgrade_net_proto_text", old, new, cwd=tmp_path)
@@ -116,7 +116,7 @@ def test_wrong_number_of_files_is_a_usage_error(arguments):
     assert upgrade_net_proto_text.main(arguments) == 2
 
 
-def test_commands_answer_in_the_package_too(tmp_path):
+def test_commands_run_in_the_package_too(tmp_path):
     old, new = tmp_path / "old.prototxt", tmp_path / "new.prototxt"
     old.write_text(OLD)
     assert caffe_kd(["upgrade", str(old), str(new)]) == 0

@@ -92,14 +92,14 @@ def test_inputs_may_come_from_another_file(
         (["-model", "n", "-expected", "a", "-atol", "nan"], "-atol must be at least 0"),
     ],
 )
-def test_wrong_usage_is_told(
+def test_wrong_usage_is_an_error(
     flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags) == 2
     assert words in capsys.readouterr().err
 
 
-def test_missing_weights_are_told(
+def test_missing_weights_are_reported(
     net: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*net[:2], "-record", str(tmp_path / "a.npz")]) == 1

@@ -11,7 +11,7 @@ from caffe_kd.cli.train import main as train
 from caffe_kd.core.errors import CaffeKDError, SolverError
 from caffe_kd.recipes.search.target import NET, SOLVER, SearchTarget, write
 from caffe_kd.solver.plan import read_plan
-from tests.cli.small import RECORDS, write_examples
+from tests.cli.small import SAMPLES, write_examples
 
 ITERATIONS = 12
 
@@ -36,9 +36,9 @@ def test_last_tenth_validates_and_is_not_trained_on(examples: Path) -> None:
     said: list[str] = []
     net = target(examples, said=said).trial({})[NET]
     training, validating = data_params(net)
-    held = RECORDS["train"] // 10
-    assert (training.first, training.count) == (0, RECORDS["train"] - held)
-    assert (validating.first, validating.count) == (RECORDS["train"] - held, held)
+    held = SAMPLES["train"] // 10
+    assert (training.first, training.count) == (0, SAMPLES["train"] - held)
+    assert (validating.first, validating.count) == (SAMPLES["train"] - held, held)
     assert {Path(x.source).name for x in (training, validating)} == {"train-images-idx3-ubyte"}
     assert said == ["validation: the last tenth of the training records, which no trial trains on"]
 

@@ -1,4 +1,4 @@
-"""A small net for colour pictures, its weights, and pictures, as classify.py and detect.py take."""
+"""A small net for colour images, its weights, and images, as classify.py and detect.py take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 import caffe_kd as caffe
 
-# LeNet's kind, for BGR from 0 to 255; two pictures at once, so that batches have to be cut.
+# LeNet's kind, for BGR from 0 to 255; two images at once, so that batches have to be cut.
 DEPLOY = """
 name: "deploy"
 layer { name: "data" type: "Input" top: "data"
@@ -35,8 +35,8 @@ def write_net(folder: Path, text: str = DEPLOY) -> tuple[str, str]:
     return model, weights
 
 
-def write_pictures(folder: Path) -> None:
-    """Write coloured pictures of several sizes."""
+def write_images(folder: Path) -> None:
+    """Write coloured images of several sizes."""
     draw = np.random.default_rng(0)
     for index, name in enumerate(NAMES):
         pixels = draw.integers(256, size=(20 + 3 * index, 26, 3)).astype(np.uint8)
