@@ -56,11 +56,11 @@ def make_layer(body: str, *shapes: tuple[int, ...], tops: int = 1, phase: int = 
 
 
 def run(layer: Layer, *bottoms: Tensor) -> list[Tensor]:
-    """Run a layer, hold its rule of top shapes against the tops, and return them."""
+    """Run a layer, compare its rule of top shapes with the tops, and return them."""
     tops = layer(*bottoms)
     tops = [tops] if isinstance(tops, Tensor) else list(tops)
-    told = layer.top_shapes([tuple(b.shape) for b in bottoms])
-    assert [tuple(t.shape) for t in tops] == [tuple(s) for s in told]
+    shapes = layer.top_shapes([tuple(b.shape) for b in bottoms])
+    assert [tuple(t.shape) for t in tops] == [tuple(s) for s in shapes]
     return tops
 
 
@@ -76,7 +76,7 @@ def assert_close(got: Any, want: Any, what: str = "") -> None:
 
 
 def golden_case(name: str) -> None:
-    """Hold a net against what the original Caffe computed: tops, blobs afterwards, gradients."""
+    """Compare a net with what BVLC Caffe computed: tops, blobs afterwards, gradients."""
     net = Net(text.read(GOLDEN_LAYERS / f"{name}.prototxt", pb.NetParameter()))
     data = np.load(GOLDEN_LAYERS / f"{name}.npz")
     for key in _keys(data, "param"):

@@ -91,13 +91,13 @@ def test_learning_rate_top_is_the_solvers_rate(folder):
 
 
 def test_accuracy_on_probabilities_is_that_of_the_deployed_net(folder):
-    (told,) = logged(log_of_student(folder), r"Test net output #0: accuracy")[-1:]
+    (logged_accuracy,) = logged(log_of_student(folder), r"Test net output #0: accuracy")[-1:]
     net = deployed(folder)
     net({"data": pixels_of_test(folder)})
     labels = np.fromfile(folder / "t10k-labels-idx1-ubyte", np.uint8)[8:]
     right = (net.blobs["prob"].argmax(1).numpy() == labels).mean()
-    assert told == pytest.approx(right)
-    assert told > 0.5  # far from the 0.1 of a net that has learned nothing
+    assert logged_accuracy == pytest.approx(right)
+    assert logged_accuracy > 0.5  # far from the 0.1 of a net that has learned nothing
 
 
 def test_snapshot_and_deployed_net_are_the_student_alone(folder):
@@ -112,7 +112,7 @@ def test_snapshot_and_deployed_net_are_the_student_alone(folder):
     assert [x.name for x in net.layer] == ["data", *student[: student.index("prob") + 1]]
 
 
-def test_exported_student_answers_as_the_deployed_net(folder):
+def test_exported_student_has_the_outputs_of_the_deployed_net(folder):
     x = pixels_of_test(folder)
     net = deployed(folder)
     net({"data": x})

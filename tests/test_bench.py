@@ -1,4 +1,4 @@
-"""That the bench runs and tells what it measured. Nothing here asserts how fast anything is."""
+"""That the bench runs and prints what it measured. Nothing here asserts how fast anything is."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_mlp_pair_is_measured_against_script_and_student(small: bench.Bench) -> 
     assert [row.compared for row in rows if row.ratio] == ["usual script", "student on one batch"]
 
 
-def test_start_runs_fresh_processes(small: bench.Bench) -> None:
+def test_start_runs_new_processes(small: bench.Bench) -> None:
     first = bench.start(small, samples=128)[-1]
     assert len(first.rounds) == 1
     assert list(small.folder.glob("run_*.log")), "nothing was trained"
@@ -81,15 +81,15 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["-only", "lent"], "Did you mean 'lenet'"),
         (["-rounds", "0"], "-rounds must be at least 1"),
         (["-iterations", "0"], "-iterations must be at least 1"),
     ],
 )
-def test_wrong_flag_is_told(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_flag_is_an_error(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.main(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

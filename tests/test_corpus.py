@@ -1,4 +1,4 @@
-"""Prototxt of public repositories, built: to the original's shapes, and what it refuses besides."""
+"""Prototxt of public repositories, built: to Caffe's shapes, and what Caffe refuses besides."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHAPES = (
     ((2, 1), (2, 1)),
     ((4, 2, 3), (4, 2)),
 )
-# Of those that the original did not build; with the 209 that it did, 290 of 358. More are welcome.
+# Of those that Caffe did not build; with the 209 that it did, 290 of 358. More are welcome.
 BUILT_BESIDES = 81
 # What stays in front of a net although it has no bottom.
 MADE_HERE = ("Input", "Parameter", "DummyData")
@@ -45,7 +45,7 @@ def rows(builds: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file, delimiter="\t") if row["builds"] == builds]
 
 
-def test_what_the_original_builds_has_its_shapes_in_both_phases():
+def test_what_caffe_builds_has_its_shapes_in_both_phases():
     built = 0
     for row in rows("1"):
         recorded = json.loads((CORPUS / f"{row['id']}.json").read_text())
@@ -107,8 +107,8 @@ def builds(net, phase) -> CaffeKDError | None:
     return first
 
 
-def test_what_the_original_does_not_build_is_built_or_refused_with_file_and_line():
-    """Of the original's 149 some lack a Python module or a data file, some are of a fork."""
+def test_what_caffe_does_not_build_is_built_or_refused_with_file_and_line():
+    """Of Caffe's 149 some lack a Python module or a data file, some are of a fork."""
     built, refused = [], {}
     for row in rows("0"):
         path = CORPUS / f"{row['id']}.prototxt"

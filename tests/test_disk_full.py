@@ -101,7 +101,7 @@ except CaffeKDError as error:
     assert [p.name for p in tmp_path.iterdir()] == ["whole"]
 
 
-def test_export_and_tools_tell_it_in_one_line(
+def test_export_and_tools_report_it_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main(["-solver", SOLVER, "-max_iter", "3", "-no_progress"]) == 0

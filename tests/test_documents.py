@@ -29,7 +29,7 @@ from tests.documents import (
 from tests.test_structure import FLOORS
 
 README_BYTES = 9 * 1024
-PICTURE_BYTES = 100_000
+IMAGE_BYTES = 100_000
 # Installing, and what needs Docker, is not for a test; the quick start has test_quickstart.py, the
 # guides test_migration.py, the tests and checks whoever runs this.
 ELSEWHERE = ("python -m venv", ". .venv", "pip install", "docker ", "caffe_kd quickstart", "bash ")
@@ -68,10 +68,10 @@ def test_both_languages_show_the_same_commands_and_samples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", chinese("README.md")])
-def test_readme_is_short_and_has_a_small_picture(name: str) -> None:
+def test_readme_is_short_and_has_a_small_image(name: str) -> None:
     assert (ROOT / name).stat().st_size <= README_BYTES
-    (picture,) = (ROOT / link for link in links(name) if link.endswith(".png"))
-    assert picture.stat().st_size < PICTURE_BYTES
+    (image,) = (ROOT / link for link in links(name) if link.endswith(".png"))
+    assert image.stat().st_size < IMAGE_BYTES
 
 
 @pytest.mark.parametrize("name", documents())

@@ -62,7 +62,7 @@ def run(command: str) -> str:
 
 
 def write_as_in_2014(path: Path, trained: Path) -> None:
-    """Write weights in V1 format, with four extents for each blob."""
+    """Write weights in V1 format, with four dims for each blob."""
     old = pb.NetParameter()
     text.read("prototxt/migrate/lenet_2014.prototxt", old)
     blobs = {layer.name: layer.blobs for layer in read_weights(trained)}
@@ -125,14 +125,14 @@ class Story:
             ("test", self.digits[:100], self.labels),
         ):
             for index, image in enumerate(images):
-                path = Path(f"pictures/{part}/{labels[index]}/{index}.png")
+                path = Path(f"images/{part}/{labels[index]}/{index}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).resize((56, 56)).save(path)
         seven = self.digits[self.labels.tolist().index(7)]
         drawn = Image.fromarray(255 - seven).resize((300, 300), Image.Resampling.BICUBIC)
-        drawn.convert("RGB").save("pictures/seven.png")
+        drawn.convert("RGB").save("images/seven.png")
 
-    def told(self, part: str) -> str:
+    def output_of(self, part: str) -> str:
         (command,) = (c for c in self.said if part in c)
         return self.said[command]
 
@@ -154,7 +154,7 @@ def accuracy(log: str) -> float:
 
 def test_old_net_scores_as_it_did(story):
     assert read_net(TEACHER).layers and not read_net(TEACHER).layer
-    log = story.told("caffe_kd test")
+    log = story.output_of("caffe_kd test")
     assert "using deprecated V1LayerParameter: prototxt/migrate/lenet_2014.prototxt" in log
     if story.is_real:
         recorded = np.load(REAL_MODEL / "lenet_iter_10000.npz")["accuracy"]
@@ -164,13 +164,13 @@ def test_old_net_scores_as_it_did(story):
 
 
 def test_student_learns_from_the_old_net(story):
-    log = story.told("migrate/kd_solver")
+    log = story.output_of("migrate/kd_solver")
     assert "distilling_loss" in log
     assert accuracy(log) > LEARNT
     assert Path("output/migrate/student.onnx").stat().st_size < TEACHER.stat().st_size / 10
 
 
-def test_deploy_net_answers_as_the_old_one(story):
+def test_deploy_net_has_the_outputs_of_the_old_one(story):
     deployed = load_net("output/migrate/lenet_deploy.prototxt")
     assert deployed.inputs == ["data"] and deployed.shapes["data"] == (1, 1, 28, 28)
     deployed.load_weights(TEACHER)
@@ -182,7 +182,7 @@ def test_deploy_net_answers_as_the_old_one(story):
     assert bool((deployed.blobs["ip2"] == old.blobs["ip2"]).all())
 
 
-def test_old_net_as_onnx_takes_pixels_and_answers_alike(story):
+def test_old_net_as_onnx_takes_pixels_and_has_equal_outputs(story):
     pixels = story.digits[:100, None]
     session = ort.InferenceSession("output/migrate/lenet.onnx")
     (logits,) = session.run(None, {"data": pixels})
@@ -192,30 +192,30 @@ def test_old_net_as_onnx_takes_pixels_and_answers_alike(story):
     np.testing.assert_allclose(logits, old.blobs["ip2"].detach(), rtol=RTOL, atol=RTOL)
 
 
-def test_picture_is_classified(story):
-    said = story.told("seven.png -model output/migrate/student.onnx").splitlines()
+def test_image_is_classified(story):
+    said = story.output_of("seven.png -model output/migrate/student.onnx").splitlines()
     assert said[0] == (
         "'data' = pixel * 0.00390625, grey, 28 x 28; probabilities = softmax('ip2'), pixel inverted"
     )
-    assert said[1] == "pictures/seven.png:"
+    assert said[1] == "images/seven.png:"
     assert re.fullmatch(r"  [01]\.\d{4}  7", said[2])
     assert len(said) == 5
 
 
-def test_own_pictures_become_records(story):
-    records = LmdbSamples(Path("output/migrate/own_train_lmdb"))
-    assert len(records) == 640
-    image, label = records.read(0)
+def test_own_images_become_samples(story):
+    samples = LmdbSamples(Path("output/migrate/own_train_lmdb"))
+    assert len(samples) == 640
+    image, label = samples.read(0)
     assert image.shape == (1, 28, 28)
-    assert f"_{label}/" in records.key(0).decode()
+    assert f"_{label}/" in samples.key(0).decode()
     assert Path("output/migrate/labels.txt").read_text().split() == list("0123456789")
     test = LmdbSamples(Path("output/migrate/own_test_lmdb")).batch(slice(None))[1]
     np.testing.assert_array_equal(test, np.sort(story.labels[:100]))
 
 
-def test_student_learns_on_own_pictures(story):
-    assert accuracy(story.told("own_kd_solver")) > LEARNT
-    said = story.told("test/7/*.png")
+def test_student_learns_on_own_images(story):
+    assert accuracy(story.output_of("own_kd_solver")) > LEARNT
+    said = story.output_of("test/7/*.png")
     guesses = re.findall(r"^  [01]\.\d{4}  (\d)$", said, re.MULTILINE)
     assert len(guesses) == int((story.labels[:100] == 7).sum())
     assert guesses.count("7") > LEARNT * len(guesses)

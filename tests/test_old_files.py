@@ -1,4 +1,4 @@
-"""Nets, solvers and weights of former years: built, trained, and run to the original's numbers."""
+"""Nets, solvers and weights of former years: built, trained, and run to Caffe's numbers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def model(folder: str, prototxt: str, weights: str) -> tuple[Net, np.lib.npyio.N
         ("tiny-htshinichi-2020", "test", "test", "input fields"),
     ],
 )
-def test_old_net_answers_as_the_original(folder, prototxt, weights, step):
+def test_old_net_has_caffes_outputs(folder, prototxt, weights, step):
     net, recorded, notes = model(folder, f"{prototxt}.prototxt", weights)
     assert any(f"using deprecated {step}" in line for line in notes.lines)
     assert notes.problems == []

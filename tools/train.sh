@@ -32,7 +32,7 @@ run() {  # run SOLVER NAME [FLAGS]
 weights="$(sed -n 's/^[^#]*weights: *"\([^"]*\)".*/\1/p' "$solver" | head -n 1)"
 if [ -n "$weights" ] && [ ! -f "$weights" ]; then
   echo "== there is no $weights yet: training the teacher first"
-  # mlp_kd is taught by mlp_teacher, kd by teacher.
+  # mlp_kd learns from mlp_teacher, kd from teacher.
   teacher="${job%kd}teacher"
   run "prototxt/$example/${teacher}_solver.prototxt" "$teacher"
 fi

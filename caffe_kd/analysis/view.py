@@ -22,7 +22,7 @@ _PASSING = {"Split", "Reshape", "Flatten", "Dropout"}
 
 @dataclass(eq=False)
 class Node:
-    """A layer's place in the net: its message, the layer if it could be built, its neighbours.
+    """A layer in the net: its message, the layer if it could be built, its neighbours.
 
     Attributes:
         parents: for each bottom, the node that makes its value; None if none does.

@@ -48,8 +48,8 @@ def _load_layers(path: str) -> None:
     except Exception as error:
         # Where in the user's own file it went wrong; the frames around it are ours and Python's.
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        place = f"{path}:{lines[-1]}" if lines else path
-        raise UsageError(f"-layers {place}: {type(error).__name__}: {error}") from error
+        position = f"{path}:{lines[-1]}" if lines else path
+        raise UsageError(f"-layers {position}: {type(error).__name__}: {error}") from error
 
 
 class _LoadLayers(argparse.Action):

@@ -14,7 +14,7 @@ def folder(name: str) -> Path:
         CaffeKDError: the installation lacks it.
     """
     package = Path(__file__).resolve().parents[1]
-    for place in (package.parent / "prototxt", package / "prototxt"):
-        if (place / name).is_dir():
-            return place / name
+    for folder in (package.parent / "prototxt", package / "prototxt"):
+        if (folder / name).is_dir():
+            return folder / name
     raise CaffeKDError(f"the example nets '{name}' are missing from this installation: {package}")

@@ -81,17 +81,17 @@ def read(path: str | Path) -> Bundle:
     Raises:
         ParseError: the file is not prototxt, or two of its nets have the same name.
     """
-    places: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     nets: dict[str, Any] = {}
     notes: list[str] = []
     for line, net in (found := text.read_several(path, pb.NetParameter)):
         if net.name in nets:
             raise ParseError(
                 f"two nets in this file are named '{net.name}', the first at line "
-                f"{places[net.name]}. Give each its own name, '{TEACHER}' or '{STUDENT}'",
+                f"{first_lines[net.name]}. Give each its own name, '{TEACHER}' or '{STUDENT}'",
                 f"{path}:{line}",
             )
-        places[net.name], nets[net.name] = line, net
+        first_lines[net.name], nets[net.name] = line, net
         _complete_dims(net)
         if len(found) > 1 and net.state.HasField("phase"):
             net.state.ClearField("phase")
@@ -141,7 +141,7 @@ def join(student: Any, layers: Iterable[Any]) -> tuple[Any, list[str]]:
     body = [x for i, layer in enumerate(student.layer) for x in (*before.get(i, ()), layer)]
     del joined.layer[:]
     joined.layer.extend([*first, *body, *waiting])
-    notes = [_tell_joined(student, new.values())] if new else []
+    notes = [_joined_note(student, new.values())] if new else []
     return joined, notes + _drop_fed_inputs(joined)
 
 
@@ -166,7 +166,7 @@ def _check_equal(layer: Any, known: Any) -> None:
     )
 
 
-def _tell_joined(student: Any, new: Iterable[Any]) -> str:
+def _joined_note(student: Any, new: Iterable[Any]) -> str:
     names = dict.fromkeys(layer.name for layer in new)
     return f"net '{student.name}': layers of the solver are added: {', '.join(names)}"
 

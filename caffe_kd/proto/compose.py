@@ -68,8 +68,8 @@ def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = N
     for teacher in teachers:
         frozen += _frozen_layers(teacher, [*own, *added], student_blobs)
     _check_names(frozen, [*own, *added])
-    place = _place_of_teachers(own, frozen)
-    composed.layer.extend([*own[:place], *frozen, *own[place:], *added])
+    start = _start_of_teachers(own, frozen)
+    composed.layer.extend([*own[:start], *frozen, *own[start:], *added])
     for net in (*(teacher.net for teacher in teachers), distiller):
         if net is not None:  # which building the composed net refuses
             composed.foreign.extend(net.foreign)
@@ -77,12 +77,12 @@ def compose(student: Any, teachers: Sequence[Teacher], distiller: Any | None = N
 
 
 def _check_names(taken: Iterable[Any], added: Iterable[Any]) -> None:
-    places = {layer.name: layer.source_line for layer in taken}
+    lines = {layer.name: layer.source_line for layer in taken}
     for layer in added:
-        if layer.name in places:
+        if layer.name in lines:
             raise NetError(
                 f"layer '{layer.name}' has the name of another layer of the composed net "
-                f"({places[layer.name]}). Give one of them another name",
+                f"({lines[layer.name]}). Give one of them another name",
                 layer.source_line or None,
             )
 
@@ -186,8 +186,8 @@ def _freeze(layer: Any, teacher: Teacher, names: dict[str, str], rules: Sequence
     return frozen
 
 
-def _place_of_teachers(own: Sequence[Any], frozen: Sequence[Any]) -> int:
-    """Return where the teachers go: after the last layer without bottoms that feeds them.
+def _start_of_teachers(own: Sequence[Any], frozen: Sequence[Any]) -> int:
+    """Return the teachers' first index: after the last layer without bottoms that feeds them.
 
     That is before the student's own layers, which may change the input in place.
     """

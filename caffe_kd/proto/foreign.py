@@ -42,9 +42,9 @@ def settle(message: Any) -> list[str]:
     moves = [_move(layer) for layer in _layers(message)]
     if message.DESCRIPTOR.name == "SolverParameter":
         moves.append(_move_devices(message))
-    for outcome, place in chain.from_iterable(moves):
-        outcomes.setdefault(outcome, []).append(place)
-    return [_line(outcome, places) for outcome, places in outcomes.items()]
+    for outcome, where in chain.from_iterable(moves):
+        outcomes.setdefault(outcome, []).append(where)
+    return [_line(outcome, locations) for outcome, locations in outcomes.items()]
 
 
 def can_settle(message: Any) -> bool:
@@ -196,9 +196,9 @@ def _plain(value: str) -> str:
         return value
 
 
-def _line(outcome: str, places: list[str]) -> str:
-    more = f" ({len(places) - 1} more)" if len(places) > 1 else ""
-    return f"{places[0]}: {outcome}{more}" if places[0] else f"{outcome}{more}"
+def _line(outcome: str, locations: list[str]) -> str:
+    more = f" ({len(locations) - 1} more)" if len(locations) > 1 else ""
+    return f"{locations[0]}: {outcome}{more}" if locations[0] else f"{outcome}{more}"
 
 
 # ---- fields that have an equivalent here

@@ -130,10 +130,10 @@ class _File:
         """Return datasets named 0, 1, … as a list with None in gaps."""
         by_index: dict[int, Array] = {}
         for name, dataset in members:
-            place = f"{where[:200]}/{name[:200]}"
+            path = f"{where[:200]}/{name[:200]}"
             if not (name.isascii() and name.isdigit() and len(name) < 6 and int(name) < MAX_BLOBS):
-                raise self.error(f"'{place}' was found instead of blobs 0, 1, …")
-            by_index[int(name)] = self._floats(dataset, place)
+                raise self.error(f"'{path}' was found instead of blobs 0, 1, …")
+            by_index[int(name)] = self._floats(dataset, path)
         return [by_index.get(i) for i in range(max(by_index, default=-1) + 1)]
 
     def _floats(self, dataset: Any, name: str) -> Array:

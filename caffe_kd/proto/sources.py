@@ -1,4 +1,4 @@
-"""What a layer without bottoms provides: the one place that says which types read data."""
+"""What a layer without bottoms provides: this module alone determines which types read data."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ..core.files import name_hint
 
 MOST_CHARACTERS = 4096
 _FREE = ("param_str", "text")  # read by Python layers, and a fork's own field
-_PLACE = "source_line"
+_LINE = "source_line"
 
 
 def check_strings(message: Any, file: str) -> None:
@@ -36,13 +36,13 @@ def check_strings(message: Any, file: str) -> None:
 
 def _strings(message: Any, where: str) -> Iterator[tuple[str, str, str]]:
     """Yield location, field and value of each string, here and in every message below."""
-    place = getattr(message, _PLACE, "") or where
+    line = getattr(message, _LINE, "") or where
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             for item in value if field.is_repeated else [value]:
-                yield from _strings(item, place)
-        elif field.type == FieldDescriptor.TYPE_STRING and field.name not in (*_FREE, _PLACE):
+                yield from _strings(item, line)
+        elif field.type == FieldDescriptor.TYPE_STRING and field.name not in (*_FREE, _LINE):
             for item in value if field.is_repeated else [value]:
                 # protobuf returns invalid UTF-8 of a binary file as bytes
                 is_text = isinstance(item, str)
-                yield place, field.name, item if is_text else item.decode(errors="surrogateescape")
+                yield line, field.name, item if is_text else item.decode(errors="surrogateescape")

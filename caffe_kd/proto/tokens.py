@@ -100,7 +100,7 @@ class Tokens:
         return self._ahead[0][1]
 
     def ahead(self, count: int) -> Token:
-        """Return the token ``count`` places after the next; after the end it is another end."""
+        """Return the token ``count`` tokens after the next; after the end it is another end."""
         while len(self._ahead) <= count and self._ahead[-1][0] != "end":
             self._ahead.append(next(self._rest))
         return self._ahead[min(count, len(self._ahead) - 1)]

@@ -207,9 +207,9 @@ def _upgrade_layer(old: Any, new: Any) -> list[str]:
             lost.append(field.name)
     numbers = unknown_numbers(old.layer) + unknown_numbers(old)
     lost += [f"number {number}, of a fork," for number in numbers]
-    place = f"{old.source_line}: " if old.source_line else ""
+    position = f"{old.source_line}: " if old.source_line else ""
     return [
-        f"{place}layer '{old.layer.name}': Unknown parameter {name} for layer type {word}; "
+        f"{position}layer '{old.layer.name}': Unknown parameter {name} for layer type {word}; "
         "it is left out"
         for name in lost
     ]

@@ -130,15 +130,15 @@ def _upgrade_layer(old: Any, new: Any) -> list[str]:
         else:
             put(new, field.name, field, value)
     name_v1_type(new)
-    place = f"{old.source_line}: " if old.source_line else ""
+    position = f"{old.source_line}: " if old.source_line else ""
     problems = []
     if not new.HasField("type"):  # in a binary file a fork's own type is a number only
-        problems.append(f"{place}layer '{old.name}' has no known type")
+        problems.append(f"{position}layer '{old.name}' has no known type")
     # The current layer has other numbers, so the meaning of these is unknown.
     numbers = [n for n in unknown_numbers(old) if n != _TYPE]
     if numbers:
         problems.append(
-            f"{place}layer '{old.name}': fields of a fork are left out, known by number only: "
+            f"{position}layer '{old.name}': fields of a fork are left out, known by number only: "
             f"{', '.join(map(str, numbers))}"
         )
     return problems

@@ -68,7 +68,7 @@ def test_examples_train_the_net_themselves_where_there_is_none(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["step_solver", "net_surgery", "extract_features", "deep_dream"])
-def test_help_tells_what_an_example_does_and_makes_nothing(
+def test_help_describes_an_example_and_makes_nothing(
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -62,7 +62,7 @@ def test_file_that_may_not_be_read_is_reported(tmp_path):
         read_bytes(path, 100)
 
 
-def test_missing_file_tells_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_missing_file_names_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParseError) as error:
         read_bytes("lost", 100)

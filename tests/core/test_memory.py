@@ -24,7 +24,7 @@ def build(prototxt: str) -> Net:
 def test_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = memory.machine_bytes.__wrapped__()
     if whole is None:
-        pytest.skip("this system does not tell its memory")
+        pytest.skip("this system does not report its memory")
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("123456\n")
     monkeypatch.setattr(memory, "CONTAINER_LIMITS", (tmp_path / "max", tmp_path / "absent"))

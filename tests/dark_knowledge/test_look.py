@@ -76,7 +76,7 @@ def test_class_without_a_sample_has_no_row_and_no_sample(folder: Path) -> None:
     "transform",
     ["", "scale: 0.00390625", "mean_value: 100", "scale: 0.02 mean_value: 33.5"],
 )
-def test_picture_is_that_before_the_transformation(folder: Path, transform: str) -> None:
+def test_image_is_that_before_the_transformation(folder: Path, transform: str) -> None:
     write_nets(folder, transform)
     viewer = Viewer(of_models(["net.prototxt"], ["teacher.caffemodel"]))
     images = torch.cat([batch.images for batch in viewer.batches(9)])

@@ -57,7 +57,7 @@ def test_open_idx_takes_whichever_of_plain_and_gz_exists(
     np.testing.assert_array_equal(labels, DIGITS)
 
 
-def test_open_idx_tells_gzip_by_content_not_name(folder: Path) -> None:
+def test_open_idx_detects_gzip_by_content_not_name(folder: Path) -> None:
     compress(folder / IMAGES_NAME, IMAGES_NAME)
     (folder / LABELS_NAME).rename(folder / (LABELS_NAME + ".gz"))
     images, labels = opened(folder / IMAGES_NAME)

@@ -164,7 +164,7 @@ def test_newest_write_counts_and_deleted_records_are_gone(tmp_path: Path) -> Non
 
 def test_log_that_a_table_has_taken_over_is_not_read(tmp_path: Path) -> None:
     folder = database(tmp_path / "db", log_of([batch(2, (b"a", datum(1)))]))
-    (folder / "000001.log").write_bytes(b"of old")
+    (folder / "000001.log").write_bytes(b"old")
     assert labels_of(LevelDbSamples(folder)) == {"a": 1}
 
 

@@ -94,7 +94,7 @@ def test_open_leaves_the_folder_as_it_is(copy: Path) -> None:
     assert [path.name for path in copy.iterdir()] == ["data.mdb"]
 
 
-def test_missing_database_tells_what_to_do(tmp_path: Path) -> None:
+def test_missing_database_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no LMDB at .*mnist; make it with tools/convert_mnist"):
         LmdbSamples(tmp_path / "mnist")
     with pytest.raises(DataError, match=r"no LMDB at .*none; tools/convert_imageset.py ROOT LIST"):
@@ -218,7 +218,7 @@ def test_write_grows_beyond_its_first_map(tmp_path: Path) -> None:
     assert read_all(tmp_path / "db") == 2 * big
 
 
-def test_write_does_not_overwrite_unless_told(tmp_path: Path) -> None:
+def test_write_does_not_overwrite_by_default(tmp_path: Path) -> None:
     path = tmp_path / "db"
     write_lmdb(path, [(b"a", datum(1))])
     with pytest.raises(DataError, match="exists already"):

@@ -157,7 +157,7 @@ def test_dead_network_is_noticed_in_seconds(
 ) -> None:
     assert download._PATIENCE_SECONDS < 10
     monkeypatch.setattr(download, "_PATIENCE_SECONDS", 0.5)
-    with socket.socket() as silent:  # takes connections and never answers
+    with socket.socket() as silent:  # accepts connections and never replies
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         digits, said = get(
@@ -169,7 +169,7 @@ def test_dead_network_is_noticed_in_seconds(
     assert "refused" in said
 
 
-def test_mirror_that_answers_a_letter_at_a_time_is_given_up(
+def test_mirror_that_sends_a_byte_at_a_time_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "_PATIENCE_SECONDS", 1.0)

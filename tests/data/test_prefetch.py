@@ -94,7 +94,7 @@ def test_threads_end_with_what_they_work_for() -> None:
 
 def test_thread_does_not_keep_its_object_alive() -> None:
     before = prefetch_threads()
-    ahead = Prefetch(Counter().make, 2)  # nobody else holds the counter
+    ahead = Prefetch(Counter().make, 2)  # nothing else refers to the counter
     assert wait_until(lambda: prefetch_threads() == before)
     del ahead
 

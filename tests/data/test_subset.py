@@ -46,12 +46,12 @@ def _sample(index: int, encoded: bool) -> bytes:
     return message
 
 
-def opened(database: str, chosen: str = "") -> SampleSource:
-    return open_source(text.parse(f"{database} {chosen}", pb.DataParameter()), Path)
+def opened(database: str, settings: str = "") -> SampleSource:
+    return open_source(text.parse(f"{database} {settings}", pb.DataParameter()), Path)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "numbers"),
+    ("settings", "numbers"),
     [
         ("", range(8)),
         ("first: 5", [5, 6, 7]),
@@ -63,10 +63,10 @@ def opened(database: str, chosen: str = "") -> SampleSource:
     ],
 )
 @pytest.mark.parametrize("keep", [False, True])
-def test_choose_gives_these_samples_with_their_labels(
-    database: str, chosen: str, numbers: list[int], keep: bool
+def test_subset_has_these_samples_with_their_labels(
+    database: str, settings: str, numbers: list[int], keep: bool
 ) -> None:
-    samples = opened(database, chosen)
+    samples = opened(database, settings)
     if keep:
         samples = into_memory(samples)
     assert len(samples) == len(numbers)
@@ -77,7 +77,7 @@ def test_choose_gives_these_samples_with_their_labels(
     assert [samples.label(i) for i in range(len(samples))] == labels.tolist()
 
 
-def test_choose_takes_nothing_into_memory_that_was_not_chosen(database: str) -> None:
+def test_subset_takes_no_other_samples_into_memory(database: str) -> None:
     samples = into_memory(opened(database, "first: 2 count: 4"))
     if isinstance(samples, MemorySamples):
         assert samples.images.base is None or samples.images.base.size <= 4 * 6
@@ -94,19 +94,19 @@ def test_leave_out_decodes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(samples) == 6
 
 
-def test_leveldb_samples_are_chosen_too() -> None:
+def test_leveldb_samples_have_subsets_too() -> None:
     database = f'source: "{(GOLDEN / "raw_leveldb").as_posix()}" backend: LEVELDB'
     samples = opened(database, "first: 7")
     assert isinstance(samples, Subset)
-    for chosen, number in enumerate((7, 8, 9)):
-        image, label = samples.read(chosen)
+    for index, number in enumerate((7, 8, 9)):
+        image, label = samples.read(index)
         expected, expected_label = opened(database).read(number)
         np.testing.assert_array_equal(image, expected)
         assert label == expected_label
 
 
 @pytest.mark.parametrize(
-    ("chosen", "told"),
+    ("settings", "message"),
     [
         ("first: 8", "Received: first: 8, and 8 samples"),
         ("first: 4000000000", "Received: first: 4000000000, and 8 samples"),
@@ -116,8 +116,8 @@ def test_leveldb_samples_are_chosen_too() -> None:
         ("first: 1 count: 2 leave_out: 3 leave_out: 1", "leave_out: 3, 1, and labels 1, 3"),
     ],
 )
-def test_choice_beyond_the_samples_or_of_none_is_an_error(
-    database: str, chosen: str, told: str
+def test_subset_beyond_the_samples_or_of_none_is_an_error(
+    database: str, settings: str, message: str
 ) -> None:
-    with pytest.raises(DataError, match=told):
-        opened(database, chosen)
+    with pytest.raises(DataError, match=message):
+        opened(database, settings)

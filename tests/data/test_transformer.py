@@ -29,7 +29,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def numbered(count: int, channels: int, height: int, width: int) -> np.ndarray:
-    """Images whose pixel tells its row and column: 16 * row + column, in each channel."""
+    """Images whose pixel values give their row and column: 16 * row + column, in each channel."""
     plane = 16 * np.arange(height)[:, None] + np.arange(width)
     return np.broadcast_to(plane, (count, channels, height, width)).astype(np.uint8)
 
@@ -184,7 +184,7 @@ def test_same_generator_state_gives_the_same_draws() -> None:
         ("mirror: true", False, False),
     ],
 )
-def test_deterministic_tells_whether_the_generator_is_used(
+def test_deterministic_says_whether_the_generator_is_used(
     text: str, train: bool, expected: bool
 ) -> None:
     transform = transformer(text, train)
@@ -269,7 +269,7 @@ def test_plain_scale_costs_about_one_multiply() -> None:
 
 def test_jitter_shifts_each_sample_to_every_place_and_fills_with_the_means_colour() -> None:
     images = np.full((2000, 2, 5, 6), 7, np.uint8)
-    images[:, 1, 2, 3] = 9  # the pixel whose way tells the shift
+    images[:, 1, 2, 3] = 9  # the pixel whose new position gives the shift
     transform = transformer("jitter: 2 mean_value: 5 scale: 0.5", train=True)
     result = transform(images, generator()).numpy() / 0.5 + 5
     spots, rows, columns = np.nonzero(result[:, 1] == 9)

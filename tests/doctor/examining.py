@@ -57,10 +57,10 @@ def of(kind: str, rest: str, top: str = "y", bottom: str = "data") -> str:
     return f'layer {{ name: "l" type: "{kind}" bottom: "{bottom}" top: "{top}" {rest} }}\n'
 
 
-def assert_tells_apart(
+def assert_distinguishes(
     folder: Path, check: str, severity: str, words: str, bad: str, good: str
 ) -> None:
-    """Assert that a check speaks of one file, in some words, and is silent on another."""
+    """Assert that a check has a finding in one file, with some words, and none in another."""
     with user_code.forbidden():  # as in the command
         occurrences = found(write(folder, bad=bad), check)
         assert any(s == severity and words in what for s, what in occurrences), occurrences

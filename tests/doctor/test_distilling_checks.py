@@ -16,7 +16,7 @@ from tests.doctor.examining import (
     IP,
     LOSS,
     NET,
-    assert_tells_apart,
+    assert_distinguishes,
     found,
     of,
     to_loss,
@@ -216,4 +216,4 @@ def test_no_teacher_of_the_examples_learns_without_being_asked(solver: Path) -> 
 def test_check_speaks_of_one_net_and_is_silent_on_another(
     tmp_path: Path, check: str, severity: str, words: str, bad: str, good: str
 ) -> None:
-    assert_tells_apart(tmp_path, check, severity, words, bad, good)
+    assert_distinguishes(tmp_path, check, severity, words, bad, good)

@@ -277,7 +277,7 @@ def test_counts_are_shortened(value: float, words: str) -> None:
     assert short(int(value)) == words
 
 
-def test_nets_of_one_file_are_examined_alike_and_one_without_data_is_a_part(tmp_path: Path) -> None:
+def test_nets_of_one_file_are_all_examined_and_one_without_data_is_a_part(tmp_path: Path) -> None:
     student = f'name: "student"\n{IP}{LOSS}'
     path = write(tmp_path, both=NET.replace('"n"', '"teacher"') + student)
     assert found(path, "part_of_a_net") == [

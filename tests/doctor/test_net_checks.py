@@ -14,7 +14,7 @@ from tests.doctor.examining import (
     LOSS,
     NET,
     SOLVER,
-    assert_tells_apart,
+    assert_distinguishes,
     found,
     of,
     to_loss,
@@ -392,7 +392,7 @@ CASES = [
 def test_check_speaks_of_one_net_and_is_silent_on_another(
     tmp_path: Path, check: str, severity: str, words: str, bad: str, good: str
 ) -> None:
-    assert_tells_apart(tmp_path, check, severity, words, bad, good)
+    assert_distinguishes(tmp_path, check, severity, words, bad, good)
 
 
 def test_state_that_overrides_the_phase(tmp_path: Path) -> None:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.doctor.examining import FREEZE, INPUT, IP, NET, SOLVER, assert_tells_apart, found, write
+from tests.doctor.examining import (
+    FREEZE,
+    INPUT,
+    IP,
+    NET,
+    SOLVER,
+    assert_distinguishes,
+    found,
+    write,
+)
 
 TEACHER = IP.replace('name: "ip"', 'name: "t"').replace('top: "ip"', 'top: "t"')
 FROZEN = TEACHER.replace("inner_product_param", f"{FREEZE} inner_product_param")
@@ -99,7 +108,7 @@ CASES = [
 def test_check_speaks_of_one_net_and_is_silent_on_another(
     tmp_path: Path, check: str, severity: str, words: str, bad: str, good: str
 ) -> None:
-    assert_tells_apart(tmp_path, check, severity, words, bad, good)
+    assert_distinguishes(tmp_path, check, severity, words, bad, good)
 
 
 def test_decay_on_teacher_needs_weight_decay_and_an_lr_mult(tmp_path: Path) -> None:
@@ -144,7 +153,7 @@ def distillation(tmp_path: Path, transform: str = "", rule: str = "") -> Path:
     )
 
 
-def test_teacher_not_remembered_where_images_change(tmp_path: Path) -> None:
+def test_teacher_not_cached_where_images_change(tmp_path: Path) -> None:
     shapes = {"": (3, 9, 9)}
     for transform, wanted in (("mirror: true", 1), ("", 0)):
         path = distillation(tmp_path, transform)

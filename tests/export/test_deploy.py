@@ -100,7 +100,7 @@ def deploy_source():
     return param
 
 
-def test_deploy_answers_as_the_net_in_phase_test():
+def test_deploy_has_the_outputs_of_the_net_in_phase_test():
     whole = Net(parse(INPUT, STUDENT, LOSS), pb.TEST)
     part = Net(deploy(parse(INPUT, STUDENT, LOSS)), pb.TEST)
     part.share_weights(whole)

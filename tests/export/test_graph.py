@@ -153,7 +153,7 @@ def test_alias_of_an_input_and_of_two_outputs_is_copied():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_splice_torch_gives_the_layers_answer(batch):
+def test_splice_torch_gives_the_layers_output(batch):
     torch.manual_seed(0)
     layer = make(Affine)
     graph = Graph(["x", "y", "flat"])

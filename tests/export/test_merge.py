@@ -121,7 +121,7 @@ def merged(folder: Path, body: str):
     return content, weights, param, result
 
 
-def assert_alike(content: str, weights: dict, result) -> None:
+def assert_equal_outputs(content: str, weights: dict, result) -> None:
     wanted = outputs(make_net(content), weights)
     got = outputs(make_net(text.to_text(result.net)), result.weights)
     assert got.keys() == wanted.keys()
@@ -130,12 +130,12 @@ def assert_alike(content: str, weights: dict, result) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_merged_net_answers_alike_without_its_norms(tmp_path: Path, name: str) -> None:
+def test_merged_net_has_equal_outputs_without_its_norms(tmp_path: Path, name: str) -> None:
     content, weights, param, result = merged(tmp_path, NETS[name])
     types = [layer.type for layer in result.net.layer]
     assert not {"BatchNorm", "Scale"}.intersection(types)
     assert len(types) < len(param.layer)
-    assert_alike(content, weights, result)
+    assert_equal_outputs(content, weights, result)
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -143,7 +143,7 @@ def test_layer_that_cannot_be_folded_stays(tmp_path: Path, name: str) -> None:
     body, folded = KEPT[name]
     content, weights, param, result = merged(tmp_path, body)
     assert len(param.layer) - len(result.net.layer) == folded
-    assert_alike(content, weights, result)
+    assert_equal_outputs(content, weights, result)
 
 
 def test_untrained_norm_of_scale_0_is_folded(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_untrained_norm_of_scale_0_is_folded(tmp_path: Path) -> None:
     param = text.parse(content, pb.NetParameter(), "net.prototxt")
     write_weights(tmp_path / "net.caffemodel", param, weights)
     result = merge(param, read_weights(tmp_path / "net.caffemodel"), "net.caffemodel")
-    assert_alike(content, weights, result)
+    assert_equal_outputs(content, weights, result)
 
 
 def test_missing_weights_are_captured(tmp_path: Path) -> None:

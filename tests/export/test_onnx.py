@@ -179,7 +179,7 @@ def test_input_with_another_first_extent_keeps_it(tmp_path):
 
 
 @pytest.mark.parametrize("opset", [16, 18, 21])
-def test_other_opset_answers_the_same(tmp_path, opset):
+def test_other_opset_gives_equal_outputs(tmp_path, opset):
     net = net_of(STUDENT + PROB, IMAGE)
     model = to_onnx(net, tmp_path / "m.onnx", opset=opset)
     assert [o.version for o in model.opset_import] == [opset]
@@ -237,7 +237,7 @@ def data_layer(transform):
         ("crop_size: 9 scale: 0.25", (2, 3, 9, 9)),
     ],
 )
-def test_preprocess_answers_to_pixels_as_the_data_layer(tmp_path, transform, shape):
+def test_preprocess_converts_pixels_as_the_data_layer(tmp_path, transform, shape):
     layer = data_layer(transform)
     net = net_of(STUDENT, {"x": shape})
     rules = preprocess_of({"x": layer}, net.shapes, lambda _: MEAN)

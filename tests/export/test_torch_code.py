@@ -204,7 +204,7 @@ def write(path: Path, model: Path, weights: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_written_module_answers_as_the_net(name: str, written: Written) -> None:
+def test_written_module_has_the_outputs_of_the_net(name: str, written: Written) -> None:
     written.check(name.replace(", ", "_"))
 
 
@@ -213,7 +213,7 @@ def test_written_sequences_go_on_from_call_to_call_as_the_net_s(written: Written
 
 
 @pytest.mark.parametrize("name", real_models())
-def test_written_model_answers_as_the_net(name: str, written: Written) -> None:
+def test_written_model_has_the_outputs_of_the_net(name: str, written: Written) -> None:
     if name not in written.ours:
         pytest.skip(f"{MODELS} is not here")
     written.check(name)

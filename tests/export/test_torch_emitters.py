@@ -391,7 +391,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_layer_as_code_answers_as_the_layer(name: str, written: Written) -> None:
+def test_layer_as_code_has_the_outputs_of_the_layer(name: str, written: Written) -> None:
     written.check(name)
 
 

@@ -1,4 +1,4 @@
-"""Weights, solver states and blobs: the original's files, all dialects, and hostile ones."""
+"""Weights, solver states and blobs: Caffe's files, all dialects, and hostile ones."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def read_all(path):
             pass
 
 
-def originals():
+def serialized():
     v1 = caffe_pb2.NetParameter(name="v1")
     v1.layers.add(name="a", type=4).blobs.add(num=1, channels=1, height=1, width=2, data=[1, 2])
     v1.layers.add().layer.blobs.add(double_data=[1])
@@ -289,7 +289,7 @@ def originals():
     return [m.SerializeToString() for m in (small_net(), v1, blob, state)]
 
 
-@pytest.mark.parametrize("whole", originals(), ids=["current", "v1", "blob", "state"])
+@pytest.mark.parametrize("whole", serialized(), ids=["current", "v1", "blob", "state"])
 def test_truncation_at_any_byte_is_one_clear_error_or_fewer_layers(tmp_path, whole):
     path = tmp_path / "f"
     for end in range(len(whole)):
@@ -307,7 +307,7 @@ def test_truncation_inside_a_layer_is_an_error(tmp_path):
             binary.read_weights(stored(tmp_path, whole[:end]))
 
 
-@pytest.mark.parametrize("whole", originals(), ids=["current", "v1", "blob", "state"])
+@pytest.mark.parametrize("whole", serialized(), ids=["current", "v1", "blob", "state"])
 def test_random_damage_is_one_clear_error_or_other_values(tmp_path, whole):
     path = tmp_path / "f"
     draw = random.Random(7)

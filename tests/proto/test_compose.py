@@ -320,7 +320,7 @@ def test_composed_net_is_read_back_as_the_same_net():
     assert again == net
 
 
-def test_layers_remember_the_file_they_come_from():
+def test_layers_keep_the_file_they_come_from():
     lines = [layer.source_line for layer in composed().layer]
     assert lines == [
         "net.prototxt:1",
@@ -333,13 +333,13 @@ def test_layers_remember_the_file_they_come_from():
 # ---- overriding
 
 
-def test_override_sets_every_distilling_loss_and_tells_it():
+def test_override_sets_every_distilling_loss_and_reports_it():
     net = parse(kd() + kd(name="kd2", more="distilling_loss_param { temperature: 2 }") + STUDENT)
-    told = override_distillation(net, temperature=8.0, alpha=0.5)
+    changes = override_distillation(net, temperature=8.0, alpha=0.5)
     for layer in net.layer[:2]:
         assert layer.distilling_loss_param.temperature == 8
         assert layer.distilling_loss_param.alpha == 0.5
-    assert told == [
+    assert changes == [
         "layer 'kd': temperature 8 from the command line instead of 4",
         "layer 'kd': alpha 0.5 from the command line instead of 0.9",
         "layer 'kd2': temperature 8 from the command line instead of 2",

@@ -79,10 +79,10 @@ layer { name: "e" type: "Eltwise" bottom: "b" bottom: "b" top: "e"
 """
 
 
-@pytest.mark.parametrize(("prototxt", "told"), [(NVIDIA, 16), (INTEL, 8)], ids=["NVIDIA", "Intel"])
-def test_fields_for_speed_and_number_types_are_reported_and_left_out(prototxt, told):
+@pytest.mark.parametrize(("prototxt", "count"), [(NVIDIA, 16), (INTEL, 8)], ids=["NVIDIA", "Intel"])
+def test_fields_for_speed_and_number_types_are_reported_and_left_out(prototxt, count):
     net, lines = upgraded(prototxt)
-    assert len(lines) == told
+    assert len(lines) == count
     assert all(line.startswith("net.prototxt:") and " is left out: " in line for line in lines)
     assert "foreign {" not in str(net)
     assert Net(net).outputs
@@ -185,7 +185,7 @@ def test_v1_layer_of_a_fork_becomes_a_layer_of_today():
     assert "foreign {" not in str(net)
 
 
-def test_v1_type_that_nobody_knows_is_an_error():
+def test_v1_type_that_is_unknown_is_an_error():
     with pytest.raises(ParseError, match="'type' takes one of .* Received: CONVOLUTOIN. Did you"):
         net_of("layers { type: CONVOLUTOIN }")
 

@@ -1,4 +1,4 @@
-"""Weights and solver states as HDF5: the original's layout, and files that must be refused."""
+"""Weights and solver states as HDF5: Caffe's layout, and files that must be refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE = SOLVERS / "sgd_hdf5_snapshot_iter_6.solverstate.h5"
 
 
 def layout(path):
-    """What a program that knows the original's files can tell: kinds, shapes, values."""
+    """What a program that reads Caffe's files can see: kinds, shapes, values."""
     seen = {}
 
     def visit(name, item):

@@ -86,7 +86,7 @@ def test_loss_weight_counts_as_taker_and_moves_to_the_split() -> None:
     assert list(net.layer[3].loss_weight) == [2.5, 0]
 
 
-def test_loss_weight_of_a_top_nobody_takes_stays() -> None:
+def test_loss_weight_of_a_top_no_layer_takes_stays() -> None:
     net = split(
         'name: "data" type: "DummyData" top: "x"',
         'name: "power" type: "Power" bottom: "x" top: "y" loss_weight: 0.3',

@@ -125,7 +125,7 @@ def test_pooling_of_others_stays(tmp_path):
     assert (param.kernel_size, param.stride, param.pad) == (3, 2, 1)
 
 
-def test_numbers_that_nobody_knows_survive_byte_for_byte(tmp_path):
+def test_unknown_numbers_survive_byte_for_byte(tmp_path):
     unknown = block(199, b"\x08\x01") + number_field(1500, 7) + a_float(1501, 2)
     data = block(1, b"net") + layer("MultiBoxLoss", unknown) + block(77, b"of the net")
     path, copy = tmp_path / "a.caffemodel", tmp_path / "b.caffemodel"
@@ -152,12 +152,12 @@ def test_upgrade_tool_writes_the_fields_of_a_fork_under_our_numbers(tmp_path):
     assert read_weights(new)[0].blobs[0].tolist() == [0, 1, 2]
 
 
-def test_upgrade_tool_tells_fields_of_a_v1_fork_that_have_numbers_only(tmp_path, capsys):
+def test_upgrade_tool_reports_fields_of_a_v1_fork_that_have_numbers_only(tmp_path, capsys):
     old, new = tmp_path / "old.caffemodel", tmp_path / "new.caffemodel"
     old.write_bytes(block(2, block(4, b"up") + number_field(5, 8) + block(43, b"\x08\x02")))
     assert upgrade_net_proto_binary.main([str(old), str(new)]) == 1
-    told = "layer 'up': fields of a fork are left out, known by number only: 43"
-    assert told in capsys.readouterr().err
+    message = "layer 'up': fields of a fork are left out, known by number only: 43"
+    assert message in capsys.readouterr().err
     assert pb.NetParameter.FromString(new.read_bytes()).layer[0].type == "Flatten"
 
 

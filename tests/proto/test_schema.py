@@ -1,4 +1,4 @@
-"""The schema is the original's, wherever ours adds nothing, and lives in a pool of its own."""
+"""The schema is Caffe's, wherever ours adds nothing, and lives in a pool of its own."""
 
 from __future__ import annotations
 
@@ -142,13 +142,13 @@ OWN_MESSAGES = {
 
 def original_rows(kind):
     if not FACTS.exists():
-        pytest.skip("../shared/caffe/schema.tsv, the original's schema as a table, is absent")
+        pytest.skip("../shared/caffe/schema.tsv, Caffe's schema as a table, is absent")
     with FACTS.open(encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file, delimiter="\t") if row["kind"] == kind]
 
 
 def default_text(field):
-    """The default as the table writes it; an empty string and none at all are alike there."""
+    """The default as the table writes it; there an empty string and none are equal."""
     if not field.has_default_value:
         return ""
     if field.enum_type:

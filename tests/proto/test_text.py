@@ -244,7 +244,7 @@ def test_missing_file_and_folder_are_named(tmp_path):
 # ---- lines
 
 
-def test_every_layer_remembers_its_line(tmp_path):
+def test_every_layer_keeps_its_line(tmp_path):
     path = tmp_path / "net.prototxt"
     path.write_text('name: "n"\n\nlayer { name: "a" }\nlayer\n{\n name: "b" }')
     net = text.read(path, pb.NetParameter())

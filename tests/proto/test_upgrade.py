@@ -88,7 +88,7 @@ def test_too_few_dims_are_an_error(tmp_path):
         upgraded('input: "a" input: "b" input_shape { dim: 1 }' + CURRENT)
 
 
-def test_surplus_dims_are_left_out_and_told():
+def test_surplus_dims_are_left_out_and_reported():
     notes = Notes()
     dims = "".join(f"input_dim: {n} " for n in (1, 2, 3, 4, 5))
     net = upgrade_net(net_of(f'input: "x" {dims}' + CURRENT), "net.prototxt", notes)
@@ -127,7 +127,7 @@ def test_other_params_stay(layer):
 # Notes
 
 
-def test_notes_tell_the_steps_in_caffe_words():
+def test_notes_report_the_steps_in_caffes_words():
     notes = Notes()
     upgrade_net(
         net_of(
@@ -151,7 +151,7 @@ def test_notes_tell_the_steps_in_caffe_words():
     ]
 
 
-def test_notes_tell_what_has_no_successor():
+def test_notes_report_what_has_no_successor():
     notes = Notes()
     net = 'layers { layer { name: "r" type: "relu" stride: 2 } }'
     upgrade_net(net_of(net), "net.prototxt", notes)

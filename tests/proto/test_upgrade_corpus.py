@@ -1,4 +1,4 @@
-"""Prototxt of public repositories, against what the original's upgrade makes of them."""
+"""Prototxt of public repositories, compared with what Caffe's upgrade makes of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def test_what_caffe_upgrades_is_upgraded_alike():
+def test_what_caffe_upgrades_is_upgraded_equally():
     equal = 0
     for row in rows():
         if row["upgrade_ok"] != "1":
@@ -45,7 +45,7 @@ def test_what_caffe_upgrades_is_upgraded_alike():
 
 
 def test_what_caffe_refuses_is_upgraded_or_an_error_with_file_and_line():
-    """Of 358 files the original reads and upgrades 269; 353 are read here, and 349 upgraded."""
+    """Of 358 files Caffe reads and upgrades 269; 353 are read here, and 349 upgraded."""
     outcomes = {"upgraded": 0, "incomplete": 0, "not upgraded": 0, "not read": 0}
     for row in rows():
         if row["upgrade_ok"] == "1":
@@ -56,11 +56,11 @@ def test_what_caffe_refuses_is_upgraded_or_an_error_with_file_and_line():
             read = text.read(path, pb.NetParameter())
             outcome = "not upgraded"
             net = upgrade_net(read, str(path), notes)
-            outcome = "incomplete" if notes.problems else "upgraded"  # told, as the original does
+            outcome = "incomplete" if notes.problems else "upgraded"  # reported, as by Caffe
             assert_comes_back(net, path)
         except CaffeKDError as error:
-            place, _, line = str(error.where).rpartition(":")
-            assert place == str(path) and line.isdigit(), error
+            path_of_error, _, line = str(error.where).rpartition(":")
+            assert path_of_error == str(path) and line.isdigit(), error
         outcomes[outcome] += 1
     assert outcomes == {"upgraded": 79, "incomplete": 1, "not upgraded": 4, "not read": 5}
 

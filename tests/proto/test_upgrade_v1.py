@@ -109,7 +109,7 @@ def test_transformation_joins_a_transform_param():
 
 
 def test_transformation_of_a_current_layer_stays():
-    """The original moves these fields in layers of 2014 only."""
+    """Caffe moves these fields in layers of 2014 only."""
     net = net_of('layer { name: "d" type: "Data" data_param { scale: 0.5 } }')
     assert upgrade_net(net, "net.prototxt") is net
 

@@ -58,7 +58,7 @@ def test_padding_shifts_and_shifts_back(pad: int) -> None:
     assert mapped(spec(pad=pad, dpad=pad))[1:] == (scale, offset)
 
 
-def test_bottoms_of_one_layer_are_mapped_alike() -> None:
+def test_bottoms_of_one_layer_have_equal_maps() -> None:
     n = spec()
     n.a, n.b = L.Convolution(n.data, n.aux, ntop=2, num_output=10, kernel_size=5, stride=2, pad=0)
     assert mapped(n, "a") == mapped(n, "b", "aux") == (1, 2, 2)

@@ -192,7 +192,7 @@ def test_a_deep_net_is_written_without_recursion() -> None:
     assert len(top.to_proto().layer) == 3001
 
 
-def test_param_name_dict_tells_each_types_field() -> None:
+def test_param_name_dict_has_each_types_field() -> None:
     names = net_spec.param_name_dict()
     assert names["Pooling"] == "pooling"
     assert names["InnerProduct"] == "inner_product"

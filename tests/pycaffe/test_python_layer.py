@@ -199,7 +199,7 @@ def test_lr_mult_counts_for_a_parameter(tmp_path: Path, lr_mult: float) -> None:
         np.testing.assert_allclose(solver.net.params["layer"][0].data, 10 * lr_mult * expected)
 
 
-def test_data_layer_tells_its_shape_in_forward(tmp_path: Path) -> None:
+def test_data_layer_sets_its_shape_in_forward(tmp_path: Path) -> None:
     layers = python("boxes", "Boxes") + python("two", "Times", "boxes", "2")
     net = caffe.Net(write(tmp_path, layers), caffe.TRAIN)
     batches = [np.full((n, 3), n, np.float64) for n in (2, 5, 1)]

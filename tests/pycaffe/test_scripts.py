@@ -132,7 +132,7 @@ def test_draw_net_writes_an_image(folder: Path, capsys: pytest.CaptureFixture) -
         assert min(image.size) > 50
 
 
-def test_train_steps_and_tells_how_long_each_layer_takes(
+def test_train_steps_and_logs_how_long_each_layer_takes(
     digits: np.ndarray, capsys: pytest.CaptureFixture
 ) -> None:
     run(capsys, "lenet.py")

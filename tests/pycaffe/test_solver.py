@@ -179,7 +179,7 @@ def test_passes_and_apply_update_train_as_step_does(tmp_path: Path, rule: str) -
     assert solver.iter == other.iter == 4
 
 
-def test_data_moves_on_with_steps_and_passes_alike(tmp_path: Path) -> None:
+def test_data_moves_on_with_both_steps_and_passes(tmp_path: Path) -> None:
     solver, other = rows_solver(tmp_path), rows_solver(tmp_path)
     seen = []
     for _ in range(3):

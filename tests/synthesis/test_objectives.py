@@ -107,7 +107,7 @@ def test_generator_objective_is_dafls_formula() -> None:
     assert torch.autograd.gradcheck(lambda a, b: generator.objective(a, b, settings), leaves)
 
 
-def test_generator_objective_is_least_for_sure_answers_of_all_classes() -> None:
+def test_generator_objective_is_least_for_confident_outputs_of_all_classes() -> None:
     settings = generator.GeneratorSettings()
     features = torch.ones(10, 3)
     even = generator.objective(100 * torch.eye(10), features, settings)

@@ -64,7 +64,7 @@ def model(tmp_path: Path) -> Callable[..., tuple[Net, Arrays]]:
     return make
 
 
-def told(net: Net, recording: Arrays, inputs: Arrays | None = None) -> list[str]:
+def hints_of(net: Net, recording: Arrays, inputs: Arrays | None = None) -> list[str]:
     comparison = compare(net, recording, inputs or inputs_of(recording))
     return hints(net, comparison)
 
@@ -131,11 +131,11 @@ def test_keys_that_name_no_blob_are_reported(model) -> None:
 def test_value_before_an_unrecorded_one_is_not_accused(model) -> None:
     net, recording = model()
     last = {"in/data": recording["in/data"], "prob": recording["out/prob"] + 1}
-    assert told(net, last)[0] == (
+    assert hints_of(net, last)[0] == (
         "its bottom 'ip' was not recorded: a layer before it may be the one that differs"
     )
     recording["out/prob"] = recording["out/prob"] + 1
-    assert told(net, recording)[0] == (
+    assert hints_of(net, recording)[0] == (
         "its bottoms agree: it is this layer, its settings or its weights"
     )
 
@@ -216,7 +216,7 @@ def test_padding_that_is_not_counted_is_found(model) -> None:
     net, recording = model("kernel_size: 3 stride: 2 pad: 1 pool: AVE")
     x = torch.from_numpy(recording["out/conv"])
     mean = F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False)
-    assert "leaves the padding out" in told(net, changed(recording, "out/pool", mean))[1]
+    assert "leaves the padding out" in hints_of(net, changed(recording, "out/pool", mean))[1]
 
 
 def test_size_that_is_rounded_down_is_found(model) -> None:
@@ -230,21 +230,21 @@ def test_size_that_is_rounded_down_is_found(model) -> None:
 
 @pytest.mark.parametrize("key", ["conv/conv", "conv/bn", "conv", "pool", "lrn", "ip", "prob"])
 def test_noise_is_not_explained(model, key) -> None:
-    """A hint is told only where it explains what was recorded."""
+    """A hint is given only where it explains what was recorded."""
     net, recording = model()
     value = recording[f"out/{key}"]
     noise = np.random.default_rng(1).standard_normal(value.shape, dtype=np.float32)
     recording[f"out/{key}"] = value + noise
-    assert len(told(net, recording)) == 1
+    assert len(hints_of(net, recording)) == 1
 
 
-def test_output_alone_tells_of_the_inputs_preparation(model) -> None:
+def test_output_alone_gives_hints_about_the_preprocessing(model) -> None:
     net, recording = model()
     wrong = {"data": recording["in/data"][:, ::-1].copy()}
     last = {"prob": recording["out/prob"]}
-    assert "colours in the other order" in told(net, last, wrong)[1]
+    assert "colours in the other order" in hints_of(net, last, wrong)[1]
     wrong = {"data": recording["in/data"] * np.float32(255)}
-    assert "with the input times 0.00392157 it agrees" in told(net, last, wrong)[1]
+    assert "with the input times 0.00392157 it agrees" in hints_of(net, last, wrong)[1]
 
 
 # ---- building

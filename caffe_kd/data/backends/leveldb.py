@@ -37,7 +37,7 @@ _FOOTER_BYTES, _MAGIC = 48, 0xDB4775248B80FB57
 _BLOCK_TRAILER = 5  # compression, checksum
 _CHECKSUM_MASK = 0xA282EAD8
 _STORED, _SNAPPY = 0, 1
-_IN_LOG = -1  # in place of a table's number
+_IN_LOG = -1  # instead of a table's number
 _TAG_BYTES = 8  # after a key in a table: number of the write << 8 | kind
 _DELETED, _PUT = 0, 1
 _MOST_KEY_BYTES = 4096  # Caffe's tools write at most 256
@@ -84,7 +84,7 @@ class LevelDbSamples(DatumSamples):
         self._force_color = force_color
         database = _Database(path)
         self._batches = database.batches
-        self._keys, self._places = database.newest()
+        self._keys, self._locations = database.newest()
         self._block = _Blocks(database.tables)
         self.encoded = self._is_encoded()
 
@@ -96,15 +96,15 @@ class LevelDbSamples(DatumSamples):
         return self._keys[index]
 
     def _value(self, index: int) -> bytes:
-        place = _Location(*self._places[index].tolist())
-        end = place.start + place.length
-        if place.table == _IN_LOG:
-            return self._batches[place.at][place.start : end]
+        location = _Location(*self._locations[index].tolist())
+        end = location.start + location.length
+        if location.table == _IN_LOG:
+            return self._batches[location.at][location.start : end]
         try:
-            block = self._block(place.table, place.at, place.size)
+            block = self._block(location.table, location.at, location.size)
         except (OSError, *_DAMAGE) as error:
             raise _damaged(self._where(index), error) from error
-        return block[place.start : end]
+        return block[location.start : end]
 
 
 def open_samples(
@@ -170,8 +170,8 @@ class _Database:
         keys = sorted(k for k, (tag, _) in self._newest.items() if tag & 0xFF == _PUT)
         if not keys:
             raise DataError("the LevelDB holds no samples", str(self._folder))
-        places = np.frombuffer(self._rows, np.int64).reshape(-1, len(_Location._fields))
-        return keys, places[[self._newest[key][1] for key in keys]]
+        locations = np.frombuffer(self._rows, np.int64).reshape(-1, len(_Location._fields))
+        return keys, locations[[self._newest[key][1] for key in keys]]
 
     def _guarded(self, path: Path, read: Callable[[Path], Result]) -> Result:
         try:
@@ -236,21 +236,21 @@ class _Database:
                 if kind == _PUT:
                     start, at = _string(batch, at)
                     length = at - start
-                place = _Location(_IN_LOG, len(self.batches), 0, start, length)
-                self._add(key, number << 8 | kind, place)
+                location = _Location(_IN_LOG, len(self.batches), 0, start, length)
+                self._add(key, number << 8 | kind, location)
             if at != len(batch):
                 raise ValueError(f"{count} writes do not fill their {len(batch)} bytes")
             self.batches.append(batch)
 
-    def _add(self, key: bytes, tag: int, place: _Location) -> None:
+    def _add(self, key: bytes, tag: int, location: _Location) -> None:
         if tag & 0xFF not in (_DELETED, _PUT) or len(key) > _MOST_KEY_BYTES:
             raise ValueError(f"a key of {len(key)} bytes and kind {tag & 0xFF}")
         self._key_bytes += len(key) + _ENTRY_BYTES
         if problem := growth_problem(self._key_bytes, self._file_bytes):
             raise ValueError(f"it holds too many keys: {problem}")
         if tag >= self._newest.get(key, (0, 0))[0]:
-            self._newest[key] = tag, len(self._rows) // len(place)
-            self._rows.extend(place)
+            self._newest[key] = tag, len(self._rows) // len(location)
+            self._rows.extend(location)
 
 
 class _Version:
@@ -316,9 +316,9 @@ def _string(data: bytes, at: int) -> tuple[int, int]:
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     """Return position and size of the block referenced at a position, and the next position."""
-    place, at = varint(data, at)
+    start, at = varint(data, at)
     size, at = varint(data, at)
-    return (place, size), at
+    return (start, size), at
 
 
 def _log_records(data: bytes, whole: bool) -> Iterator[bytes]:

@@ -53,19 +53,19 @@ class LmdbSamples(DatumSamples):
         self.name = str(path)
         self._force_color = force_color
         self._file = _open(path)
-        self._places = _Tree(self._file, self.name).places()
+        self._locations = _Tree(self._file, self.name).locations()
         self.encoded = self._is_encoded()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def key(self, index: int) -> bytes:
         """Return the key of a sample."""
-        at, size = self._places[index, :2]
+        at, size = self._locations[index, :2]
         return self._file.read(at, size)
 
     def _value(self, index: int) -> bytes:
-        at, size = self._places[index, 2:]
+        at, size = self._locations[index, 2:]
         return self._file.read(at, size)
 
 
@@ -115,7 +115,7 @@ class _Tree:
         metas.append(self._meta(at=self._page_bytes))
         _, self._entries, _, self._root = max(metas)  # the newest transaction counts
 
-    def places(self) -> np.ndarray:
+    def locations(self) -> np.ndarray:
         """Return int64 [N, 4]: key position, key size, value position, value size, by key."""
         if self._root == _NO_ROOT or not self._entries:
             raise DataError("the LMDB holds no samples", self._name)
