@@ -53,7 +53,7 @@ class QdqWriter:
         return taken
 
     def _pair(self, value: str, rounding: ValueRounding) -> str:
-        """Return a value rounded by a pair of nodes, the same for all that round it alike."""
+        """Return a value rounded by a pair of nodes, the same for all that round it equally."""
         graph = self._graph
         key = graph.source(value), id(rounding)
         if key not in self._pairs:

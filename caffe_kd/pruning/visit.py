@@ -18,7 +18,7 @@ class Kept(Exception):
     """Raised by a rule: the layer's bottoms keep all their channels.
 
     Args:
-        why: the reason, as the end of a sentence for the user; empty where nobody would wonder.
+        why: the reason, as the end of a sentence for the user; empty if it is obvious.
     """
 
     def __init__(self, why: str = "") -> None:

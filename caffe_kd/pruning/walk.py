@@ -140,18 +140,20 @@ def _distilling(net: Net) -> set[str]:
 
     Such is a distiller's regressor. The rest leads to a loss or output that sees no teacher.
     """
-    taught = {name for name in net.shapes if name.startswith(TEACHER)}
-    if not taught:
+    of_teachers = {name for name in net.shapes if name.startswith(TEACHER)}
+    if not of_teachers:
         return set()
     for node in net.nodes:
-        if not taught.isdisjoint(node.bottoms):
-            taught.update(node.tops)
+        if not of_teachers.isdisjoint(node.bottoms):
+            of_teachers.update(node.tops)
     needed: set[str] = set()
     aside = set()
     taken = {name for node in net.nodes for name in node.bottoms}
     for node in reversed(net.nodes):
         tops = set(node.tops)
-        leads = not needed.isdisjoint(tops) or (tops.isdisjoint(taken) and tops.isdisjoint(taught))
+        leads = not needed.isdisjoint(tops) or (
+            tops.isdisjoint(taken) and tops.isdisjoint(of_teachers)
+        )
         if leads:
             needed.update(node.bottoms)
         elif node.layer.blobs:

@@ -52,7 +52,7 @@ def static_model(
         quantizer = QDQQuantizer(
             _copy(model),
             per_channel,
-            False,  # reduce_range: for CPUs of old, whose sums of products overflow
+            False,  # reduce_range: for old CPUs, whose sums of products overflow
             QuantType.QInt8,
             activations,
             TensorsData(CalibrationMethod.MinMax, data),

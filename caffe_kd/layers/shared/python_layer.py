@@ -21,17 +21,17 @@ class ParameterBlob(ArrayBlob):
             f"shape={dims}"
         )
 
-    def borrow(self, tensor: Tensor) -> None:
-        """Show a parameter's values; where they lie in plain order on the CPU, itself."""
+    def show(self, tensor: Tensor) -> None:
+        """Show a parameter's values: the tensor itself if contiguous on the CPU, else a copy."""
         self.bind(as_array(tensor))
 
-    def give_back(self, tensor: Tensor) -> None:
-        """Write the values to the parameter they were borrowed from, unless they are its own."""
+    def write_back(self, tensor: Tensor) -> None:
+        """Copy the values to the parameter, unless the array shows the parameter itself."""
         if not (tensor.is_cpu and tensor.is_contiguous()):
             tensor.data.copy_(torch.from_numpy(self.data))
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """Return a tensor's values in plain order; on the CPU the tensor's own where they lie so."""
+    """Return a tensor's values: the tensor itself if contiguous on the CPU, else a copy."""
     array: np.ndarray = tensor.detach().cpu().contiguous().numpy()
     return array

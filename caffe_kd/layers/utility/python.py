@@ -211,7 +211,7 @@ class Python(Layer):
         except Exception as error:
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing is None or not f"{name}.".startswith(f"{missing}."):
-                raise self._told(error, f"importing module '{name}'") from error
+                raise self._error_of(error, f"importing module '{name}'") from error
         path = os.environ.get("PYTHONPATH")
         near = [file.stem for folder in self._folders for file in Path(folder).glob("*.py")]
         self.fail(
@@ -223,7 +223,7 @@ class Python(Layer):
     def _add_parameter(self, shape: Sequence[int]) -> ParameterBlob:
         self.add_blob(shape)
         blob = ParameterBlob()
-        blob.borrow(self.blobs[-1])
+        blob.show(self.blobs[-1])
         return blob
 
     def _bind_zeros(self, shapes: Sequence[Shape]) -> None:
@@ -239,20 +239,20 @@ class Python(Layer):
     def _run(self, method: str, *arguments: Any) -> None:
         """Call a method of the user's, with the parameters' values in its blobs."""
         for blob, tensor in zip(self._learned, self.blobs, strict=True):
-            blob.borrow(tensor)
+            blob.show(tensor)
         call = getattr(self.user_layer, method)
         self._guard(f"{method} of {self.param.layer}", call, *arguments)
         for blob, tensor in zip(self._learned, self.blobs, strict=True):
-            blob.give_back(tensor)
+            blob.write_back(tensor)
 
     def _guard(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
             with user_code.user_import_path(self._folders):
                 return call(*arguments)
         except Exception as error:
-            raise self._told(error, what) from error
+            raise self._error_of(error, what) from error
 
-    def _told(self, error: Exception, what: str) -> NetError:
+    def _error_of(self, error: Exception, what: str) -> NetError:
         return user_code.as_net_error(
             error, f"layer '{self.name}' ({self.type}): {what}", self.proto.source_line or None
         )
