@@ -14,6 +14,7 @@ READING_ORDER = (
     "prototxt/distillation/README.md",
     "prototxt/hinton/README.md",
     "prototxt/cifar10/README.md",
+    "prototxt/compress/README.md",
     "tools/README.md",
     "docker/README.md",
     "caffe_kd/README.md",

@@ -1,0 +1,1 @@
+"""A trained net, pruned, distilled and quantised by one command."""
