@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             final["solver.prototxt"].snapshot_prefix = (folder / "best").resolve().as_posix()
             solver = write(folder, final, "best_")
             print(f"best of {len(done)} trials: {search.output} {best.value:g}, trial ", end="")
-            print(f"{best.user_attrs['number']}: {space.told(best.params)}")
+            print(f"{best.user_attrs['number']}: {space.describe(best.params)}")
             print(f"to train with it on all training samples: train_kd -solver {solver}")
             print(f"trials.csv and search.png are in {folder}", flush=True)
     return 0

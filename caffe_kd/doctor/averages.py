@@ -33,7 +33,9 @@ def averages_longer_than_training(target: Target) -> Occurrences:
     slow = [
         (node, layer)
         for node, layer in _norms(view)
-        if layer.follows and not view.of_teacher(node) and layer.window > passes / _PARTS
+        if layer.updates_running_stats
+        and not view.of_teacher(node)
+        and layer.window > passes / _PARTS
     ]
     if slow:
         node, layer = slow[0]
@@ -58,7 +60,7 @@ def averages_lag(view: View) -> Occurrences:
     nodes = {
         node.proto.name: node
         for node, layer in _norms(view)
-        if view.has_weights(node) and (layer.follows or view.of_teacher(node))
+        if view.has_weights(node) and (layer.updates_running_stats or view.of_teacher(node))
     }
     if not view.data or not nodes or inference.unrun:
         return

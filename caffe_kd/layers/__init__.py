@@ -25,14 +25,14 @@ for _module in walk_packages(__path__, f"{__name__}."):
 for _entry in entry_points(group="caffe_kd.layers"):
     try:
         _entry.load()
-    except Exception as error:  # the other types are of use without it
+    except Exception as error:  # the other types work without it
         warnings.warn(
             f"the layer types of entry point '{_entry.name}' ({_entry.value}) are missing: "
             f"{type(error).__name__}: {error}",
             stacklevel=1,
         )
 
-if not TYPE_CHECKING:  # which would take a misspelt import for a layer type
+if not TYPE_CHECKING:  # else a misspelt import would pass for a layer type
 
     def __getattr__(name: str) -> Any:
         if not name[:1].isupper():

@@ -7,7 +7,7 @@ A layer type is one class in one file of this folder::
         def setup(self, bottom_shapes): ...   # check parameters, add blobs in Caffe's order
         def forward(self, x): ...             # plain torch; autograd is the backward
 
-The net checks counts and names, the layer only states them. ``setup`` must not keep anything that
+The net checks counts and names, the layer only states them. ``setup`` must not store anything that
 depends on the batch size, since blobs may be reshaped later.
 """
 
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Tops = Tensor | tuple[Tensor, ...]
 
-# An absurd shape in a prototxt is refused before memory is taken: 2^31 - 1 is Caffe's own limit.
+# Too large a shape is refused before memory is allocated: 2^31 - 1 is Caffe's own limit.
 MAX_COUNT = 2**31 - 1
 
 
 @dataclass
 class Context:
-    """What a layer may know of the run around it.
+    """The state of the net and the run that layers may use.
 
     Attributes:
         file: the prototxt the net was read from, beside which relative paths are looked up.
-        device: where the net's blobs live.
-        rate: the solver's current learning rate, kept up to date by the solver.
-        iteration: the solver's current iteration, which schedules go by; see Net.set_iteration.
+        device: the device of the net's blobs.
+        rate: the current learning rate, which the solver sets.
+        iteration: the solver's current iteration, for schedules; see Net.set_iteration.
         notify: writes a line of a layer to the log while the net runs.
-        parameter_bytes: what the parameter blobs made so far take.
-        exact_sums: whether the sums of products on the way forward are taken in float64.
-        writes_files: whether layers that write files do so; not where a net is only measured.
-        in_memory: gives, for some data layers' blobs, all values that are in memory.
+        parameter_bytes: the size of the parameter blobs so far.
+        exact_sums: whether sums of products in the forward pass are computed in float64.
+        writes_files: whether layers that write files do so; false if a net is only timed.
+        in_memory: for some data layers' blobs, functions that return all values in memory.
     """
 
     file: Path | None = None
@@ -72,7 +72,7 @@ class Context:
 
 
 def tops_of(result: Tops) -> tuple[Tensor, ...]:
-    """Return what a layer's ``forward`` gives as a tuple."""
+    """Return the result of a layer's ``forward`` as a tuple."""
     return (result,) if isinstance(result, Tensor) else result
 
 
@@ -83,13 +83,13 @@ class Layer(nn.Module):
         proto: its LayerParameter.
         settings: the message of the type's own parameters; None for a type that has none. Layers
             read it as ``param``.
-        brings: what its tops are where it has no bottoms; None for a type that always has some. A
-            type of a user's own that says nothing brings samples.
+        brings: the kind of data that a type without bottoms brings; None for a type with bottoms.
+            The default for a user's own type is samples.
         phase: TRAIN or TEST: the layer's own ``phase`` if it has one, else the net's.
         blobs: its parameter blobs in Caffe's order.
     """
 
-    type: str  # type: ignore[assignment]  # Caffe's word; Module's cast of that name is unused
+    type: str  # type: ignore[assignment]  # Caffe's name; Module.type is unused
     origin: str  # where the type comes from: "Caffe", the name of a fork, or "caffe_kd"
     param_field: str | None = None
     bottoms: tuple[int, int | None]
@@ -99,8 +99,8 @@ class Layer(nn.Module):
     # The axis of the weight given to ``sum_products`` that counts output channels; None: the type
     # multiplies by no weight.
     output_axis: int | None = None
-    no_onnx = ""  # why the type has no form in ONNX, and what to do; empty where it has one
-    no_torch = ""  # likewise why it has no form as PyTorch code
+    no_onnx = ""  # why the type has no ONNX form, and what to do; empty if it has one
+    no_torch = ""  # likewise for PyTorch code
     no_backward = False  # whether Caffe's class ends a backward pass with "Not Implemented Yet"
     is_loss = False  # the first top has loss_weight 1 unless another is given, and may be left out
     # Bottoms that get no gradient unless propagate_down asks: labels, the teacher's logits.
@@ -115,7 +115,7 @@ class Layer(nn.Module):
         self.settings: Any = self.settings_in(proto)
         self._blobs: list[nn.Parameter] = []
         self._blob_shapes: list[Shape] = []
-        self._viewed = False  # whether a shared blob has another shape at its owner
+        self._viewed = False  # whether a shared blob has a different shape at its owner
 
     @classmethod
     def settings_in(cls, proto: Any) -> Any:
@@ -123,7 +123,7 @@ class Layer(nn.Module):
         if cls.param_field is None:
             return None
         field = user_blocks.field_of(proto.DESCRIPTOR, cls.param_field)
-        assert field is not None  # as register has seen to
+        assert field is not None  # as register has checked
         return user_blocks.value_of(proto, field)
 
     @cached_property  # not property: forward passes read it, and a call is felt there
@@ -149,19 +149,19 @@ class Layer(nn.Module):
     def per_sample(self) -> bool:
         """Whether sample i of the tops depends on sample i of the bottoms alone, deterministically.
 
-        Where its parameters do not learn, such a layer has the same output for a sample each time,
-        which can be cached. Samples lie along axis 0.
+        With frozen parameters such a layer has the same output for a sample each time, which can
+        be cached. Samples are along axis 0.
         """
         return False
 
     @property
     def digest(self) -> bytes:
-        """A digest of what the layer computes with besides its blobs and fields; often nothing."""
+        """A digest of inputs other than blobs and fields, such as a model file; often empty."""
         return b""
 
     @property
     def blobs(self) -> list[Tensor]:
-        """The parameter blobs; one shared from a layer where it has another shape is a view."""
+        """The parameter blobs; one that is shared with a different shape is a view."""
         if self._viewed:
             pairs = zip(self._blobs, self._blob_shapes, strict=True)
             return [blob.view(shape) for blob, shape in pairs]
@@ -174,7 +174,7 @@ class Layer(nn.Module):
 
     @property
     def blob_shapes(self) -> list[Shape]:
-        """The shapes of the parameter blobs as this layer sees them."""
+        """The shapes of the parameter blobs in this layer."""
         return self._blob_shapes
 
     def add_blob(self, shape: Sequence[int], filler: Any = None) -> None:
@@ -202,7 +202,7 @@ class Layer(nn.Module):
         self._viewed = any(tuple(b.shape) != s for b, s in shapes)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
-        """Check the parameters and the bottoms' shapes, and add the blobs."""
+        """Check the settings and the bottoms' shapes, and add the blobs."""
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         """Return the tops' shapes; here by running ``forward`` on tensors without storage."""
@@ -230,7 +230,7 @@ class Layer(nn.Module):
         return tops_of(tops)
 
     def raise_named(self, error: Exception, method: str) -> NoReturn:
-        """Raise an error of a method; one of a user's own class names the layer and the place."""
+        """Raise an error of a method; for a user's own class, name the layer and the line."""
         failure = _failure(type(self), self.proto, method, error)
         if failure is None:
             raise error
@@ -238,7 +238,7 @@ class Layer(nn.Module):
 
     @contextmanager
     def naming(self, method: str) -> Iterator[None]:
-        """Let errors of a user's own class name the layer, the method and the place."""
+        """Make errors of a user's own class name the layer, the method and the line."""
         try:
             yield
         except Exception as error:
@@ -252,38 +252,38 @@ class Layer(nn.Module):
         """
         if self.no_backward:
             self.fail(
-                "Not Implemented Yet: the type has no backward pass, and force_backward: true asks "
-                "for one. Put the layer in phase TEST alone, or leave force_backward out"
+                "Not Implemented Yet: the type has no backward pass, and force_backward: true "
+                "requires one. Use the layer only in phase TEST, or leave force_backward out"
             )
 
     def explain(self, bottom_shapes: list[Shape]) -> list[str]:
-        """Return the lines of what the layer computes, as a formula with its numbers.
+        """Return lines with the layer's formula and its numbers.
 
-        Here it is the formula of the class' docstring and the values of the type's own fields.
+        By default, the formula of the class' docstring and the values of its own fields.
         """
         lines, values = formula.of_docstring(type(self).__doc__), formula.settings(self.settings)
         return [*lines, f"with {values}"] if values else lines
 
     def terms(self, *bottoms: Tensor) -> dict[str, Tensor]:
-        """Return the summands of a loss that is a sum of several, by name; {} where it is one."""
+        """Return the terms of a loss that is a sum, by name; {} if it has a single term."""
         return {}
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what an interrupted run needs of this layer to go on, besides its blobs."""
+        """Return the state besides its blobs that a resumed run needs."""
         return {}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from a state that ``state`` returned."""
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what identifies the data that this layer brings; empty: it has none.
+        """Return what identifies the data of a data layer; empty for other layers.
 
-        A word for each property that may differ, and its number or checksum.
+        The name of each property that may differ, and its number or checksum.
         """
         return {}
 
     def reset(self) -> None:
-        """Forget what earlier forward passes left for the next one."""
+        """Clear the state that earlier forward passes left for the next one."""
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         """Add the ONNX nodes that compute ``tops`` from ``bottoms`` (blob names) to ``graph``."""
@@ -294,14 +294,14 @@ class Layer(nn.Module):
             )
         graph.splice_torch(self, bottoms, tops)
 
-    # ---- for the layers' own use
+    # ---- for use by layers
 
     def sum_products(self, operator: Callable[..., Tensor], x: Tensor, *blobs: Tensor) -> Tensor:
-        """Return ``operator(x, *blobs)``, with its sums taken in float64 if the run asks for it.
+        """Return ``operator(x, *blobs)``, with its sums computed in float64 if the run asks for it.
 
-        float32 sums of some hundred products differ between libraries in the last digits, and by
-        them decides which of two nearly equal values a pooling window passes on. Caffe's
-        BLAS adds in short blocks, which is closer to the exact sum than what torch calls.
+        float32 sums of some hundred products differ between libraries in the last digits, which
+        can decide which of two nearly equal values a pooling window selects. Caffe's BLAS sums in
+        short blocks, which is closer to the exact sum than torch's kernels.
         """
         y = operator(x, *blobs)
         if self.context.exact_sums and y.dtype == torch.float32:
@@ -329,7 +329,7 @@ class Layer(nn.Module):
         )
 
     def check_shape(self, shape: Shape, what: str) -> Shape:
-        """Return ``shape``, or fail if a size is not positive or the count is absurd."""
+        """Return ``shape``, or fail if a size is not positive or the count too large."""
         count = 1
         for size in shape:
             if size < 1:
@@ -352,7 +352,7 @@ class Layer(nn.Module):
             )
 
     def check_plane(self, shape: Shape) -> None:
-        """Fail unless a bottom has the axes of images: (N, C, H, W)."""
+        """Fail unless a bottom has the shape of images: (N, C, H, W)."""
         if len(shape) != 4:
             self.fail(
                 "Input must have 4 axes, corresponding to (num, channels, height, width)",
@@ -360,16 +360,16 @@ class Layer(nn.Module):
             )
 
     def axis(self, value: int, rank: int, what: str = "axis") -> int:
-        """Return an axis counted from the front, given one that may count from the back."""
+        """Return an axis as a non-negative index, given one that may be negative."""
         if not -rank <= value < rank:
             self.fail(f"{what} is out of range for a bottom of {rank} axes", **{what: value})
         return value % rank
 
     def find(self, path: str) -> Path:
-        """Resolve a path: from the working directory, then beside the file that has the layer.
+        """Resolve a path: from the working directory, then beside the file of the layer.
 
         The layer may come from another file than the net, such as the solver's, so the net's file
-        is asked last.
+        is tried last.
         """
         file, _, line = self.proto.source_line.rpartition(":")
         found = find(path, file if line.isdecimal() else None)
@@ -383,7 +383,7 @@ def _shown(value: Any) -> str:
     return str(np.float32(value) if isinstance(value, float) else value)
 
 
-_OURS = f"{__name__.partition('.')[0]}."  # begins the names of this package's modules
+_OURS = f"{__name__.partition('.')[0]}."  # the prefix of this package's modules
 _REGISTRY: dict[str, type[Layer]] = {}
 AnyLayer = TypeVar("AnyLayer", bound=type[Layer])
 
@@ -405,12 +405,12 @@ def register(
         message: a new block for them, for a type of your own, as
             ``"message MyLossParameter { optional float factor = 1 [default = 1]; }"``: the block
             is ``my_loss_param``, or what ``param`` says.
-        bottoms: how many bottoms, exactly or from–to (``None``: without limit).
+        bottoms: the number of bottoms, or the lowest and highest (``None``: no limit).
         tops: how many tops, likewise.
         origin: who defined the type: "Caffe", the name of a fork of it, or "caffe_kd".
 
     Raises:
-        ValueError: the type is there already, or there is no such block, or it cannot be made.
+        ValueError: the type is registered already, or the block does not exist or cannot be made.
     """
 
     def decorate(cls: AnyLayer) -> AnyLayer:
@@ -463,7 +463,7 @@ def create(proto: Any, phase: int, context: Context) -> Layer:
 
 
 def _failure(cls: type[Layer], proto: Any, method: str, error: Exception) -> NetError | None:
-    """Return the error to raise where a user's own class failed; None: as it is."""
+    """Return the error to raise if a user's own class failed; None: the error itself."""
     if isinstance(error, CaffeKDError | MemoryError) or cls.__module__.startswith(_OURS):
         return None
     what = f"layer '{proto.name}' ({proto.type}): {method} of {cls.__name__}"

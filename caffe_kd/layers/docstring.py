@@ -1,6 +1,6 @@
-"""The parts of a layer type's docstring, and the folder where the type lies, for documentation.
+"""The parts of a layer type's docstring, and the type's folder, for documentation.
 
-A docstring ends with a sample of the layer in prototxt. A comment behind a bottom or a top gives
+A docstring ends with a sample of the layer in prototxt. A comment after a bottom or a top gives
 the blob's shape::
 
     Sample::
@@ -49,8 +49,8 @@ class Docstring:
 
     Attributes:
         summary: its first sentence.
-        text: what follows up to the sample: formula, bottoms, tops, Raises, Source.
-        sample: a layer of the type in prototxt; empty where the docstring has none.
+        text: the rest up to the sample: formula, bottoms, tops, Raises, Source.
+        sample: a layer of the type in prototxt; empty if the docstring has none.
     """
 
     summary: str
@@ -69,7 +69,7 @@ def docstring_of(kind: type[Layer]) -> Docstring:
 def by_folder(kinds: Iterable[type[Layer]]) -> dict[str, list[type[Layer]]]:
     """Return types by the first line of their folder's docstring, in the folders' order.
 
-    Types from elsewhere than this package come last, by the name of their module.
+    Types of other packages come last, by the name of their module.
     """
     found: dict[str, list[type[Layer]]] = {}
     for kind in kinds:

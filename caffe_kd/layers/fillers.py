@@ -1,4 +1,4 @@
-"""Fills a new parameter blob as its FillerParameter says.
+"""Fills new parameter blobs, as FillerParameter says.
 
 ``n`` below is the fan of the blob: ``count / shape[0]`` (FAN_IN, the default), ``count / shape[1]``
 (FAN_OUT) or their mean (AVERAGE). Random numbers come from torch's global generator, which the
@@ -52,7 +52,7 @@ def _items(blob: Tensor, filler: Any) -> int:
 
 def _fan(blob: Tensor, filler: Any) -> float:
     fan_in = blob.numel() / _items(blob, filler)
-    # A blob with one axis has no second one to count; Caffe reads 1 there.
+    # A blob with one axis has no second one; Caffe uses 1.
     fan_out = blob.numel() / (blob.shape[1] if blob.dim() > 1 else 1)
     norm = filler.variance_norm
     if norm == pb.FillerParameter.AVERAGE:
@@ -76,7 +76,7 @@ def _uniform(blob: Tensor, filler: Any) -> None:
 
 
 def _gaussian(blob: Tensor, filler: Any) -> None:
-    """N(mean, std); with ``sparse`` each input keeps about that many non-zero outputs."""
+    """N(mean, std); with ``sparse`` each input has about that many non-zero outputs."""
     if not filler.std > 0:
         raise NetError(f"filler 'gaussian': std must be above 0. Received: std={filler.std}")
     blob.normal_(filler.mean, filler.std)
@@ -104,7 +104,7 @@ def _msra(blob: Tensor, filler: Any) -> None:
 
 
 def _bilinear(blob: Tensor, _filler: Any) -> None:
-    """Every plane is the kernel of bilinear interpolation; for Deconvolution that enlarges."""
+    """Every plane is the kernel of bilinear interpolation; for Deconvolution that upsamples."""
     if blob.dim() != 4 or blob.shape[-1] != blob.shape[-2]:
         raise NetError(
             "filler 'bilinear': Blob must be 4 dim. and Filter must be square. "

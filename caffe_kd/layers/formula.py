@@ -1,4 +1,4 @@
-"""A layer's formula with its numbers, for a user who wants to see what is computed."""
+"""A layer's formula with its numbers, to show what is computed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOT_IN_A_FORMULA = {"axis", "engine"}
 
 
 def of_docstring(docstring: str | None) -> list[str]:
-    """Return the formula a class' docstring states, by lines; its first sentence if it has none.
+    """Return the formula in a class' docstring, by lines; its first sentence if it has none.
 
     That is the indented block with ``loss =`` in it, or the equations in the text down to that of
     the loss.
@@ -45,7 +45,7 @@ def of_docstring(docstring: str | None) -> list[str]:
 
 
 def settings(param: Any) -> str:
-    """Return the numbers of a layer's own parameters, as ``margin = 1, ...``; often none."""
+    """Return the numbers of a layer's own settings, as ``margin = 1, ...``; often none."""
     if param is None:
         return ""
     fields = [f for f in param.DESCRIPTOR.fields if f.message_type is None]
@@ -64,7 +64,7 @@ def _shown(field: Any, value: float) -> str:
 
 
 def number(layer: Layer, field: str) -> str:
-    """Return a setting's value, or its name where it follows a schedule."""
+    """Return a setting's value, or its name if it has a schedule."""
     scheduled = f"{field}_schedule" in layer.param.DESCRIPTOR.fields_by_name
     if scheduled and layer.param.HasField(f"{field}_schedule"):
         return field
@@ -77,7 +77,7 @@ def names(layer: Layer) -> list[str]:
 
 
 def divisor(layer: Any, shape: Shape) -> str:
-    """Return what a loss with a ``normalization`` divides its sum by, at most."""
+    """Return the divisor of a loss with a ``normalization``, at most."""
     outer, _, inner = _split_at_axis(layer, shape)
     return f"{normalizer(layer.normalization, outer, inner):g}"
 
@@ -89,7 +89,7 @@ def _split_at_axis(layer: Any, shape: Shape) -> tuple[int, int, int]:
 
 
 def reduction(layer: Any, bottom_shapes: Sequence[Shape]) -> str:
-    """Return in words what a loss sums over and divides by."""
+    """Return a description of what a loss sums over and divides by."""
     if not hasattr(layer, "normalization"):
         samples = bottom_shapes[0][0] if bottom_shapes and bottom_shapes[0] else 1
         return f"as the formula says, for N = {samples} samples"

@@ -23,7 +23,7 @@ def knowledge_distillation(
     temperature: float = 1.0,
     axis: int = 1,
     valid: Tensor | None = None,
-    teaches: Tensor | None = None,
+    selected: Tensor | None = None,
     normalization: int = VALID,
 ) -> Tensor:
     """Return the divergence of softened outputs, with the gradient of T^2 times it.
@@ -39,7 +39,7 @@ def knowledge_distillation(
         axis: the class axis.
         valid: one boolean for each position, in their order and any shape; where it is false there
             is neither loss nor gradient.
-        teaches: likewise; where it is false there is no gradient.
+        selected: likewise; where it is false there is no gradient.
         normalization: see ``normalization.normalizer``.
 
     Returns:
@@ -49,8 +49,8 @@ def knowledge_distillation(
     """
     shape = outer, _, inner = split_at_axis(tuple(student.shape), axis)
     student, teacher = student.reshape(shape), teacher.detach().reshape(shape)
-    if teaches is not None:
-        student = torch.where(teaches.reshape(outer, 1, inner), student, student.detach())
+    if selected is not None:
+        student = torch.where(selected.reshape(outer, 1, inner), student, student.detach())
     log_student = -capped(-F.log_softmax(student / temperature, 1), -_LEAST_LOG)
     log_teacher = F.log_softmax(teacher / temperature, 1)
     terms = log_teacher.exp() * (log_teacher.clamp(min=_LEAST_LOG) - log_student)

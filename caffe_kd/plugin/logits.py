@@ -126,7 +126,7 @@ class _LogitLoss(LogitLayer, LossLayer):
         wrong = labels[(labels < 0) | (labels >= classes)]
         if wrong.size:
             self.refuse(
-                "a label is no class: labels must be ignore_label or integers in "
+                "a label is out of range: labels must be ignore_label or integers in "
                 f"0..{classes - 1}. Received: {wrong[0]}"
             )
 
@@ -147,8 +147,8 @@ class DistillingLoss(_LogitLoss):
     ``hard_sample_weight`` EQUAL (or FOCAL, WEIGHTED_SOFT_LABEL), ``focal_gamma`` 2.
 
     Raises:
-        ValueError: shapes do not fit, a label is no class, a setting is unknown or out of range, or
-            one for the label is given without a label.
+        ValueError: shapes do not fit, a label is out of range, a setting is unknown or out of
+            range, or one for the label is given without a label.
 
     Source: https://arxiv.org/abs/1503.02531; see this package's layer type of the same name.
     """

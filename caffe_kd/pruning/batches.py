@@ -64,7 +64,7 @@ def refreshed(
         return weights, []
     try:
         net = _training_net(param, weights, file, state)
-        if not statistics.following(net):
+        if not statistics.layers_with_running_stats(net):
             return weights, []
         changes = statistics.refresh(net, iterations)
     except CaffeKDError as error:

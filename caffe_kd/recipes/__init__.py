@@ -1,1 +1,1 @@
-"""Procedures of several trainings: the quick start, experiments, search, rounds."""
+"""Procedures of several trainings: the quick start, experiments, search, multiple runs."""

@@ -1,8 +1,8 @@
-"""The runs of an experiment on digits: each is trained in a folder of its own, and scored.
+"""The runs of an experiment on digits: each is trained in its own folder and evaluated.
 
-A run's folder holds ``net.prototxt``, ``solver.prototxt`` and, where it distils,
-``distiller.prototxt``, so that ``train_kd -solver FOLDER/solver.prototxt`` is the same run; beside
-them the log, the snapshots and ``run.json`` with what came out.
+A run's folder holds ``net.prototxt``, ``solver.prototxt`` and, if it distils,
+``distiller.prototxt``, so that ``train_kd -solver FOLDER/solver.prototxt`` repeats the run; and the
+log, the snapshots and ``run.json`` with the results.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ LogitsAndLabels = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Score:
-    """How well a net does on the test digits.
+    """A net's errors on the test digits.
 
     Attributes:
-        wrong: how many digits of each class it got wrong.
-        tested: how many there are of each class.
-        seconds: how long the training took; None for what was not trained.
-        bias: what was added to the biases that were corrected.
+        wrong: the number of errors in each class.
+        tested: the number of digits of each class.
+        seconds: the duration of the training; None if nothing was trained.
+        bias: the shift of the biases that were corrected.
     """
 
     wrong: list[int]
@@ -47,7 +47,7 @@ class Score:
 
     @property
     def errors(self) -> int:
-        """How many digits it got wrong."""
+        """The total number of errors."""
         return sum(self.wrong)
 
 
@@ -61,14 +61,14 @@ def count_errors(logits: np.ndarray, labels: np.ndarray) -> Score:
 
 
 class DigitRuns:
-    """Trains and scores runs in the folders below one folder.
+    """Trains and evaluates runs in the subfolders of one folder.
 
     Args:
-        folder: where the runs' folders are.
-        digits: what they are trained and tested on.
-        runs: the runs by name, in an order in which teachers come first.
-        runner: trains them.
-        files: makes the runs' files; None: those of Hinton's experiment.
+        folder: the folder of the runs' folders.
+        digits: the digits to train and test on.
+        runs: the runs by name, teachers before their students.
+        runner: runs the trainings.
+        files: writes the runs' files; None: those of Hinton's experiment.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class DigitRuns:
         self._files = files or RunFiles(digits, runs)
 
     def train(self, names: Sequence[str]) -> None:
-        """Train what is not done of some runs, and before them of those they learn from.
+        """Train some runs that are not done yet, and before them their teachers.
 
         Raises:
-            Stopped: by Ctrl-C; what was done is kept.
+            Stopped: by Ctrl-C; finished runs are kept.
         """
         wanted = self._with_teachers(names)
         self.runner.run_all(
@@ -118,7 +118,7 @@ class DigitRuns:
     def _inputs(self, run: Run) -> dict[str, str]:
         """Return digests of a run's files and of its teachers' weights.
 
-        The digits are known by the names of their files, wherever these are.
+        The digits are identified by their file names, not by their folder.
         """
         source = self.digits.folder.resolve().as_posix()
         contents: dict[str, bytes | str] = {
@@ -141,14 +141,14 @@ class DigitRuns:
         score = count_errors(*self._outputs(run, trained.newest_snapshot()[0]))
         return {"wrong": score.wrong, "tested": score.tested}
 
-    # ---- scoring
+    # ---- evaluation
 
     def result(self, run: Run) -> RunResult | None:
-        """Return what came out of a run, if it is done with these very files."""
+        """Return the result of a run, if it is done with these files."""
         return self.runner.result(self._training(run))
 
     def score(self, run: Run) -> Score:
-        """Return how well a run that is done does on the test digits."""
+        """Return the score of a finished run on the test digits."""
         result = self._done(run)
         return Score(**result.values, seconds=result.seconds)
 
@@ -182,17 +182,17 @@ class DigitRuns:
         return net
 
     def correct(self, run: Run, classes: Sequence[int], sign: int) -> Score:
-        """Shift the output biases of some classes so that the validation digits come out best.
+        """Shift the output biases of some classes to minimise errors on the validation digits.
 
-        The weights with the new biases are kept in ``corrected.caffemodel``.
+        The weights with the new biases are saved in ``corrected.caffemodel``.
 
         Args:
-            run: a run that is done.
-            classes: whose biases change, all by the same.
-            sign: 1: they are raised; -1: lowered.
+            run: a finished run.
+            classes: the classes whose biases are shifted, all by the same value.
+            sign: 1 to raise them, -1 to lower them.
 
         Returns:
-            The score on the test digits, with what was added to the biases.
+            The score on the test digits, with the shift of the biases.
         """
         from ..proto.binary import write_weights
 
@@ -225,10 +225,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def best_shift(
     logits: np.ndarray, labels: np.ndarray, classes: Sequence[int], sign: int, most: float = 20.0
 ) -> float:
-    """Return what added to the logits of some classes makes the fewest errors.
+    """Return the shift of the logits of some classes that gives the fewest errors.
 
-    Of the shifts 0, 0.1, ..., ``most``, times ``sign``, it is the middle of the longest row of
-    those that are best.
+    Of the shifts 0, 0.1, ..., ``most``, times ``sign``, it is the middle of the longest range of
+    best ones.
     """
     steps = np.arange(round(most * 10) + 1)
     errors = np.empty(len(steps), np.int64)

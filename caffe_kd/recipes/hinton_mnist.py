@@ -17,31 +17,31 @@ from .runner import ExperimentRunner, as_csv
 PARTS = {
     "teacher": "784-1200-1200-10 with dropout, a limit on the weights and shifted digits",
     "alone": "784-800-800-10 on the labels",
-    "distilled": "the same, from the teacher at T = 20, on digits that are not shifted",
+    "distilled": "the same, from the teacher at T = 20, on unshifted digits",
     "few": "3 % of the digits, on the labels and from the teacher",
     "without_3": "from the teacher, without any 3",
-    "only_7_8": "from the teacher, with nothing but 7s and 8s",
+    "only_7_8": "from the teacher, with only 7s and 8s",
     "temperature": "784-30-30-10 at several temperatures",
     "ensemble": "three teachers, and a student of their mean",
 }
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 SEEDS = (1, 2, 3)
 _FEW = 0.03
-# The paper has this experiment on speech: frames right, where all of the data make 58.9 %.
+# The paper has this experiment on speech: correct frames; with all of the data 58.9 %.
 _OF_SPEECH = ("speech: 44.5 % right", "speech: 57.0 % right")
 _NOT_7_8 = (0, 1, 2, 3, 4, 5, 6, 9)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
-        part: of the experiment.
-        title: what was trained.
+        part: the part of the experiment.
+        title: the description of the training.
         published: the paper's figure.
         results: one for each seed.
-        classes: the classes whose errors are shown too.
+        classes: the classes whose errors are shown separately.
     """
 
     part: str
@@ -52,13 +52,13 @@ class Row:
 
 
 class HintonMnist:
-    """The experiment: its runs, and the table made of them.
+    """The experiment: its runs, and the table of their results.
 
     Args:
-        folder: where everything goes.
-        digits: what it is run on.
-        say: is given each sentence about what happens.
-        quick: whether few passes and one seed do, to see that all works.
+        folder: the folder for all files.
+        digits: the digits to use.
+        say: prints a line for the user.
+        quick: whether to use few passes and one seed, as a check that everything works.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class HintonMnist:
         return runs
 
     def names(self, part: str) -> list[str]:
-        """Return the runs of a part."""
+        """Return the names of a part's runs."""
         begin = {
             "few": ("few_",),
             "temperature": ("small_",),
@@ -117,17 +117,17 @@ class HintonMnist:
         ]
 
     def train(self, parts: Sequence[str]) -> None:
-        """Train what is not done yet of some parts.
+        """Train the runs of some parts that are not done yet.
 
         Raises:
-            Stopped: by Ctrl-C; what was done is kept.
+            Stopped: by Ctrl-C; finished runs are kept.
         """
         self._digit_runs.train([name for part in parts for name in self.names(part)])
 
     # ---- results
 
     def rows(self) -> list[Row]:
-        """Return the lines of the table for which all that is needed has been trained."""
+        """Return the rows of the table whose runs are all done."""
         rows = [
             self._row("teacher", "teacher", "67", "teacher"),
             self._row("alone", "student alone", "146", "alone_{}"),
@@ -149,7 +149,7 @@ class HintonMnist:
         return [row for row in rows if row.results]
 
     def _done(self, *names: str) -> list[Run]:
-        """Return runs that are done, or none if one is not."""
+        """Return these runs if all are done, else none."""
         runs = [self.runs[name] for name in names]
         return runs if all(self._digit_runs.result(run) for run in runs) else []
 
@@ -161,7 +161,7 @@ class HintonMnist:
     def _with_correction(
         self, name: str, title: str, published: tuple[str, str], classes: tuple[int, ...], sign: int
     ) -> list[Row]:
-        """Return the rows before and after the biases of some classes are corrected."""
+        """Return the rows before and after correcting the biases of some classes."""
         rows = []
         for run in self._done(name):
             before, after = (
@@ -183,7 +183,7 @@ class HintonMnist:
         return rows
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Write ``results.csv``, ``table.txt`` and, where it has been run, ``temperature.png``."""
+        """Write ``results.csv``, ``table.txt`` and, if its runs are done, ``temperature.png``."""
         write_atomically(self.folder / "results.csv", as_csv(csv_rows(rows)).encode())
         write_atomically(self.folder / "table.txt", (table(rows) + "\n").encode())
         curve = [
@@ -236,7 +236,7 @@ def csv_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 
 def _draw(path: Path, curve: Sequence[tuple[float, list[int]]], alone: Sequence[int]) -> None:
-    """Draw the errors of the small students over the temperature."""
+    """Plot the errors of the small students over the temperature."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")

@@ -27,7 +27,7 @@ _STUDENT, _TEACHER = "student_train_test.prototxt", "teacher_train_test.prototxt
 
 @cache
 def methods() -> dict[str, str]:
-    """Return the methods that are trained on the common pair, and by what losses.
+    """Return the methods that are trained on the common pair, and their losses.
 
     These are the solvers that train ``student_train_test.prototxt`` with a distiller: from the
     teachers in TEACHERS, from several of them, from a mean of the student, or from no teacher.
@@ -48,12 +48,12 @@ def methods() -> dict[str, str]:
 
 
 class MethodFiles(RunFiles):
-    """Makes the files of methods' runs; a run's ``net`` is teacher, student, or the method.
+    """Creates the files of methods' runs; a run's ``net`` is teacher, student, or the method.
 
     Args:
-        digits: what the runs are trained and tested on.
+        digits: the digits to train and test on.
         runs: the runs by name.
-        iterations: how many each training gets; None: the examples'.
+        iterations: the iterations of each training; None: as in the examples.
     """
 
     examples = FOLDER
@@ -82,14 +82,14 @@ class MethodFiles(RunFiles):
         return messages
 
     def cost(self, run: Run) -> float:
-        """Return what a run costs: about the same each."""
+        """Return the cost of a run: all are about equal."""
         return 1.0
 
     def _solver_of(self, run: Run) -> Any:
         name = TEACHERS.get(run.name) or f"{'teacher' if run.net == ALONE else run.net}_solver"
         solver = text.read(examples.folder(FOLDER) / f"{name}.prototxt", pb.SolverParameter())
         solver.net = "net.prototxt"
-        solver.ClearField("snapshot_prefix")  # it is the solver's own folder then
+        solver.ClearField("snapshot_prefix")  # the default is the solver's folder
         solver.test_iter[:] = [self.digits.tested // batch_for(self.digits.tested)]
         if run.name not in TEACHERS:
             solver.random_seed = run.seed
@@ -105,7 +105,7 @@ class MethodFiles(RunFiles):
 
 @dataclass(frozen=True)
 class Row:
-    """What came out of a method.
+    """The results of a method.
 
     Attributes:
         method: its name.
@@ -127,14 +127,14 @@ class Comparison:
     """Trains a student by each method, with several seeds, and alone.
 
     Args:
-        folder: where everything goes.
-        digits: what they are trained and tested on.
+        folder: the folder for all files.
+        digits: the digits to train and test on.
         names: the methods.
-        seeds: how many.
-        iterations: of each training; None: as in the examples.
-        count: how many training digits the students see, the first ones; None: all, as the
+        seeds: the number of seeds.
+        iterations: the iterations of each training; None: as in the examples.
+        count: how many training digits the students use, the first ones; None: all, as the
             teachers do.
-        say: is given each sentence about what happens.
+        say: prints a line for the user.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Comparison:
         self._names = [ALONE, *names]
         self._seeds = range(1, seeds + 1)
         runs = {name: Run(name, "teacher", passes=1) for name in TEACHERS}
-        for seed in self._seeds:  # seed by seed: all methods are there early
+        for seed in self._seeds:  # seed by seed, for early results of all methods
             for name in self._names:
                 run = Run(f"{name}_{seed}", name, passes=1, seed=seed, count=count)
                 runs[run.name] = replace(run, teachers=_teachers(name))
@@ -160,15 +160,15 @@ class Comparison:
         self._digit_runs = DigitRuns(folder, digits, runs, ExperimentRunner(say), files)
 
     def train(self) -> None:
-        """Train what is not done yet.
+        """Train the runs that are not done yet.
 
         Raises:
-            Stopped: by Ctrl-C; what was done is kept.
+            Stopped: by Ctrl-C; finished runs are kept.
         """
         self._digit_runs.train([name for name in self.runs if name not in TEACHERS])
 
     def rows(self) -> list[Row]:
-        """Return what has been trained: the teachers, then the students, the best first."""
+        """Return the rows of finished runs: the teachers, then the students, the best first."""
         losses = {ALONE: "the labels"} | methods()
         done = {n: r for n, r in self.runs.items() if self._digit_runs.result(r)}
         rows = [
@@ -238,7 +238,7 @@ def csv_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 
 def _draw(path: Path, rows: Sequence[Row]) -> None:
-    """Draw each training as a point and each method's mean as a line."""
+    """Plot each training as a point and each method's mean as a line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

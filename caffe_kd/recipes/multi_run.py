@@ -1,4 +1,4 @@
-"""What the commands share that train by a solver again and again: its files, and their table."""
+"""Code of the commands that run several trainings of a solver: their files and their table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class MultiRun:
-    """Trainings by solvers of the user's, and a CSV file with a row for each.
+    """Trainings by a user's solvers, and a CSV file with a row for each.
 
     Args:
         path: the CSV file.
-        keys: the columns that name a training.
-        runner: does the trainings.
-        total: how many there will be.
+        keys: the columns that identify a training.
+        runner: runs the trainings.
+        total: the number of trainings.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class MultiRun:
         self._rows: list[dict[str, str]] = []
 
     def train(self, names: Sequence[object], solver: Any) -> Path:
-        """Train by a solver unless that is done, and return the weights.
+        """Run a solver's training unless it is done, and return the weights.
 
-        The solver is written to ``<snapshot_prefix>_solver.prototxt``, where it can be looked at.
+        The solver is written to ``<snapshot_prefix>_solver.prototxt``, for reference.
 
         Raises:
-            Stopped: a signal has ended it; run again, it goes on.
+            Stopped: by a signal; the same command resumes it.
             CaffeKDError: the training cannot be done, or has nothing to learn from.
         """
         row = dict(zip(self._keys, map(str, names), strict=True))
@@ -81,9 +81,11 @@ def _write(solver: Any) -> Path:
 
 
 def last_test(trained: Solver) -> dict[str, float]:
-    """Return what the test nets' outputs are at the end, those of one value."""
+    """Return the test nets' final outputs that have a single value."""
     if not any(trained.net.loss_weights.values()):
-        raise SolverError("trains a net without a loss: nothing was learnt", str(trained.plan.file))
+        raise SolverError(
+            "trains a net without a loss: nothing was learned", str(trained.plan.file)
+        )
     return {
         (f"#{index}/" if index else "") + name: values[0]
         for index, means in enumerate(trained.test_all())
@@ -93,14 +95,14 @@ def last_test(trained: Solver) -> dict[str, float]:
 
 
 def read_solver(path: str) -> Any:
-    """Read a solver and make the files it names findable from the working directory.
+    """Read a solver, with the paths in it relative to the working directory.
 
     Raises:
         CaffeKDError: the file is missing or wrong.
     """
     solver = upgrade_solver(text.read(path, pb.SolverParameter()), path, Notes())
     if not solver.net:
-        raise SolverError("names no net, which is needed here", path)
+        raise SolverError("has no net, which is needed here", path)
     for field in ("net", "distiller_net"):
         if getattr(solver, field):
             setattr(solver, field, str(find(getattr(solver, field), path)))
@@ -118,7 +120,7 @@ def read_solver(path: str) -> Any:
 
 
 def without_teacher(solver: Any) -> None:
-    """Take the teacher away: train_state's stage "distil" too, in which a student has no loss."""
+    """Remove the teacher, and train_state's stage "distil", in which a student has no own loss."""
     solver.ClearField("teacher")
     solver.ClearField("distiller_net")
     stages = [stage for stage in solver.train_state.stage if stage != "distil"]
@@ -127,6 +129,6 @@ def without_teacher(solver: Any) -> None:
 
 
 def move(solver: Any, folder: str | None) -> None:
-    """Move a solver's snapshots into a folder, if one is given."""
+    """Move a solver's snapshot_prefix into a folder, if one is given."""
     if folder:
         solver.snapshot_prefix = str(Path(folder) / Path(solver.snapshot_prefix).name)

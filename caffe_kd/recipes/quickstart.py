@@ -1,6 +1,6 @@
 """The quick start: a teacher, a student alone, and the same student distilled.
 
-Everything lies in one folder: the nets and solvers that were run, snapshots, logs, ONNX models,
+All files are in one folder: the nets and solvers that were used, snapshots, logs, ONNX models,
 ``deploy.prototxt`` and ``training.png``. A stage whose inputs have not changed is not run again.
 """
 
@@ -37,10 +37,10 @@ class Stage:
     """One training of the quick start.
 
     Attributes:
-        name: of its snapshots, log and ONNX model.
-        title: what the table calls it.
+        name: the name of its snapshots, log and ONNX model.
+        title: its name in the table.
         solver: the solver's file among the examples.
-        passes: how often it sees the training digits: of MNIST, of the small digits.
+        passes: the number of epochs: on MNIST, on the small digits.
     """
 
     name: str
@@ -59,7 +59,7 @@ NETS = ("teacher_train_test.prototxt", "student_train_test.prototxt", "distiller
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a stage; errors on the test digits, latency in milliseconds."""
+    """The result of a stage: errors on the test digits, latency in milliseconds."""
 
     title: str
     parameters: int
@@ -78,14 +78,14 @@ def run(
     say: Callable[[str], None],
     gpu: str | None = None,
 ) -> list[Result]:
-    """Run all stages in ``folder`` and draw their curves; return the table's rows.
+    """Run all stages in ``folder`` and plot their curves; return the table's rows.
 
     Args:
-        folder: where everything goes.
+        folder: the folder for all files.
         digits: the digits to train on.
-        passes: how often each stage sees the training digits; None: as each stage says.
-        say: takes each line for the user.
-        gpu: the CUDA device to train on, as in ``-gpu``; None: the solver's choice.
+        passes: the number of epochs of each stage; None: the stage's own.
+        say: prints a line for the user.
+        gpu: the CUDA device to train on, as in ``-gpu``; None: as the solver says.
     """
     from ..solver.run import RunOptions
 
@@ -108,7 +108,7 @@ def _result(stage: Stage, done: RunResult) -> Result:
 
 
 def _write_nets(folder: Path, digits: Digits) -> None:
-    """Copy the nets, with the digits that were found as their data."""
+    """Copy the nets, with these digits as their data."""
     for name in NETS:
         net = text.read(examples.folder("mnist") / name, pb.NetParameter())
         for layer in net.layer:
@@ -134,17 +134,17 @@ def _test_batch(digits: Digits) -> int:
 def _write_solver(
     folder: Path, digits: Digits, stage: Stage, passes: int | None, teacher: Path | None
 ) -> Path:
-    """Write the stage's solver, made for these digits and this folder; return its path."""
+    """Write the stage's solver for these digits and this folder; return its path."""
     solver = text.read(examples.folder("mnist") / stage.solver, pb.SolverParameter())
     own, small = stage.passes
     wanted = passes or (own if digits.kind == "MNIST" else small)
     a_pass = max(1, len(_read_digits(digits, TRAIN)[1]) // 64)
-    # About ten tests, and the last one right at the end, of the weights that are exported.
+    # About ten tests, the last of them at the very end, on the weights that are exported.
     solver.test_interval = a_pass * max(1, wanted // 10)
     solver.max_iter = solver.test_interval * max(1, round(wanted * a_pass / solver.test_interval))
     solver.test_iter[:] = [len(_read_digits(digits, TEST)[1]) // _test_batch(digits)]
-    # Not at the very end: Caffe runs one more batch for that display, before the last test, which
-    # moves BatchNorm's averages away from those of the snapshot that is exported.
+    # Not at the very end: for that display Caffe runs one more batch before the last test, which
+    # would change BatchNorm's running averages after the snapshot that is exported.
     solver.display = min(solver.display, solver.test_interval)
     while solver.display > 1 and solver.max_iter % solver.display == 0:
         solver.display -= 1
@@ -199,7 +199,7 @@ def _export_and_measure(path: Path, digits: Digits, trained: Solver) -> dict[str
 
 
 def measure(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
-    """Return the errors of an ONNX model on digits and its latency for one, in milliseconds.
+    """Return an ONNX model's errors on digits and its latency for one, in milliseconds.
 
     The latency is the median of many runs on one image with one thread.
     """

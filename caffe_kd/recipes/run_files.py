@@ -14,20 +14,20 @@ from ..proto import caffe_pb2 as pb
 from ..proto import text
 
 LOGITS = "ip3"  # the blob of the logits in all nets of the experiment
-_PER_DIGIT = 50_000  # what the rest of an iteration costs, in weights
-_TESTS = 14  # how often a run is tested on its way, about
+_PER_DIGIT = 50_000  # the cost of the rest of an iteration, in weights
+_TESTS = 14  # about how often a run is tested
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits of the experiments, and how large the nets are that see them.
+    """The digits of the experiments, and the size of the nets for them.
 
     Attributes:
-        folder: of the four IDX files.
-        train: how many training digits are used, the first ones.
-        validation: how many of these, the last ones, a run leaves out that is tuned on them.
-        tested: how many test digits there are.
-        divisor: what the hidden layers' numbers of units are divided by.
+        folder: the folder of the four IDX files.
+        train: the number of training digits used, the first ones.
+        validation: how many of these, the last ones, are left out by runs that are tuned on them.
+        tested: the number of test digits.
+        divisor: the divisor of the hidden layers' numbers of units.
     """
 
     folder: Path
@@ -42,16 +42,16 @@ class Digits:
 
 
 def results_folder(experiment: str, kind: str, quick: bool) -> str:
-    """Return where an experiment's results go by default.
+    """Return the default folder of an experiment's results.
 
-    A quick run, or one on digits that are not MNIST's, never takes the place of a long one.
+    A quick run, or one on digits other than MNIST's, does not overwrite a full one.
     """
     ending = ("_quick" if quick else "") + ("" if kind == "MNIST" else "_digits")
     return f"output/experiments/{experiment}{ending}"
 
 
 def digits_in(folder: Path, most: int | None = None, divisor: int = 1) -> Digits:
-    """Return the digits of a folder, at most so many for training and for testing."""
+    """Return the digits of a folder, at most ``most`` each for training and testing."""
     counts = []
     for part in ("train", "t10k"):
         names = [folder / f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
@@ -67,17 +67,17 @@ class Run:
     Attributes:
         name: its folder.
         net: teacher, student or small, of ``prototxt/hinton``.
-        passes: how often it sees its digits.
-        rate: base_lr; None: as the example's solver has it.
+        passes: the number of epochs.
+        rate: base_lr; None: as in the example's solver.
         seed: random_seed.
         teachers: the runs whose nets it learns from; with several, from the mean of their
             probabilities.
-        temperature: of the distillation.
-        alpha: the share of the teacher's outputs in the objective, the rest being the labels'.
-        count: how many training digits it sees; None: all.
-        leave_out: the classes it never sees.
+        temperature: the temperature of the distillation.
+        alpha: the weight of the teacher's outputs in the objective; the rest is the labels'.
+        count: the number of training digits; None: all.
+        leave_out: the classes that are left out.
         is_tuned: whether it leaves out the validation digits.
-        solver: another of that folder's solvers than teacher, student or kd.
+        solver: a solver of that folder other than teacher, student or kd.
     """
 
     name: str
@@ -95,15 +95,15 @@ class Run:
 
 
 class RunFiles:
-    """Makes the files of runs, for some digits.
+    """Creates the files of runs, for some digits.
 
     Args:
-        digits: what the runs are trained and tested on.
-        runs: the runs by name, all of which others learn from among them.
+        digits: the digits to train and test on.
+        runs: the runs by name, including all teachers.
 
     Attributes:
-        examples: the folder of ``prototxt/`` that the nets come from.
-        logits: the blob of their logits, and its layer.
+        examples: the folder of ``prototxt/`` with the nets.
+        logits: the name of the logits' blob and layer.
     """
 
     examples = "hinton"
@@ -123,11 +123,11 @@ class RunFiles:
         return messages
 
     def weights_name(self, run: Run) -> str:
-        """Return the name of the weights that a run ends with."""
+        """Return the name of a run's final weights file."""
         return f"solver_iter_{self.messages(run)['solver.prototxt'].max_iter}.caffemodel"
 
     def cost(self, run: Run) -> float:
-        """Return what a run costs, in an arbitrary unit: weights times digits seen."""
+        """Return the cost of a run in an arbitrary unit: weights times digits."""
         messages = self.messages(run)
         units = [
             x.inner_product_param.num_output
@@ -180,7 +180,7 @@ class RunFiles:
         labels = self.digits.labels()[: self._training_range(run)]
         a_pass = max(1, int((~np.isin(labels, run.leave_out)).sum()) // batch)
         solver.net = "net.prototxt"
-        solver.ClearField("snapshot_prefix")  # it is the solver's own folder then
+        solver.ClearField("snapshot_prefix")  # the default is the solver's folder
         solver.test_iter[:] = [self.digits.tested // batch_for(self.digits.tested)]
         solver.test_interval = a_pass * max(1, run.passes // _TESTS)
         if solver.snapshot:
@@ -216,5 +216,5 @@ def _distiller(run: Run) -> Any:
 
 
 def batch_for(total: int) -> int:
-    """Return the largest batch size up to 100 with which a test sees each digit once."""
+    """Return the largest batch size up to 100 with which a test uses each digit once."""
     return max(size for size in range(1, 101) if total % size == 0)

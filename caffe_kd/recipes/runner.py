@@ -1,7 +1,7 @@
-"""Runs trainings: skips what is done, resumes what was stopped, and keeps what came out.
+"""Runs trainings: skips finished ones, resumes stopped ones, and stores their results.
 
-A training has a record, a JSON file beside its snapshots, with digests of its inputs. While these
-are the same, what is done is not done again, and what was stopped is resumed.
+A training has a record, a JSON file beside its snapshots, with digests of its inputs. As long as
+these are the same, a finished training is not repeated, and a stopped one is resumed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..solver.run import RunOptions
     from ..solver.solver import Solver
 
-RESUME_HINT = "Stopped; the same command goes on from here"
+RESUME_HINT = "Stopped; the same command resumes from here"
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Training:
     """A training that a runner can do.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         record: its JSON file, beside its snapshots.
-        inputs: returns what its result depends on: digests by name.
-        prepare: writes its files and returns the solver's.
-        needs: the trainings that it learns from; it is not done before they are.
-        files: what has to be there besides the weights for it to be done.
-        measure: returns what its result is to hold, by name, while the log is still open.
+        inputs: returns digests of what its result depends on, by name.
+        prepare: writes its files and returns the solver's path.
+        needs: the trainings that it learns from, which must be finished first.
+        files: files that must exist besides the weights for it to be finished.
+        measure: returns the values of its result, by name; called while the log is open.
         log: its log file; None: a new one beside the snapshots.
-        owns_files: whether its snapshots are the experiment's own: those of other inputs are
-            deleted at the start, and all but the last at the end.
-        cost: how long it takes in relation to others.
+        owns_files: whether its snapshots may be deleted: those of other inputs at the start, and
+            all but the last at the end.
+        cost: its duration relative to others.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Training:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came out of a training.
+    """The result of a training.
 
     Attributes:
-        iteration: where it ended.
+        iteration: its last iteration.
         weights: its caffemodel.
-        seconds: how long it took, with what was done before an interruption.
-        values: what was measured at its end, by name.
-        reused: whether it had been done before.
+        seconds: its duration, including the time before an interruption.
+        values: the values measured at its end, by name.
+        reused: whether it was finished before.
     """
 
     iteration: int
@@ -75,11 +75,11 @@ class RunResult:
 
 
 class ExperimentRunner:
-    """Runs trainings one after another; Caffe's log lines go into their log files alone.
+    """Runs trainings one after another; Caffe's log lines go to their log files only.
 
     Args:
-        say: takes each line for the user.
-        options: how each is run, but for its log and what it resumes from.
+        say: prints a line for the user.
+        options: how each is run, except for its log and the snapshot to resume from.
     """
 
     def __init__(self, say: Callable[[str], None], options: RunOptions | None = None) -> None:
@@ -87,7 +87,7 @@ class ExperimentRunner:
         self._options = options
 
     def result(self, training: Training) -> RunResult | None:
-        """Return what came out of a training, if it is done with the inputs it has now."""
+        """Return the result of a training, if it is finished with its current inputs."""
         record = read_json(training.record)
         if "weights" not in record or not all(self.result(needed) for needed in training.needs):
             return None
@@ -98,47 +98,47 @@ class ExperimentRunner:
         return RunResult(record["iteration"], weights, record["seconds"], record["values"], True)
 
     def run_all(self, trainings: Sequence[Training]) -> None:
-        """Do what is not done of some trainings, with a line and the time left after each.
+        """Run the unfinished trainings, and print a line with the time left after each.
 
         Raises:
-            Stopped: by Ctrl-C; what was done is kept.
+            Stopped: by Ctrl-C; finished trainings are kept.
         """
         waiting = [training for training in trainings if self.result(training) is None]
         if len(waiting) < len(trainings):
             done = len(trainings) - len(waiting)
-            self.say(f"{done} of {len(trainings)} runs are done already")
+            self.say(f"{done} of {len(trainings)} runs are already done")
         left = TimeLeft(training.cost for training in waiting)
         for number, training in enumerate(waiting, 1):
             self.run_next(training, f"run {number} of {len(waiting)}: {training.name}", left)
 
     def run_next(self, training: Training, label: str, left: TimeLeft) -> RunResult:
-        """Do one of several trainings, and print a line when it is done.
+        """Run one of several trainings, and print a line when it is finished.
 
         Args:
-            training: what to do, unless it is done.
-            label: what the line and the progress line begin with.
-            left: the time left of all; it is updated.
+            training: the training, which is skipped if it is finished.
+            label: a prefix of the line and the progress line.
+            left: the time left for all; it is updated.
         """
         started = time.perf_counter()
         done = self.run(training, label)
         if done.reused:
             left.skip(training.cost)
-            self.say(f"{label}: reused, for its inputs are the same")
+            self.say(f"{label}: reused, as its inputs have not changed")
         else:
             left.spent(training.cost, time.perf_counter() - started)
             self.say(f"{label}: {as_time(done.seconds)}{left}")
         return done
 
     def run(self, training: Training, label: str = "") -> RunResult:
-        """Do a training unless it is done, from its newest snapshot if it was stopped.
+        """Run a training unless it is finished, from its newest snapshot if it was stopped.
 
         Args:
-            training: what to do.
-            label: what its progress line begins with; its name unless given.
+            training: the training.
+            label: a prefix of its progress line; its name unless given.
 
         Raises:
-            Stopped: by Ctrl-C; run again, it goes on.
-            CaffeKDError: the training cannot be done.
+            Stopped: by Ctrl-C; the same call resumes it.
+            CaffeKDError: the training failed.
         """
         from ..solver.plan import read_plan
         from ..solver.run import RunOptions, train
@@ -181,7 +181,7 @@ class ExperimentRunner:
         )
 
     def _begin(self, training: Training, prefix: Path) -> dict[str, Any]:
-        """Write and return the record of a training that begins or goes on."""
+        """Write and return the record of a training that is started or resumed."""
         known, inputs = read_json(training.record), training.inputs()
         resumes = known.get("inputs") == inputs
         if training.owns_files and not resumes:
@@ -194,10 +194,10 @@ class ExperimentRunner:
 
 
 class TimeLeft:
-    """The time left of several trainings, by what was done of them.
+    """The time left for several trainings, estimated from those that are finished.
 
     Args:
-        costs: of all of them.
+        costs: the costs of all of them.
     """
 
     def __init__(self, costs: Iterable[float]) -> None:
@@ -205,13 +205,13 @@ class TimeLeft:
         self._done = self._seconds = 0.0
 
     def spent(self, cost: float, seconds: float) -> None:
-        """Count a training that was done."""
+        """Count a finished training."""
         self._left -= cost
         self._done += cost
         self._seconds += seconds
 
     def skip(self, cost: float) -> None:
-        """Leave a training out that had been done before."""
+        """Skip a training that was finished before."""
         self._left -= cost
 
     def __str__(self) -> str:
@@ -221,12 +221,12 @@ class TimeLeft:
 
 
 def as_time(seconds: float) -> str:
-    """Return a duration in seconds, or in minutes where it is long: ``40 s``, ``12 min``."""
+    """Return a duration in seconds, or in minutes if it is long: ``40 s``, ``12 min``."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def newest_state(prefix: Path) -> Path | None:
-    """Return the solverstate of the latest iteration that a snapshot_prefix has."""
+    """Return a snapshot_prefix's solverstate of the latest iteration."""
     states: dict[int, Path] = {}
     for path in prefix.parent.glob("*_iter_*.solverstate*"):
         stem, _, rest = path.name.rpartition("_iter_")
@@ -249,7 +249,7 @@ def digests(contents: Mapping[str, bytes | str]) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a file; {} where it is absent or damaged, for it is made again then."""
+    """Return the object in a file; {} if it is missing or damaged, so that it is made again."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -263,7 +263,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows by column name as CSV; what a row lacks is empty."""
+    """Return rows by column name as CSV; missing values are empty."""
     lines = io.StringIO()
     columns = dict.fromkeys(column for row in rows for column in row)
     writer = csv.DictWriter(lines, list(columns), restval="", lineterminator="\n")

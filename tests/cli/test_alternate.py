@@ -110,7 +110,7 @@ def test_ctrl_c_in_a_turn_reports_that_the_same_command_goes_on() -> None:
     words += ["-rounds", "2"]
     # The teacher's turn is over after 8 iterations, so this is the student's.
     log = stopped("alternate", *words, after="Iteration 9 (", log="out/s_round_1_2*.log")
-    assert log[-1].endswith("Stopped; the same command goes on from here")
+    assert log[-1].endswith("Stopped; the same command resumes from here")
     assert not any("-snapshot" in line for line in log)
     assert [(row["round"], row["net"]) for row in rows()] == [("1", "teacher")]
     state, reached = newest_state(Path("out/s_round_1"))

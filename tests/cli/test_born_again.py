@@ -92,7 +92,7 @@ def test_training_without_a_loss_is_an_error(capsys: pytest.CaptureFixture) -> N
     net = STUDENT[: STUDENT.index('layer { name: "loss"')]
     Path("inner/net.prototxt").write_text(net)
     assert run(generations=1) == 1
-    assert "trains a net without a loss: nothing was learnt" in capsys.readouterr().err
+    assert "trains a net without a loss: nothing was learned" in capsys.readouterr().err
 
 
 def test_interrupted_run_goes_on_to_the_same_bits() -> None:
@@ -115,7 +115,7 @@ def test_ctrl_c_in_a_generation_reports_that_the_same_command_goes_on() -> None:
     path.write_text((SOLVER % "display: 1").replace("max_iter: 8", "max_iter: 1000000"))
     words = ["-solver", str(path), "-generations", "2", "-no_progress"]
     log = stopped("born_again", *words, after="Iteration 3 (", log="out/run_gen_1_2*.log")
-    assert log[-1].endswith("Stopped; the same command goes on from here")
+    assert log[-1].endswith("Stopped; the same command resumes from here")
     assert not any("-snapshot" in line for line in log)
     assert not Path("out/run_generations.csv").exists()
     state, reached = newest_state(Path("out/run_gen_1"))

@@ -83,7 +83,7 @@ def test_same_seed_makes_the_same_trials_also_in_two_goes(
 ) -> None:
     assert main(command(examples, tmp_path / "s", "-trials", "2")) == 0
     assert main(command(examples, tmp_path / "s", "-trials", str(TRIALS))) == 0
-    assert f"2 of {TRIALS} trials are done already" in capsys.readouterr().out
+    assert f"2 of {TRIALS} trials are already done" in capsys.readouterr().out
     assert rows(tmp_path / "s") == rows(searched)
     assert main(command(examples, tmp_path / "other", "-trials", "2", "-seed", "2")) == 0
     assert rows(tmp_path / "other") != rows(searched)[:2]
@@ -105,9 +105,9 @@ def test_another_search_in_the_same_folder_is_refused(
 ) -> None:
     folder = shutil.copytree(searched, tmp_path / "copy")
     assert main(command(examples, folder, "-trials", "9", "-seed", "5")) == 1
-    assert "the folder holds a search with another seed" in capsys.readouterr().err
+    assert "the folder has a search with a different seed" in capsys.readouterr().err
     assert main(command(examples, folder, "-trials", "9", "-max_iter", "3")) == 1
-    assert "a search with another solver.prototxt" in capsys.readouterr().err
+    assert "a search with a different solver.prototxt" in capsys.readouterr().err
 
 
 def test_lack_of_optuna_is_reported(

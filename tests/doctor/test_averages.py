@@ -43,7 +43,7 @@ def test_kept_statistics_are_compared_with_those_of_a_few_batches() -> None:
     occurrences = found(Path("net.prototxt"), LAG, weights=weights)
     assert len(occurrences) >= 5
     assert all(severity == "warning" for severity, _ in occurrences)
-    assert "layer 'bn3' (BatchNorm): the kept variance was " in occurrences[-3][1]
+    assert "layer 'bn3' (BatchNorm): the running variance was " in occurrences[-3][1]
     new = ["-weights", weights, "-output", "new.caffemodel", "-iterations", "12"]
     assert refresh(["-model", "net.prototxt", *new]) == 0
     assert found(Path("net.prototxt"), LAG, weights="new.caffemodel") == []
@@ -61,7 +61,7 @@ def test_teacher_whose_statistics_lag_is_found_in_the_students_solver() -> None:
     write_solver(Path(), more=f'{teacher} distiller_net: "distiller.prototxt"')
     occurrences = found(Path("solver.prototxt"), LAG)
     assert any(
-        "layer 't/bn3' (BatchNorm): the kept variance was " in what for _, what in occurrences
+        "layer 't/bn3' (BatchNorm): the running variance was " in what for _, what in occurrences
     )
     assert not any("layer 'bn3'" in what for _, what in occurrences)  # it has no weights yet
 

@@ -52,7 +52,7 @@ def test_net_that_tests_badly_by_old_averages_tests_well_by_new_ones(
     assert before < 0.5
     assert after > 0.9
     for index in range(6):
-        assert f"layer 'bn{index}' (BatchNorm): the kept variance was " in log
+        assert f"layer 'bn{index}' (BatchNorm): the running variance was " in log
     net = load_net("net.prototxt", pb.TEST)
     net.load_weights("new.caffemodel")
     with torch.no_grad():
@@ -74,9 +74,9 @@ def test_new_averages_are_those_of_the_batches(tmp_path: Path, kind: str) -> Non
     count = 32 * 28 * 28
     unbiased = count / (count - 1) if kind == "BatchNorm" else 1
     var = np.mean([images[b].var() for b in batches]) * unbiased
-    got = [float(x) for x in change.layer.kept()]
+    got = [float(x) for x in change.layer.running_stats()]
     np.testing.assert_allclose(got, [mean, var], rtol=RTOL)
-    (_, old), (_, new) = change.kept, change.now
+    (_, old), (_, new) = change.running, change.now
     assert change.ratio == pytest.approx(float((old + change.layer.eps) / (new + change.layer.eps)))
 
 
@@ -125,7 +125,7 @@ def test_training_goes_on_from_new_averages_as_from_so_many_batches() -> None:
 def test_layers_that_use_what_they_keep_are_left_alone() -> None:
     write_net(Path(), more="batch_norm_param { use_global_stats: true }")
     net = load_net("net.prototxt", pb.TRAIN)
-    with pytest.raises(NetError, match="net 'deep' has no layer in TRAIN that keeps statistics"):
+    with pytest.raises(NetError, match="net 'deep' has no layer in TRAIN with running statistics"):
         refresh(net, 1)
 
 

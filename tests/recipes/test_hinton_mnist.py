@@ -128,7 +128,7 @@ def test_second_run_trains_nothing_and_prints_the_same(
     logs = {path: path.read_bytes() for path in folder.glob("*/train.log")}
     status, again = run_main(main, *quick(small, folder))
     assert status == 0
-    assert f"{RUNS} of {RUNS} runs are done already" in again
+    assert f"{RUNS} of {RUNS} runs are already done" in again
     assert "run 1 of" not in again
     assert {path: path.read_bytes() for path in folder.glob("*/train.log")} == logs
     assert (folder / "table.txt").read_text() in again
@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(
 
     with monkeypatch.context() as pressing:
         pressing.setattr(Log, "info", press)
-        with pytest.raises(Stopped, match="the same command goes on from here") as stopped:
+        with pytest.raises(Stopped, match="the same command resumes from here") as stopped:
             DigitRuns(tmp_path, digits, runs, runner).train(["alone"])
     assert stopped.value.exit_status == 130
     (state,) = (tmp_path / "alone").glob("*.solverstate")

@@ -88,7 +88,7 @@ def test_what_is_done_is_not_done_again(small: Path, outcome: tuple[Path, str]) 
     logs = {p: p.stat().st_mtime_ns for p in folder.glob("*/train.log")}
     status, again = run_main(main, *command(small, folder, "-seeds", "2"))
     assert status == 0
-    assert "12 of 12 runs are done already" in again
+    assert "12 of 12 runs are already done" in again
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*/train.log")} == logs
     assert [x for x in again.splitlines() if x.startswith("kd ")] == [
         x for x in printed.splitlines() if x.startswith("kd ")

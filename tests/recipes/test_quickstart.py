@@ -123,7 +123,7 @@ def test_second_run_reuses_what_is_there_and_says_so(
     flags = ["-no_download", "-dir", "digits", "-output", "out", "-passes", "3"]
     assert main(flags) == 0
     printed = capsys.readouterr().out
-    assert printed.count("reused, for its inputs are the same") == 3
+    assert printed.count("reused, as its inputs have not changed") == 3
     assert printed.count("(reused)") == 3
     assert (outcome[0] / "out" / "student.onnx").stat().st_mtime_ns == before
 

@@ -101,7 +101,7 @@ def test_changed_inputs_are_trained_from_the_start(training: Training) -> None:
 
 def test_stopped_training_is_resumed_to_the_same_bits(training: Training) -> None:
     stopping = ExperimentRunner(lambda _: None, RunOptions(callbacks=[StopAt(2)]))
-    with pytest.raises(Stopped, match="the same command goes on from here"):
+    with pytest.raises(Stopped, match="the same command resumes from here"):
         stopping.run(training)
     assert newest_state(Path("run")) == Path("run_iter_3.solverstate")
     runner = ExperimentRunner(lambda _: None)
@@ -129,7 +129,7 @@ def test_all_are_run_in_order_with_the_time_left_and_students_after_their_teache
     assert said[0].startswith("run 1 of 2: run: ") and len(said) == 2
     said.clear()
     runner.run_all([training, student])
-    assert said == ["2 of 2 runs are done already"]
+    assert said == ["2 of 2 runs are already done"]
 
 
 def test_log_lines_go_into_the_log_file_alone(

@@ -101,7 +101,7 @@ def _inner_product(node: LayerNode, bottoms: list[str]) -> Code:
 def _batch_norm(node: LayerNode, bottoms: list[str]) -> Code:
     layer = layer_of(node)
     momentum = 1 - float(number(layer.param.moving_average_fraction))
-    if not layer.stored:
+    if not layer.use_global_stats:
         return _normalized(node, bottoms[0], layer.param.eps, None, affine=False)
     mean, var, scale = layer.blobs
     factor = 0.0 if scale.item() == 0 else 1 / scale
@@ -126,7 +126,7 @@ def _bn(node: LayerNode, bottoms: list[str]) -> Code:
         return _scaled(bottoms[0], weights)
     names: Sequence[str] = ("weight", "bias", "running_mean", "running_var")
     weights = {n: values_of(b.flatten()) for n, b in zip(names, layer.blobs, strict=False)}
-    if layer.stored:
+    if layer.use_global_stats:
         weights["num_batches_tracked"] = torch.tensor(0)
         momentum = 1 - float(number(layer.param.momentum))
         code = _normalized(node, bottoms[0], layer.param.eps, momentum, affine=True)

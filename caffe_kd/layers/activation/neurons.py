@@ -1,4 +1,4 @@
-"""The layers that map each value alone by a fixed function, one line each.
+"""The layers that apply a fixed function to each value, one line each.
 
 Those of a linear function of the value (Power, Exp, Log) are in powers.py.
 """
@@ -266,7 +266,7 @@ class Swish(Neuron):
 
 
 class _Exceeds(torch.autograd.Function):
-    """Where x exceeds the threshold, with the layer's failure as its gradient."""
+    """Where x exceeds the threshold; the backward pass fails."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Threshold) -> Tensor:
@@ -276,7 +276,7 @@ class _Exceeds(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         ctx.layer.fail(
-            "Not Implemented Yet: Threshold has no gradient, and a loss behind it needs one for "
+            "Not Implemented Yet: Threshold has no gradient, and a loss after it needs one for "
             "parameters before it. With propagate_down: false they get none"
         )
 
@@ -291,7 +291,7 @@ class Threshold(Neuron):
         NetError: in the backward pass, if a loss depends on the top, and the bottom on parameters
             that learn.
 
-    Source: Caffe's ThresholdLayer, which likewise ends the backward pass.
+    Source: Caffe's ThresholdLayer, whose backward pass fails too.
 
     Sample::
 

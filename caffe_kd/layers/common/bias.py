@@ -1,4 +1,4 @@
-"""Bias, and the lining up of a smaller operand with a bottom that it shares with Scale."""
+"""Bias, and the alignment of a smaller operand with a bottom, which Scale uses too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def first_axis(layer: Layer, bottom: Shape) -> int:
-    """Return the axis of the bottom that the operand's first one lines up with."""
+    """Return the axis of the bottom that the operand's first axis is aligned with."""
     return layer.axis(layer.param.axis, len(bottom)) if bottom else 0
 
 
@@ -48,7 +48,7 @@ def check_operand(layer: Layer, bottom: Shape, operand: Shape) -> None:
 
 
 def aligned(operand: Tensor, axis: int, rank: int) -> Tensor:
-    """Give the operand the trailing axes of size 1 that broadcasting over the bottom needs."""
+    """Return the operand with the trailing axes of size 1 that broadcasting needs."""
     trailing = rank - axis - operand.dim()
     return operand.reshape(*operand.shape, *(1,) * trailing) if trailing else operand
 

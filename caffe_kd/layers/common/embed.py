@@ -49,7 +49,7 @@ class Embed(IndexingLayer):
         for name in ("num_output", "input_dim"):
             if getattr(param, name) < 1:
                 self.fail(f"EmbedLayer {name} must be positive", **{name: getattr(param, name)})
-        for top in self.top_shapes(bottom_shapes):  # before memory is taken for the weights
+        for top in self.top_shapes(bottom_shapes):  # before memory is allocated for the weights
             self.check_shape(top, "the top")
         self.add_blob((param.input_dim, param.num_output), param.weight_filler)
         if param.bias_term:
@@ -73,8 +73,8 @@ class Embed(IndexingLayer):
 
     def refuse_index(self, index: int, count: int) -> NoReturn:
         self.fail(
-            f"an index is out of range: it must be in 0..{count - 1}. Raise input_dim if there are "
-            "more words",
+            f"an index is out of range: it must be in 0..{count - 1}. Increase input_dim if there "
+            "are more words",
             index=index,
             input_dim=count,
         )

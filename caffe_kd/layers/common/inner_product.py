@@ -46,7 +46,7 @@ class InnerProduct(Layer):
         param = self.param
         self.check_num_output()
         self.start = self.axis(param.axis, len(shape))
-        for top in self.top_shapes(bottom_shapes):  # before memory is taken for the weights
+        for top in self.top_shapes(bottom_shapes):  # before memory is allocated for the weights
             self.check_shape(top, "the top")
         inputs = math.prod(shape[self.start :])
         weight = (inputs, param.num_output) if param.transpose else (param.num_output, inputs)

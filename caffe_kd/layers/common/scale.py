@@ -1,4 +1,4 @@
-"""Scale: multiplies by a smaller operand, with an offset if wanted."""
+"""Scale: multiplies by a smaller operand, with an optional offset."""
 
 from __future__ import annotations
 

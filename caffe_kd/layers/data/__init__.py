@@ -1,4 +1,4 @@
-"""Data layers: they bring samples into a net, or write blobs to files.
+"""Data layers: they read samples into a net, or write blobs to files.
 
 Caffe's layer catalogue: Data Layers.
 """

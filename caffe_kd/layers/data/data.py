@@ -13,7 +13,7 @@ from ...data.stand_in import origin_of
 from ..base import Shape, register
 from ..shared.sample_layer import ImageLayer, Indices
 
-# Values in a batch from which on a thread to crop, mirror and subtract pays: about 2 ms of work.
+# From this many values per batch on, a thread to crop, mirror and subtract pays off: about 2 ms.
 THREAD_PAYS = 1 << 21
 
 
@@ -22,21 +22,21 @@ class Data(ImageLayer):
     """Read the samples of a database in order, starting over after the last.
 
     Tops: data (batch_size, C, H, W), transformed as ``transform_param`` says; label (batch_size),
-    whole numbers from 0; the samples' numbers (batch_size), from 0, for layers that keep something
+    whole numbers from 0; the samples' numbers (batch_size), from 0, for layers that store something
     for each sample. Images of several sizes need a crop_size, or a batch_size of 1, which then
-    makes blobs of several sizes. ``first``, ``count`` and ``leave_out`` select a part of the
-    samples, which alone are numbered then.
+    makes blobs of several sizes. ``first``, ``count`` and ``leave_out`` select a subset of the
+    samples; numbers then count within it.
 
     Raises:
-        NetError: batch_size is 0, the transformation does not suit the samples, or there are too
+        NetError: batch_size is 0, the transformation does not fit the samples, or there are too
             many of them to be numbered.
-        DataError: the database is missing or damaged, or has not the samples that are chosen.
+        DataError: the database is missing or damaged, or lacks selected samples.
 
     Source: Caffe's DataLayer, which has no third top. ``rand_skip`` is ignored there and here.
     ``force_encoded_color``, which its last version ignores, means force_color, as before. Samples
-    that fit are kept in memory as bytes, encoded ones decoded. Batches are made ahead in a thread,
-    ``prefetch`` of them, unless raw samples are in memory and the transformation is so quick that
-    it would not pay.
+    that fit are kept in memory as bytes, encoded ones decoded. A thread prefetches ``prefetch``
+    batches, unless raw samples are in memory and the transformation is so fast that it would not
+    pay off.
 
     Sample::
 

@@ -69,11 +69,11 @@ class HDF5Data(OrderedSampleLayer):
 
     @property
     def depth(self) -> int:
-        # Rows of the file in memory are there at once; reading the next file is not.
+        # Rows of the file in memory are quick to read; the next file is not.
         return self.proto.data_param.prefetch if self.rows.file_count > 1 else 0
 
     def digests(self) -> dict[str, str]:
-        # Of the first file: reading all may take long.
+        # Of the first file only: reading all may take long.
         rows = np.array(spread(self.rows.first_count, DIGESTED_IMAGES))
         tops = zip(self.proto.top, self.rows.read(rows), strict=True)
         return {f"'{name}'": digest(values) for name, values in tops}

@@ -21,20 +21,20 @@ _MARK = "written_by"
 class HDF5Output(Layer):
     """Write both bottoms to ``file_name``, as the datasets "data" and "label".
 
-    Each pass adds its samples at the end of the datasets. The first one creates the file, and
-    after each the file is whole and closed, so that it can be read while the net is in use. A file
-    that is there already is replaced only if such a layer has written it, which an attribute says:
-    a prototxt from elsewhere may name any. ``caffe_kd time`` leaves the file as it is.
+    Each pass appends its samples to the datasets. The first one creates the file, and after each
+    the file is complete and closed, so that it can be read while the net is in use. An existing
+    file is replaced only if such a layer wrote it, which an attribute records: a prototxt from
+    elsewhere may name any file. ``caffe_kd time`` does not write it.
 
     Bottoms: data (N, ...) and label (N, ...), of at most 4 axes. The datasets have 4 axes, missing
     ones being 1: (samples, channels, height, width), float32.
 
     Raises:
         NetError: there is no file_name, the bottoms differ in N, or one has more than 4 axes.
-        DataError: the file cannot be written, or is there and was written by something else.
+        DataError: the file cannot be written, or exists and was written by something else.
 
-    Source: Caffe's HDF5OutputLayer. There a second pass fails, since the datasets are there
-    already, and the file is begun when the net is built.
+    Source: Caffe's HDF5OutputLayer. There a second pass fails, since the datasets exist
+    already, and the file is created when the net is built.
 
     Sample::
 
@@ -51,23 +51,23 @@ class HDF5Output(Layer):
         if not self.param.file_name:
             self.fail("hdf5_output_param needs a file_name")
         self._path = Path(self.param.file_name)
-        self._is_begun = False
+        self._is_created = False
         for shape in bottom_shapes:
             self._of_four_axes(shape)
-        self._check_records(bottom_shapes)
+        self._check_batch_size(bottom_shapes)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return []
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        self._check_records([tuple(bottom.shape) for bottom in bottoms])
+        self._check_batch_size([tuple(bottom.shape) for bottom in bottoms])
         blobs = [
             bottom.detach().float().cpu().numpy().reshape(self._of_four_axes(bottom.shape))
             for bottom in bottoms
         ]
         if not self.context.writes_files:
             return ()
-        if not self._is_begun:
+        if not self._is_created:
             self._check_existing()
             self.context.notify(f"Saving HDF5 file {self._path}")
         try:
@@ -79,7 +79,7 @@ class HDF5Output(Layer):
         return ()
 
     def _check_existing(self) -> None:
-        """Refuse to replace a file that no layer of this type can have written."""
+        """Refuse to replace a file that was not written by a layer of this type."""
         import h5py
 
         if not os.path.lexists(self._path):
@@ -90,8 +90,8 @@ class HDF5Output(Layer):
                 is_ours = file.attrs.get(_MARK) == self.type
         if not is_ours:
             raise DataError(
-                f"layer '{self.name}' ({self.type}): would replace a file that no such layer has "
-                "written. Remove it, or choose another file_name",
+                f"layer '{self.name}' ({self.type}): would replace a file that was not written "
+                "by such a layer. Remove it, or choose another file_name",
                 str(self._path),
             )
 
@@ -99,15 +99,15 @@ class HDF5Output(Layer):
         import h5py
 
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(self._path, "r+" if self._is_begun else "w") as file:
+        with h5py.File(self._path, "r+" if self._is_created else "w") as file:
             named = dict(zip(_NAMES, blobs, strict=True))
-            if self._is_begun:
+            if self._is_created:
                 self._append(file, named)
             else:
                 file.attrs[_MARK] = self.type
                 for name, blob in named.items():
                     file.create_dataset(name, data=blob, maxshape=(None, *blob.shape[1:]))
-        self._is_begun = True
+        self._is_created = True
 
     def _append(self, file: Any, blobs: dict[str, np.ndarray]) -> None:
         for name, blob in blobs.items():
@@ -122,7 +122,7 @@ class HDF5Output(Layer):
             file[name].resize(count + len(blob), axis=0)
             file[name][count:] = blob
 
-    def _check_records(self, shapes: list[Shape]) -> None:
+    def _check_batch_size(self, shapes: list[Shape]) -> None:
         data, label = (self._of_four_axes(shape)[0] for shape in shapes)
         if data != label:
             self.fail(

@@ -20,7 +20,7 @@ class ImageData(ImageLayer, OrderedSampleLayer):
 
     Tops: data (batch_size, C, H, W), C being 3 (blue, green, red) or without ``is_color`` 1,
     transformed as ``transform_param`` says; label (batch_size), whole numbers; the images'
-    positions in the list (batch_size), from 0, for layers that keep something for each sample.
+    positions in the list (batch_size), from 0, for layers that store something for each sample.
     Images of several sizes need a crop_size, or a batch_size of 1, which then makes blobs of
     several sizes.
 
@@ -29,11 +29,10 @@ class ImageData(ImageLayer, OrderedSampleLayer):
             enough images to skip.
         DataError: the list or an image is missing or damaged; the message names the list's line.
 
-    Source: Caffe's ImageDataLayer, which has no third top. Paths are looked up beside the list,
-    too. The order and what ``rand_skip`` draws follow from ``random_seed``. Decoded images are kept
+    Source: Caffe's ImageDataLayer, which has no third top. Paths are also looked up beside the
+    list. The order and ``rand_skip`` follow from ``random_seed``. Decoded images are kept
     in memory as bytes, up to 2 GB or a quarter of what there is, so that later passes over a set
-    that fits decode nothing. Batches are made ahead in a thread, ``data_param { prefetch }`` of
-    them.
+    that fits need no decoding. A thread prefetches ``data_param { prefetch }`` batches.
 
     Sample::
 

@@ -1,4 +1,4 @@
-"""MemoryData: arrays that a program hands over."""
+"""MemoryData: arrays that a program sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..shared.sample_layer import Indices, SampleLayer, State
 
 @register("MemoryData", param="memory_data_param", bottoms=0, tops=2)
 class MemoryData(SampleLayer):
-    """Batch the images and labels that ``set`` was given last, in order, starting over at the end.
+    """Batch the images and labels of the last call of ``set``, in order, starting over at the end.
 
     Tops: data (batch_size, channels, height, width), as they are: ``transform_param`` changes
     nothing; label (batch_size).
@@ -55,10 +55,10 @@ class MemoryData(SampleLayer):
         return [(batch, *self.sample_shape), (batch,)]
 
     def set(self, images: ArrayLike, labels: ArrayLike) -> None:
-        """Give the layer its samples, from the first of which the next batch begins.
+        """Set the layer's samples; the next batch begins with the first.
 
         The arrays are not copied where they are float32 and contiguous; after changing them, set
-        them again. A run that goes on from a snapshot gets its samples before ``restore``.
+        them again. A resumed run must set its samples before ``restore``.
 
         Args:
             images: float32 [N, channels, height, width]; N is a multiple of batch_size.
@@ -92,8 +92,8 @@ class MemoryData(SampleLayer):
     def _given(self) -> tuple[Tensor, Tensor]:
         if self._samples is None:
             self.fail(
-                "MemoryDataLayer needs to be initialized by calling Reset: hand it its samples "
-                "from Python with set(images, labels)"
+                "MemoryDataLayer needs to be initialized by calling Reset: set its samples from "
+                "Python with set(images, labels)"
             )
         return self._samples
 

@@ -33,13 +33,13 @@ class WindowData(SampleLayer):
 
     Raises:
         NetError: a setting is out of range, or there are no windows of a kind that is drawn.
-        DataError: the list or an image is missing or damaged, or a window lies outside of its
+        DataError: the list or an image is missing or damaged, or a window lies outside its
             image; the message names the image's line in the list.
 
     Source: Caffe's WindowDataLayer. It draws in TEST as in TRAIN, and does not use
     transform_param's ``scale``, which a warning says. Decoded images are kept in memory as those
-    of ImageData are, with ``cache_images`` also the files. What is drawn follows from
-    ``random_seed``.
+    of ImageData are, with ``cache_images`` also the files. The windows drawn follow
+    from ``random_seed``.
 
     Sample::
 
@@ -86,7 +86,7 @@ class WindowData(SampleLayer):
         if self._crop < 1:
             self.fail("transform_param needs a crop_size greater than 0", crop_size=self._crop)
         if (jitter := self.proto.transform_param.jitter) > 0:
-            self.fail("a window's position is random already: leave jitter out", jitter=jitter)
+            self.fail("windows are drawn at random: leave jitter out", jitter=jitter)
         if self.proto.transform_param.jitter:
             self.fail("WindowData does not shift its windows: leave jitter out")
         if 2 * param.context_pad >= self._crop:
@@ -96,7 +96,7 @@ class WindowData(SampleLayer):
                 crop_size=self._crop,
             )
         if not 0 <= param.fg_fraction <= 1:
-            self.fail("fg_fraction is a share, from 0 to 1", fg_fraction=param.fg_fraction)
+            self.fail("fg_fraction must be in 0..1", fg_fraction=param.fg_fraction)
         if param.crop_mode not in ("warp", "square"):
             self.fail('crop_mode is "warp" or "square"', crop_mode=param.crop_mode)
 
@@ -182,7 +182,7 @@ class WindowData(SampleLayer):
                 self._files.where(number),
             )
         _, height, width = cut.pixels.shape
-        place = np.s_[:, cut.row : cut.row + height, cut.column : cut.column + width]
-        crop[place] = cut.pixels
+        area = np.s_[:, cut.row : cut.row + height, cut.column : cut.column + width]
+        crop[area] = cut.pixels
         if self._mean is not None:
-            crop[place] -= np.broadcast_to(self._mean, crop.shape)[place]
+            crop[area] -= np.broadcast_to(self._mean, crop.shape)[area]

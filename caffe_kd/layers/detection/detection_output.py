@@ -1,4 +1,4 @@
-"""DetectionOutput: SSD's predictions as boxes, overlapping ones of a class left out."""
+"""DetectionOutput: SSD's predictions as boxes, with non-maximum suppression in each class."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class DetectionOutput(Layer):
     """Turn predictions for prior boxes into boxes of objects.
 
     In each image, for each class but the background: of the priors whose score is above
-    confidence_threshold the nms_param.top_k best are decoded by code_type and looked at in the
-    order of their scores; one stays if its intersection over union with each that stayed is at most
+    confidence_threshold the nms_param.top_k best are decoded by code_type and visited in the
+    order of their scores; one is kept if its intersection over union with each kept one is at most
     nms_threshold. Of all classes' boxes the keep_top_k best remain. There is no gradient.
 
     Bottoms: locations (N, P 4), or (N, P num_classes 4) with ``share_location: false``;
     scores (N, P num_classes); PriorBox's boxes and variances (1, 2, P 4). A fourth, the image, is
-    not looked at.
+    ignored.
     Top: (1, 1, K, 7), for each of the K boxes found (image 0..N-1, class, score, xmin, ymin, xmax,
     ymax), in the order of images, then of classes, then of descending scores. If no image has any,
     K is N and a row (image, -1, -1, ...). Before the first pass K counts as 1.
@@ -34,8 +34,8 @@ class DetectionOutput(Layer):
             bottoms don't fit each other, or a prior has no area where its size matters.
 
     Source: Liu et al. 2016; DetectionOutputLayer of Liu's fork for SSD. Writing the boxes to files
-    (save_output_param) and showing them (visualize) is not done; a warning says so. Equal scores
-    stay in the order of classes and priors; there keep_top_k leaves their order open.
+    (save_output_param) and showing them (visualize) are not supported; a warning says so. Equal
+    scores stay in the order of classes and priors; there keep_top_k leaves their order open.
 
     Sample::
 
@@ -51,7 +51,7 @@ class DetectionOutput(Layer):
 
     no_onnx = (
         "ONNX has no such operator. Leave it out of the net: "
-        "the model then puts out locations, scores and prior boxes"
+        "the model then outputs locations, scores and prior boxes"
     )
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -101,9 +101,9 @@ class DetectionOutput(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor:
         if self.unused:
             names = ", ".join(self.unused)
-            self.context.notify(f"layer '{self.name}': DetectionOutput does not act on {names}")
+            self.context.notify(f"layer '{self.name}': DetectionOutput does not support {names}")
             self.unused = []
-        # On the host: each step depends on the one before, and the numbers are few.
+        # On the host: each step depends on the one before, and there are few values.
         locations, scores, priors = (b.detach().float().cpu().numpy() for b in bottoms[:3])
         boxes = self._decoded(locations, priors)
         scores = scores.reshape(len(scores), -1, self.param.num_classes)
@@ -127,7 +127,7 @@ class DetectionOutput(Layer):
         return decode(codes, priors, 1.0 if encoded else variances, param.code_type)
 
     def _detections(self, boxes: Array, scores: Array) -> Array:
-        """Return what is found in one image: (class, score, box), (K, 6)."""
+        """Return the boxes found in one image: (class, score, box), (K, 6)."""
         param = self.param
         found = [np.empty((0, 6), np.float32)]
         for label in range(param.num_classes):

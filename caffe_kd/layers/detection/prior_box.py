@@ -1,4 +1,4 @@
-"""PriorBox: the boxes that SSD's predictions start from."""
+"""PriorBox: the boxes that SSD's predictions are relative to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..shared.boxes import Array
 if TYPE_CHECKING:
     from ...export.graph import Graph
 
-_SAME_RATIO = 1e-6  # ratios nearer to each other than this are one
+_SAME_RATIO = 1e-6  # ratios closer to each other than this count as equal
 # At one position: far beyond any net's, and little enough to try every pair of ratios.
 _MOST_BOXES = 1000
 
@@ -35,13 +35,13 @@ class PriorBox(Layer):
     of the image's sides, in [0, 1] with ``clip``; then the variances of the coordinates.
 
     Raises:
-        NetError: a bottom hasn't 4 axes, min_size is missing or not positive, there are max_sizes
-            but not one above each min_size, a ratio is not positive, P is above 1000, there are
-            other than 0, 1 or 4 variances or one is not positive, or image or step are not positive
-            or given twice.
+        NetError: a bottom does not have 4 axes, min_size is missing or not positive, there are
+            max_sizes but not one above each min_size, a ratio is not positive, P is above 1000,
+            there are other than 0, 1 or 4 variances or one is not positive, or image or step are
+            not positive or given twice.
 
-    Source: PriorBoxLayer of Liu's fork for SSD (Liu et al. 2016), which cuts fractions off
-    min_size and max_size too.
+    Source: PriorBoxLayer of Liu's fork for SSD (Liu et al. 2016), which truncates min_size
+    and max_size too.
 
     Sample::
 
@@ -90,7 +90,7 @@ class PriorBox(Layer):
         return sizes
 
     def _ratios(self) -> list[float]:
-        """Return the boxes' ratios of width to height other than 1."""
+        """Return the boxes' aspect ratios other than 1."""
         self._check_count(len(self.param.aspect_ratio))
         ratios = [1.0]
         for ratio in self.param.aspect_ratio:

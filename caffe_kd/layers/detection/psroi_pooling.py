@@ -1,4 +1,4 @@
-"""PSROIPooling: means in the bins of regions, each bin from channels of its own."""
+"""PSROIPooling: mean pooling of regions' bins, each from its own channels."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PSROIPooling(RegionLayer):
     Bottoms: (N, output_dim g^2, H, W); regions (R, 5). Top: (R, output_dim, g, g).
 
     Raises:
-        NetError: a parameter is missing or not positive, a bottom's shape is another, or a region's
+        NetError: a parameter is missing or not positive, a bottom's shape is wrong, or a region's
             sample is not in the batch.
 
-    Source: Dai et al. 2016; PSROIPoolingLayer of their fork for R-FCN. It adds up in float32, this
+    Source: Dai et al. 2016; PSROIPoolingLayer of their fork for R-FCN. It sums in float32, this
     one in float64.
 
     Sample::

@@ -14,7 +14,7 @@ from ..shared.boxes import RegionLayer, rounded
 if TYPE_CHECKING:
     from ...export.graph import Graph
 
-_MOST_VALUES = 2**22  # of all bins that are looked at together: 16 MB
+_MOST_VALUES = 2**22  # of all bins that are processed together: 16 MB
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _largest(values: Tensor, first: Tensor, tall: Tensor, wide: Tensor, width: i
     y = torch.arange(max(1, int(tall.max())), device=first.device)[:, None]
     x = torch.arange(max(1, int(wide.max())), device=first.device)
     outside = ((y >= tall[:, None, None]) | (x >= wide[:, None, None])).flatten(1)
-    # Positions outside stand for the first of all, and cannot win.
+    # Positions outside are replaced by the first, with -inf, which cannot be the largest.
     index = (first[:, None, None] + y * width + x).flatten(1).masked_fill(outside, 0)
     window = values[index].masked_fill_(outside[:, :, None], -torch.inf)
     return index.gather(1, window.max(1).indices)
@@ -82,7 +82,7 @@ class ROIPooling(RegionLayer):
     Bottoms: (N, C, H, W); regions (R, 5). Top: (R, C, pooled_h, pooled_w).
 
     Raises:
-        NetError: pooled_h or pooled_w is 0, a bottom's shape is another, or a region's sample is
+        NetError: pooled_h or pooled_w is 0, a bottom's shape is wrong, or a region's sample is
             not in the batch.
 
     Source: Girshick 2015; ROIPoolingLayer of his fork for Fast R-CNN.

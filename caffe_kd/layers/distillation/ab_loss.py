@@ -21,8 +21,8 @@ class ABLoss(PairLoss):
                       (s - m)^2 where the teacher's is above 0 and s <= m,   divided by N
 
     One layer for each pair; of n pairs the i-th, from 0, has in the paper's code the loss_weight
-    ``0.003 * 2^(i - n + 1)``: the last 0.003, those before half of what follows. It is meant to
-    come before the training on labels, for the student's lower layers alone.
+    ``0.003 * 2^(i - n + 1)``: the last 0.003, those before half of what follows. It is meant
+    for a training before that on labels, of the student's lower layers only.
 
     Bottoms: the student's features (N, ...) before any ReLU, usually from a connector in the
     distiller, a 1x1 Convolution with the teacher's number of channels; the teacher's, of the same

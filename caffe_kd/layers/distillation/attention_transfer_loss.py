@@ -13,7 +13,7 @@ from .pair_loss import PairLoss
 class AttentionTransferLoss(PairLoss):
     """Penalise attention maps that differ from the teacher's.
 
-    ``a(f) = n(mean over channels of f^2)`` with ``n`` for length 1 over the positions of a sample;
+    ``a(f) = n(mean over channels of f^2)``, where n scales a sample's map to length 1;
     ``loss = mean over samples and positions of (a(f_s) - a(f_t))^2``. One layer for each pair of
     maps, of similar depth. Usual loss_weight: 1000.
 
@@ -22,7 +22,7 @@ class AttentionTransferLoss(PairLoss):
     0..2 / (H * W). No gradient goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms are no maps, or differ in samples.
+        NetError: the bottoms are not maps, or differ in samples.
 
     Source: Zagoruyko, Komodakis 2017, Paying More Attention to Attention,
         https://arxiv.org/abs/1612.03928.

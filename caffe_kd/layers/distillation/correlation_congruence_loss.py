@@ -1,4 +1,4 @@
-"""CorrelationCongruenceLoss: a student errs on no two samples in the same way."""
+"""CorrelationCongruenceLoss: a student's errors on successive samples are unrelated."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class CorrelationCongruenceLoss(PairLoss):
 
     Bottoms: the student's embeddings (N, K), the teacher's, of the same shape; a batch of one gives
     0. Top: the loss, a scalar, 0 or more, in squared units of the embeddings. No gradient goes to
-    the teacher's unless ``propagate_down`` asks for it; if it does, nothing keeps both embeddings
-    from shrinking to one point.
+    the teacher's unless ``propagate_down`` asks for it; if it does, nothing prevents both
+    embeddings from collapsing to a point.
 
     Raises:
         NetError: the bottoms differ in samples or values per sample.
 
     Source: Peng et al. 2019, Correlation Congruence for Knowledge Distillation,
-        https://arxiv.org/abs/1904.01802. The paper compares matrices of kernel values; this form
-        is that of a common implementation, which trains both embeddings.
+        https://arxiv.org/abs/1904.01802. The paper compares kernel matrices; this is the form of
+        a common implementation, which trains both embeddings.
 
     Sample::
 

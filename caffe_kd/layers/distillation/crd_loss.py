@@ -17,9 +17,9 @@ from .pair_loss import PairLoss
 
 @register("CRDLoss", param="crd_loss_param", bottoms=(2, 4), origin="caffe_kd")
 class CRDLoss(PairLoss):
-    """Penalise embeddings by which the two nets' outputs for a sample cannot be matched.
+    """Penalise embeddings that do not match the two nets' outputs for the same sample.
 
-    Contrastive representation distillation. Embeddings are brought to length 1. Each sample has M
+    Contrastive representation distillation. Embeddings are scaled to length 1. Each sample has M
     negatives, embeddings of other samples. With ``g(a, b) = exp(a.b / temperature) / c`` and
     ``h = g / (g + M)``::
 
@@ -29,26 +29,26 @@ class CRDLoss(PairLoss):
     c is a constant for each side: the mean of ``exp(a.b / temperature)`` over the first batch that
     has negatives. The negatives come from one of two memories:
 
-    * a queue: those of the last ``negatives`` samples before this batch, for all of it the same;
-    * with ``records``, how many there are, the paper's bank: for each sample of the batch
+    * a queue: the last ``negatives`` samples before this batch, the same for the whole batch;
+    * with ``records``, the number of samples, the paper's bank: for each sample of the batch
       ``negatives`` are drawn at random, with replacement, from all samples seen before. The bank
-      has a row for each sample and each net, ``n(momentum * row + (1 - momentum) * new)`` with
-      ``n`` for length 1. The last bottom then says which samples they are: a data layer's third
+      has a row for each sample and each net, ``n(momentum * row + (1 - momentum) * new)``, where
+      n scales to length 1. The last bottom then has the samples' numbers: a data layer's third
       top.
 
-    With a label as third bottom, samples of the same class are no negatives of each other, and in
-    the bank a sample is none of itself; those do not count in M. A sample without negatives gives
-    0, as does the first batch. Usual loss_weight: 0.8.
+    With a label as third bottom, samples of the same class are not negatives of each other, and in
+    the bank a sample is not its own negative; these do not count in M. A sample without negatives
+    gives 0, as does the first batch. Usual loss_weight: 0.8.
 
     Bottoms: the student's embedding (N, K), the teacher's, of the same shape: each usually an
     InnerProduct of 128 outputs in the distiller; optionally labels (N); with ``records`` the
     samples' numbers (N), whole, from 0 and below ``records``. Unlike with other losses the
     teacher's bottom gets a gradient, since its embedding learns too (the teacher itself is frozen).
     Top: the loss, a scalar in nats, 0 or more; 0 for the first batch, and above 0 afterwards even
-    where student and teacher are equal.
+    if student and teacher are equal.
 
-    The memory is saved with the solver's state, not with the weights. A test net has its own, of
-    the test samples.
+    The memory is saved with the solver's state, not with the weights. A test net has its own
+    memory of test samples.
 
     Raises:
         NetError: the bottoms differ in samples or values per sample, there is not one label or
@@ -56,11 +56,11 @@ class CRDLoss(PairLoss):
             not above 0, or momentum not in 0..1.
 
     Source: Tian, Krishnan, Isola 2020, Contrastive Representation Distillation,
-        https://arxiv.org/abs/1910.10699. The authors' code differs from the bank in this: its rows
-        begin with random values, which are drawn, too, and the positive is the row of the sample;
-        here only samples that were seen are drawn, and the positive is the other net's present
-        embedding, as in the paper, so that a single pass trains already. It draws until all are
-        of other classes. The queue needs no numbers of samples and no memory for all of them.
+        https://arxiv.org/abs/1910.10699. The bank of the authors' code differs: its rows start
+        with random values, which may be drawn, and the positive is the sample's row; here only
+        samples seen before are drawn, and the positive is the other net's current embedding, as
+        in the paper, so that even a single pass trains. It draws until all negatives are of other
+        classes. The queue needs neither sample numbers nor memory for all samples.
 
     Sample::
 
@@ -114,9 +114,9 @@ class CRDLoss(PairLoss):
         if not 0 < self.param.temperature < math.inf:
             self.fail("temperature must be above 0", temperature=self.param.temperature)
         if not 0 <= self.param.momentum <= 1:
-            self.fail("momentum is a share, from 0 to 1", momentum=self.param.momentum)
+            self.fail("momentum must be in 0..1", momentum=self.param.momentum)
         if self.param.HasField("momentum") and not self.param.records:
-            self.fail("momentum is that of the bank, which needs records, their number")
+            self.fail("momentum is for the bank, which needs records, the number of samples")
 
     def forward(self, student: Tensor, teacher: Tensor, *others: Tensor) -> Tensor:
         s, t = unit(student.flatten(1)), unit(teacher.flatten(1))
@@ -129,7 +129,7 @@ class CRDLoss(PairLoss):
         loss = self._loss(s, t, label, numbers)
         if label is None:
             label = s.new_zeros(len(s))
-        self._memory.keep([s.detach(), t.detach()], label, numbers)
+        self._memory.add([s.detach(), t.detach()], label, numbers)
         return loss
 
     def _numbers(self, index: Tensor) -> list[int]:
@@ -137,7 +137,7 @@ class CRDLoss(PairLoss):
         for number in given:
             if not (0 <= number < self.param.records and number == int(number)):
                 self.fail(
-                    "samples are numbered from 0, and records says how many there are",
+                    "samples are numbered from 0, and records is their number",
                     number=number,
                     records=self.param.records,
                 )
@@ -163,10 +163,10 @@ class CRDLoss(PairLoss):
         ]
         return losses[0] + losses[1]
 
-    # ---- what goes on
+    # ---- the state
 
     def reset(self) -> None:
-        self._memory.forget()
+        self._memory.clear()
         self._log_means = None
 
     def state(self) -> dict[str, np.ndarray]:

@@ -26,9 +26,9 @@ class DecoupledDistillingLoss(LabelledLayer):
         loss = T^2 * sum over positions of (alpha * KL((p_t[y], 1 - p_t[y]) || (p_s[y], 1 - p_s[y]))
                                             + beta * KL(q_t || q_s)) / normaliser
 
-    In DistillingLoss the second term has the weight ``1 - p_t[y]``: the surer the teacher, the less
-    it says about similar classes. Here beta gives it any weight. The labels' own loss
-    is not in it: SoftmaxWithLoss stays beside it.
+    In DistillingLoss the second term has the weight ``1 - p_t[y]``: the more confident the teacher,
+    the less it contributes about similar classes. Here beta sets its weight. The labels' loss is
+    not included: use a SoftmaxWithLoss beside it.
 
     Fields of ``decoupled_distilling_loss_param``: temperature (T, above 0, default 4) or
     temperature_schedule, alpha (0 or more, default 1), beta (0 or more, default 8), axis (default
@@ -42,7 +42,7 @@ class DecoupledDistillingLoss(LabelledLayer):
 
     Raises:
         NetError: the logits differ in shape or have fewer than 2 classes, the labels are not as
-            many as the positions or no classes, or a setting is out of range.
+            many as the positions or out of range, or a setting is out of range.
 
     Source: Zhao et al. 2022, Decoupled Knowledge Distillation, https://arxiv.org/abs/2203.08679.
 

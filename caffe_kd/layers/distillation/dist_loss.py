@@ -20,16 +20,16 @@ class DISTLoss(Layer):
         loss = tau^2 * (beta * mean over samples of (1 - r of the samples' classes)
                         + gamma * mean over classes of (1 - r of the classes' samples))
 
-    It asks for the same relations, not the same values, which a small student can follow where a
-    teacher is much stronger.
+    It compares relations, not values, so that a small student can learn from a much stronger
+    teacher.
 
     Fields of ``dist_loss_param``: beta and gamma (0 or more, default 1), temperature (tau, above 0,
     default 1) or temperature_schedule, axis (default 1).
 
     Bottoms: the student's logits (N, C, ...) and the teacher's, of the same shape; each position
-    counts as a sample. Top: the loss, a scalar in 0..2 tau^2 (beta + gamma). A class says nothing
-    over a single sample, where its correlation counts as 0. No gradient goes to the teacher unless
-    ``propagate_down`` asks.
+    counts as a sample. Top: the loss, a scalar in 0..2 tau^2 (beta + gamma). Over a
+    single sample a class has no correlation, which counts as 0. No gradient goes to the teacher
+    unless ``propagate_down`` asks.
 
     Raises:
         NetError: the logits differ in shape, or a setting is out of range.

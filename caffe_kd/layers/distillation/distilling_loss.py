@@ -20,8 +20,8 @@ _WEIGHTS = pb.DistillingLossParameter
 class DistillingLoss(LabelledLayer):
     """Penalise a student's outputs for differing from its teacher's, and from the labels.
 
-    A label says that an image is a 2. A trained teacher says more: a 2, perhaps a 3, surely no 4.
-    Its probabilities for the wrong classes are small but show which classes are similar. A
+    A label says that an image is a 2. A trained teacher says more: a 2, perhaps a 3, surely not a
+    4. Its probabilities for the wrong classes are small but show which classes are similar. A
     temperature T above 1 makes them large enough to learn from::
 
         p_t = softmax(z_t / T)        z_t: the teacher's logits
@@ -37,7 +37,7 @@ class DistillingLoss(LabelledLayer):
 
     Why T^2: without it, the soft term's gradient to the student's logits is ``(p_s - p_t) / T``. At
     a high temperature ``p_s - p_t`` is itself about ``(z_s - z_t) / (C * T)`` (for logits of mean
-    0), so the gradient would shrink like 1 / T^2, and the soft term fade next to the hard one.
+    0), so the gradient would shrink like 1 / T^2, and the soft term would become negligible.
     Multiplied by T^2 it keeps its size, and alpha means the same at every temperature.
     ``scale_by_temperature: false`` leaves the T^2 out of value and gradient.
 
@@ -51,10 +51,10 @@ class DistillingLoss(LabelledLayer):
             logits and uses neither T nor T^2; PSEUDO_LABEL,
             ``soft = sum of -log softmax(z_s)[argmax z_t] / normaliser``, the teacher's hard label
             as a label, without T and T^2 too.
-        scale_by_temperature: whether the T^2 is there, default true.
-        axis: where the C classes lie, default 1.
-        standardize: whether the soft term's z_s and z_t are brought to mean 0 and deviation 1 over
-            the classes first, so that the student need not reach the teacher's scale; not with
+        scale_by_temperature: whether to multiply by T^2, default true.
+        axis: the axis of the C classes, default 1.
+        standardize: whether the soft term's z_s and z_t are first scaled to mean 0 and deviation 1
+            over the classes, so that the student need not match the teacher's scale; not with
             PSEUDO_LABEL. Its soft terms are smaller: loss_weights up to 9 are usual.
         hard_sample_weight: a factor w for the soft term of each position, without a gradient
             through it: EQUAL, the default, 1; FOCAL, ``(1 - p_s[y])^focal_gamma``, for positions
@@ -76,9 +76,9 @@ class DistillingLoss(LabelledLayer):
     ``propagate_down`` says so for its bottom.
 
     Raises:
-        NetError: the logits differ in shape, the labels are not as many as the positions or no
-            classes, a setting is out of range, one that is for the label is given without a label
-            bottom, or standardize is asked for with PSEUDO_LABEL or fewer than 2 classes.
+        NetError: the logits differ in shape, the labels are not as many as the positions or out
+            of range, a setting is out of range, one that needs the label is given without a label
+            bottom, or standardize is used with PSEUDO_LABEL or fewer than 2 classes.
 
     Source: Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network,
         https://arxiv.org/abs/1503.02531. MSE: Ba, Caruana: Do Deep Nets Really Need to be Deep?,

@@ -13,18 +13,18 @@ from .pair_loss import PairLoss
 class FactorTransferLoss(PairLoss):
     """Penalise the distance of a student's factors to its teacher's.
 
-    ``F(f) = n(mean over channels of f^p1)``, with ``p1: 0`` ``F(f) = n(f)``, with ``n`` for length
-    1 of a sample's values; ``loss = mean over all values of |F(f_s) - F(f_t)|^p2``. The paper draws
-    the teacher's maps from a paraphraser, trained beforehand to compress and restore them, and the
-    student's from a translator. The layer has neither and takes maps as they are: both are
-    Convolution layers, or left out. Usual loss_weight: 200 to 500.
+    ``F(f) = n(mean over channels of f^p1)``, with ``p1: 0`` ``F(f) = n(f)``, where n scales a
+    sample's values to length 1; ``loss = mean over all values of |F(f_s) - F(f_t)|^p2``. The paper
+    gets the teacher's maps from a paraphraser, trained beforehand to compress and restore them, and
+    the student's from a translator. These are Convolution layers, or left out: the layer takes maps
+    as they are. Usual loss_weight: 200 to 500.
 
     Bottoms: the student's maps (N, C, H, W), the teacher's (N, D, K, L), D = C where p1 is 0; the
     larger are average-pooled to the smaller. Top: the loss, a scalar, 0 or more. No gradient goes
     to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms are no maps or differ in samples, or in channels where p1 is 0, or p2
+        NetError: the bottoms are not maps or differ in samples, or in channels where p1 is 0, or p2
             is 0.
 
     Source: Kim, Park, Kwak 2018, Paraphrasing Complex Network: Network Compression via Factor

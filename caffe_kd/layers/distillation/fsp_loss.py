@@ -1,4 +1,4 @@
-"""FSPLoss: a student goes from one layer to another as its teacher does."""
+"""FSPLoss: the relation of two of a student's layers is that of its teacher's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class FSPLoss(PairLoss):
 
     Bottoms: two maps of the student (N, C, H, W) and (N, D, K, L), then the teacher's two, with the
     same numbers of channels; within a net the larger map is average-pooled to the smaller (the
-    paper takes maps of one size). Where channels differ, a 1x1 Convolution in the distiller makes
+    paper uses maps of one size). Where channels differ, a 1x1 Convolution in the distiller makes
     the student's fit. Top: the loss, a scalar, 0 or more, in units of the features to the fourth.
     No gradient goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
-        NetError: the bottoms are no maps, or differ in samples or channels.
+        NetError: the bottoms are not maps, or differ in samples or channels.
 
     Source: Yim et al. 2017, A Gift from Knowledge Distillation: Fast Optimization, Network
         Minimization and Transfer Learning (CVPR).
@@ -47,7 +47,7 @@ class FSPLoss(PairLoss):
         student, teacher = bottom_shapes[:2], bottom_shapes[2:]
         self.check_maps(*bottom_shapes)
         for other in bottom_shapes[1:]:
-            self.check_records(bottom_shapes[0], other)
+            self.check_batch_size(bottom_shapes[0], other)
         for of_student, of_teacher in zip(student, teacher, strict=True):
             self.check_channels(of_student, of_teacher)
 

@@ -15,15 +15,15 @@ class HintLoss(PairLoss):
     """Penalise a student's features for their distance to its teacher's.
 
     ``loss = mean over all values of (f_s - f_t)^2``, or with ``distance: NORM``
-    ``loss = sqrt(sum over all values of (f_s - f_t)^2)``, which pulls as strongly near the aim as
-    far from it. The student's are usually made to fit by a regressor, a Convolution (or
+    ``loss = sqrt(sum over all values of (f_s - f_t)^2)``, whose gradient is as large near the
+    target as far from it. The student's usually come from a regressor, a Convolution (or
     InnerProduct) of the distiller with the teacher's number of channels. Usual loss_weight: 100
-    where features are small, such as behind batch normalisation; of the norm 0.03, between the
-    exits of one net.
+    where features are small, such as after batch normalisation; of the norm 0.03, between the exits
+    of one net.
 
     Bottoms: the student's features (N, ...), the teacher's, of as many values. Top: the loss, a
     scalar, 0 or more, in squared units of the features, the norm in their units; EuclideanLoss has
-    another constant. No gradient goes to the teacher unless ``propagate_down`` asks for it.
+    a different constant. No gradient goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
         NetError: the bottoms differ in samples or values per sample.

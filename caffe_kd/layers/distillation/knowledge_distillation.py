@@ -1,4 +1,4 @@
-"""KnowledgeDistillation: distillation as public forks of Caffe have it."""
+"""KnowledgeDistillation: distillation as in public forks of Caffe."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class KnowledgeDistillation(LabelledLayer):
         gradient to the student = T * (p_s - p_t) / normaliser
 
     The gradient is that of T^2 times the loss, so that it keeps its size at every T, while the
-    value shrinks as T grows. DistillingLoss has the T^2 in both. Logarithms are those of at least
-    FLT_MIN; the gradient is not cut off with them.
+    value shrinks as T grows. DistillingLoss has the T^2 in both. Logarithms are of at least
+    FLT_MIN; the gradient is not clipped.
 
     Fields of ``knowledge_distillation_param``, which one fork spells Knowledge_distillation_param:
         temperature: T, above 0, default 1.
@@ -36,21 +36,21 @@ class KnowledgeDistillation(LabelledLayer):
             each sample with its largest values get no gradient. The loss counts them.
 
     Fields of ``loss_param``: ``normalization`` as in SoftmaxWithLoss, by default VALID, the
-    positions that count; ``ignore_label``, which a label bottom goes together with.
+    positions that count; ``ignore_label``, which requires a label bottom.
 
     Bottoms: the student's logits (N, C, ...); the teacher's, of the same shape; with ignore_label,
-    and not without, labels, one for each position: those that are it give no loss; optionally the
-    teacher's own loss, one value for each position.
+    and only then, labels, one for each position, of which those equal to it give no loss;
+    optionally the teacher's own loss, one value for each position.
     Top: the loss, a scalar in nats, 0 or more. No gradient goes to the teacher.
 
     Raises:
         NetError: the logits differ in shape, the labels or the teacher's losses are not as many as
-            the positions, label bottom and ignore_label are not both there, the temperature is not
-            above 0, or a filter lacks what it needs.
+            the positions, only one of label bottom and ignore_label is given, the temperature is
+            not above 0, or a filter lacks what it needs.
 
     Source: https://arxiv.org/abs/1503.02531; wentianli/knowledge_distillation_caffe, and for the
-        filter kfxw's version of it in caffe-1612. The latter forgets ignore_label where there is a
-        fourth bottom; here it holds.
+        filter kfxw's version of it in caffe-1612. The latter ignores ignore_label if there is a
+        fourth bottom; here it applies.
 
     Sample::
 
@@ -135,18 +135,18 @@ class KnowledgeDistillation(LabelledLayer):
         label: Tensor | None = None,
         teachers_loss: Tensor | None = None,
     ) -> Tensor:
-        valid = teaches = None
+        valid = selected = None
         if label is not None:
             valid = label.long().ne(self.proto.loss_param.ignore_label)
         if teachers_loss is not None and self.param.filter_teacher_pred:
-            teaches = self._teaches(teachers_loss, student)
+            selected = self._selected(teachers_loss, student)
         return knowledge_distillation(
             student,
             teacher.reshape(student.shape),
             temperature=self.param.temperature,
             axis=self.class_axis,
             valid=valid,
-            teaches=teaches,
+            selected=selected,
             normalization=self.normalization,
         )
 
@@ -159,8 +159,8 @@ class KnowledgeDistillation(LabelledLayer):
             f"z_s = {student}, z_t = {teacher}",
         ]
 
-    def _teaches(self, teachers_loss: Tensor, student: Tensor) -> Tensor:
-        """Return which positions give a gradient, those with the largest values being left out."""
+    def _selected(self, teachers_loss: Tensor, student: Tensor) -> Tensor:
+        """Return which positions get a gradient: all but those with the largest values."""
         outer, _, inner = split_at_axis(tuple(student.shape), self.class_axis)
         losses = teachers_loss.reshape(outer, inner)
         left_out = losses.topk(self.param.filter_top_k, dim=1).indices

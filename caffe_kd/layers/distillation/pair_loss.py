@@ -1,4 +1,4 @@
-"""What the losses between a student's and its teacher's features have in common."""
+"""The base of losses between a student's and its teacher's features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..base import Layer, Shape
 
 
 class PairLoss(Layer):
-    """A loss of features in pairs, as many of the student's as then of the teacher's.
+    """A loss of pairs of features: the student's bottoms, then as many of the teacher's.
 
     The teacher's get no gradient unless ``propagate_down`` asks for it.
     """
@@ -18,16 +18,16 @@ class PairLoss(Layer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         student, teacher = bottom_shapes[:2]
-        self.check_records(student, teacher)
+        self.check_batch_size(student, teacher)
         self.check(student, teacher)
 
     def check(self, student: Shape, teacher: Shape) -> None:
-        """Fail where the shapes don't suit the loss."""
+        """Fail if the shapes do not fit the loss."""
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]
 
-    def check_records(self, student: Shape, teacher: Shape) -> None:
+    def check_batch_size(self, student: Shape, teacher: Shape) -> None:
         """Fail unless both are features of the same number of samples."""
         if len(student) < 2 or len(teacher) < 2:
             self.fail(

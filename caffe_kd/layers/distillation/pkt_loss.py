@@ -11,14 +11,14 @@ from .pair_loss import PairLoss
 
 @register("PKTLoss", bottoms=2, origin="caffe_kd")
 class PKTLoss(PairLoss):
-    """Penalise a student for other probabilities of neighbours than its teacher's.
+    """Penalise probabilities of neighbouring samples that differ from the teacher's.
 
     Probabilistic knowledge transfer: p_ij is ``(cosine similarity of samples i and j + 1) / 2``,
     divided by its sum over j; ``loss = mean over i, j of p_t log((p_t + e) / (p_s + e))`` with
     e = 1e-7. Usual loss_weight: 30000.
 
     Bottoms: the student's features (N, ...), the teacher's (N, ...), of any numbers. Top: the loss,
-    a scalar in nats, 0 or more but for e. No gradient goes to the teacher unless ``propagate_down``
+    a scalar in nats, 0 or more, up to e. No gradient goes to the teacher unless ``propagate_down``
     asks for it.
 
     Raises:

@@ -11,17 +11,17 @@ from .pair_loss import PairLoss
 
 @register("RelationalAngleLoss", bottoms=2, origin="caffe_kd")
 class RelationalAngleLoss(PairLoss):
-    """Penalise a student for other angles between samples than its teacher's (RKD-A).
+    """Penalise angles between samples that differ from the teacher's (RKD-A).
 
     ``loss = mean over i, j, k of h(cos_ijk of the student - cos_ijk of the teacher)``: cos_ijk is
-    that of the angle at sample i between samples j and k of the batch, 0 where two are one, and
+    that of the angle at sample i between samples j and k of the batch, 0 if two are the same, and
     ``h(x) = x^2 / 2 where |x| < 1 and |x| - 1/2 elsewhere``. Usual loss_weight: 50, beside 25 for
     RelationalDistanceLoss.
 
     Bottoms: the student's embeddings (N, ...), the teacher's (N, ...), of any numbers; three or
-    more samples, fewer give 0. Memory goes with N^3 and with N^2 times the features: a batch of 64
-    to 256 and an embedding rather than a map. Top: the loss, a scalar in 0..3/2. No gradient goes
-    to the teacher unless ``propagate_down`` asks for it.
+    more samples, fewer give 0. Memory grows with N^3, and with N^2 times the features: use a batch
+    of 64 to 256, and an embedding rather than a map. Top: the loss, a scalar in 0..3/2. No gradient
+    goes to the teacher unless ``propagate_down`` asks for it.
 
     Raises:
         NetError: the bottoms differ in samples.

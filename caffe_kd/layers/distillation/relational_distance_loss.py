@@ -11,9 +11,9 @@ from .pair_loss import PairLoss
 
 @register("RelationalDistanceLoss", bottoms=2, origin="caffe_kd")
 class RelationalDistanceLoss(PairLoss):
-    """Penalise a student for other distances between samples than its teacher's (RKD-D).
+    """Penalise distances between samples that differ from the teacher's (RKD-D).
 
-    ``d_ij`` is the distance of samples i and j, divided by the mean of all in the batch;
+    ``d_ij`` is the distance of samples i and j, divided by the batch's mean distance;
     ``loss = mean over i, j of h(d_ij of the student - d_ij of the teacher)`` with
     ``h(x) = x^2 / 2 where |x| < 1 and |x| - 1/2 elsewhere``. Usual loss_weight: 25, beside 50 for
     RelationalAngleLoss.

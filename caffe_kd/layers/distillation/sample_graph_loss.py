@@ -1,4 +1,4 @@
-"""SampleGraphLoss: a student draws the graph over the samples that its teacher draws."""
+"""SampleGraphLoss: a student's similarity graph over the samples is its teacher's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .pair_loss import PairLoss
 
 @register("SampleGraphLoss", param="sample_graph_loss_param", bottoms=2, origin="caffe_kd")
 class SampleGraphLoss(PairLoss):
-    """Penalise a student for another graph over the samples of a batch than its teacher's.
+    """Penalise a similarity graph over a batch's samples that differs from the teacher's.
 
-    A node is a sample's embedding at length 1, ``x_i``; an edge's value is the cosine similarity of
-    its ends, ``a_ij = x_i . x_j``. Edges go from each sample to its ``neighbours`` most similar
-    ones, in either graph::
+    A node is a sample's embedding, scaled to length 1, ``x_i``; an edge's value is the cosine
+    similarity of its ends, ``a_ij = x_i . x_j``. Edges go from each sample to its ``neighbours``
+    most similar ones, in both graphs::
 
         loss = node_weight * mean over i of |x_i of the student - x_i of the teacher|^2
              + edge_weight * mean over edges of (a_ij of the student - a_ij of the teacher)^2

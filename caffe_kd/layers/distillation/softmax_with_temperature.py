@@ -10,11 +10,11 @@ from ..utility.softmax import Softmax
 
 @register("SoftmaxWithTemperature", param="softmax_with_temperature_param", origin="caffe_kd")
 class SoftmaxWithTemperature(Softmax):
-    """Turn scores into probabilities that are the more even the higher the temperature.
+    """Turn scores into probabilities, the more uniform the higher the temperature.
 
     ``y = softmax(x / T)`` along ``axis`` (default 1), T being ``temperature`` (default 1). At T = 1
-    this is Softmax; near 0 the greatest score takes all; far above the scores' size all classes
-    become equal. The gradient is that of just this: it has the factor 1 / T, and no T^2.
+    this is Softmax; near 0 the largest score gets all; far above the scores' size all classes
+    become equal. The gradient is that of this formula: it has the factor 1 / T, and no T^2.
 
     Bottom: scores of any shape. Top: of the same shape, each 0..1, with sum 1 along the axis.
 

@@ -1,4 +1,4 @@
-"""TeacherEnsemble: the outputs of several teachers as those of one."""
+"""TeacherEnsemble: combines several teachers' outputs into one teacher's."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @register("TeacherEnsemble", param="teacher_ensemble_param", bottoms=(1, None), origin="caffe_kd")
 class TeacherEnsemble(Layer):
-    """Make one teacher's logits of several teachers'.
+    """Combine several teachers' logits into one teacher's.
 
     With weights w_i that sum to 1::
 
         PROBABILITIES  z = T * log(sum of w_i softmax(z_i / T))
         LOGITS         z = sum of w_i z_i
 
-    A loss that softens the top by the same T finds the mean of the teachers' softened
+    A loss that softens the top by the same T sees the mean of the teachers' softened
     probabilities: ``softmax(z / T) = sum of w_i softmax(z_i / T)``. So set ``temperature`` to that
     of the loss. LOGITS is the geometric mean of the probabilities at any T: a class that one
     teacher excludes is excluded.

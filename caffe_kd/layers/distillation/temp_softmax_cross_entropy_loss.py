@@ -9,7 +9,7 @@ from torch import Tensor
 from ...losses.fork_distillation import temp_softmax_cross_entropy
 from .. import formula
 from ..base import Layer, Shape, register
-from ..loss.loss import check_same_records
+from ..loss.loss import check_same_batch_size
 
 
 @register(
@@ -24,8 +24,8 @@ class TempSoftmaxCrossEntropyLoss(Layer):
         loss = sum of -p_t * log(max(p_s, FLT_MIN)) / N
         gradient to the student = (z_s - z_t) / (C T^2) / N          C: the size of axis 1
 
-    The gradient is not that of the value but what it tends to where T is far above the logits. It
-    shrinks with T, since no T^2 makes up for it; DistillingLoss does better in both respects.
+    The gradient is not that of the value but its limit for T far above the logits. It shrinks with
+    T, since it has no factor T^2; DistillingLoss does better in both respects.
 
     Bottoms: the student's logits (N, C, ...); the teacher's, as many. Top: the loss, a scalar in
     nats. No gradient goes to the teacher.
@@ -54,7 +54,7 @@ class TempSoftmaxCrossEntropyLoss(Layer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         student, teacher = bottom_shapes
-        check_same_records(self, student, teacher)
+        check_same_batch_size(self, student, teacher)
         if math.prod(student) != math.prod(teacher):
             self.fail(
                 "TEMP_SOFTMAX_CROSS_ENTROPY_LOSS layer inputs must have the same count",

@@ -1,4 +1,4 @@
-"""VIDLoss: a student's features say as much as they can about its teacher's."""
+"""VIDLoss: maximises the mutual information of a student's and its teacher's features."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .pair_loss import PairLoss
 
 @register("VIDLoss", param="vid_loss_param", bottoms=2, origin="caffe_kd")
 class VIDLoss(PairLoss):
-    """Penalise what a student's features do not predict of its teacher's.
+    """Penalise the part of a teacher's features that its student's do not predict.
 
-    ``loss = mean of ((mu - f_t)^2 / v + log v) / 2``, where mu is what a regressor in the distiller
-    makes of the student's features (in the paper three 1x1 Convolutions with ReLU between) and v a
-    variance for each channel, which learns: channels that the student cannot predict count less.
+    ``loss = mean of ((mu - f_t)^2 / v + log v) / 2``, where mu is the output of a regressor in
+    the distiller on the student's features (in the paper three 1x1 Convolutions with ReLU between)
+    and v a learned variance of each channel: channels that the student cannot predict count less.
     One layer for each pair. Usual loss_weight: 1.
 
     Bottoms: mu (N, C, ...), the teacher's features (N, C, ...), of the same shape; of maps the
@@ -26,8 +26,8 @@ class VIDLoss(PairLoss):
     least value for v is ``(1 + log v) / 2`` at v = mean of (mu - f_t)^2. No gradient goes to the
     teacher unless ``propagate_down`` asks for it.
 
-    Blobs: a (C), with ``v = softplus(a) + 1e-5``, at first ``initial_variance``. Weight decay draws
-    v to 0.69: ``param { decay_mult: 0 }`` keeps it off.
+    Blobs: a (C), with ``v = softplus(a) + 1e-5``, at first ``initial_variance``. Weight decay pulls
+    v to 0.69: ``param { decay_mult: 0 }`` prevents that.
 
     Raises:
         NetError: the bottoms differ in samples, channels or, but for maps, in shape, or

@@ -1,4 +1,4 @@
-"""Accuracy: the share of positions that are classified rightly."""
+"""Accuracy: the share of positions that are classified correctly."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from .loss import LabelledLayer
 
 @register("Accuracy", param="accuracy_param", bottoms=2, tops=(1, 2))
 class Accuracy(LabelledLayer):
-    """Count how often the label's class is among the ``top_k`` best scored.
+    """Measure how often the label's class is among the ``top_k`` highest scores.
 
-    A position is right if fewer than ``top_k`` (default 1) other classes score as high as the
-    label's: ties count against, so scores that are all equal are wrong. The value is
-    ``right / counted``, 0 if nothing counts. Positions labelled ``ignore_label`` don't count.
+    A position is correct if fewer than ``top_k`` (default 1) other classes score as high as the
+    label's: ties count against it, so scores that are all equal are wrong. The value is
+    ``correct / counted``, 0 if no position counts. Positions labelled ``ignore_label`` don't count.
 
     Bottoms: scores (N, C, ...) with the classes along ``axis`` (default 1); labels, one for each
     position, whole numbers in 0..C-1. Tops: the accuracy, a scalar 0..1; optionally the accuracy of
     each class (C), 0 for a class without labels. There is no gradient.
 
     Raises:
-        NetError: the labels are not as many as the positions, one of them is no class, or top_k
+        NetError: the labels are not as many as the positions, one of them is out of range, or top_k
             exceeds the classes.
 
-    Source: Caffe's AccuracyLayer, as it is since 2017; before, ties could count as right.
+    Source: Caffe's AccuracyLayer since 2017; before, ties could count as correct.
 
     Sample::
 
@@ -70,7 +70,7 @@ class Accuracy(LabelledLayer):
         if self.ignore_label is not None:
             counted = labels != self.ignore_label
             labels = labels.where(counted, 0)
-        # The label's own class is among those that score as high: hence <= and not <.
+        # The label's own class scores as high: hence <= and not <.
         as_high = (scores >= scores.gather(axis, labels)).sum(axis, keepdim=True)
         right = as_high <= self.top_k
         if counted is not None:

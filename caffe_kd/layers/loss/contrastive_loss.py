@@ -1,4 +1,4 @@
-"""ContrastiveLoss: pulls pairs of equal kind together and pushes others apart."""
+"""ContrastiveLoss: pulls similar pairs together and pushes others apart."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..base import Layer, Shape, register
 
 @register("ContrastiveLoss", param="contrastive_loss_param", bottoms=3)
 class ContrastiveLoss(Layer):
-    """Penalise similar pairs for their distance, and others for being nearer than a margin.
+    """Penalise the distance of similar pairs, and that of others if it is below a margin.
 
     With ``d = |a_n - b_n|``: ``loss = sum of (d^2 if similar else max(margin - d, 0)^2) / (2 N)``.
-    The gradient to a is ``(a - b) / N`` for similar pairs, for others nearer than the margin
+    The gradient to a is ``(a - b) / N`` for similar pairs, for others closer than the margin
     ``-(margin - d) / (d + 1e-4) * (a - b) / N``; to b it is the opposite.
 
     With ``legacy_version`` others give ``max(margin - d^2, 0)``, as in the first version, with the
     gradient ``-(a - b) / N``.
 
-    Bottoms: two blobs of features (N, C) or (N, C, 1, 1); labels (N), 0 for pairs to keep apart,
-    else, cut to whole numbers, for similar ones. Top: the loss, a scalar, 0 or more, in squared
-    units of the features.
+    Bottoms: two blobs of features (N, C) or (N, C, 1, 1); labels (N), truncated, 0 for pairs to
+    keep apart, others for similar ones. Top: the loss, a scalar, 0 or more, in squared units of the
+    features.
 
     Raises:
         NetError: the features differ in shape or aren't vectors, or there isn't one label a pair.

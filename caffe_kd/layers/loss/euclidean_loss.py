@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...losses.classification import euclidean
 from ..base import Layer, Shape, register
-from .loss import check_same_records
+from .loss import check_same_batch_size
 
 
 @register("EuclideanLoss", bottoms=2)
@@ -41,7 +41,7 @@ class EuclideanLoss(Layer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         a, b = bottom_shapes
-        check_same_records(self, a, b)
+        check_same_batch_size(self, a, b)
         if math.prod(a) != math.prod(b):
             self.fail("Inputs must have the same dimension", bottom0=a, bottom1=b)
 

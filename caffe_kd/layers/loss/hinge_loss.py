@@ -1,4 +1,4 @@
-"""HingeLoss: the margin loss of linear classifiers, one class against the rest."""
+"""HingeLoss: the margin loss of linear classifiers, one versus all."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from ...losses.classification import hinge
 from ...proto import caffe_pb2 as pb
 from ..base import register
-from .loss import RecordLoss
+from .loss import SampleLoss
 
 
 @register("HingeLoss", param="hinge_loss_param", bottoms=2)
-class HingeLoss(RecordLoss):
+class HingeLoss(SampleLoss):
     """Penalise scores below 1 for the label's class and above -1 for the others.
 
     With ``v = max(0, 1 - x)`` for the label's class and ``max(0, 1 + x)`` for each other:
@@ -23,7 +23,7 @@ class HingeLoss(RecordLoss):
     0..C-1. Top: the loss, a scalar, 0 or more.
 
     Raises:
-        NetError: the labels are not as many as the samples, or one of them is no class.
+        NetError: the labels are not as many as the samples, or one of them is out of range.
 
     Source: Caffe's HingeLossLayer.
 

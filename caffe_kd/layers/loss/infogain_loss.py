@@ -1,4 +1,4 @@
-"""InfogainLoss: cross entropy with a matrix that says how much each confusion counts."""
+"""InfogainLoss: cross entropy weighted by a matrix of confusions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...losses.classification import infogain
 from ...losses.normalization import normalization_mode
 from ...proto.binary import read_blob
 from ..base import Shape, register
-from .loss import LabelledLayer, check_same_records
+from .loss import LabelledLayer, check_same_batch_size
 
 
 @register("InfogainLoss", param="infogain_loss_param", bottoms=(2, 3), tops=(1, 2))
@@ -29,16 +29,16 @@ class InfogainLoss(LabelledLayer):
 
     Bottoms: scores (N, C, ...), not yet probabilities; labels, one for each position, whole numbers
     in 0..C-1 or ``ignore_label``; optionally H, C * C values in any shape, without which ``source``
-    names a .binaryproto that holds it. H gets no gradient.
+    names a .binaryproto that has it. H gets no gradient.
     Tops: the loss, a scalar in nats; optionally p, of the scores' shape, through which no gradient
     flows.
 
     Raises:
-        NetError: the labels are not as many as the positions, one of them is no class, there is no
-            H or it isn't C x C, or ``normalize`` is set.
+        NetError: the labels are not as many as the positions, one of them is out of range, there is
+            no H or it isn't C x C, or ``normalize`` is set.
         ParseError: the source cannot be read.
 
-    Source: Caffe's InfogainLossLayer, as it became; at first its bottom was probabilities.
+    Source: Caffe's InfogainLossLayer; in early versions its bottom was probabilities.
 
     Sample::
 
@@ -55,12 +55,12 @@ class InfogainLoss(LabelledLayer):
     is_loss = True
     constant_bottoms = (1, 2)
     label_bottom = 1
-    matrix: Tensor  # H, where a file holds it
+    matrix: Tensor  # H, if it is in a file
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         scores, label, *given = bottom_shapes
         self.class_axis = self.axis(self.param.axis, len(scores))
-        check_same_records(self, scores, label)
+        check_same_batch_size(self, scores, label)
         self.check_label_shape(scores, label, self.class_axis)
         loss_param = self.proto.loss_param
         if loss_param.HasField("normalize"):

@@ -1,4 +1,4 @@
-"""What losses and Accuracy have in common: bottoms of matching size, labels that are classes."""
+"""What losses and Accuracy share: checks of their bottoms' sizes and of labels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..base import Layer, Shape
 from ..shared.indices import IndexingLayer
 
 
-def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
-    """Fail unless both bottoms of a loss have the same first size."""
+def check_same_batch_size(layer: Layer, data: Shape, label: Shape) -> None:
+    """Fail unless both bottoms have the same first size."""
     if data[:1] != label[:1]:
         layer.fail(
             "The data and label should have the same first dimension", data=data, label=label
@@ -21,7 +21,7 @@ def check_same_records(layer: Layer, data: Shape, label: Shape) -> None:
 
 
 def axis_of_same_logits(layer: Layer, student: Shape, teacher: Shape) -> int:
-    """Return the class axis, having refused what are no logits of a student and its teacher.
+    """Return the class axis, after checking the logits of a student and its teacher.
 
     Both must have the same sizes around the classes.
     """
@@ -48,11 +48,11 @@ class LabelledLayer(IndexingLayer):
     """A layer with class scores along an axis and a label for each position."""
 
     ignore_label: int | None = None
-    label_bottom = -1  # which bottom holds the labels
+    label_bottom = -1  # the index of the bottom with the labels
     _has_seen_labels = False
 
     def label_smoothing(self) -> float:
-        """Return loss_param's label_smoothing, having refused one outside 0..1."""
+        """Return loss_param's label_smoothing, after checking that it is in 0..1."""
         share: float = self.proto.loss_param.label_smoothing
         if not 0 <= share <= 1:
             self.fail("label_smoothing must be in 0..1", label_smoothing=share)
@@ -71,17 +71,17 @@ class LabelledLayer(IndexingLayer):
                 axis=axis,
             )
 
-    def check_label_per_record(self, scores: Shape, label: Shape) -> None:
+    def check_label_per_sample(self, scores: Shape, label: Shape) -> None:
         """Fail unless there is one label for each sample of the scores."""
-        check_same_records(self, scores, label)
+        check_same_batch_size(self, scores, label)
         if scores[:1] != (math.prod(label),):
             self.fail("there must be one label for each sample", data=scores, label=label)
 
     def read_labels(self, label: Tensor, classes: int) -> Tensor:
-        """Return the labels as integers, having refused those that are no class.
+        """Return the labels as integers, after checking that they are in range.
 
-        As in Caffe what follows the point of a label is cut off. A warning says so, once, if one of
-        the first batch has it, or one of a data layer whose values are in memory.
+        As in Caffe, fractional labels are truncated. This is logged once, if the first batch has
+        one, or the data of a layer whose values are in memory.
         """
         if not self._has_seen_labels and not label.is_meta:
             self._has_seen_labels = True
@@ -99,26 +99,26 @@ class LabelledLayer(IndexingLayer):
             taken = f" as {int(first)}" if math.isfinite(first) else ""
             self.context.notify(
                 f"Warning: layer '{self.name}' ({self.type}) takes the label {first:g}{taken}: "
-                "labels are whole numbers, and what follows the point is cut off"
+                "labels are whole numbers, and fractions are truncated"
             )
 
     def refuse_index(self, index: int, count: int) -> NoReturn:
         self.fail(
-            f"a label is no class: labels must be integers in 0..{count - 1}. Raise num_output "
-            "of the layer that makes the scores, or name the label in ignore_label",
+            f"a label is out of range: labels must be integers in 0..{count - 1}. Raise num_output "
+            "of the layer that makes the scores, or set the label as ignore_label",
             label=index,
             classes=count,
         )
 
 
-class RecordLoss(LabelledLayer):
-    """The base of losses of a sample's scores, whatever their axes, and its one label."""
+class SampleLoss(LabelledLayer):
+    """The base of losses with any axes of scores and one label for each sample."""
 
     is_loss = True
     constant_bottoms = (1,)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
-        self.check_label_per_record(*bottom_shapes)
+        self.check_label_per_sample(*bottom_shapes)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [()]

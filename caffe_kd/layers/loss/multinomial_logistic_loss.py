@@ -1,4 +1,4 @@
-"""MultinomialLogisticLoss: the surprise at the labels, given probabilities."""
+"""MultinomialLogisticLoss: the cross entropy of probabilities and labels."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch import Tensor
 
 from ...losses.classification import multinomial_logistic
 from ..base import register
-from .loss import RecordLoss
+from .loss import SampleLoss
 
 
 @register("MultinomialLogisticLoss", bottoms=2)
-class MultinomialLogisticLoss(RecordLoss):
-    """Penalise probabilities for how small they are at the labels.
+class MultinomialLogisticLoss(SampleLoss):
+    """Penalise low probabilities of the labels.
 
     ``loss = sum of -log(max(p[label], 1e-20)) / N``; the gradient to p[label] is
-    ``-1 / max(p[label], 1e-20) / N``, to the other classes 0. Behind a Softmax, SoftmaxWithLoss
+    ``-1 / max(p[label], 1e-20) / N``, to the other classes 0. After a Softmax, SoftmaxWithLoss
     does the same with less rounding.
 
     Bottoms: probabilities (N, ...), each sample's flattened to C classes; N labels, whole numbers
     in 0..C-1. Top: the loss, a scalar in 0..46.0517 nats.
 
     Raises:
-        NetError: the labels are not as many as the samples, or one of them is no class.
+        NetError: the labels are not as many as the samples, or one of them is out of range.
 
     Source: Caffe's MultinomialLogisticLossLayer.
 

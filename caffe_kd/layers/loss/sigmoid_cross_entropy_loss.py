@@ -1,4 +1,4 @@
-"""SigmoidCrossEntropyLoss: the cross entropy of independent yes/no scores."""
+"""SigmoidCrossEntropyLoss: the cross entropy of independent binary scores."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from ...losses.classification import sigmoid_cross_entropy
 from ...losses.normalization import BATCH_SIZE, normalization_mode
 from ..base import Layer, Shape, register
-from .loss import check_same_records
+from .loss import check_same_batch_size
 
 
 @register("SigmoidCrossEntropyLoss", bottoms=2)
 class SigmoidCrossEntropyLoss(Layer):
-    """Penalise scores for how improbable they make independent targets.
+    """Penalise scores by the cross entropy with independent targets.
 
     ``loss = sum of -(t log s + (1 - t) log(1 - s)) / normaliser`` over every element, with
     ``s = 1 / (1 + e^-x)``. The gradient is ``(s - t) / normaliser``.
@@ -23,7 +23,7 @@ class SigmoidCrossEntropyLoss(Layer):
     whose target counts (VALID), of all elements (FULL), or 1 (NONE), and never below 1.
 
     Bottoms: scores (N, ...), not yet probabilities; as many targets in 0..1. ``ignore_label`` is
-    held against the targets cut to whole numbers. Top: the loss, a scalar in nats, 0 or more.
+    compared with the truncated targets. Top: the loss, a scalar in nats, 0 or more.
 
     Raises:
         NetError: the bottoms differ in samples or in the number of values.
@@ -46,7 +46,7 @@ class SigmoidCrossEntropyLoss(Layer):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         scores, targets = bottom_shapes
-        check_same_records(self, scores, targets)
+        check_same_batch_size(self, scores, targets)
         if math.prod(scores) != math.prod(targets):
             self.fail(
                 "SIGMOID_CROSS_ENTROPY_LOSS layer inputs must have the same count",

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ...losses.regression import smooth_l1
 from ..base import Layer, Shape, register
-from .loss import check_same_records
+from .loss import check_same_batch_size
 
 
 @register("SmoothL1Loss", param="smooth_l1_loss_param", bottoms=(2, 4), origin="Fast R-CNN")
 class SmoothL1Loss(Layer):
-    """Penalise values for their distance to targets, outliers less than by its square.
+    """Penalise the distance of values to targets, that of outliers linearly.
 
     ``loss = sum of w_out * f(w_in * (x - t)) / N``, with ``f(d) = (sigma d)^2 / 2`` where
     ``|d| < 1 / sigma^2`` and ``|d| - 1 / (2 sigma^2)`` elsewhere; ``sigma`` is 1 by default. x and
@@ -25,9 +25,9 @@ class SmoothL1Loss(Layer):
     Raises:
         NetError: the bottoms differ in samples or in the number of values, or sigma is not above 0.
 
-    Source: Girshick 2015, Fast R-CNN; py-faster-rcnn, which asks for both weights or none. w_in
-    alone is SSD's, whose gradient lacks the factor w_in: there it is 0 or 1, where that is the
-    same.
+    Source: Girshick 2015, Fast R-CNN; py-faster-rcnn, which requires both weights or none. w_in
+    alone is SSD's, whose gradient lacks the factor w_in: there it is 0 or 1, which makes no
+    difference.
 
     Sample::
 
@@ -47,7 +47,7 @@ class SmoothL1Loss(Layer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         values, *others = bottom_shapes
         for index, other in enumerate(others, 1):
-            check_same_records(self, values, other)
+            check_same_batch_size(self, values, other)
             if math.prod(values) != math.prod(other):
                 self.fail(
                     "all bottoms must have the same number of values",

@@ -11,12 +11,12 @@ from ...losses.normalization import normalization_mode
 from .. import formula
 from ..base import Shape, register
 from ..utility.softmax import divisor
-from .loss import LabelledLayer, check_same_records
+from .loss import LabelledLayer, check_same_batch_size
 
 
 @register("SoftmaxWithLoss", param="softmax_param", bottoms=2, tops=(1, 2))
 class SoftmaxWithLoss(LabelledLayer):
-    """Penalise scores for how improbable they make the labels.
+    """Penalise scores by the cross entropy with the labels.
 
     ``loss = sum over positions of -log(max(p[label], FLT_MIN)) / normaliser``, ``p = softmax(x)``
     along ``axis`` (softmax_param, default 1). The gradient is ``(p - onehot) / normaliser``.
@@ -24,9 +24,9 @@ class SoftmaxWithLoss(LabelledLayer):
     The normaliser (loss_param) is the number of labels that count (VALID, the default), of all
     positions (FULL), of samples (BATCH_SIZE), or 1 (NONE), and never below 1.
 
-    With ``label_smoothing`` e (loss_param, default 0) the label is certain to ``1 - e`` only:
+    With ``label_smoothing`` e (loss_param, default 0) the label has only probability ``1 - e``:
     ``-log p[label]`` becomes ``(1 - e) * -log p[label] + e * mean over all c of -log p[c]``. So the
-    labels act as a teacher to whom all wrong classes are equal; usual e: 0.1.
+    labels act as a teacher for whom all wrong classes are equal; usual e: 0.1.
 
     Bottoms: scores (N, C, ...), not yet probabilities; labels, one for each position, such as (N)
     or (N, 1, H, W), whole numbers in 0..C-1 or ``ignore_label``.
@@ -34,7 +34,7 @@ class SoftmaxWithLoss(LabelledLayer):
     scores' shape, through which no gradient flows.
 
     Raises:
-        NetError: the labels are not as many as the positions, one of them is no class, the
+        NetError: the labels are not as many as the positions, one of them is out of range, the
             temperature is below 0, or label_smoothing outside 0..1.
 
     Source: Caffe's SoftmaxWithLossLayer, which does not check the classes. softmax_param's
@@ -60,7 +60,7 @@ class SoftmaxWithLoss(LabelledLayer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         scores, label = bottom_shapes
         self.class_axis = self.axis(self.param.axis, len(scores))
-        check_same_records(self, scores, label)
+        check_same_batch_size(self, scores, label)
         self.check_label_shape(scores, label, self.class_axis)
         loss_param = self.proto.loss_param
         if loss_param.HasField("ignore_label"):
@@ -82,7 +82,7 @@ class SoftmaxWithLoss(LabelledLayer):
         if divided:
             lines.append(f"its gradient is that of {self.temperature:g} * loss")
         if self.smoothing:
-            lines.append(f"label_smoothing {self.smoothing:g}: the rest goes to all classes")
+            lines.append(f"label_smoothing {self.smoothing:g}: the rest is spread over all classes")
         return lines
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor | tuple[Tensor, ...]:

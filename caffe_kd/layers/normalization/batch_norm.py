@@ -25,7 +25,7 @@ def normalize_batch(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """
     channels = x.shape[1]
     # At momentum 1 torch leaves the batch's mean and unbiased variance here. Zeros, not empty: it
-    # computes 0 * before + 1 * batch, and memory left over may hold NaN.
+    # computes 0 * before + 1 * batch, and uninitialized memory may hold NaN.
     mean, var = x.new_zeros(channels), x.new_zeros(channels)
     if eps == 0:  # torch refuses; a channel of one value becomes NaN, as in Caffe
         return _normalize_exactly(x)
@@ -93,7 +93,7 @@ class BatchNorm(BatchStatistics):
         if not param.eps >= 0:
             self.fail("eps must be at least 0", eps=param.eps)
         given = param.HasField("use_global_stats")
-        self.stored = param.use_global_stats if given else not self.is_training
+        self.use_global_stats = param.use_global_stats if given else not self.is_training
         self.channels = shape[1]
         for blob_shape in ((self.channels,), (self.channels,), (1,)):
             self.add_blob(blob_shape)
@@ -108,12 +108,12 @@ class BatchNorm(BatchStatistics):
 
     @property
     def per_sample(self) -> bool:
-        return self.stored
+        return self.use_global_stats
 
     def forward(self, x: Tensor) -> Tensor:
         eps = self.param.eps
-        if self.stored:
-            mean, var = self.kept()
+        if self.use_global_stats:
+            mean, var = self.running_stats()
             return F.batch_norm(x, mean, var, eps=eps)
         y, mean, var = normalize_batch(x, eps)
         self.take_batch(mean, var)
@@ -128,30 +128,30 @@ class BatchNorm(BatchStatistics):
     def eps(self) -> float:
         return float(self.param.eps)
 
-    def kept(self) -> tuple[Tensor, Tensor]:
+    def running_stats(self) -> tuple[Tensor, Tensor]:
         mean, var, scale = self.blobs
         factor = torch.where(scale == 0, 0.0, scale.reciprocal())
         return mean * factor, var * factor
 
     @torch.no_grad()
-    def keep(self, mean: Tensor, var: Tensor, batches: int) -> None:
-        # As after so many forward passes, so that training goes on from them.
+    def set_running_stats(self, mean: Tensor, var: Tensor, batches: int) -> None:
+        # As after so many forward passes, so that training can continue from them.
         fraction = self.param.moving_average_fraction
         scale = sum(fraction**i for i in range(batches))
         for blob, value in zip(self.blobs, (mean * scale, var * scale, scale), strict=True):
             blob.copy_(torch.as_tensor(value))
 
     @torch.no_grad()
-    def follow(self, mean: Tensor, var: Tensor) -> None:
+    def update_running_stats(self, mean: Tensor, var: Tensor) -> None:
         blobs = self.blobs
         foreach("mul_", blobs, self.param.moving_average_fraction)
         foreach("add_", blobs[:2], [mean, var])
         blobs[2].add_(1)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
-        if not self.stored:
+        if not self.use_global_stats:
             return super().onnx(graph, bottoms, tops)
-        mean, var = (s.detach().cpu().numpy() for s in self.kept())
+        mean, var = (s.detach().cpu().numpy() for s in self.running_stats())
         constants = {"scale": 1 + 0 * mean, "bias": 0 * mean, "mean": mean, "var": var}
         inputs = [graph.constant(value, name) for name, value in constants.items()]
         graph.node("BatchNormalization", [*bottoms, *inputs], tops, epsilon=self.param.eps)

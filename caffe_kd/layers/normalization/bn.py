@@ -80,10 +80,10 @@ class BN(BatchStatistics):
         if len(self.proto.top) > 1 and (not self.is_segnet or self.is_affine):
             self.fail("takes 1 top blob(s); only SegNet's LEARN has more", tops=len(self.proto.top))
         if self.is_segnet:
-            self.stored = False
+            self.use_global_stats = False
             self._add_blobs(param.scale_filler, param.shift_filler)
         else:
-            self.stored = param.frozen or not self.is_training
+            self.use_global_stats = param.frozen or not self.is_training
             self._setup_running()
 
     def _add_blobs(self, *fillers: object) -> None:
@@ -110,10 +110,10 @@ class BN(BatchStatistics):
 
     @property
     def per_sample(self) -> bool:
-        return self.stored or self.is_affine
+        return self.use_global_stats or self.is_affine
 
     def forward(self, x: Tensor) -> Tops:
-        if self.stored:
+        if self.use_global_stats:
             slope, bias, mean, var = (blob.flatten() for blob in self.blobs)
             return F.batch_norm(x, mean, var, slope, bias, eps=self.param.eps)
         slope, bias = (b.reshape(-1, *[1] * (x.dim() - 2)) for b in self.blobs[:2])
@@ -129,8 +129,8 @@ class BN(BatchStatistics):
         return tops if len(tops) > 1 else y
 
     @property
-    def follows(self) -> bool:
-        return not (self.stored or self.is_segnet)
+    def updates_running_stats(self) -> bool:
+        return not (self.use_global_stats or self.is_segnet)
 
     @property
     def window(self) -> float:
@@ -140,17 +140,17 @@ class BN(BatchStatistics):
     def eps(self) -> float:
         return float(self.param.eps)
 
-    def kept(self) -> tuple[Tensor, Tensor]:
+    def running_stats(self) -> tuple[Tensor, Tensor]:
         mean, var = (blob.detach().flatten() for blob in self.blobs[2:])
         return mean, var
 
     @torch.no_grad()
-    def keep(self, mean: Tensor, var: Tensor, batches: int) -> None:
+    def set_running_stats(self, mean: Tensor, var: Tensor, batches: int) -> None:
         for blob, value in zip(self.blobs[2:], (mean, var), strict=True):
             blob.copy_(value.reshape(blob.shape))
 
     @torch.no_grad()
-    def follow(self, mean: Tensor, var: Tensor) -> None:
+    def update_running_stats(self, mean: Tensor, var: Tensor) -> None:
         share = 1 - self.param.momentum
         for blob, value in zip(self.blobs[2:], (mean, var), strict=True):
             blob.lerp_(value.reshape(blob.shape), share)
@@ -164,7 +164,7 @@ class BN(BatchStatistics):
             graph.node("Mul", [bottoms[0], scale], [scaled])
             graph.node("Add", [scaled, shift], tops)
             return
-        if not self.stored:
+        if not self.use_global_stats:
             raise ExportError(
                 f"layer '{self.name}' (BN): bn_mode: LEARN takes the statistics of the batch, so "
                 "that a sample's output depends on the others. Put the statistics into scale and "

@@ -25,7 +25,7 @@ class LRN(Layer):
     Bottom, top: (N, C, H, W).
 
     Raises:
-        NetError: the bottom hasn't 4 axes, or n (local_size) is even.
+        NetError: the bottom does not have 4 axes, or n (local_size) is even.
 
     Source: Krizhevsky et al. 2012; Caffe's LRNLayer.
 

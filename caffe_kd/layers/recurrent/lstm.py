@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class LSTM(RecurrentLayer):
     """Run a long short-term memory over timesteps: cells with input, forget and output gates.
 
-    At each timestep, with ``cont`` 0 where a sequence begins and 1 where it goes on::
+    At each timestep, with ``cont`` 0 where a sequence begins and 1 where it continues::
 
         i, f, o, g = W_xc x + W_xc_static static + b_c + W_hc (cont h_prev)
         c = cont sigmoid(f) c_prev + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c)
@@ -30,7 +30,7 @@ class LSTM(RecurrentLayer):
     Blobs: W_xc (4 D, x's size), b_c (4 D), with a static bottom W_xc_static (4 D, its size), W_hc
     (4 D, D). The order of the gates is i, f, o, g (torch's is i, f, g, o).
 
-    How the state goes on from one forward pass to the next: see ``RecurrentLayer``.
+    For how the state is carried from one forward pass to the next, see ``RecurrentLayer``.
 
     Raises:
         NetError: num_output is 0 or the bottoms do not fit each other.

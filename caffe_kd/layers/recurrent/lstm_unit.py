@@ -1,4 +1,4 @@
-"""LSTMUnit: one step of an LSTM's cell, from the sums its gates are made of."""
+"""LSTMUnit: one step of an LSTM's cell, from its gates' sums."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def lstm_unit(c_prev: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tens
     Args:
         c_prev: [..., D] the cell state before.
         gates: [..., 4 D] the sums that make i, f, o and g.
-        cont: [..., 1] whether the sequence goes on; no gradient flows to it.
+        cont: [..., 1] whether the sequence continues; no gradient flows to it.
     """
     result: tuple[Tensor, Tensor] = _Unit.apply(c_prev, gates, cont)  # type: ignore[no-untyped-call]
     return result
@@ -62,14 +62,14 @@ class LSTMUnit(Layer):
         c = cont f c_prev + i g;  h = o tanh(c)
 
     Bottoms: c_prev (1, N, D); the gates' sums (1, N, 4 D); cont (1, N), 0 where a sequence begins
-    and 1 where it goes on, which gets no gradient. Tops: c and h, both (1, N, D).
+    and 1 where it continues, which gets no gradient. Tops: c and h, both (1, N, D).
 
     Raises:
         NetError: the bottoms do not fit each other.
 
     Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Caffe's
-    LSTMUnitLayer, whose gradient to f's sum is the derivative where cont is 0 or 1, as here. The
-    first size may be another than 1 here.
+    LSTMUnitLayer, whose gradient to f's sum is the derivative where cont is 0 or 1, as here. Here
+    the first size need not be 1.
 
     Sample::
 

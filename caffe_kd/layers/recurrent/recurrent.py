@@ -1,4 +1,4 @@
-"""What LSTM and RNN have in common: sequences, the state that goes on, its way into ONNX."""
+"""The base of LSTM and RNN: sequences, the state carried between passes, export to ONNX."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class RecurrentLayer(Layer):
-    """A layer over T timesteps of N independent streams, whose hidden state goes on in time.
+    """A layer over T timesteps of N independent streams, whose hidden state is carried on in time.
 
-    Bottoms: x (T, N, any axes...); cont (T, N), 0 where a sequence begins and 1 where it goes on;
+    Bottoms: x (T, N, any axes...); cont (T, N), 0 where a sequence begins and 1 where it continues;
     optionally an input that stays the same over time (N, any axes...); with ``expose_hidden`` the
     hidden state before the first timestep, one or more of (1, N, D).
     Tops: the output (T, N, D); with ``expose_hidden`` the hidden state after the last timestep.
 
     Without ``expose_hidden`` the state after the last timestep is the one before the first timestep
-    of the next forward pass; it is zero at first and when N changes. A train and a test net have a
-    state each. No gradient flows to a state from an earlier pass, nor through exposed ones, nor to
-    cont. ``debug_info`` of recurrent_param has no effect.
+    of the next forward pass; it is zero at first and when N changes. Train and test nets have
+    separate states. No gradient flows to a state from an earlier pass, nor through exposed ones,
+    nor to cont. ``debug_info`` of recurrent_param has no effect.
 
-    Source: Caffe's RecurrentLayer, which refuses another T than the first.
+    Source: Caffe's RecurrentLayer, which refuses a change of T.
     """
 
     hidden: tuple[str, ...]  # the parts of the hidden state
@@ -89,7 +89,7 @@ class RecurrentLayer(Layer):
                 self.fail(
                     f"bottom[{2 + self.has_static + index}] shape must match hidden state input "
                     f"shape, {wanted} for {name}. To export a net that takes its hidden state, "
-                    "write it with another number of timesteps than 1; the model takes any number",
+                    "give it more than 1 timestep in the prototxt; the model accepts any number",
                     bottom=shape,
                 )
 
@@ -144,7 +144,7 @@ class RecurrentLayer(Layer):
         """Return the output at all timesteps from h at all of them, both [T, N, D]."""
         return steps
 
-    # ---- what goes on
+    # ---- the state
 
     def reset(self) -> None:
         self._state = None
@@ -175,7 +175,7 @@ class RecurrentLayer(Layer):
     # ---- ONNX
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
-        """Add a Scan over the timesteps; without exposed state it begins from zero."""
+        """Add a Scan over the timesteps; without exposed state it starts from zero."""
         x, cont, *others = bottoms
         static = others.pop(0) if self.has_static else None
         sums = self._onnx_sums(graph, x, static)
@@ -257,7 +257,7 @@ class RecurrentLayer(Layer):
         """Return the nodes from the sums of one timestep to the state after it."""
 
     def onnx_output(self, graph: Graph, steps: str, top: str) -> None:
-        """Make the output of the first part of the state at all timesteps."""
+        """Add the output, from the first part of the state at all timesteps."""
         graph.alias(steps, top)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class RNN(RecurrentLayer):
     """Run a simple recurrent net over timesteps: a tanh of the input and of the state before.
 
-    At each timestep, with ``cont`` 0 where a sequence begins and 1 where it goes on::
+    At each timestep, with ``cont`` 0 where a sequence begins and 1 where it continues::
 
         h = tanh(W_xh x + W_xh_static static + b_h + W_hh (cont h_prev));  o = tanh(W_ho h + b_o)
 
@@ -31,7 +31,7 @@ class RNN(RecurrentLayer):
     Blobs: W_xh (D, x's size), b_h (D), with a static bottom W_xh_static (D, its size), W_hh (D, D),
     W_ho (D, D), b_o (D).
 
-    How the state goes on from one forward pass to the next: see ``RecurrentLayer``.
+    For how the state is carried from one forward pass to the next, see ``RecurrentLayer``.
 
     Raises:
         NetError: num_output is 0 or the bottoms do not fit each other.

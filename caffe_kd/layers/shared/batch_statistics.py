@@ -1,4 +1,4 @@
-"""The base of layers that normalise by their batch in TRAIN and by averages of batches in TEST."""
+"""The base of layers that normalise with batch statistics in TRAIN, and running ones in TEST."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..base import Layer
 
 
 class Totals:
-    """Sums over batches of each channel's mean and variance, in float64."""
+    """Sums of each channel's mean and variance over batches, in float64."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -19,7 +19,7 @@ class Totals:
 
     @torch.no_grad()
     def add(self, mean: Tensor, var: Tensor) -> None:
-        """Add those of one batch."""
+        """Add one batch's statistics."""
         values = [value.detach().double() for value in (mean, var)]
         pairs = zip(self._sums, values, strict=True)
         self._sums = [total + value for total, value in pairs] if self._sums else values
@@ -32,27 +32,27 @@ class Totals:
 
 
 class BatchStatistics(Layer):
-    """A layer that keeps averages of each channel's mean and variance, which it uses in TEST.
+    """A layer with a running mean and variance of each channel, which it uses in TEST.
 
     Attributes:
-        stored: whether it normalises by what it keeps, not by the batch.
-        last_batch: mean and variance of the last batch it normalised by, before that None.
-        totals: takes those of each batch in place of the kept averages, while it is there.
+        use_global_stats: whether it normalises with the running statistics, not the batch's.
+        last_batch: mean and variance of the last batch it normalised with; None before that.
+        totals: if set, batch statistics are added to it and the running ones are not updated.
     """
 
-    stored: bool
+    use_global_stats: bool
     last_batch: tuple[Tensor, Tensor] | None = None
     totals: Totals | None = None
 
     @property
-    def follows(self) -> bool:
-        """Whether it normalises by each batch and keeps averages of them."""
-        return not self.stored
+    def updates_running_stats(self) -> bool:
+        """Whether it normalises with batch statistics and updates the running ones."""
+        return not self.use_global_stats
 
     @property
     @abc.abstractmethod
     def window(self) -> float:
-        """How many batches the kept averages reach back, about: 1 / (1 - f)."""
+        """How many batches the running statistics average over, about: 1 / (1 - f)."""
 
     @property
     @abc.abstractmethod
@@ -60,21 +60,21 @@ class BatchStatistics(Layer):
         """What is added to the variance."""
 
     @abc.abstractmethod
-    def kept(self) -> tuple[Tensor, Tensor]:
-        """Return the mean and variance of each channel that it would use in TEST."""
+    def running_stats(self) -> tuple[Tensor, Tensor]:
+        """Return each channel's running mean and variance."""
 
     @abc.abstractmethod
-    def keep(self, mean: Tensor, var: Tensor, batches: int) -> None:
-        """Keep these averages of so many batches in place of the former ones."""
+    def set_running_stats(self, mean: Tensor, var: Tensor, batches: int) -> None:
+        """Replace the running statistics by averages over so many batches."""
 
     @abc.abstractmethod
-    def follow(self, mean: Tensor, var: Tensor) -> None:
-        """Move the kept averages towards the values of a batch."""
+    def update_running_stats(self, mean: Tensor, var: Tensor) -> None:
+        """Update the running statistics with those of a batch."""
 
     def take_batch(self, mean: Tensor, var: Tensor) -> None:
-        """Do with the statistics of a batch what the layer is there for."""
+        """Update the running statistics, or ``totals`` if it is set."""
         self.last_batch = mean, var
         if self.totals is None:
-            self.follow(mean, var)
+            self.update_running_stats(mean, var)
         else:
             self.totals.add(mean, var)

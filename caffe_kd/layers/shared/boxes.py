@@ -23,7 +23,7 @@ _CODES = pb.PriorBoxParameter
 
 
 def decode(code: Array, priors: Array, variances: Array | float, code_type: int) -> Array:
-    """Return the boxes that predictions say, relative to their priors.
+    """Return the boxes that predictions encode, relative to their priors.
 
     * CORNER: ``prior + variance * code``,
     * CORNER_SIZE: the same with code in units of the prior's width and height,
@@ -65,18 +65,18 @@ def overlap(box: Array, boxes: Array) -> Array:
 
 
 def suppress(boxes: Array, threshold: float, eta: float = 1.0) -> list[int]:
-    """Return which of (K, 4) boxes, best first, stay: those that no better one that stays covers.
+    """Return the indices of (K, 4) boxes, best first, that non-maximum suppression keeps.
 
     Args:
         boxes: in the order of their scores.
-        threshold: the overlap up to which a box may stay.
-        eta: below 1, multiplies the threshold after each box that stays, while it is above 0.5.
+        threshold: the largest overlap with a better box that is kept.
+        eta: below 1, multiplies the threshold after each box that is kept, while it is above 0.5.
 
     Source: ApplyNMSFast of Liu's fork for SSD.
     """
     kept: list[int] = []
     limit = np.float32(threshold)
-    worst = np.zeros(len(boxes), np.float32)  # of the overlaps with boxes that stay
+    worst = np.zeros(len(boxes), np.float32)  # of the overlaps with boxes that are kept
     at = 0
     while at < len(boxes):
         at += int((worst[at:] <= limit).argmax())
@@ -103,7 +103,7 @@ class RegionLayer(IndexingLayer):
 
     @property
     def index_bottoms(self) -> dict[int, int]:
-        return {1: 1}  # the first sample is there whatever the batch
+        return {1: 1}  # the first sample always exists
 
     def check_bottoms(self, plane: Shape, regions: Shape) -> None:
         """Fail unless the bottoms are a plane and regions of 5 values each."""

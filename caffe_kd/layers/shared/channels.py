@@ -1,4 +1,4 @@
-"""What layers that go by the channels of their bottom share: Normalize, PReLU, ShuffleChannel."""
+"""The base of layers that work on the channels of their bottom."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..base import Shape
 
 
 class ChannelLayer(Neuron):
-    """The base of layers that map (N, C, any axes...) to the same shape, and know the channels."""
+    """The base of Normalize, PReLU and ShuffleChannel, which keep the shape (N, C, any axes...)."""
 
     def channels_of(self, bottom: Shape) -> int:
-        """Return C, having refused a bottom without channels."""
+        """Return C, after checking that the bottom has channels."""
         if len(bottom) < 2:
             self.fail("Number of axes of bottom blob must be >=2", bottom=bottom)
         return bottom[1]
@@ -22,7 +22,7 @@ class ChannelLayer(Neuron):
         Args:
             bottom: the bottom's shape.
             filler: the name of the field with the blob's filler.
-            value: what the blob is filled with where there is no such field.
+            value: the constant that fills the blob if there is no such field.
         """
         channels = self.channels_of(bottom)
         constant = pb.FillerParameter(type="constant", value=value)

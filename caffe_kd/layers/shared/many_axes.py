@@ -17,7 +17,7 @@ def convolve_first_axis(
     first: tuple[int, int, int],
     inner: Inner,
 ) -> Tensor:
-    """Return a convolution of x (N, C, T, more axes...), ``inner`` being the one of those axes.
+    """Return a convolution of x (N, C, T, more axes...), given ``inner`` over those axes.
 
     Args:
         x: the bottom.

@@ -1,4 +1,4 @@
-"""The parameter blobs of a user's own layer: arrays that show tensors."""
+"""The parameter blobs of a user's own layer, as numpy arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ class ParameterBlob(ArrayBlob):
     """A parameter blob of a user's layer; its shape is the one that ``add_blob`` gave it."""
 
     def reshape(self, *dims: int) -> NoReturn:
-        """Refuse: what learns keeps its shape."""
+        """Refuse: a parameter cannot change its shape."""
         raise RuntimeError(
-            f"a parameter blob keeps the shape that add_blob gave it: {self.shape}. Received: "
-            f"shape={dims}"
+            f"a parameter blob keeps the shape from add_blob: {self.shape}. Received: shape={dims}"
         )
 
     def show(self, tensor: Tensor) -> None:

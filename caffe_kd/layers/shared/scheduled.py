@@ -15,7 +15,7 @@ def has_schedule(layer: Layer, field: str) -> bool:
 
 
 def current(layer: Layer, field: str) -> float:
-    """Return a setting's value in the solver's iteration."""
+    """Return a setting's value in the solver's current iteration."""
     if has_schedule(layer, field):
         points = getattr(layer.param, f"{field}_schedule")
         return schedule.value_at(points, layer.context.iteration)
@@ -23,13 +23,13 @@ def current(layer: Layer, field: str) -> float:
 
 
 def check_setting(layer: Layer, field: str, fits: Callable[[float], bool], rule: str) -> None:
-    """Fail unless a setting, or every value of its schedule, is one that fits.
+    """Fail unless a setting, or every value of its schedule, is valid.
 
     Args:
-        layer: the layer in whose param the setting is.
-        field: its name.
-        fits: says of a value whether it does; it holds between two values for which it holds.
-        rule: what the message says, as "must be above 0".
+        layer: the layer.
+        field: the setting's name.
+        fits: whether a value is valid; if two values are, so is every value between them.
+        rule: the message, as "must be above 0".
     """
     if not has_schedule(layer, field):
         value = getattr(layer.param, field)

@@ -1,4 +1,4 @@
-"""BatchReindex: picks samples by their numbers."""
+"""BatchReindex: selects samples by index."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _INT64 = 7  # as ONNX numbers it
 
 @register("BatchReindex", bottoms=2)
 class BatchReindex(IndexingLayer):
-    """Pick samples by their numbers: ``y[i] = x[index[i]]``; one may be picked often or never.
+    """Select samples by index: ``y[i] = x[index[i]]``; one may be selected several times or never.
 
     Bottoms: x (N, any axes...); index (M), whole numbers in 0..N-1, fractions are truncated. Top:
     (M, x's other axes...). The index gets no gradient.
 
     Raises:
-        NetError: the index hasn't 1 axis, or in the forward pass a number is none of a sample.
+        NetError: the index does not have 1 axis, or in the forward pass a number is out of range.
 
     Source: Caffe's BatchReindexLayer.
 
@@ -50,7 +50,7 @@ class BatchReindex(IndexingLayer):
 
     @property
     def index_bottoms(self) -> dict[int, int]:
-        return {1: 1}  # the first sample is there whatever the batch
+        return {1: 1}  # the first sample always exists
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         rows = self.read_indices(index, len(x))

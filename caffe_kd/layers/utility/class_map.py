@@ -26,8 +26,8 @@ class ClassMap(Layer):
 
     A loss that softens the top by the same T finds the groups' probabilities,
     ``sum over c of softmax(z / T)[c]``, divided by those of all groups: classes in no group are
-    left out, as if the net had none such. For a teacher with more classes than its student, or the
-    student's side where it has more, as when old classes are kept while new ones are learnt.
+    left out, as if the net did not have them. For a teacher with more classes than its student, or
+    for a student with more, as when new classes are learned and old ones kept.
 
     Fields of ``class_map_param``: class (the bottom's class for each of the top's), or group
     { class class ... } for each of the top's; temperature (T, above 0, default 4, as DistillingLoss

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def axis_or_dim(layer: Layer, old_name: str, rank: int) -> int:
-    """Read ``axis``, or the older field that counts from the front alone.
+    """Read ``axis``, or the older field, which must not be negative.
 
     Raises:
-        NetError: both are given, or the one is out of range.
+        NetError: both are given, or it is out of range.
     """
     if not layer.param.HasField(old_name):
         return layer.axis(layer.param.axis, rank)

@@ -32,7 +32,7 @@ class Eltwise(Layer):
             is given with PROD.
 
     Source: Caffe's EltwiseLayer. stable_prod_grad makes no difference: the gradient of PROD is
-    always the product of the others. MAX takes no notice of coeff, as there.
+    always the product of the others. MAX ignores coeff, as in Caffe.
 
     Sample::
 

@@ -1,4 +1,4 @@
-"""Filter: passes on the samples that a selector chooses."""
+"""Filter: passes on the samples that a selector selects."""
 
 from __future__ import annotations
 
@@ -64,14 +64,15 @@ class Filter(Layer):
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         *blobs, selector = bottoms
-        chosen = selector.detach().flatten().nonzero().squeeze(1)
-        return tuple(blob.index_select(0, chosen) for blob in blobs)
+        selected = selector.detach().flatten().nonzero().squeeze(1)
+        return tuple(blob.index_select(0, selected) for blob in blobs)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         *blobs, selector = bottoms
-        flat, unchosen, chosen = (graph.temporary(n) for n in ("flat", "unchosen", "chosen"))
+        names = ("flat", "unselected", "selected")
+        flat, unselected, selected = (graph.temporary(name) for name in names)
         graph.node("Reshape", [selector, graph.constant([-1], "shape")], [flat])
-        graph.node("Equal", [flat, graph.constant(0.0, "zero")], [unchosen])
-        graph.node("Not", [unchosen], [chosen])
+        graph.node("Equal", [flat, graph.constant(0.0, "zero")], [unselected])
+        graph.node("Not", [unselected], [selected])
         for blob, top in zip(blobs, tops, strict=True):
-            graph.node("Compress", [blob, chosen], [top], axis=0)
+            graph.node("Compress", [blob, selected], [top], axis=0)

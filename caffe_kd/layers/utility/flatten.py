@@ -1,4 +1,4 @@
-"""Flatten: makes one axis of several."""
+"""Flatten: joins several axes into one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @register("Flatten", param="flatten_param")
 class Flatten(Layer):
-    """Make one axis of the bottom's axes from ``axis`` to ``end_axis``, itself included.
+    """Join the bottom's axes from ``axis`` to ``end_axis``, inclusive, into one.
 
     Bottom: any shape. Top: the same values in the same order.
 
@@ -39,7 +39,7 @@ class Flatten(Layer):
         self.start = self.axis(self.param.axis, rank)
         self.end = self.axis(self.param.end_axis, rank, "end_axis")
         if self.start > self.end:
-            self.fail("axis must not be behind end_axis", axis=self.start, end_axis=self.end)
+            self.fail("axis must not be after end_axis", axis=self.start, end_axis=self.end)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         (shape,) = bottom_shapes
@@ -55,6 +55,6 @@ class Flatten(Layer):
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         (shape,) = self.top_shapes([graph.shape(bottoms[0])])
-        # 0 copies the batch; where it is flattened too, -1 lets it vary.
+        # 0 copies the batch size; if it is flattened too, -1 lets it vary.
         target = graph.constant([0 if self.start else -1, *shape[1:]], "shape")
         graph.node("Reshape", [bottoms[0], target], tops)

@@ -12,8 +12,8 @@ from ..base import Layer, Shape, register
 class LearningRate(Layer):
     """Show the solver's current learning rate among the net's outputs.
 
-    The rate is what the solver's ``base_lr`` and ``lr_policy`` make it in this iteration, 0 where
-    no solver runs; ``lr_param`` (policy, decay_mult) changes nothing.
+    The rate of this iteration by the solver's ``base_lr`` and ``lr_policy``, or 0 without a solver;
+    ``lr_param`` (policy, decay_mult) has no effect.
 
     Top: a scalar, 0 or more; no gradient.
 

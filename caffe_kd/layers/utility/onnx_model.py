@@ -1,4 +1,4 @@
-"""ONNXModel: the outputs of a model from elsewhere."""
+"""ONNXModel: the outputs of an ONNX model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...core.errors import did_you_mean
 from ...proto.onnx_file import Port, open_session, read_ports
 from ..base import Layer, Shape, register
 
-# What ONNX Runtime calls the values that a blob can be turned into, and from which it can be made.
+# ONNX Runtime's names of the types that a blob can be converted to, and from.
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -36,7 +36,7 @@ _DTYPES = {
     origin="caffe_kd",
 )
 class ONNXModel(Layer):
-    """Run an ONNX model in ONNX Runtime, on the CPU, without a gradient: a teacher from elsewhere.
+    """Run an ONNX model in ONNX Runtime, on the CPU, without a gradient, as a teacher.
 
     ``tops = model(bottoms)``. ``teacher { net: "teacher.onnx" }`` in a solver makes such a layer.
     PyTorch writes the file, without the package onnxscript that its newer exporter needs, by
@@ -45,17 +45,18 @@ class ONNXModel(Layer):
     Fields of ``onnx_model_param``:
         model: the file; from the working directory, or beside the prototxt. Weights that lie in
             other files must be in the model's folder or below it.
-        input, output: the model's names for the bottoms and the tops. Unset: a bottom or top that
-            has a name of the model's is that one, and otherwise they go in the model's order.
+        input, output: the model's names for the bottoms and the tops. Unset: the bottoms or tops
+            are matched by name, or else in the model's order.
 
-    Bottoms: (N, ...), as the model wants them; values are converted to the type it takes. A model
-    made for a fixed number of samples gets N in pieces of that size, the last one filled up with
-    zeros. Tops: the model's outputs, as float32. Those for a sample must not depend on the
-    others of its batch, as in nets made for inference: the teacher cache relies on it.
+    Bottoms: (N, ...), as the model requires; values are converted to its types. A model for a fixed
+    number of samples is run on pieces of that size, the last one padded with zeros. Tops: the
+    model's outputs, as float32. Those for a sample must not depend on the others of its batch, as
+    in nets made for inference: the teacher cache relies on it.
 
     Raises:
-        NetError: the model takes or gives something else than the prototxt says, or does not run.
-        ParseError: the file is no ONNX model, or none that may be run; see ``proto/onnx_file.py``.
+        NetError: the model's inputs or outputs do not fit the prototxt, or it does not run.
+        ParseError: the file is not an ONNX model, or not one that may be run; see
+            ``proto/onnx_file.py``.
 
     Source: https://onnx.ai. BVLC Caffe has no such layer.
 
@@ -70,7 +71,7 @@ class ONNXModel(Layer):
         }
     """
 
-    no_onnx = "a model inside a net is not exported again. Leave the layer out of the deployed net"
+    no_onnx = "a model inside a net is not exported. Leave the layer out of the deployed net"
     no_torch = (
         "ONNX Runtime runs the model. Take the layer out of the net, and give its tops as inputs"
     )
@@ -139,7 +140,7 @@ class ONNXModel(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         key = tuple(bottom_shapes)
         if key not in self._known:
-            tops = self._answers([np.zeros(shape, np.float32) for shape in bottom_shapes])
+            tops = self._outputs_for([np.zeros(shape, np.float32) for shape in bottom_shapes])
             self._known[key] = [tuple(top.shape) for top in tops]
         return self._known[key]
 
@@ -159,9 +160,9 @@ class ONNXModel(Layer):
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         device = bottoms[0].device
         values = [b.detach().cpu().contiguous().numpy() for b in bottoms]
-        return tuple(torch.from_numpy(top).to(device) for top in self._answers(values))
+        return tuple(torch.from_numpy(top).to(device) for top in self._outputs_for(values))
 
-    def _answers(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _outputs_for(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         samples = len(values[0]) if values[0].ndim else 1
         if self._batch is None or self._batch == samples:
             return self._run(values)

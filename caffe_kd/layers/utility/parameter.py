@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register("Parameter", param="parameter_param", bottoms=0)
 class Parameter(Layer):
-    """Give a learned blob as a top, for layers that take their parameters as a bottom.
+    """Output a learned blob, for layers that take their parameters as a bottom.
 
     Top: the blob, of the given ``shape``.
     Blobs: the blob, zeros at first; a shared parameter or a caffemodel gives it other values.

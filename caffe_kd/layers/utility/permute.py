@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register("Permute", param="permute_param", origin="SSD")
 class Permute(Layer):
-    """Put the axes in another order: axis i of the top is axis ``order[i]`` of the bottom.
+    """Reorder the axes: axis i of the top is axis ``order[i]`` of the bottom.
 
     Axes that ``order`` does not name follow those it names, in their own order.
 

@@ -1,4 +1,4 @@
-"""Python: a layer whose class a user wrote in numpy, for Caffe Caffe or for here."""
+"""Python: a layer whose class a user wrote in numpy, for BVLC Caffe or this package."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Bridge(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: Python, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         tops = layer.run_forward(tensors[:count])
-        # Without torch's guard against later writes: who writes to a blob between forward and
-        # backward wants backward to see it, as in Caffe.
+        # Without torch's check for later writes: a caller that writes to a blob between forward
+        # and backward expects backward to see it, as in Caffe.
         ctx.layer = layer
         ctx.bottoms = [bottom.detach() for bottom in tensors[:count]]
         ctx.tops = [top.detach() for top in tops]
@@ -47,23 +47,23 @@ class Python(Layer):
     """Run a class of the user's, which derives from ``caffe.Layer`` and computes in numpy.
 
     ``python_param`` names its ``module`` and, within it, the class as ``layer``; ``param_str`` is
-    handed to it. The module is searched on PYTHONPATH, in the working directory and beside the
-    prototxt; one process knows one module of a name. In it ``import caffe`` gives this package
+    passed to it. The module is searched on PYTHONPATH, in the working directory and beside the
+    prototxt; a process imports a module name only once. In it ``import caffe`` gives this package
     where Caffe is not installed. See ``caffe_kd.Layer`` for what the class looks like.
 
-    Bottoms, tops: any, as the class wants them; one that works in place gets the same blob as
-    bottom and top. A loss must be given its loss_weight. Blobs: those it adds in ``setup``.
+    Bottoms, tops: any, as the class requires; one that works in place gets the same blob as
+    bottom and top. A loss needs a loss_weight. Blobs: those it adds in ``setup``.
 
-    In a command such layers run only with the flag ``-python_layers``, since a prototxt must not
-    run code by itself.
+    Commands run such layers only with the flag ``-python_layers``, since a prototxt must not run
+    code by itself.
 
     Raises:
-        UsageError: a command met the layer without that flag.
-        NetError: module or class cannot be found, or the user's code fails; the error is also one
-            of the class that the code raised, so that a script's ``except`` catches it.
+        UsageError: a command has the layer but not that flag.
+        NetError: module or class cannot be found, or the user's code fails; the error is also an
+            instance of the class that the code raised, so that a script's ``except`` catches it.
 
     Source: Caffe's PythonLayer and pycaffe. ``share_in_parallel`` has no effect: there is one
-    solver. What the object keeps besides its blobs is not in a snapshot.
+    solver. The object's state besides its blobs is not in a snapshot.
 
     Sample::
 
@@ -77,12 +77,12 @@ class Python(Layer):
     """
 
     no_onnx = (
-        "the class computes in numpy, which ONNX does not know. Write it as a layer type of your "
+        "the class computes in numpy, which ONNX cannot express. Write it as a layer type of your "
         "own with a method 'onnx'"
     )
     no_torch = (
-        "only its author can write the class in PyTorch. Take the layer out of the net, and give "
-        "its tops as inputs, or write the type as a layer with an emitter"
+        "the class cannot be translated to PyTorch. Take the layer out of the net, and give "
+        "its tops as inputs, or write it as a layer type with an emitter"
     )
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
@@ -92,7 +92,7 @@ class Python(Layer):
         if not user_code.is_allowed():
             raise UsageError(
                 f"layer '{self.name}' ({self.type}): it runs code, class {param.layer} of module "
-                f"{param.module}, and a command does so only with the flag -python_layers. Give "
+                f"{param.module}, which a command does only with the flag -python_layers. Give "
                 "it if you trust this file and the module",
                 self.proto.source_line or None,
             )
@@ -114,8 +114,8 @@ class Python(Layer):
         for index, top in enumerate(self._tops):
             if top.shape == (0,):
                 self.fail(
-                    f"neither setup nor reshape of {self.param.layer} gave top[{index}] a shape: "
-                    f"call top[{index}].reshape(...)"
+                    f"neither setup nor reshape of {self.param.layer} set the shape of "
+                    f"top[{index}]: call top[{index}].reshape(...)"
                 )
         return [top.shape for top in self._tops]
 
@@ -127,7 +127,7 @@ class Python(Layer):
         return tops
 
     def run_forward(self, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Run the user's reshape and forward; return fresh tops."""
+        """Run the user's reshape and forward; return new tops."""
         self._bind(bottoms)
         for top in self._tops:
             top.convert(self._bottoms[0].data.dtype if bottoms else np.float32)
@@ -146,9 +146,9 @@ class Python(Layer):
         """Run the user's backward.
 
         Args:
-            bottoms: as they were in the forward pass.
-            tops: likewise.
-            grads: those of the tops.
+            bottoms: the bottoms of the forward pass.
+            tops: its tops.
+            grads: the tops' gradients.
             needed: which bottoms, and then which parameter blobs, need a gradient.
         """
         self._bind(bottoms)
@@ -157,8 +157,8 @@ class Python(Layer):
         for blob, top, grad in zip(self._tops, tops, grads, strict=True):
             blob.fill(as_array(top))
             blob.diff[...] = as_array(grad)
-        # A user may add to a parameter's gradient or set it, where Caffe adds up over
-        # iter_size passes; what is given back here is what autograd has to add.
+        # A user may add to a parameter's gradient or set it, where Caffe sums over iter_size
+        # passes; the difference is returned, which autograd adds.
         learned = self.parameters_in_order
         before = [_gradient(blob, p) for blob, p in zip(self._learned, learned, strict=True)]
         for blob, value in zip(self._learned, before, strict=True):
@@ -185,7 +185,7 @@ class Python(Layer):
         return list(dict.fromkeys(str(folder.absolute()) for folder in folders))
 
     def _create(self) -> None:
-        """Find the user's class and make an object of it."""
+        """Find the user's class and create an instance."""
         name, module = self.param.layer, self._import()
         where = f"module '{self.param.module}' ({getattr(module, '__file__', None)})"
         cls = getattr(module, name, None)
@@ -194,10 +194,10 @@ class Python(Layer):
             self.fail(f"{where} has no class '{name}'.{did_you_mean(name, classes)}")
         if not (isinstance(cls, type) and issubclass(cls, user_layer.Layer)):
             self.fail(
-                f"'{name}' of {where} does not derive from this package's caffe.Layer. Where the "
+                f"'{name}' of {where} does not derive from this package's caffe.Layer. If "
                 "BVLC Caffe is installed too, write `import caffe_kd as caffe` in the module"
             )
-        self.user_layer: user_layer.Layer = self._guard(f"making a {name}", cls, self.proto)
+        self.user_layer: user_layer.Layer = self._guard(f"creating a {name}", cls, self.proto)
         self.user_layer.param_str = self.user_layer.param_str_ = self.param.param_str
         self.user_layer.phase = self.phase
         self.user_layer.blobs = self._learned
@@ -234,10 +234,10 @@ class Python(Layer):
         for blob, tensor in zip(self._bottoms, bottoms, strict=True):
             array = as_array(tensor)
             in_place = any(blob is top for top in self._tops)
-            blob.bind(array.copy() if in_place else array)  # others may need what was there
+            blob.bind(array.copy() if in_place else array)  # others may need the old values
 
     def _run(self, method: str, *arguments: Any) -> None:
-        """Call a method of the user's, with the parameters' values in its blobs."""
+        """Call a method of the user's class, with the parameters' values in its blobs."""
         for blob, tensor in zip(self._learned, self.blobs, strict=True):
             blob.show(tensor)
         call = getattr(self.user_layer, method)
@@ -259,7 +259,7 @@ class Python(Layer):
 
 
 def _gradient(blob: ParameterBlob, parameter: Tensor) -> np.ndarray:
-    """Return the gradient a parameter has so far, as an array of the blob's shape."""
+    """Return a parameter's gradient so far, as an array of the blob's shape."""
     if parameter.grad is None:
         return np.zeros(blob.shape, blob.data.dtype)
     return as_array(parameter.grad).reshape(blob.shape).copy()

@@ -1,4 +1,4 @@
-"""Reduction: makes one number of all values behind an axis."""
+"""Reduction: reduces all values from an axis on to one number."""
 
 from __future__ import annotations
 

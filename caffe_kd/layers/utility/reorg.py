@@ -26,12 +26,12 @@ class Reorg(Layer):
     Bottom: (N, C, H, W). Top: (N, C s^2, H / s, W / s), reversed (N, C / s^2, H s, W s).
 
     Raises:
-        NetError: the bottom hasn't 4 axes, stride is missing or 0, C is no multiple of s^2, or
-            H or W is none of s where they are divided.
+        NetError: the bottom does not have 4 axes, stride is missing or 0, C is not a multiple
+            of s^2, or H or W is not a multiple of s where they are divided.
 
     Source: Redmon and Farhadi 2017, darknet's reorg layer; ReorgLayer of gklz1982's caffe-yolov2
     and of other forks that call darknet's function with the bottom's sizes. (choasup's
-    caffe-yolo9000 applies the inverse permutation and is not followed.) Their gradient is not the
+    caffe-yolo9000 applies the inverse permutation.) Their gradient is not the
     derivative: they read a blob that is never written. Here it is the derivative.
 
     Sample::
@@ -66,7 +66,7 @@ class Reorg(Layer):
         return True
 
     def _plan(self, shape: Shape) -> tuple[list[int], list[int]]:
-        """Return what a sample's values are read as, and the order its axes are then put in."""
+        """Return the shape that a sample's values are read in, and the order of its axes then."""
         _, channels, height, width = shape
         s = self.param.stride
         planes = channels // (s * s)

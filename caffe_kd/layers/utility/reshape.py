@@ -1,4 +1,4 @@
-"""Reshape: the same values under other axes."""
+"""Reshape: the same values in another shape."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Reshape(Layer):
             self.fail("each dim must be positive, 0 or -1", dim=self.dims)
 
     def _replaced(self, rank: int) -> tuple[int, int]:
-        """Return where the axes that are replaced begin and end."""
+        """Return the first and the end of the axes that are replaced."""
         axis, count = self.param.axis, self.param.num_axes
         start = axis if axis >= 0 else rank + axis + 1
         if not 0 <= start <= rank:
@@ -102,7 +102,7 @@ class Reshape(Layer):
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         shape = graph.shape(bottoms[0])
         (top,) = self.top_shapes([shape])
-        # 0 copies the batch; where other axes join it, -1 lets it vary.
+        # 0 copies the batch size; if other axes join it, -1 lets it vary.
         start, _ = self._replaced(len(shape))
         keeps_batch = start > 0 or (self.dims[0] != -1 and top[0] == shape[0])
         target = graph.constant([0 if keeps_batch else -1, *top[1:]], "shape")

@@ -1,4 +1,4 @@
-"""ShuffleChannel: the channels of each group dealt out over all groups."""
+"""ShuffleChannel: distributes each group's channels over all groups."""
 
 from __future__ import annotations
 

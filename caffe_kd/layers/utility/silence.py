@@ -1,4 +1,4 @@
-"""Silence: takes blobs that nothing else needs."""
+"""Silence: consumes blobs that no other layer uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..base import Layer, Shape, register
 
 @register("Silence", bottoms=(1, None), tops=0)
 class Silence(Layer):
-    """Take the bottoms, so that they are no outputs of the net; their gradient is 0.
+    """Consume the bottoms, so that they are not outputs of the net; their gradient is 0.
 
     Bottoms: any shapes. Tops: none.
 

@@ -24,7 +24,7 @@ class Slice(Layer):
     Raises:
         NetError: axis and slice_dim are both given, the axis is out of range, the slice points are
             not one fewer than the tops or do not ascend within the axis, or without them the
-            size is no multiple of the number of tops.
+            size is not a multiple of the number of tops.
 
     Source: Caffe's SliceLayer.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def divisor(layer: Layer) -> float:
-    """Return what a layer's softmax_param divides scores by: its ``temperature``, 1 where it is 0.
+    """Return the divisor of scores in softmax_param: its ``temperature``, or 1 if that is 0.
 
     Raises:
         NetError: the temperature is below 0.
@@ -37,8 +37,8 @@ class Softmax(Layer):
     Raises:
         NetError: the axis is out of range, or the temperature below 0.
 
-    Source: Caffe's SoftmaxLayer. ``temperature`` is two forks' (xieguotian's is one): x is divided
-    by it first, gradient included; 0, the default, is off.
+    Source: Caffe's SoftmaxLayer. ``temperature`` is from two forks, such as xieguotian's: x is
+    divided by it first, gradient included; 0, the default, is off.
 
     Sample::
 

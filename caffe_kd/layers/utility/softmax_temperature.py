@@ -25,16 +25,16 @@ class SoftmaxTemperature(Softmax):
     ``temperature`` (softmax_temperature_param, default 1). Above 1 it makes them sharper: in spite
     of its name t is the inverse of a temperature.
 
-    With ``is_append`` one more class with the score 0 joins in and is left out of the top:
-    ``y = e^(t x) / (1 + sum of e^(t x))``. So the probabilities may be small all together.
+    With ``is_append`` a further class with the score 0 is added, and left out of the top:
+    ``y = e^(t x) / (1 + sum of e^(t x))``. So all probabilities may be small.
 
     Bottom: scores of any shape. Top: of the same shape, each 0..1; the sum along the axis is 1,
     with is_append less.
 
     Raises:
-        NetError: the temperature is no finite number, or the axis out of range.
+        NetError: the temperature is not finite, or the axis out of range.
 
-    Source: the layer of shenyunhang's caffe-wsl, which takes bottoms of 2 axes alone.
+    Source: the layer of shenyunhang's caffe-wsl, which takes bottoms of 2 axes only.
 
     Sample::
 
@@ -52,7 +52,7 @@ class SoftmaxTemperature(Softmax):
         self.class_axis = self.axis(self.proto.softmax_param.axis, rank)
         if not math.isfinite(self.param.temperature):
             self.fail("temperature must be finite", temperature=self.param.temperature)
-        # F.pad's numbers run from the last axis: one value behind the last class.
+        # F.pad starts from the last axis: one value after the last class.
         self.appended = (0, 0) * (rank - 1 - self.class_axis) + (0, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Split(Layer):
 
     Bottom, tops: any shape, the same for all.
 
-    Source: Caffe's SplitLayer. No net needs it here: several layers may take one blob.
+    Source: Caffe's SplitLayer. No net needs it here: several layers may use one blob.
 
     Sample::
 

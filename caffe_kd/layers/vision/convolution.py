@@ -1,4 +1,4 @@
-"""Convolution over any number of spatial axes, and what its relatives share with it."""
+"""Convolution over any number of spatial axes, and the base of related layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Window:
 
     @property
     def inner(self) -> Window:
-        """The window over the axes behind the first."""
+        """The window over the axes after the first."""
         return Window(self.kernel[1:], self.stride[1:], self.pad[1:], self.dilation[1:])
 
     @property
@@ -39,25 +39,25 @@ class Window:
         return self.stride[0], self.pad[0], self.dilation[0]
 
     def out_size(self, sizes: Shape) -> Shape:
-        """Return how many positions the window takes: ``(H + 2 p - (d (k - 1) + 1)) // s + 1``."""
+        """Return the number of window positions: ``(H + 2 p - (d (k - 1) + 1)) // s + 1``."""
         numbers = zip(sizes, self.kernel, self.stride, self.pad, self.dilation, strict=True)
         return tuple((e + 2 * p - (d * (k - 1) + 1)) // s + 1 for e, k, s, p, d in numbers)
 
     def span(self, out_size: Shape) -> Shape:
-        """Return the least sizes with this out_size: ``(n - 1) s + d (k - 1) + 1 - 2 p``."""
+        """Return the smallest sizes with this out_size: ``(n - 1) s + d (k - 1) + 1 - 2 p``."""
         numbers = zip(out_size, self.kernel, self.stride, self.pad, self.dilation, strict=True)
         return tuple((n - 1) * s + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in numbers)
 
 
-# Where there is no spatial axis, every sample is one position.
-_ONE_PLACE = Window(kernel=(1,), stride=(1,), pad=(0,), dilation=(1,))
+# Without spatial axes, every sample is one position.
+_ONE_POSITION = Window(kernel=(1,), stride=(1,), pad=(0,), dilation=(1,))
 
 
 def window(layer: Layer, spatial_axes: int) -> Window:
     """Read kernel, stride, pad and dilation of a layer's convolution_param.
 
     Raises:
-        NetError: one is given in both forms, or for another number of axes, or is zero.
+        NetError: one is given in both forms, or for a wrong number of axes, or is zero.
 
     Source: Caffe's BaseConvolutionLayer.
     """
@@ -103,10 +103,10 @@ def _nonzero(layer: Layer, numbers: tuple[int, ...], what: str) -> tuple[int, ..
 
 
 class BaseConvolution(Layer):
-    """What Convolution and Deconvolution have in common; their classes say where they differ."""
+    """The base of Convolution and Deconvolution."""
 
     as_many_tops_as_bottoms = True
-    no_top: str  # what is wrong where the top would be empty
+    no_top: str  # the error if the top would be empty
     onnx_op: str
 
     def weight_channels(self) -> Shape:
@@ -140,7 +140,7 @@ class BaseConvolution(Layer):
                 num_output=param.num_output,
                 group=param.group,
             )
-        for top in self.top_shapes(bottom_shapes[:1]):  # before memory is taken for the weights
+        for top in self.top_shapes(bottom_shapes[:1]):  # before memory is allocated for the weights
             self.check_shape(top, "the top")
         self.add_blob((*self.weight_channels(), *self.window.kernel), param.weight_filler)
         if param.bias_term:
@@ -189,7 +189,7 @@ class BaseConvolution(Layer):
         if self.spatial_axes:
             return self.slide(x, weight, bias, self.window)
         x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)
-        return self.slide(x, weight, bias, _ONE_PLACE).squeeze(-1)
+        return self.slide(x, weight, bias, _ONE_POSITION).squeeze(-1)
 
     def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
         if self.channel_axis != 1 or self.spatial_axes not in _CONVOLVE:
@@ -211,7 +211,7 @@ class BaseConvolution(Layer):
 
 @register("Convolution", param="convolution_param", bottoms=(1, None), tops=(1, None))
 class Convolution(BaseConvolution):
-    """Slide learned filters over the axes behind the channel axis, the same for each bottom.
+    """Slide learned filters over the axes after the channel axis, the same for each bottom.
 
     ``y[o] = sum over i of w[o, i] * x[i] + b[o]``, where ``*`` is cross-correlation and ``i`` runs
     over the channels of o's group.
@@ -221,8 +221,8 @@ class Convolution(BaseConvolution):
     Blobs: weight (num_output, C / group, kernel...), bias (num_output).
 
     Raises:
-        NetError: kernel, stride, pad or dilation is given wrongly (see ``window``), channels or
-            num_output are no multiple of group, the bottoms differ in shape, or the kernel is
+        NetError: kernel, stride, pad or dilation is wrong (see ``window``), channels or num_output
+            are not multiples of group, the bottoms differ in shape, or the kernel is
             larger than the padded bottom.
 
     Source: Caffe's ConvolutionLayer.

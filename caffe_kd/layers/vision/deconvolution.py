@@ -16,7 +16,7 @@ _DECONVOLVE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 
 @register("Deconvolution", param="convolution_param", bottoms=(1, None), tops=(1, None))
 class Deconvolution(BaseConvolution):
-    """Lay learned patches out over the axes behind the channel axis and add them up.
+    """Place learned patches along the axes after the channel axis and add them up.
 
     The linear map of a Convolution, transposed: each value of bottom channel i puts
     ``value * w[i, o]`` into top channel o of i's group, ``stride`` apart; ``pad`` is cut off the
@@ -30,7 +30,7 @@ class Deconvolution(BaseConvolution):
     Blobs: weight (C, num_output / group, kernel...), bias (num_output).
 
     Raises:
-        NetError: as with Convolution, or the padding takes the whole top away.
+        NetError: as with Convolution, or the padding removes the whole top.
 
     Source: Caffe's DeconvolutionLayer.
 
@@ -46,7 +46,7 @@ class Deconvolution(BaseConvolution):
         }
     """
 
-    no_top = "the padding takes the whole top away"
+    no_top = "the padding removes the whole top"
     output_axis = 1
     onnx_op = "ConvTranspose"
 

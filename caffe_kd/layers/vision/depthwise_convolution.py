@@ -1,4 +1,4 @@
-"""Depthwise convolution under the names it had in Caffe's forks before grouping was quick."""
+"""Depthwise convolution under the names of Caffe's forks, from when grouping was slow."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class DepthwiseConvolution(Convolution):
     then C.
 
     Raises:
-        NetError: num_output is no multiple of C, group is given and is not C, and what Convolution
-            refuses.
+        NetError: num_output is not a multiple of C, group is given and is not C, and as with
+            Convolution.
 
     Source: yonghenglh6/DepthwiseConvolution, on Howard et al. 2017. Without a group its CPU code is
     an ordinary convolution and its GPU code a depthwise one; here it is depthwise always.
@@ -54,12 +54,12 @@ class DepthwiseConvolution(Convolution):
         param = type(given)()
         param.CopyFrom(given)
         param.num_output, param.group = given.num_output or channels, channels
-        # Not the net's own message, which a snapshot writes as it was read.
+        # Not the net's own message, which snapshots contain unchanged.
         self.settings = self.param = param
         super().setup(bottom_shapes)
 
     def check_filters(self, filters: int, channels: int) -> None:
-        """Fail unless each channel has as many filters as the next."""
+        """Fail unless all channels have the same number of filters."""
         if filters % channels:
             self.fail(
                 "num_output must be a multiple of the bottom's channels",
@@ -76,10 +76,10 @@ class ConvolutionDepthwise(DepthwiseConvolution):
     Blobs: weight (C, 1, kernel...), bias (C).
 
     Raises:
-        NetError: num_output or group is given and is not C, and what Convolution refuses.
+        NetError: num_output or group is given and is not C, and as with Convolution.
 
-    Source: the layer of farmingyard/caffe-mobilenet (BVLC's pull request 5665), which reads neither
-    num_output nor group; a number that it would not follow is refused here.
+    Source: the layer of farmingyard/caffe-mobilenet (BVLC's pull request 5665), which ignores
+    num_output and group; values other than C are refused here.
 
     Sample::
 

@@ -27,7 +27,7 @@ class Im2col(Layer):
     Top: (leading axes..., C K, output sizes...).
 
     Raises:
-        NetError: there is no spatial axis, kernel, stride, pad or dilation is given wrongly (see
+        NetError: there is no spatial axis, kernel, stride, pad or dilation is wrong (see
             ``convolution.window``), or the kernel is larger than the padded bottom.
 
     Source: Caffe's Im2colLayer.
@@ -49,7 +49,7 @@ class Im2col(Layer):
         self.spatial_axes = range(self.channel_axis + 1, len(shape))
         if not self.spatial_axes:
             self.fail(
-                "the bottom must have a spatial axis behind the channels",
+                "the bottom must have a spatial axis after the channels",
                 bottom=shape,
                 axis=self.param.axis,
             )
@@ -93,8 +93,8 @@ class Im2col(Layer):
         before = [0] * (at + 1) + list(w.pad)
         value = graph.temporary("padded")
         graph.node("Pad", [bottoms[0], graph.constant(before * 2, "pads")], [value])
-        # From behind, so that the axes still to come keep their numbers. An axis becomes two: the
-        # window's points along it, and its positions.
+        # From the last axis, so that the remaining axes keep their numbers. An axis becomes two:
+        # the window's points along it, and its positions.
         for index in reversed(range(len(self.spatial_axes))):
             points = np.arange(w.kernel[index])[:, None] * w.dilation[index]
             starts = np.arange(top[at + 1 + index]) * w.stride[index]
@@ -106,6 +106,6 @@ class Im2col(Layer):
         order = [*range(at + 1), *points_axes, *(axis + 1 for axis in points_axes)]
         sorted_axes = graph.temporary("sorted")
         graph.node("Transpose", [value], [sorted_axes], perm=order)
-        # 0 copies the batch; where the channels are there, -1 lets them vary.
+        # 0 copies the batch size; if the channels are axis 0, -1 lets them vary.
         target = graph.constant([0 if at else -1, *top[1:]], "shape")
         graph.node("Reshape", [sorted_axes, target], tops)

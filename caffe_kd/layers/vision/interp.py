@@ -1,4 +1,4 @@
-"""Interp: planes resized between their corners."""
+"""Interp: resizes planes, keeping the corner values."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 class Interp(Layer):
     """Resize a plane by bilinear interpolation; its corner values remain the corner values.
 
-    ``pad_beg`` rows and columns are cut off before and ``pad_end`` behind, which leaves E. The top
-    then has ``(E - 1) // shrink_factor + 1`` or ``(E - 1) zoom_factor + 1`` pixels if one of the
-    factors is given; else height and width if they are; else shrunk, then zoomed.
+    ``pad_beg`` rows and columns are cut off at the beginning and ``pad_end`` at the end, which
+    leaves E. The top then has ``(E - 1) // shrink_factor + 1`` or ``(E - 1) zoom_factor + 1``
+    pixels if one of the factors is given; else height and width if they are; else shrunk, then
+    zoomed.
 
     Bottom: (N, C, H, W). Top: (N, C, height, width).
 
     Raises:
-        NetError: the bottom hasn't 4 axes, a pad is positive or leaves nothing, a factor or size is
-            below 1, or no size is given.
+        NetError: the bottom does not have 4 axes, a pad is positive or leaves nothing, a factor or
+            size is below 1, or no size is given.
 
     Source: InterpLayer of DeepLab's fork (Chen et al. 2018), with PSPNet's too.
 

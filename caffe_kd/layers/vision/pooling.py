@@ -31,13 +31,13 @@ NO_STOCHASTIC = (
 
 @dataclass(frozen=True)
 class PoolGeometry:
-    """How one size of plane is pooled, height before width.
+    """The windows of a pooling for one size of plane, height before width.
 
     Attributes:
         plane: height and width of the plane.
         kernel: height and width of the window.
         stride: steps from window to window.
-        pad: positions before and behind the plane that windows may cover.
+        pad: positions before and after the plane that windows may cover.
         out_size: how many windows fit, by Caffe's rule.
         ceil: whether they were counted by rounding up.
         clipped: whether Caffe's rule left out a last window, which ONNX's would count.
@@ -63,7 +63,7 @@ class PoolGeometry:
 
     @property
     def covered(self) -> Pair:
-        """Height and width of what all windows cover, the padding before included."""
+        """Height and width of the area that all windows cover, from the padding on."""
         height, width = (
             (o - 1) * s + k for k, s, o in zip(self.kernel, self.stride, self.out_size, strict=True)
         )
@@ -71,7 +71,7 @@ class PoolGeometry:
 
     @property
     def border(self) -> tuple[int, int, int, int]:
-        """What to add before and behind: left, right, top, bottom. Negative: to crop."""
+        """The padding to add: left, right, top, bottom; negative: to crop."""
         (height, width), (down, right), (tall, wide) = self.plane, self.pad, self.covered
         return right, wide - width - right, down, tall - height - down
 
@@ -102,15 +102,15 @@ class Pooling(Layer):
     """Take the largest (MAX) or the mean (AVE) value of each window of a plane.
 
     ``out = ceil((H + 2 pad - kernel) / stride) + 1``, one fewer with a pad if the last window
-    would start behind plane and padding. The mean counts padding, but not what a window hangs over
+    would start after plane and padding. The mean counts padding, but not the part of a window
     beyond it. Of equal largest values the first gets the gradient.
 
     Bottom: (N, C, H, W). Top: (N, C, out, out).
     Second top, for MAX: where in the plane the largest value is, ``h W + w``; -1 for none.
 
     Raises:
-        NetError: the bottom hasn't 4 axes, the kernel is missing or given twice, pad isn't smaller
-            than the kernel, no window fits, or pool is STOCHASTIC.
+        NetError: the bottom does not have 4 axes, the kernel is missing or given twice, pad isn't
+            smaller than the kernel, no window fits, or pool is STOCHASTIC.
 
     Source: Caffe's PoolingLayer. STOCHASTIC is refused; Caffe has it for GPUs alone.
 
@@ -288,7 +288,7 @@ class Pooling(Layer):
     ) -> None:
         options = {"kernel_shape": pool.kernel, "strides": pool.stride}
         size = math.prod(pool.kernel)
-        # ceil_mode is left out: ONNX Runtime up to 1.23 counts what a window hangs over.
+        # Without ceil_mode: ONNX Runtime up to 1.23 counts the part of a window beyond the padding.
         if pool.is_plain and not pool.clipped and counted.min() == size:
             pads = pool.pad * 2
             graph.node("AveragePool", bottoms, tops, pads=pads, count_include_pad=1, **options)

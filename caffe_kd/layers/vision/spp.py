@@ -27,8 +27,9 @@ class SPP(Layer):
     order of its (C, windows down, windows across); with pyramid_height 1 it is (N, C, 1, 1).
 
     Raises:
-        NetError: the bottom hasn't 4 axes, pyramid_height is missing, a level has a pad that isn't
-            smaller than its kernel, as for many levels on a small plane, or pool is STOCHASTIC.
+        NetError: the bottom does not have 4 axes, pyramid_height is missing, a level has a pad that
+            isn't smaller than its kernel, as for many levels on a small plane, or pool is
+            STOCHASTIC.
 
     Source: He et al. 2014; Caffe's SPPLayer. STOCHASTIC is refused as in Pooling.
 

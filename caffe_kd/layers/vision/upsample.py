@@ -29,8 +29,8 @@ class Upsample(IndexingLayer):
     the larger plane. Top: (N, C, height, width).
 
     Raises:
-        NetError: a bottom hasn't 4 axes or their shapes differ, a size is not above 1 or given in
-            part or twice, pad_out comes with a scale other than 2, or the mask names a
+        NetError: a bottom does not have 4 axes or their shapes differ, a size is not above 1 or
+            given in part or twice, pad_out comes with a scale other than 2, or the mask names a
             position outside the plane.
 
     Source: Badrinarayanan et al. 2017; UpsampleLayer of Kendall's fork for SegNet. The type of the

@@ -1,1 +1,1 @@
-"""Searching a solver's best settings on validation records."""
+"""Searching a solver's best settings on validation samples."""

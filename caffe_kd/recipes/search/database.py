@@ -1,4 +1,4 @@
-"""The database in which Optuna keeps a search's trials."""
+"""The database in which Optuna stores a search's trials."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def open_study(path: Path, names: Collection[str], maximize: bool, **options: Any) -> optuna.Study:
-    """Open the study in a file, which is made if there is none, and check all that it holds.
+    """Open the study in a file, which is created if needed, and check its content.
 
     Args:
         path: the file.
-        names: the settings that each trial has.
-        maximize: whether greater values are better.
+        names: the settings of each trial.
+        maximize: whether higher values are better.
         options: for ``optuna.create_study``.
 
     Raises:
-        CaffeKDError: the file is no database, or is damaged.
+        CaffeKDError: the file is not a search's database, or is damaged.
     """
     url = URL.create("sqlite", database=str(path))
     try:
@@ -44,20 +44,20 @@ def open_study(path: Path, names: Collection[str], maximize: bool, **options: An
         for trial in study.get_trials(deepcopy=False):
             _check(trial, names)
         return study
-    except Exception as error:  # of sqlite3, SQLAlchemy, Optuna and json, a dozen kinds
+    except Exception as error:  # sqlite3, SQLAlchemy, Optuna and json raise a dozen types
         first, *_ = [*str(error).splitlines(), type(error).__name__]
         raise CaffeKDError(
-            f"is damaged, or no search's database: {first}. Move it away, and the same command "
-            "begins the search again",
+            f"is damaged, or is not a search's database: {first}. Move it away, and the same "
+            "command starts the search again",
             str(path),
         ) from None
 
 
 def _check_file(path: Path) -> None:
-    """Let SQLite look through the whole file.
+    """Have SQLite check the whole file.
 
     Raises:
-        sqlite3.Error: it finds it damaged.
+        sqlite3.Error: the file is damaged.
     """
     connection = sqlite3.connect(path)
     try:
@@ -69,10 +69,10 @@ def _check_file(path: Path) -> None:
 
 
 def _check(trial: FrozenTrial, names: Collection[str]) -> None:
-    """Check what a trial is that others are going to be compared with.
+    """Check a trial with which others will be compared.
 
     Raises:
-        ValueError: it is not what a search writes.
+        ValueError: it was not written by a search.
     """
     if trial.state not in DONE:
         return

@@ -1,4 +1,4 @@
-"""A search as a table and as a picture."""
+"""A search's results as a table and a plot."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .space import is_log
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FEWEST_TRIALS = 4  # that came to their end, for importances to say anything
+_FEWEST_TRIALS = 4  # completed, for importances to be meaningful
 
 
 def as_csv(trials: Sequence[FrozenTrial], names: Sequence[str], output: str) -> str:
-    """Return one line for each trial; its value is empty where it was given up."""
+    """Return one line for each trial; the value of a pruned trial is empty."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["trial", "state", output, "last_test", "tests", "seconds", *names])
@@ -46,7 +46,7 @@ def as_csv(trials: Sequence[FrozenTrial], names: Sequence[str], output: str) -> 
 
 
 def importances(study: optuna.Study, seed: int) -> dict[str, float]:
-    """Return each setting's share in how the trials differ, by fANOVA; {} for too few trials."""
+    """Return each setting's share in the variance of trials, by fANOVA; {} for too few trials."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(ended) < _FEWEST_TRIALS or len({t.value for t in ended}) < 2:
         return {}
@@ -105,7 +105,7 @@ def _draw(
 
 
 def _span(values: Sequence[float], higher: bool) -> tuple[float, float] | None:
-    """Return what to show of the values: the good ones and most others; None: all."""
+    """Return the range of values to show: the good ones and most others; None: all."""
     if len(values) < _FEWEST_TRIALS:
         return None
     low, quarter, middle, most, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
@@ -129,13 +129,13 @@ def _draw_history(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     numbers = [t.user_attrs["number"] for t in ended]
     values = [float(t.value or 0.0) for t in ended]
-    axes.plot(numbers, values, "o", color=COLOURS[0], label="trained to the end")
+    axes.plot(numbers, values, "o", color=COLOURS[0], label="completed")
     best = [(max if higher else min)(values[: i + 1]) for i in range(len(values))]
     axes.plot(numbers, best, drawstyle="steps-post", color=COLOURS[1], label="best so far")
     pruned = [t for t in trials if t.state == TrialState.PRUNED]
-    for trial in pruned:  # their value is of another time: a mark on the axis
+    for trial in pruned:  # their values are from earlier tests: mark the axis
         axes.plot(trial.user_attrs["number"], 0.02, "x", color="#999999",
-                  transform=axes.get_xaxis_transform(), label="given up" if trial is pruned[0]
+                  transform=axes.get_xaxis_transform(), label="pruned" if trial is pruned[0]
                   else None)  # fmt: skip
     axes.legend()
 

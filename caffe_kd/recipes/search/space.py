@@ -1,4 +1,4 @@
-"""What is searched: the settings, and the range of each."""
+"""The search space: the settings and their ranges."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 SETTINGS = {
     "temperature": "of every DistillingLoss",
     "alpha": "of every DistillingLoss: the teacher's share, 0 to 1",
-    "loss_weight": "the first that the distiller states; the others keep their ratio to it",
+    "loss_weight": "the first in the distiller; the others keep their ratio to it",
     "base_lr": "the learning rate",
-    "batch_size": "records in a batch, its own times a power of 2; iterations change with it",
+    "batch_size": "samples in a batch, the solver's times a power of 2; iterations change with it",
     "weight_decay": "the decay of the weights",
 }
-# Ranges that do not depend on what the solver has; a decay of 1e-6 is next to none.
+# Ranges that do not depend on the solver's values; a decay of 1e-6 is almost none.
 _FIXED = {"temperature": (1.0, 20.0), "alpha": (0.0, 1.0), "weight_decay": (1e-6, 1e-2)}
 _TIMES = {
     "loss_weight": 10.0,
     "base_lr": 10.0,
     "batch_size": 2.0,
-}  # the others: from own / this to own * this
+}  # the others: from the solver's value / this to the value * this
 
 Values = dict[str, float]
 
@@ -37,8 +37,8 @@ class Range:
 
     Attributes:
         low: the smallest.
-        high: the greatest.
-        choices: all of them where they are few, else none.
+        high: the largest.
+        choices: all values if they are few, else empty.
     """
 
     low: float
@@ -57,11 +57,11 @@ class Space:
 
     Args:
         own: the settings that the solver has, by name.
-        asked: the range of each that is searched, None for the usual one; empty for all of ``own``.
+        asked: the range of each that is searched, None for the default; empty for all of ``own``.
 
     Attributes:
-        ranges: what is searched, by name.
-        own: the solver's own settings of these, each brought into its range.
+        ranges: the ranges that are searched, by name.
+        own: the solver's own values of these, each clipped to its range.
 
     Raises:
         UsageError: a setting is unknown or the solver lacks it, or a range is impossible.
@@ -78,7 +78,7 @@ class Space:
         self.own: Values = {name: r.nearest(own[name]) for name, r in self.ranges.items()}
 
     def draw(self, trial: Trial) -> Values:
-        """Return the settings that Optuna wants to see tried."""
+        """Return the settings that Optuna suggests."""
         values: Values = {}
         for name, r in self.ranges.items():
             if r.choices:
@@ -88,20 +88,20 @@ class Space:
         return values
 
     def about(self) -> dict[str, Any]:
-        """Return the ranges, to be compared with those of an earlier search."""
+        """Return the ranges, for comparison with those of an earlier search."""
         return {name: list(r.choices) or [r.low, r.high] for name, r in self.ranges.items()}
 
 
 def is_log(name: str) -> bool:
-    """Whether a setting counts by its order of magnitude."""
+    """Return whether a setting is searched on a logarithmic scale."""
     return name != "alpha"
 
 
 def parse(text: str) -> dict[str, tuple[float, float] | None]:
-    """Return the ranges that ``NAME=LOW:HIGH,NAME,...`` asks for.
+    """Return the ranges in ``NAME=LOW:HIGH,NAME,...``.
 
     Raises:
-        UsageError: a name is unknown, or a range is not one.
+        UsageError: a name is unknown, or a range is invalid.
     """
     asked: dict[str, tuple[float, float] | None] = {}
     for part in (p.strip() for p in text.split(",") if p.strip()):
@@ -152,6 +152,6 @@ def _range(name: str, own: float, asked: tuple[float, float] | None) -> Range:
     return Range(choices[0], choices[-1], choices)
 
 
-def told(values: Mapping[str, float]) -> str:
-    """Return settings in words."""
+def describe(values: Mapping[str, float]) -> str:
+    """Return settings as text."""
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""The trials of a search: what is tried, what came out, and going on where it was stopped."""
+"""The trials of a search: their settings and results, and resuming a search."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from ...solver.plan import TrainingPlan, read_plan
 from ...solver.run import RunOptions, train
 from ...solver.solver import Solver
 from ..runner import RESUME_HINT, TimeLeft, as_time
-from .space import Space, Values, told
+from .space import Space, Values, describe
 from .target import SearchTarget, measured, write
 
-_RANDOM_TRIALS = 8  # before the sampler goes by what it has seen; the first is the solver's own
-_UNPRUNED_TRIALS, _UNPRUNED_TESTS = 4, 3  # before trials are held against the median of others
+_RANDOM_TRIALS = 8  # before the sampler uses earlier results; the first is the solver's own
+_UNPRUNED_TRIALS, _UNPRUNED_TESTS = 4, 3  # before trials are compared with the median of others
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Search:
-    """Tries settings of a solver and remembers in a folder what came out.
+    """Tries settings of a solver and stores the results in a folder.
 
     A trial is drawn by Optuna's TPE from the seed, its number and the trials before it, so that a
-    search that was stopped goes on with the very trials it would have made.
+    resumed search makes the same trials as an uninterrupted one.
 
     Args:
-        folder: where everything goes; an earlier search there goes on.
+        folder: the folder for all files; an earlier search there is resumed.
         target: the solver.
-        space: what is searched.
-        seed: of the trials, and of the training where the solver has none.
+        space: the search space.
+        seed: the seed of the trials, and of the training if the solver has none.
         measure: the output of the test net by which trials are compared; None: an accuracy, else a
             loss.
-        say: is given each sentence about what happens.
+        say: prints a line for the user.
 
     Attributes:
-        study: Optuna's.
+        study: Optuna's study.
         output: the output by which trials are compared.
 
     Raises:
@@ -78,12 +78,12 @@ class Search:
         self.study = self._open()
 
     def _cache_mode(self, plan: TrainingPlan) -> str:
-        """Say where the teacher's answers are kept: on disk, for all trials, where they can be."""
+        """Return the trials' teacher_cache: on disk, if the teacher's outputs can be cached."""
         if not plan.teachers or plan.ema_teachers:
             return "auto"
         found = find_frozen(Net(plan.train.param, pb.TRAIN, plan.train.file))
         if isinstance(found, str):
-            self._say(f"the teacher's answers are not remembered: {found}")
+            self._say(f"the teacher's outputs are not cached: {found}")
             return "off"
         return "disk"
 
@@ -107,8 +107,8 @@ class Search:
             known = before if isinstance(before, dict) else {}
             differing = ", ".join(k for k in about if known.get(k) != about[k]) or "solver"
             raise CaffeKDError(
-                f"the folder holds a search with another {differing}: give -output a folder of its "
-                "own, or remove this one",
+                f"the folder has a search with a different {differing}: give -output another "
+                "folder, or remove this one",
                 str(self.folder),
             )
         return study
@@ -116,27 +116,27 @@ class Search:
     # ---- trials
 
     def done(self) -> list[FrozenTrial]:
-        """Return the trials that have come to their end or were given up, in their order."""
+        """Return the trials that were completed or pruned, in order."""
         return self.study.get_trials(deepcopy=False, states=_DONE)
 
     def best(self) -> FrozenTrial | None:
-        """Return the best trial that has come to its end, the first of equals."""
+        """Return the best completed trial, the first of equals."""
         ended = [t for t in self.done() if t.state == TrialState.COMPLETE]
         return max(ended, key=lambda t: self._sign * _value(t), default=None)
 
     def run(self, trials: int, gpu: str | None) -> None:
-        """Make trials until there are so many, those of an earlier run included.
+        """Run trials up to a number, including those of an earlier run.
 
         Args:
-            trials: how many.
-            gpu: the CUDA device; None: the solver's choice.
+            trials: the number of trials.
+            gpu: the CUDA device; None: as the solver says.
 
         Raises:
-            Stopped: by Ctrl-C; the trials made are kept.
+            Stopped: by Ctrl-C; finished trials are kept.
         """
         self._gpu = gpu
         if before := len(self.done()):
-            self._say(f"{min(before, trials)} of {trials} trials are done already")
+            self._say(f"{min(before, trials)} of {trials} trials are already done")
         left = TimeLeft([1.0] * (trials - before))
         for number in range(before + 1, trials + 1):
             started = time.perf_counter()
@@ -147,7 +147,7 @@ class Search:
             self._say(f"{label}: {outcome}, {as_time(spent)}{left}")
 
     def _make(self, number: int, label: str) -> str:
-        """Make a trial; return its settings and what came out."""
+        """Run a trial; return its settings and result as text."""
         done = number - 1
         self.study.sampler = optuna.samplers.TPESampler(
             seed=(self._seed + 1_000_003 * done) % 2**32, n_startup_trials=_RANDOM_TRIALS
@@ -170,16 +170,16 @@ class Search:
             self.study.tell(trial, value)
         best = self.best()
         outcome = trial.user_attrs.get("fault") or (
-            "given up: worse than the median" if value is None else f"{self.output} {value:g}"
+            "pruned: worse than the median" if value is None else f"{self.output} {value:g}"
         )
         if best is not None:
             outcome += f" (best: {_value(best):g}, trial {best.user_attrs['number']})"
         what = "the solver's own: " if not done else ""
-        return f"{what}{told(values)}: {outcome}"
+        return f"{what}{describe(values)}: {outcome}"
 
     def _plan(self, folder: Path, values: Values) -> TrainingPlan:
         plan = read_plan(write(folder, self._target.trial(values)))
-        # The answers of a teacher are remembered by batches: those of one size share them.
+        # A teacher's outputs are cached by batches: trials with the same batch size share them.
         batch = f"batch_{values['batch_size']:g}" if "batch_size" in values else "batch"
         plan.solver.snapshot_prefix = str(self.folder / "teacher" / batch)
         if plan.solver.random_seed < 0:
@@ -187,11 +187,11 @@ class Search:
         return plan
 
     def _train(self, trial: optuna.Trial, number: int, values: Values, label: str) -> float | None:
-        """Return what a trial ends with; None: it was given up, being bad."""
+        """Return a trial's final value; None if it was pruned."""
         folder = self.folder / "trials" / f"{number:03d}"
         plan = self._plan(folder, values)
         log = folder / "train.log"
-        log.unlink(missing_ok=True)  # of a trial that was stopped
+        log.unlink(missing_ok=True)  # of an interrupted trial
         tests = _Tests(trial, self.output)
         run = RunOptions(
             gpu=self._gpu,
@@ -206,18 +206,18 @@ class Search:
         try:
             train(plan, run)
         except NonFinite as error:
-            trial.set_user_attr("fault", f"given up: {error.message.partition(':')[0]}")
+            trial.set_user_attr("fault", f"failed: {error.message.partition(':')[0]}")
             return None
         except optuna.TrialPruned:
             return None
         if not math.isfinite(tests.value):
-            trial.set_user_attr("fault", f"given up: {self.output} is {tests.value}")
+            trial.set_user_attr("fault", f"failed: {self.output} is {tests.value}")
             return None
         return tests.value
 
 
 class _Tests(Callback):
-    """Reports what a trial's tests give to Optuna, and ends a trial that is to be pruned.
+    """Reports the results of a trial's tests to Optuna, and ends a trial that should be pruned.
 
     Args:
         trial: the trial.
@@ -225,7 +225,7 @@ class _Tests(Callback):
 
     Attributes:
         value: the output in the last test.
-        iteration: when that was.
+        iteration: the iteration of the last test.
     """
 
     def __init__(self, trial: optuna.Trial, output: str) -> None:
@@ -236,12 +236,12 @@ class _Tests(Callback):
         self.iteration = -1
 
     def test_at_end(self, solver: Solver) -> None:
-        """Test unless the last iteration was tested."""
+        """Run a test unless the last iteration was tested."""
         if self.iteration != solver.iter:
             solver.test_all()
 
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
-        """Report a test by its number: with other batch sizes a sample has other iterations."""
+        """Report a test by its number: iterations depend on the batch size."""
         (self.value,) = results[0][self._output]
         self.iteration = solver.iter
         self._count += 1

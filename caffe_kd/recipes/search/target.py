@@ -23,21 +23,21 @@ from .validation import STAGE, Split
 
 SOLVER, NET, DISTILLER = "solver.prototxt", "net.prototxt", "distiller.prototxt"
 _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
-_FEWEST_TESTS = 8  # in a trial, for what is hopeless to be seen early
+_FEWEST_TESTS = 8  # in a trial, to detect hopeless ones early
 
 
 class SearchTarget:
-    """A solver and its nets, whose settings can be exchanged.
+    """A solver and its nets, whose settings can be changed.
 
     Args:
         path: the solver's prototxt.
         teacher_weights: a file in place of the teacher's own; None: its own.
         max_iter: iterations of a trial; None: the solver's.
-        notify: takes what the user should know.
+        notify: prints a line for the user.
 
     Attributes:
-        own: the settings the solver has, by name.
-        plan: what it does.
+        own: the solver's own settings, by name.
+        plan: its plan.
 
     Raises:
         CaffeKDError: the solver is wrong, or cannot be searched.
@@ -75,7 +75,7 @@ class SearchTarget:
         return [net for net in (self._student, self._distiller) if net is not None]
 
     def _settle(self) -> None:
-        """Make a solver of its own that names its files from anywhere."""
+        """Create a solver of its own with absolute paths."""
         plan = self.plan
         self._solver = pb.SolverParameter()
         self._solver.CopyFrom(plan.solver)
@@ -99,7 +99,7 @@ class SearchTarget:
         losses = [x for net in self._nets for x in net.layer if x.type == "DistillingLoss"]
         if losses:
             own["temperature"] = losses[0].distilling_loss_param.temperature
-            if all(len(loss.bottom) == 3 for loss in losses):  # with two it has no labels
+            if all(len(loss.bottom) == 3 for loss in losses):  # two have no labels
                 own["alpha"] = losses[0].distilling_loss_param.alpha
         weights = list(_given_weights(self._distiller))
         if weights:
@@ -117,7 +117,7 @@ class SearchTarget:
                 yield layer
 
     def _split(self, notify: Callable[[str], None]) -> None:
-        """Find the records that validate."""
+        """Determine the validation samples."""
         solver, student = self._solver, self._student
         stages = [STAGE in state.stage for state in solver.test_state]
         if any(stages) and not solver.test_net and not solver.test_net_param:
@@ -136,7 +136,7 @@ class SearchTarget:
         file = self.plan.train.file or self.plan.file
         split = Split(student, self._train_state, self._state_of_tests(), file, notify)
         self._searched, self._test_iter = split.net, split.batches
-        notify("validation: the last tenth of the training records, which no trial trains on")
+        notify("validation: the last tenth of the training samples, which no trial trains on")
 
     def _state_of_tests(self) -> Any:
         state = pb.NetState(phase=pb.TEST)
@@ -148,7 +148,7 @@ class SearchTarget:
     # ---- files
 
     def trial(self, values: Values) -> dict[str, Any]:
-        """Return the files, by name, that train with some settings and test by validation."""
+        """Return the files, by name, for training with some settings and testing by validation."""
         messages = self._with(values, self._searched, self._max_iter)
         solver = messages[SOLVER]
         for field in ("test_net", "test_net_param", "snapshot_best", "early_stopping"):
@@ -169,11 +169,11 @@ class SearchTarget:
         return max(1, solver.max_iter // _FEWEST_TESTS) if seldom else int(interval)
 
     def final(self, values: Values) -> dict[str, Any]:
-        """Return the files, by name, that train with some settings on all that the solver has."""
+        """Return the files, by name, for training with some settings on all samples."""
         return self._with(values, self._student, self._solver.max_iter)
 
     def digests(self, values: Values) -> dict[str, str]:
-        """Return digests of what a trial with some settings depends on: its files and weights."""
+        """Return digests of the files and weights that a trial with some settings depends on."""
         contents = {
             name: text.to_text(message).encode() for name, message in self.trial(values).items()
         }
@@ -229,40 +229,40 @@ def measured(net: Net, asked: str | None) -> str:
     losses = [top for layer, top in tops if layer.is_loss]
     if not accuracies + losses:
         raise SolverError(
-            "the test net has no Accuracy and no loss: say with -measure by which output trials "
-            f"are compared. Its outputs: {', '.join(net.outputs) or 'none'}"
+            "the test net has no Accuracy and no loss: name with -measure the output by "
+            f"which trials are compared. Its outputs: {', '.join(net.outputs) or 'none'}"
         )
     return (accuracies + losses)[0]
 
 
 def _given_weights(distiller: Any) -> Iterator[float]:
-    """Yield the loss weights that a distiller states, if there is one."""
+    """Yield the loss weights given in a distiller, if there is one."""
     for layer in distiller.layer if distiller is not None else ():
         yield from (weight for weight in layer.loss_weight if weight > 0)
 
 
 def _multiply_weights(distiller: Any, factor: float) -> None:
-    """Multiply the loss weights that a distiller states."""
+    """Multiply the loss weights given in a distiller."""
     for layer in distiller.layer:
         layer.loss_weight[:] = [weight * factor for weight in layer.loss_weight]
 
 
 def _check_apart(trained: list[Any], tested: list[Any]) -> None:
-    """Refuse validation records that are trained on."""
+    """Refuse validation samples that are also training samples."""
     for one in (layer.data_param for layer in trained):
         for layer in tested:
             other = layer.data_param
             ends = [x.first + x.count if x.HasField("count") else 1 << 62 for x in (one, other)]
             if one.source == other.source and one.first < ends[1] and other.first < ends[0]:
                 raise SolverError(
-                    f"layer '{layer.name}' (Data): the validation records are among those trained "
-                    "on: leave them out of the layer of phase TRAIN with first or count",
+                    f"layer '{layer.name}' (Data): the validation samples are among the training "
+                    "samples: leave them out of the layer of phase TRAIN with first or count",
                     layer.source_line or None,
                 )
 
 
 def _stretch(solver: Any, factor: float) -> None:
-    """Let a solver see as many records in other batches: with so many times the iterations."""
+    """Scale a solver's iterations, to use the same number of samples with other batch sizes."""
     for field in ("max_iter", "test_interval", "stepsize", "display", "snapshot"):
         value = getattr(solver, field)
         if solver.HasField(field) and value > 0:

@@ -1,4 +1,4 @@
-"""A part of the training records that validates, in place of the test records."""
+"""Splitting off a part of the training samples for validation, in place of the test samples."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from ...proto.filter import is_included
 from ..run_files import batch_for
 
 STAGE = "validation"
-SHARE = 10  # one record in so many validates
-_RECORDS = {"Data", "HDF5Data", "ImageData", "WindowData"}  # layers that give records of files
-_LOOKED_AT = 1000  # labels that are read to see whether all classes are there
+SHARE = 10  # one sample in so many is for validation
+_FROM_FILES = {"Data", "HDF5Data", "ImageData", "WindowData"}  # layers that read files
+_CHECKED_LABELS = 1000  # how many are read to check that all classes are present
 
 
 class Split:
-    """Splits the records a net is trained on: the last tenth validates, the rest trains.
+    """Splits a net's training samples: the last tenth is for validation, the rest for training.
 
     Args:
         net: the student's NetParameter with the layers of all phases.
-        train: the NetState it is trained in.
-        test: the NetState it is tested in.
-        file: where it was read.
-        notify: takes what the user should know.
+        train: the NetState of training.
+        test: the NetState of testing.
+        file: the net's file.
+        notify: prints a line for the user.
 
     Attributes:
-        net: the net that trains on the rest and is tested on the tenth, and on nothing else.
-        batches: how many batches show the tenth once.
+        net: the net that is trained on the rest and tested only on the tenth.
+        batches: how many batches use each sample of the tenth once.
 
     Raises:
-        SolverError: the records cannot be split.
-        DataError: the records are missing or damaged.
+        SolverError: the samples cannot be split.
+        DataError: the samples are missing or damaged.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Split:
         self.net.CopyFrom(net)
         del self.net.layer[:]
         for layer in net.layer:
-            if layer.type not in _RECORDS:
+            if layer.type not in _FROM_FILES:
                 self.net.layer.append(layer)
             elif is_included(layer, train):
                 self.net.layer.extend(self._two(layer))
@@ -60,31 +60,31 @@ class Split:
             raise SolverError(_advice(net.name, "has no layer of type Data in phase TRAIN"))
 
     def _two(self, layer: Any) -> tuple[Any, Any]:
-        """Return the layers of the records that train and of those that validate."""
+        """Return the layers of the training and the validation samples."""
         if layer.type != "Data":
             raise SolverError(
-                _advice(f"layer '{layer.name}' ({layer.type})", "gives no part of its records"),
+                _advice(f"layer '{layer.name}' ({layer.type})", "cannot select some samples"),
                 layer.source_line or None,
             )
         first, count = layer.data_param.first, self._count(layer)
-        held = count // SHARE
-        held -= held % 100 if held >= 100 else 0  # so that batches of 100 fit
-        if held < 1:
+        validated = count // SHARE
+        validated -= validated % 100 if validated >= 100 else 0  # so that batches of 100 fit
+        if validated < 1:
             raise SolverError(
-                f"layer '{layer.name}' (Data): {count} records cannot be split: the last tenth is "
+                f"layer '{layer.name}' (Data): {count} samples cannot be split: the last tenth is "
                 "empty",
                 layer.source_line or None,
             )
         training, validating = pb.LayerParameter(), pb.LayerParameter()
         training.CopyFrom(layer)
-        training.data_param.count = count - held
+        training.data_param.count = count - validated
         if not layer.include:
             training.ClearField("exclude")
             training.include.add(phase=pb.TRAIN)
         validating.CopyFrom(self._test_layer(layer))
         validating.data_param.CopyFrom(layer.data_param)
-        validating.data_param.first = first + count - held
-        validating.data_param.count = held
+        validating.data_param.first = first + count - validated
+        validating.data_param.count = validated
         validating.transform_param.ClearField("mirror")  # it is random in TEST too
         validating.ClearField("exclude")
         del validating.include[:]
@@ -96,11 +96,11 @@ class Split:
         return training, validating
 
     def _test_layer(self, layer: Any) -> Any:
-        """Return the layer that makes the same blobs in phase TEST, for how it transforms."""
+        """Return the layer with the same tops in phase TEST, for its transformation."""
         return next((x for x in self._test_layers if list(x.top) == list(layer.top)), layer)
 
     def _count(self, layer: Any) -> int:
-        """Return how many records a layer's range has, those of all classes."""
+        """Return the number of samples in a layer's range, of all classes."""
         param = pb.DataParameter()
         param.CopyFrom(layer.data_param)
         del param.leave_out[:]
@@ -115,19 +115,20 @@ class Split:
         if len(lacking) > len(trained) / 2:
             several = ", ".join(map(str, sorted(lacking)[:10]))
             self._notify(
-                f"layer '{name}': the last tenth of the records has none of the labels {several}"
-                f"{', ...' if len(lacking) > 10 else ''}: it says little unless they are shuffled"
+                f"layer '{name}': the last tenth of the samples has none of the labels {several}"
+                f"{', ...' if len(lacking) > 10 else ''}: validation is unreliable unless they are "
+                "shuffled"
             )
 
 
-def _some_labels(records: SampleSource) -> set[int]:
-    numbers = np.unique(np.linspace(0, len(records) - 1, _LOOKED_AT).astype(int))
-    return {records.label(int(number)) for number in numbers}
+def _some_labels(samples: SampleSource) -> set[int]:
+    numbers = np.unique(np.linspace(0, len(samples) - 1, _CHECKED_LABELS).astype(int))
+    return {samples.label(int(number)) for number in numbers}
 
 
 def _advice(subject: str, fact: str) -> str:
     return (
-        f"{subject} {fact}, so nothing can be held back from it for validation. Give the net a "
+        f"{subject} {fact}, so no samples can be split off for validation. Give the net a "
         f'data layer with include {{ phase: TEST stage: "{STAGE}" }} and the solver a test_state '
         f'{{ stage: "{STAGE}" }}'
     )

@@ -47,7 +47,7 @@ def build(solver: Solver, options: Options) -> Iterator[Callback]:
     if not batches:
         return
     where = solver.plan.where("refresh_statistics")
-    if not statistics.following(solver.net):
+    if not statistics.layers_with_running_stats(solver.net):
         raise SolverError(
             "the net has no layer in TRAIN with running statistics (BatchNorm or BN). "
             f"Received: refresh_statistics: {batches}. Leave it out",

@@ -28,9 +28,9 @@ class StatisticsMonitor(Callback):
 
     def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
         """Warn about each test net that is much better with batch statistics."""
-        norms = statistics.following(solver.net)
+        norms = statistics.layers_with_running_stats(solver.net)
         changes = [
-            statistics.Change(norm, norm.kept(), norm.last_batch)
+            statistics.Change(norm, norm.running_stats(), norm.last_batch)
             for norm in norms
             if norm.last_batch is not None
         ]
@@ -54,18 +54,22 @@ class StatisticsMonitor(Callback):
 def _difference(net: Net, names: set[str], batches: int) -> str | None:
     """Return how much better a test net is with batch statistics, in words; None if it is not."""
     layers = [node.layer for node in net.nodes]
-    norms = [x for x in layers if isinstance(x, BatchStatistics) and x.stored and x.name in names]
+    norms = [
+        x
+        for x in layers
+        if isinstance(x, BatchStatistics) and x.use_global_stats and x.name in names
+    ]
     named = [node for node in net.nodes if node.layer.proto.top]
     metrics = [node.layer for node in named if node.layer.type == "Accuracy"]
     is_accuracy = bool(metrics)
     if not metrics:
         metrics = [node.layer for node in named if any(node.loss_weights)]
     try:
-        kept = statistics.score(net, metrics, batches)
+        running = statistics.score(net, metrics, batches)
         own = statistics.score(net, metrics, batches, norms)
     except CaffeKDError:  # its data's position cannot be restored
         return None
-    for metric, before, after in zip(metrics, kept, own, strict=True):
+    for metric, before, after in zip(metrics, running, own, strict=True):
         if after > before + _POINTS if is_accuracy else before > _LOSSES * after:
             name = metric.proto.top[0]
             return f"{name} = {before:.4g}, but {after:.4g} with the statistics of each batch,"
@@ -74,5 +78,5 @@ def _difference(net: Net, names: set[str], batches: int) -> str | None:
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:
     """Yield the callback if there is a test net and a layer with running statistics."""
-    if solver.test_nets and statistics.following(solver.net):
+    if solver.test_nets and statistics.layers_with_running_stats(solver.net):
         yield StatisticsMonitor()

@@ -145,7 +145,7 @@ def test_file_of_something_else_is_not_replaced(make: Callable[[Path], None]) ->
     make(path)
     before = path.read_bytes() if path.is_file() else None
     net = output_net((3, 2), (3,), file="mine")
-    with pytest.raises(DataError, match=r"mine: layer 'o' .*no such layer has written"):
+    with pytest.raises(DataError, match=r"mine: layer 'o' .*not written by such a layer"):
         give(net, 0)
     assert (path.read_bytes() if path.is_file() else None) == before
 

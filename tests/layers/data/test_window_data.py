@@ -225,7 +225,7 @@ def test_cached_images_and_root_folder_give_the_same_pixels(tmp_path: Path) -> N
         ("", "crop_size: 0", "needs a crop_size greater than 0"),
         ("", "jitter: 1", "leave jitter out"),
         ("context_pad: 8", "", "context_pad must leave room"),
-        ("fg_fraction: 1.5", "", "fg_fraction is a share, from 0 to 1"),
+        ("fg_fraction: 1.5", "", "fg_fraction must be in 0..1"),
         ('crop_mode: "round"', "", 'crop_mode is "warp" or "square"'),
         ("fg_threshold: 2", "", "no foreground windows in windows.txt. .*drawn_per_batch=2"),
         ("", "mean_value: 1 mean_value: 2", "either 1 mean_value or as many as channels: 3"),

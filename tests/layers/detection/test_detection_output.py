@@ -205,7 +205,7 @@ def test_what_is_not_done_is_told_once():
     layer.context.notify = lines.append
     for _ in range(2):
         layer(*map(torch.from_numpy, bottoms()))
-    assert lines == ["layer 'L': DetectionOutput does not act on save_output_param, visualize"]
+    assert lines == ["layer 'L': DetectionOutput does not support save_output_param, visualize"]
 
 
 def test_names_of_files_without_a_folder_ask_for_nothing():

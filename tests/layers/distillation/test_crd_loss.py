@@ -224,7 +224,7 @@ def test_crd_loss_refuses_the_state_of_another(negatives, width):
     layer = make_layer(body(), (4, 5), (4, 5))
     layer(*batches(1)[0][:2])
     other = make_layer(body(negatives), (4, width), (4, width))
-    with pytest.raises(ValueError, match=f"keeps {negatives} embeddings of {width} values"):
+    with pytest.raises(ValueError, match=f"stores {negatives} embeddings of {width} values"):
         other.restore(layer.state())
 
 

@@ -106,5 +106,5 @@ def test_decoupled_loss_that_cannot_be_is_refused(arguments, words):
 
 def test_decoupled_loss_label_outside_the_classes_is_refused(values):
     values["label"] += 3
-    with pytest.raises(NetError, match=r"a label is no class.*label=10, classes=10"):
+    with pytest.raises(NetError, match=r"a label is out of range.*label=10, classes=10"):
         loss_net()(values)

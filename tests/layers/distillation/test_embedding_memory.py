@@ -222,7 +222,7 @@ def test_all_records_but_its_own_are_drawn_for_a_record():
     memory = Bank(RECORDS, WIDTH, 500, 0.5, draws)
     numbers = list(range(RECORDS))
     rows = unit(torch.randn(RECORDS, WIDTH))
-    memory.keep([rows, rows], torch.zeros(RECORDS), numbers[::-1])
+    memory.add([rows, rows], torch.zeros(RECORDS), numbers[::-1])
     assert len(memory) == RECORDS
     drawn, counted = memory.negatives(None, numbers)
     for number in numbers:
@@ -243,11 +243,11 @@ def test_bank_goes_on_as_if_never_interrupted(tmp_path, done):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"numbers": np.array([0, 1, 2, 10])}, "samples beyond the 10 that there are"),
-        ({"numbers": np.array([0, 1, 2, -1])}, "samples beyond the 10 that there are"),
-        ({"numbers": np.array([0, 1, 2, 2])}, "not one number for each sample"),
-        ({"numbers": np.array([0, 1, 2])}, "not one number for each sample"),
-        ({"student": np.zeros((4, 6), np.float32)}, "keeps 10 embeddings of 5 values"),
+        ({"numbers": np.array([0, 1, 2, 10])}, "sample numbers above 9"),
+        ({"numbers": np.array([0, 1, 2, -1])}, "sample numbers above 9"),
+        ({"numbers": np.array([0, 1, 2, 2])}, "not have one number for each sample"),
+        ({"numbers": np.array([0, 1, 2])}, "not have one number for each sample"),
+        ({"student": np.zeros((4, 6), np.float32)}, "stores 10 embeddings of 5 values"),
     ],
 )
 def test_bank_refuses_the_state_of_another(change, words):
@@ -341,8 +341,8 @@ PAIR = [(4, 5), (4, 5)]
         ([*PAIR, (4,), (4,)], "", "the samples' numbers, a data layer's third top, last"),
         ([*PAIR, (3,)], "records: 9", r"one number for each sample. Received: .*number=\(3,\)"),
         ([*PAIR, (3,), (4,)], "records: 9", r"one label for each sample. Received: .*label=\(3,\)"),
-        ([*PAIR, (4,)], "records: 9 momentum: 1.5", "momentum is a share, from 0 to 1"),
-        (PAIR, "momentum: 0.5", "momentum is that of the bank, which needs records"),
+        ([*PAIR, (4,)], "records: 9 momentum: 1.5", "momentum must be in 0..1"),
+        (PAIR, "momentum: 0.5", "momentum is for the bank, which needs records"),
         ([*PAIR, (4,)], "records: 4294967295", "the bank of embeddings is too large"),
         (
             [*PAIR, (4,)],

@@ -95,5 +95,5 @@ def test_accuracy_label_count_differs_fails():
 @pytest.mark.parametrize("label", [3, -1, math.nan])
 def test_accuracy_label_outside_the_classes_fails(label):
     net = accuracy_net()
-    with pytest.raises(NetError, match=r"layer 'L' \(Accuracy\): a label is no class.*classes=3"):
+    with pytest.raises(NetError, match=r"'L' \(Accuracy\): a label is out of range.*classes=3"):
         net({"label": torch.tensor([0.0, 1, label, 2])})

@@ -81,7 +81,7 @@ def test_centers_come_to_lie_in_the_middle_of_their_class():
     [
         ({"label": (4,)}, "same first dimension"),
         ({"label": (5, 2)}, "one label for each sample"),
-        ({"x": (5, 3, 2), "param": "axis: 2"}, "axis must make one vector of a sample"),
+        ({"x": (5, 3, 2), "param": "axis: 2"}, "axis must leave one vector for each sample"),
         ({"param": "axis: 2"}, "axis is out of range"),
     ],
 )
@@ -96,5 +96,5 @@ def test_no_class_is_told():
             {"x": (5, 3), "label": (5,)},
             'layer { name: "L" type: "CenterLoss" bottom: "x" bottom: "label" }',
         )
-    with pytest.raises(NetError, match=r"a label is no class.*label=4, classes=4"):
+    with pytest.raises(NetError, match=r"a label is out of range.*label=4, classes=4"):
         layer_of(net_of())(torch.zeros(5, 3), torch.full((5,), 4.0))

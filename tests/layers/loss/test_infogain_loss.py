@@ -155,5 +155,5 @@ def test_file_that_is_missing_or_of_another_size_is_told(tmp_path):
 
 
 def test_label_that_is_no_class_is_told():
-    with pytest.raises(NetError, match=r"a label is no class.*label=4, classes=4"):
+    with pytest.raises(NetError, match=r"a label is out of range.*label=4, classes=4"):
         layer_of(net_of())(torch.zeros(5, 4), torch.full((5,), 4.0), torch.eye(4))

@@ -53,7 +53,7 @@ def test_blob_refuses_absurd_extents(dims, error):
 
 def test_parameter_blob_keeps_its_shape():
     layer = make_layer(body("Parameter"), (2,))
-    with pytest.raises(RuntimeError, match="keeps the shape that add_blob gave it"):
+    with pytest.raises(RuntimeError, match="keeps the shape from add_blob"):
         layer.user_layer.blobs[0].reshape(2)
 
 

@@ -49,7 +49,7 @@ def test_order_is_caffes_whatever_the_memory_layout():
     [
         ("axis: 4", "axis is out of range"),
         ("end_axis: 4", "end_axis is out of range"),
-        ("axis: 2 end_axis: 1", "axis must not be behind end_axis"),
+        ("axis: 2 end_axis: 1", "axis must not be after end_axis"),
     ],
 )
 def test_mistake_is_told(param, words):

@@ -235,7 +235,7 @@ def test_net_with_a_model_inside_is_not_exported(folder: Path) -> None:
         'layer { name: "L" type: "ONNXModel" bottom: "x" top: "y" '
         'onnx_model_param { model: "model.onnx" } }'
     )
-    with pytest.raises(CaffeKDError, match="a model inside a net is not exported again"):
+    with pytest.raises(CaffeKDError, match="a model inside a net is not exported"):
         to_onnx(net, "out.onnx")
 
 
@@ -309,7 +309,11 @@ def test_another_model_is_not_answered_from_the_old_cache(run) -> None:
 @pytest.mark.parametrize(
     ("teacher", "kd", "message"),
     [
-        ('weights: "teacher.caffemodel"', "teacher/ip", "an ONNX model, which holds its weights"),
+        (
+            'weights: "teacher.caffemodel"',
+            "teacher/ip",
+            "ONNX model, which contains its weights",
+        ),
         ("", "teacher/ipp", "computes no blob 'ipp' in phase TEST. Did you mean 'teacher/ip'"),
     ],
 )

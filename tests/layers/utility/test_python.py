@@ -414,7 +414,7 @@ def test_method_that_is_missing_is_named():
 
 
 def test_top_that_gets_no_shape_is_told():
-    with pytest.raises(NetError, match=r"gave top\[0\] a shape: call top\[0\]\.reshape"):
+    with pytest.raises(NetError, match=r"set the shape of top\[0\]: call top\[0\]\.reshape"):
         layer_net(body("Shapeless"), (2,))
 
 

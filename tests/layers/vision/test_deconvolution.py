@@ -135,7 +135,7 @@ def test_channels_last_gives_the_same_numbers():
         ("kernel_size: 3", "num_output must be at least 1"),
         ("num_output: 4 kernel_size: 3 group: 2", "channels should be multiples of group"),
         ("num_output: 4 kernel_size: 3 group: 3", "Number of output should be multiples of group"),
-        ("num_output: 4 kernel_size: 3 pad: 5", "the padding takes the whole top away"),
+        ("num_output: 4 kernel_size: 3 pad: 5", "the padding removes the whole top"),
         ("num_output: 4 kernel_size: 3 stride: 0", "Stride must be nonzero"),
         ("num_output: 9 kernel_size: 3 stride: 100000", "the top is too large: blob size exceeds"),
     ],

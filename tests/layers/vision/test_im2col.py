@@ -97,7 +97,7 @@ def test_onnx_equals_forward(param, shape):
     ("param", "shape", "words"),
     [
         ("", (2, 3, 4, 4), "kernel_size must be specified once, or once per spatial dimension"),
-        ("kernel_size: 2", (2, 3), "must have a spatial axis behind the channels"),
+        ("kernel_size: 2", (2, 3), "must have a spatial axis after the channels"),
         ("kernel_size: 2 axis: 3", (2, 3, 4, 4), "must have a spatial axis"),
         ("kernel_size: 2 axis: 4", (2, 3, 4, 4), "axis is out of range"),
         ("kernel_size: 0", (2, 3, 4, 4), "Filter dimensions must be nonzero"),

@@ -44,8 +44,8 @@ def test_database_that_is_whole_is_opened(tmp_path: Path, whole: bytes) -> None:
 @pytest.mark.parametrize("content", [b"x" * 5000, b"SQLite format 3\0" + b"\1" * 5000])
 def test_what_is_no_database_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     message = opened(tmp_path / "search.db", content)
-    assert "search.db: is damaged, or no search's database: " in message
-    assert "Move it away, and the same command begins the search again" in message
+    assert "search.db: is damaged, or is not a search's database: " in message
+    assert "Move it away, and the same command starts the search again" in message
 
 
 def test_damaged_database_is_one_clear_error_or_as_good_as_whole(

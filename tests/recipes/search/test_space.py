@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from caffe_kd.core.errors import UsageError
-from caffe_kd.recipes.search.space import Space, parse, told
+from caffe_kd.recipes.search.space import Space, describe, parse
 
 OWN = {"temperature": 4.0, "alpha": 0.9, "base_lr": 0.02, "batch_size": 64.0, "weight_decay": 0.0}
 
@@ -55,4 +55,4 @@ def test_a_setting_the_solver_lacks_is_refused() -> None:
 
 
 def test_settings_are_told_shortly() -> None:
-    assert told({"base_lr": 0.0123456, "batch_size": 64}) == "base_lr 0.01235, batch_size 64"
+    assert describe({"base_lr": 0.0123456, "batch_size": 64}) == "base_lr 0.01235, batch_size 64"

@@ -40,7 +40,7 @@ def test_last_tenth_validates_and_is_not_trained_on(examples: Path) -> None:
     assert (training.first, training.count) == (0, SAMPLES["train"] - held)
     assert (validating.first, validating.count) == (SAMPLES["train"] - held, held)
     assert {Path(x.source).name for x in (training, validating)} == {"train-images-idx3-ubyte"}
-    assert said == ["validation: the last tenth of the training records, which no trial trains on"]
+    assert said == ["validation: the last tenth of the training samples, which no trial trains on"]
 
 
 def test_final_solver_trains_on_all_and_is_tested_on_the_tests(examples: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_nets_own_validation_records_are_used(examples: Path, tmp_path: Path) 
 
 def test_validation_records_that_are_trained_on_are_refused(examples: Path, tmp_path: Path) -> None:
     path = with_validation(examples, tmp_path / "own", "count: 51")
-    with pytest.raises(SolverError, match="the validation records are among those trained on"):
+    with pytest.raises(SolverError, match="the validation samples are among the training"):
         SearchTarget(path, None, None, lambda _: None)
 
 
