@@ -101,7 +101,7 @@ def test_axis_counts_from_either_end(axis, want):
     assert make_layer('type: "ReLU"', (2,)).axis(axis, 3) == want
 
 
-def test_axis_out_of_range_is_told():
+def test_axis_out_of_range_is_reported():
     with pytest.raises(NetError, match="axis is out of range for a bottom of 3 axes.*axis=3"):
         make_layer('type: "ReLU"', (2,)).axis(3, 3)
 
@@ -130,12 +130,12 @@ def test_wrong_filler_is_told_with_the_layer():
         (1, 0, "takes 1 bottom"),
     ],
 )
-def test_wrong_count_of_blobs_is_told(tops, bottoms, words):
+def test_wrong_count_of_blobs_is_reported(tops, bottoms, words):
     with pytest.raises(NetError, match=words):
         make_layer('type: "ReLU"', *[(2,)] * bottoms, tops=tops)
 
 
-def test_count_from_to_is_told():
+def test_count_from_to_is_reported():
     with pytest.raises(NetError, match="takes 1 to 2 bottom"):
         make_layer('type: "Scale"', (2, 3), (2, 3), (2, 3))
 

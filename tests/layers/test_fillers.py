@@ -150,6 +150,6 @@ def test_seed_repeats_the_numbers():
         ((), 'type: "gaussian" sparse: 1', "needs a blob of at least 1 axis"),
     ],
 )
-def test_mistake_is_told(shape, filler, words):
+def test_mistake_is_reported(shape, filler, words):
     with pytest.raises(NetError, match=words):
         filled(shape, filler)

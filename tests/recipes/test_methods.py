@@ -37,7 +37,7 @@ def outcome(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, printed
 
 
-def test_all_methods_and_the_student_alone_are_told(outcome: tuple[Path, str]) -> None:
+def test_all_methods_and_the_student_alone_are_reported(outcome: tuple[Path, str]) -> None:
     folder, printed = outcome
     lines = (folder / "table.txt").read_text().splitlines()
     assert all(line in printed for line in lines)
@@ -137,7 +137,7 @@ def test_students_see_fewer_digits_where_asked_and_teachers_all(
     assert run_main(main, *few, "-digits", "5000")[0] == 2
 
 
-def test_unknown_method_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_method_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-only", "fitnets"]) == 2
     assert "Did you mean 'fitnet'?" in capsys.readouterr().err
 

@@ -138,7 +138,7 @@ def test_gradient_of_a_shared_blob_is_told_for_each_layer_that_takes_it() -> Non
     assert number_of(lines, "[Backward] Layer first, param blob 0 diff") == 2 * (2 + 20)
 
 
-def test_only_displayed_iterations_are_told(folder: Path) -> None:
+def test_only_displayed_iterations_are_reported(folder: Path) -> None:
     solver = make_solver(SETTINGS + "debug_info: true display: 2")
     counts = []
     for _ in range(4):
@@ -148,7 +148,7 @@ def test_only_displayed_iterations_are_told(folder: Path) -> None:
     assert counts == [counts[0], counts[0], 2 * counts[0], 2 * counts[0]]
 
 
-def test_each_pass_of_iter_size_is_told(folder: Path) -> None:
+def test_each_pass_of_iter_size_is_reported(folder: Path) -> None:
     solver = make_solver(SETTINGS + "debug_info: true display: 1 iter_size: 3")
     solver.step(1)
     kinds = [line.split("]")[0].split("[")[1] for line in debug_lines(lines_of(solver))]

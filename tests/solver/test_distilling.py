@@ -111,7 +111,7 @@ def test_teacher_in_the_test_net_has_its_weights_too(folder):
         ("HintLoss", "loss_weight_schedule { point { value: 1 } }"),
     ],
 )
-def test_student_and_teacher_exchanged_is_told(folder, type, more):
+def test_student_and_teacher_exchanged_is_reported(folder, type, more):
     exchanged = DISTILLER.replace('"ip" bottom: "teacher/ip"', '"teacher/ip" bottom: "ip"')
     Path("distiller.prototxt").write_text(exchanged.replace('"DistillingLoss"', f'"{type}" {more}'))
     words = "no layer before 'teacher/ip' learns, but layers before 'ip' would"

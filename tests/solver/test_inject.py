@@ -79,6 +79,6 @@ def test_layer_of_another_shape_is_told_with_both_shapes() -> None:
         ('layer: "relu" to: "stem"', "has no layer 'relu' with parameters"),
     ],
 )
-def test_wrong_name_is_told(entry: str, message: str) -> None:
+def test_wrong_name_is_reported(entry: str, message: str) -> None:
     with pytest.raises(SolverError, match=rf"solver.prototxt:\d+: inject: .*{message}"):
         make_solver(DISTIL + f"\ninject {{ {entry} }}")

@@ -104,13 +104,13 @@ def test_impossible_policy_is_refused(settings, words):
         ),
     ],
 )
-def test_setting_left_out_is_told(settings, notes):
+def test_setting_left_out_is_reported(settings, notes):
     told = check(solver_of(settings))
     assert len(told) == len(notes)
     assert all(note in line for note, line in zip(notes, told, strict=True))
 
 
-def test_rate_left_out_is_told():
+def test_rate_left_out_is_reported():
     (told,) = check(text.parse('lr_policy: "fixed" max_iter: 9', pb.SolverParameter()))
     assert "base_lr, which is not given and counts as 0" in told
 

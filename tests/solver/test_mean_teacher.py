@@ -154,6 +154,6 @@ def test_mean_for_the_tests_alone_leaves_training_as_it_is() -> None:
         ('name: "mean" ema: 0.9 net: "teacher.prototxt"', "averages the student"),
     ],
 )
-def test_wrong_mean_is_told(entry: str, message: str) -> None:
+def test_wrong_mean_is_reported(entry: str, message: str) -> None:
     with pytest.raises(CaffeKDError, match=message):
         make_solver(MEAN.replace('name: "mean" ema: 0.7', entry))

@@ -200,7 +200,7 @@ def test_weights_of_the_command_line_win(folder):
     assert_same_weights(weights_of(second), weights_of(first))
 
 
-def test_layers_the_net_lacks_are_told(folder):
+def test_layers_the_net_lacks_are_reported(folder):
     net = pb.NetParameter()
     net.layer.add(name="elsewhere", type="InnerProduct")
     write_weights("more.caffemodel", net, {"elsewhere": [np.ones(2, np.float32)]})

@@ -154,7 +154,7 @@ def test_students_of_other_data_are_refused() -> None:
         make_solver(MUTUAL.replace('"b" net: "net', '"b" net: "other'))
 
 
-def test_student_blob_that_is_not_there_is_told() -> None:
+def test_student_blob_that_is_not_there_is_reported() -> None:
     Path("distiller.prototxt").write_text(DISTILLER.replace("b/ip", "b/ipp"))
     with pytest.raises(CaffeKDError, match="Unknown bottom blob 'b/ipp'.*Did you mean 'b/ip'"):
         make_solver(MUTUAL)

@@ -30,7 +30,7 @@ def test_onnx_equals_forward():
     check_onnx(net)
 
 
-def test_slope_that_would_do_nothing_is_told():
+def test_slope_that_would_do_nothing_is_reported():
     make_layer(f"{BODY} relu6_param {{ negative_slope: 0 }}", (2,))
     with pytest.raises(NetError, match="no slope below 0: leave negative_slope out"):
         make_layer(f"{BODY} relu6_param {{ negative_slope: 0.1 }}", (2,))

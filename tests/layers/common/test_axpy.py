@@ -54,6 +54,6 @@ def test_axpy_is_a_scale_and_an_eltwise():
         ([(2, 3), (2, 3, 4), (2, 3, 5)], "second and third bottom must have the same shape"),
     ],
 )
-def test_bottoms_that_do_not_fit_are_told(shapes, words):
+def test_bottoms_that_do_not_fit_are_reported(shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(BODY, *shapes)

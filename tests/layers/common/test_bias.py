@@ -51,7 +51,7 @@ def test_second_bottom_is_the_operand():
         ("", [(2, 3), (3, 4)], "dimension mismatch between bottom"),
     ],
 )
-def test_mistake_is_told(param, shapes, words):
+def test_mistake_is_reported(param, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(f'type: "Bias" bias_param {{ {param} }}', *shapes)
 

@@ -60,7 +60,7 @@ def test_indices_get_no_gradient_even_where_it_is_forced():
 
 
 @pytest.mark.parametrize("index", [-1.0, 6.0])
-def test_index_out_of_range_is_told(index):
+def test_index_out_of_range_is_reported(index):
     layer = make_layer(BODY, (2,))
     with pytest.raises(NetError, match=rf"must be in 0\.\.5.*index={index:.0f}, input_dim=6"):
         layer(torch.tensor([0.0, index]))
@@ -74,7 +74,7 @@ def test_index_out_of_range_is_told(index):
         ("num_output: 2000000000 input_dim: 1", "the top is too large: blob size exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         make_layer(f'type: "Embed" embed_param {{ {param} }}', (3, 5))
 

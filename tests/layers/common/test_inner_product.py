@@ -59,6 +59,6 @@ def test_transposed_weights_are_filled_for_a_fan_in_of_num_output():
         ("num_output: 4000000000", "blob size exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), (2, 3, 4, 2))

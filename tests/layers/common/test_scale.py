@@ -65,7 +65,7 @@ def test_second_bottom_is_the_factor_and_the_offset_the_only_blob():
         ("", [(2, 3, 4), (4,)], "dimension mismatch between bottom"),
     ],
 )
-def test_mistake_is_told(param, shapes, words):
+def test_mistake_is_reported(param, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(f'type: "Scale" scale_param {{ {param} }}', *shapes)
 

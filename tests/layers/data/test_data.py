@@ -146,7 +146,7 @@ def test_encoded_images_are_forced_to_colour_or_grey(
         assert net.blobs["data"].shape == (2, wanted, 3, 4)
 
 
-def test_raw_records_stay_as_they_are_and_it_is_told() -> None:
+def test_raw_records_stay_as_they_are_and_it_is_reported() -> None:
     net = golden_net("raw_lmdb", "force_gray: true")
     told: list[str] = []
     net.context.notify = told.append

@@ -53,7 +53,7 @@ def test_legacy_lists_give_four_axes():
         ('shape { dim: 1 } data_filler { type: "gausian" }', "Did you mean 'gaussian'"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         dummy(param, tops=2)
 

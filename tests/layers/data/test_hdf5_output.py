@@ -107,14 +107,14 @@ def test_it_is_not_deployed() -> None:
         (((2, 3), (2,)), "", "needs a file_name"),
     ],
 )
-def test_wrong_bottoms_and_settings_are_told(
+def test_wrong_bottoms_and_settings_are_reported(
     shapes: tuple[tuple[int, ...], ...], file: str, told: str
 ) -> None:
     with pytest.raises(NetError, match=r"layer 'o' \(HDF5Output\): .*" + told):
         output_net(*shapes, file=file)
 
 
-def test_records_of_another_shape_are_told() -> None:
+def test_records_of_another_shape_are_reported() -> None:
     net = output_net((2, 3), (2,))
     give(net, 0)
     with pytest.raises(NetError, match=r"keep their shape from pass to pass.*sample=\(4, 1, 1\)"):
@@ -124,7 +124,7 @@ def test_records_of_another_shape_are_told() -> None:
     assert read()[0].shape == (2, 3, 1, 1)
 
 
-def test_file_that_cannot_be_written_is_told() -> None:
+def test_file_that_cannot_be_written_is_reported() -> None:
     Path("out").write_text("in the way")
     with pytest.raises(DataError, match=r"out/rows\.h5: layer 'o' \(HDF5Output\): cannot be wr"):
         give(output_net((2, 3), (2,)), 0)

@@ -115,7 +115,7 @@ def test_rand_skip_begins_anywhere_below_it(source: Path) -> None:
     assert begun == {0.0, 1.0, 2.0}
 
 
-def test_rand_skip_beyond_the_list_is_told(source: Path) -> None:
+def test_rand_skip_beyond_the_list_is_reported(source: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(NetError, match=r"layer 'i' \(ImageData\): Not enough points to skip"):
         image_net(source, param="rand_skip: 4000000000")

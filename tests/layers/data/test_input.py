@@ -37,12 +37,12 @@ def test_values_that_are_set_stay_and_bring_their_shape():
         ("shape { dim: 100000 dim: 100000 }", "blob size exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         input_layer(param)
 
 
-def test_input_that_does_not_exist_is_told():
+def test_input_that_does_not_exist_is_reported():
     net = input_layer("shape { dim: 2 }", 'top: "data"')
     with pytest.raises(NetError, match="no input 'dat'. Did you mean 'data'[?] Inputs: data"):
         net.forward({"dat": torch.zeros(2)})

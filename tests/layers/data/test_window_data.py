@@ -266,7 +266,7 @@ def test_damaged_list_is_told_with_its_line(old: str, new: str, told: str) -> No
         window_net()
 
 
-def test_truncated_empty_and_missing_lists_are_told() -> None:
+def test_truncated_empty_and_missing_lists_are_reported() -> None:
     text = Path("windows.txt").read_text()
     Path("windows.txt").write_text(text[: text.index("# 1") - 100])
     with pytest.raises(DataError, match=r"windows\.txt:6: the file ends after \d+ of 24 windows"):

@@ -318,6 +318,6 @@ L, S, P = [v.shape for v in bottoms()]
         ("num_classes: 4", (L, S), r"takes 3 to 4 bottom blob\(s\)"),
     ],
 )
-def test_mistake_is_told(param, shapes, words):
+def test_mistake_is_reported(param, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), *shapes)

@@ -165,7 +165,7 @@ def test_onnx():
         ("min_size: 9 step_h: 3 step_w: -1", "step_w should be larger than 0"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), PLANE, IMAGE)
 

@@ -141,6 +141,6 @@ def test_absurd_coordinates_do_no_harm(value):
         (body(), [(2, 12, 8), (4, 5)], "Input must have 4 axes"),
     ],
 )
-def test_mistake_is_told(layer, shapes, words):
+def test_mistake_is_reported(layer, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(layer, *shapes)

@@ -181,6 +181,6 @@ def test_absurd_coordinates_do_no_harm(value):
         (body(4000000000, 4000000000), [SHAPE, (4, 5)], "top 'y0' is too large"),
     ],
 )
-def test_mistake_is_told(layer, shapes, words):
+def test_mistake_is_reported(layer, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(layer, *shapes)

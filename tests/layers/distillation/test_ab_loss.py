@@ -43,6 +43,6 @@ def test_ab_loss_takes_its_margin_from_the_parameters():
         ((4, 3), (4, 3), "margin: 0", "margin must be above 0. Received: margin=0"),
     ],
 )
-def test_ab_loss_that_cannot_be_is_told(student, teacher, settings, words):
+def test_ab_loss_that_cannot_be_is_reported(student, teacher, settings, words):
     with pytest.raises(NetError, match=words):
         make_layer(f"{BODY} ab_loss_param {{ {settings} }}", student, teacher)

@@ -21,11 +21,11 @@ def test_attention_transfer_loss_holds_what_all_do(teacher):
 
 
 @pytest.mark.parametrize("teacher", [(3, 4), (3, 4, 2), (3, 4, 2, 2, 2)])
-def test_attention_transfer_loss_of_what_is_no_map_is_told(teacher):
+def test_attention_transfer_loss_of_what_is_no_map_is_reported(teacher):
     with pytest.raises(NetError, match=r"needs maps of 4 axes \(N, C, H, W\).*bottom=\(3, 4"):
         make_layer(BODY, (3, 4, 2, 2), teacher)
 
 
-def test_attention_transfer_loss_of_other_records_is_told():
+def test_attention_transfer_loss_of_other_records_is_reported():
     with pytest.raises(NetError, match="same number of samples"):
         make_layer(BODY, (3, 4, 2, 2), (2, 4, 2, 2))

@@ -24,6 +24,6 @@ def test_correlation_congruence_loss_of_one_record_is_zero():
     assert float(loss_of(BODY, values.es[:1], values.et[:1])) == 0
 
 
-def test_correlation_congruence_loss_of_other_sizes_is_told():
+def test_correlation_congruence_loss_of_other_sizes_is_reported():
     with pytest.raises(NetError, match="same number of values per sample.*InnerProduct"):
         make_layer(BODY, (5, 3), (5, 4))

@@ -261,6 +261,6 @@ def test_crd_loss_and_its_embeddings_are_absent_from_deployment():
         ([(4, 5), (4, 5)], "negatives: 4294967295", "the memory of negatives is too large"),
     ],
 )
-def test_crd_loss_that_cannot_be_is_told(shapes, settings, words):
+def test_crd_loss_that_cannot_be_is_reported(shapes, settings, words):
     with pytest.raises(NetError, match=rf"layer 'L' \(CRDLoss\): .*{words}"):
         make_layer(f'type: "CRDLoss" crd_loss_param {{ {settings} }}', *shapes)

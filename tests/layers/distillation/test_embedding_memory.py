@@ -351,13 +351,13 @@ PAIR = [(4, 5), (4, 5)]
         ),
     ],
 )
-def test_bank_that_cannot_be_is_told(shapes, settings, words):
+def test_bank_that_cannot_be_is_reported(shapes, settings, words):
     with pytest.raises(NetError, match=rf"layer 'L' \(CRDLoss\): .*{words}"):
         make_layer(f'type: "CRDLoss" crd_loss_param {{ {settings} }}', *shapes)
 
 
 @pytest.mark.parametrize("number", [-1.0, 10.0, 2.5, math.nan])
-def test_number_that_no_record_has_is_told(number):
+def test_number_that_no_record_has_is_reported(number):
     words = rf"samples are numbered from 0.*number={number}, records=10"
     with pytest.raises(NetError, match=words):
         bank()(*batches(1)[0][:3], torch.tensor([0.0, 1.0, 2.0, number]))

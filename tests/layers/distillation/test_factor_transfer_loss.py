@@ -65,11 +65,11 @@ def test_factor_transfer_loss_explains_its_powers(powers, lines):
     ("powers", "words"),
     [("p2: 0", "p2 must be at least 1"), ("p1: 0", "must have the same number of channels")],
 )
-def test_factor_transfer_loss_that_cannot_be_is_told(powers, words):
+def test_factor_transfer_loss_that_cannot_be_is_reported(powers, words):
     with pytest.raises(NetError, match=words):
         make_layer(f"{BODY} factor_transfer_loss_param {{ {powers} }}", (3, 2, 2, 2), (3, 4, 2, 2))
 
 
-def test_factor_transfer_loss_of_what_is_no_map_is_told():
+def test_factor_transfer_loss_of_what_is_no_map_is_reported():
     with pytest.raises(NetError, match="needs maps of 4 axes"):
         make_layer(BODY, (3, 4), (3, 4))

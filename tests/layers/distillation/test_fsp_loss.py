@@ -30,6 +30,6 @@ def test_fsp_loss_holds_what_all_do():
         ([(3, 2, 4, 4), (3, 3, 2, 2)], r"takes 4 bottom blob\(s\)"),
     ],
 )
-def test_fsp_loss_of_maps_that_do_not_fit_is_told(shapes, words):
+def test_fsp_loss_of_maps_that_do_not_fit_is_reported(shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(BODY, *shapes)

@@ -62,6 +62,6 @@ def test_hint_loss_takes_vectors_of_either_form():
         ((4,), (4,), "at least 2 axes"),
     ],
 )
-def test_hint_loss_of_features_that_do_not_fit_is_told(student, teacher, words):
+def test_hint_loss_of_features_that_do_not_fit_is_reported(student, teacher, words):
     with pytest.raises(NetError, match=rf"layer 'L' \(HintLoss\): .*{words}"):
         make_layer(BODY, student, teacher)

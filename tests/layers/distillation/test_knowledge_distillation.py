@@ -241,7 +241,7 @@ def test_both_spellings_at_once_are_refused():
         ),
     ],
 )
-def test_mistake_is_told(arguments, words):
+def test_mistake_is_reported(arguments, words):
     with pytest.raises(NetError, match=rf"layer 'L' \(KnowledgeDistillation\): .*{words}"):
         net_of(**arguments)
 

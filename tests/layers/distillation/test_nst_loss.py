@@ -20,6 +20,6 @@ def test_nst_loss_holds_what_all_do(teacher):
     check_pair_loss(BODY, (3, 2, 2, 3), teacher)
 
 
-def test_nst_loss_of_what_is_no_map_is_told():
+def test_nst_loss_of_what_is_no_map_is_reported():
     with pytest.raises(NetError, match="needs maps of 4 axes"):
         make_layer(BODY, (3, 4), (3, 4))

@@ -20,6 +20,6 @@ def test_pkt_loss_holds_what_all_do(student, teacher):
     check_pair_loss(BODY, student, teacher)
 
 
-def test_pkt_loss_of_other_records_is_told():
+def test_pkt_loss_of_other_records_is_reported():
     with pytest.raises(NetError, match=r"same number of samples. Received: student=\(5, 3\)"):
         make_layer(BODY, (5, 3), (4, 3))

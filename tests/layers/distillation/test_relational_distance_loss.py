@@ -20,6 +20,6 @@ def test_relational_distance_loss_of_one_record_is_zero():
     assert float(loss_of(BODY, values.es[:1], values.et[:1])) == 0
 
 
-def test_relational_distance_loss_of_other_records_is_told():
+def test_relational_distance_loss_of_other_records_is_reported():
     with pytest.raises(NetError, match=r"same number of samples. Received: student=\(5, 3\)"):
         make_layer(BODY, (5, 3), (4, 3))

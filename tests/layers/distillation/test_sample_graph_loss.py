@@ -39,6 +39,6 @@ def test_sample_graph_loss_of_edges_alone_takes_embeddings_of_any_size():
         ((6, 3), "edge_weight: inf", "must be 0 or more. .*edge_weight=inf"),
     ],
 )
-def test_sample_graph_loss_that_cannot_be_is_told(teacher, settings, words):
+def test_sample_graph_loss_that_cannot_be_is_reported(teacher, settings, words):
     with pytest.raises(NetError, match=words):
         make_layer(f"{BODY} sample_graph_loss_param {{ {settings} }}", (6, 3), teacher)

@@ -110,6 +110,6 @@ def test_axis_is_that_of_softmax_param():
         ({"student": (6,)}, "at least 2 axes"),
     ],
 )
-def test_mistake_is_told(arguments, words):
+def test_mistake_is_reported(arguments, words):
     with pytest.raises(NetError, match=words):
         net_of(**arguments)

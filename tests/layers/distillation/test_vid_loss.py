@@ -48,12 +48,12 @@ def test_vid_loss_learns_the_variance_of_each_channel():
 
 
 @pytest.mark.parametrize("variance", [0, 1e-5, -1])
-def test_vid_loss_of_a_variance_that_cannot_be_is_told(variance):
+def test_vid_loss_of_a_variance_that_cannot_be_is_reported(variance):
     with pytest.raises(NetError, match="initial_variance must be above 1e-05"):
         make_layer(f"{BODY} vid_loss_param {{ initial_variance: {variance} }}", (3, 4), (3, 4))
 
 
-def test_vid_loss_of_other_channels_is_told():
+def test_vid_loss_of_other_channels_is_reported():
     with pytest.raises(NetError, match="same number of channels. Put a 1x1 .* num_output 6"):
         make_layer(BODY, (3, 4, 2, 2), (3, 6, 2, 2))
 

@@ -85,12 +85,12 @@ def test_centers_come_to_lie_in_the_middle_of_their_class():
         ({"param": "axis: 2"}, "axis is out of range"),
     ],
 )
-def test_mistake_is_told(arguments, words):
+def test_mistake_is_reported(arguments, words):
     with pytest.raises(NetError, match=words):
         net_of(**arguments)
 
 
-def test_no_class_is_told():
+def test_no_class_is_reported():
     with pytest.raises(NetError, match="num_output must be at least 1"):
         input_net(
             {"x": (5, 3), "label": (5,)},

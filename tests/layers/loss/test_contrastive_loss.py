@@ -95,7 +95,7 @@ def test_features_may_have_axes_of_extent_one(pairs):
         ({"label": (3,)}, "one label for each pair"),
     ],
 )
-def test_mistake_is_told(shapes, words):
+def test_mistake_is_reported(shapes, words):
     with pytest.raises(
         NetError, match=rf"net.prototxt:4: layer 'L' \(ContrastiveLoss\): .*{words}"
     ):

@@ -49,6 +49,6 @@ def test_one_label_for_each_record_is_asked_for(label):
         net_of(label=label)
 
 
-def test_label_that_is_no_class_is_told():
+def test_label_that_is_no_class_is_reported():
     with pytest.raises(NetError, match=r"a label is out of range.*label=4, classes=4"):
         layer_of(net_of())(torch.zeros(5, 4), torch.full((5,), 4.0))

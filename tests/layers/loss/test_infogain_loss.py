@@ -139,12 +139,12 @@ def test_matrix_as_a_bottom_goes_before_the_file():
         ("infogain_loss_param { axis: 2 }", {}, "axis is out of range"),
     ],
 )
-def test_mistake_is_told(settings, shapes, words):
+def test_mistake_is_reported(settings, shapes, words):
     with pytest.raises(NetError, match=words):
         net_of(settings, **shapes)
 
 
-def test_file_that_is_missing_or_of_another_size_is_told(tmp_path):
+def test_file_that_is_missing_or_of_another_size_is_reported(tmp_path):
     path = tmp_path / "H.binaryproto"
     settings = f'infogain_loss_param {{ source: "{path}" }}'
     with pytest.raises(CaffeKDError, match=r"H\.binaryproto"):
@@ -154,6 +154,6 @@ def test_file_that_is_missing_or_of_another_size_is_told(tmp_path):
         net_of(settings, matrix=None)
 
 
-def test_label_that_is_no_class_is_told():
+def test_label_that_is_no_class_is_reported():
     with pytest.raises(NetError, match=r"a label is out of range.*label=4, classes=4"):
         layer_of(net_of())(torch.zeros(5, 4), torch.full((5,), 4.0), torch.eye(4))

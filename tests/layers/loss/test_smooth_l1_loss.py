@@ -70,6 +70,6 @@ def test_targets_get_a_gradient_and_weights_none():
         ("sigma: 0", 2, {}, "sigma must be above 0"),
     ],
 )
-def test_mistake_is_told(param, count, shapes, words):
+def test_mistake_is_reported(param, count, shapes, words):
     with pytest.raises(NetError, match=words):
         net_of(param, count=count, **shapes)

@@ -129,6 +129,6 @@ def test_onnx_equals_forward_and_a_batchs_statistics_are_refused():
         ("bn_mode: LEARN frozen: true", SHAPE, 1, "bn_mode are SegNet's and frozen another fork's"),
     ],
 )
-def test_mistake_is_told(param, shape, tops, words):
+def test_mistake_is_reported(param, shape, tops, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), shape, tops=tops)

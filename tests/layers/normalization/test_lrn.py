@@ -63,6 +63,6 @@ def test_channels_last_gives_the_same_numbers():
         ("local_size: 4000000001", (2, 4, 5, 6), "blob size exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, shape, words):
+def test_mistake_is_reported(param, shape, words):
     with pytest.raises(NetError, match=words):
         lrn(param, shape)

@@ -66,7 +66,7 @@ def test_no_gradient_to_cont():
     "shapes",
     [((1, 3, 4), (1, 3, 12), (1, 3)), ((3, 4), (3, 16), (3,)), ((1, 3, 4), (1, 3, 16), (3, 1))],
 )
-def test_bottoms_that_do_not_fit_are_told(shapes):
+def test_bottoms_that_do_not_fit_are_reported(shapes):
     with pytest.raises(NetError, match=r"layer 'L' \(LSTMUnit\): the bottoms must be \(1, N, D\)"):
         make_layer(BODY, *shapes, tops=2)
 

@@ -174,13 +174,13 @@ def test_inputs_of_more_axes_are_flattened(type_name, sizes):
         ([(T, N, 4), (T, N), (T, 6)], r"bottom\[2\], the static input, must be \(#streams"),
     ],
 )
-def test_bottoms_that_do_not_fit_are_told(type_name, bottoms, words):
+def test_bottoms_that_do_not_fit_are_reported(type_name, bottoms, words):
     with pytest.raises(NetError, match=words):
         make_layer(f'type: "{type_name}" recurrent_param {{ num_output: 2 }}', *bottoms)
 
 
 @both
-def test_exposed_state_of_another_shape_is_told(type_name):
+def test_exposed_state_of_another_shape_is_reported(type_name):
     bottoms = shapes(type_name, expose=True)
     bottoms[-1] = (1, N, OUTPUTS + 1)
     with pytest.raises(NetError, match=r"shape must match hidden state input shape, \(1, 3, 2\)"):

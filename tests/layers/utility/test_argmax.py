@@ -67,7 +67,7 @@ def test_there_is_no_gradient():
         ("axis: 3", "axis is out of range for a bottom of 3 axes"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), (2, 5, 3))
 

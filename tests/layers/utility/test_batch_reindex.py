@@ -61,7 +61,7 @@ def test_no_index_picks_nothing():
         ([0.0, float("nan")], "was negative"),
     ],
 )
-def test_number_of_no_record_is_told(index, words):
+def test_number_of_no_record_is_reported(index, words):
     layer = make_layer(BODY, (3, 2), (2,))
     with pytest.raises(NetError, match=words):
         layer(torch.randn(3, 2), torch.tensor(index))

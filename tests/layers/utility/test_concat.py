@@ -48,7 +48,7 @@ def test_shape_and_gradient(param, shapes, top):
         ("", [(2, 3, 4), (2, 3, 5)], "same shape, except at concat_axis"),
     ],
 )
-def test_mistake_is_told(param, shapes, words):
+def test_mistake_is_reported(param, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), *shapes)
 

@@ -68,6 +68,6 @@ def test_same_blob_twice_adds_up():
         ("", [(2, 3)], r"takes at least 2 bottom blob\(s\). Received: bottoms=1"),
     ],
 )
-def test_mistake_is_told(param, shapes, words):
+def test_mistake_is_reported(param, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), *shapes)

@@ -80,7 +80,7 @@ def test_layers_behind_take_what_is_left():
         (((4, 2),), 1, r"takes at least 2 bottom blob\(s\)"),
     ],
 )
-def test_mistake_is_told(shapes, tops, words):
+def test_mistake_is_reported(shapes, tops, words):
     with pytest.raises(NetError, match=words):
         make_layer(BODY, *shapes, tops=tops)
 

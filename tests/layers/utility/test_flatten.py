@@ -52,6 +52,6 @@ def test_order_is_caffes_whatever_the_memory_layout():
         ("axis: 2 end_axis: 1", "axis must not be after end_axis"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), (2, 3, 4, 5))

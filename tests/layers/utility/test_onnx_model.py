@@ -147,13 +147,13 @@ def test_values_are_converted_to_the_models_type(folder: Path, kind: int) -> Non
         ('model: "model.onnx"', (3, 2, 1), "input 'x' is any x 2. Received: bottom="),
     ],
 )
-def test_misuse_is_told(folder: Path, param: str, shape: tuple, message: str) -> None:
+def test_misuse_is_reported(folder: Path, param: str, shape: tuple, message: str) -> None:
     twice()
     with pytest.raises(NetError, match=message):
         layer(param, shape)
 
 
-def test_damaged_and_missing_files_are_told(folder: Path) -> None:
+def test_damaged_and_missing_files_are_reported(folder: Path) -> None:
     with pytest.raises(ParseError, match="no such file"):
         layer()
     for content in (b"", b"nonsense" * 9, os.urandom(999)):
@@ -162,7 +162,7 @@ def test_damaged_and_missing_files_are_told(folder: Path) -> None:
             layer()
 
 
-def test_unknown_operator_is_told(folder: Path) -> None:
+def test_unknown_operator_is_reported(folder: Path) -> None:
     model([helper.make_node("Evil", ["x"], ["y"], domain="evil")])
     with pytest.raises(ParseError, match="ONNX Runtime cannot load it"):
         layer()
@@ -317,7 +317,7 @@ def test_another_model_is_not_answered_from_the_old_cache(run) -> None:
         ("", "teacher/ipp", "computes no blob 'ipp' in phase TEST. Did you mean 'teacher/ip'"),
     ],
 )
-def test_wrong_use_of_an_onnx_teacher_is_told(run, teacher: str, kd: str, message: str) -> None:
+def test_wrong_use_of_an_onnx_teacher_is_reported(run, teacher: str, kd: str, message: str) -> None:
     Path("kd.prototxt").write_text(Path("kd.prototxt").read_text().replace("teacher/ip", kd))
     with pytest.raises(CaffeKDError, match=message):
         run("onnx", teacher)

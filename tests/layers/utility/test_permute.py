@@ -59,6 +59,6 @@ def test_records_are_apart_where_their_axis_stays_in_front():
         ((0, 2, 2), r"there are duplicate orders. Received: order=\[0, 2, 2\]"),
     ],
 )
-def test_mistake_is_told(order, words):
+def test_mistake_is_reported(order, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(*order), SHAPE)

@@ -74,7 +74,7 @@ def test_loss_without_loss_weight_is_none():
     assert net.forward() is None
 
 
-def test_bottoms_that_need_no_gradient_are_told():
+def test_bottoms_that_need_no_gradient_are_reported():
     net = layer_net(body("EuclideanLoss", more="loss_weight: 1"), (5, 3), (5, 3))
     a = torch.randn(5, 3, requires_grad=True)
     net.forward({"x0": a, "x1": torch.randn(5, 3)}).backward()
@@ -413,7 +413,7 @@ def test_method_that_is_missing_is_named():
         net.blobs["y0"].sum().backward()
 
 
-def test_top_that_gets_no_shape_is_told():
+def test_top_that_gets_no_shape_is_reported():
     with pytest.raises(NetError, match=r"set the shape of top\[0\]: call top\[0\]\.reshape"):
         layer_net(body("Shapeless"), (2,))
 

@@ -65,6 +65,6 @@ def test_onnx_equals_forward(operation, axis):
 
 
 @pytest.mark.parametrize("axis", [4, -5])
-def test_axis_out_of_range_is_told(axis):
+def test_axis_out_of_range_is_reported(axis):
     with pytest.raises(NetError, match="axis is out of range for a bottom of 4 axes"):
         make_layer(body(f"axis: {axis}"), SHAPE)

@@ -88,7 +88,7 @@ def test_gradient_onnx_layout_and_batch(param, shape):
         ("stride: 2", (1, 4, 3, 2), "height and width must be multiples of stride"),
     ],
 )
-def test_mistake_is_told(param, shape, words):
+def test_mistake_is_reported(param, shape, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), shape)
 

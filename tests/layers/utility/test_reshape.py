@@ -70,7 +70,7 @@ def test_onnx_equals_forward_with_the_batch_open(dims, param):
         ([-1], "num_axes: -2", "num_axes must be >= 0, or -1 for all"),
     ],
 )
-def test_mistake_is_told(dims, param, words):
+def test_mistake_is_reported(dims, param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(dims, param), (2, 3, 4, 5))
 

@@ -52,6 +52,6 @@ def test_gradient_onnx_layout_and_batch():
         ("", (6,), "Number of axes of bottom blob must be >=2"),
     ],
 )
-def test_mistake_is_told(param, shape, words):
+def test_mistake_is_reported(param, shape, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), shape)

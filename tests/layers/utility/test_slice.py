@@ -54,6 +54,6 @@ def test_even_slices_of_the_batch_follow_it():
         ("slice_dim: 3", "slice_dim is out of range for a bottom of 3 axes"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), (2, 6, 4), tops=3)

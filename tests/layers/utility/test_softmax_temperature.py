@@ -70,6 +70,6 @@ def test_onnx_over_the_batch_equals_forward():
         ("", "softmax_param { axis: 2 }", "axis is out of range"),
     ],
 )
-def test_mistake_is_told(param, extra, words):
+def test_mistake_is_reported(param, extra, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param, extra), (2, 3))

@@ -55,6 +55,6 @@ def test_onnx_equals_forward(axis):
         ("tiles: 2000000000", "blob size exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), SHAPE)

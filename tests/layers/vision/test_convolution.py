@@ -142,7 +142,7 @@ def test_batch_and_extent_may_change_after_setup():
         ("num_output: 200000000 kernel_size: 1", "the top is too large: blob size exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words) as error:
         make_layer(f'type: "Convolution" convolution_param {{ {param} }}', (2, 3, 8, 8))
     assert str(error.value).startswith("net.prototxt:2: layer 'L' (Convolution): ")

@@ -72,7 +72,7 @@ def test_reference_gets_no_gradient():
         ("", (2, 3, 4), "the second bottom must have as many axes as the first"),
     ],
 )
-def test_mistake_is_told(param, reference, words):
+def test_mistake_is_reported(param, reference, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), SHAPE, reference)
 

@@ -140,7 +140,7 @@ def test_channels_last_gives_the_same_numbers():
         ("num_output: 9 kernel_size: 3 stride: 100000", "the top is too large: blob size exceeds"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words) as error:
         make_layer(f'type: "Deconvolution" convolution_param {{ {param} }}', (2, 3, 8, 8))
     assert str(error.value).startswith("net.prototxt:2: layer 'L' (Deconvolution): ")

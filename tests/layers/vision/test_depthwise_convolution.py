@@ -85,6 +85,6 @@ def test_num_output_may_be_left_out_and_the_nets_message_stays_as_it_is(kind):
         ("ConvolutionDepthwise", "pad_h: 1 pad: 1", "Either pad or pad_h/w should be specified"),
     ],
 )
-def test_mistake_is_told(kind, param, words):
+def test_mistake_is_reported(kind, param, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(kind, f"kernel_size: 3 {param}"), (2, 4, 6, 5))

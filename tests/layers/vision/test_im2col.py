@@ -107,7 +107,7 @@ def test_onnx_equals_forward(param, shape):
         ("kernel_size: 1 stride: 4000000000 pad: 2000000000", (1, 1, 2, 2), "exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, shape, words):
+def test_mistake_is_reported(param, shape, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), shape)
 

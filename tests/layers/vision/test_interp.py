@@ -98,6 +98,6 @@ def test_layout_of_the_bottom_and_the_batch_make_no_difference():
         ("height: 2000000000 width: 2000000000", SHAPE, "top 'y0' is too large"),
     ],
 )
-def test_mistake_is_told(param, shape, words):
+def test_mistake_is_reported(param, shape, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), shape)

@@ -173,7 +173,7 @@ def test_channels_last_stays_and_gives_the_same_numbers():
         ("kernel_size: 4000000000 pad: 3999999999", "blob size exceeds INT_MAX"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words) as error:
         pooling(param)
     assert str(error.value).startswith("net.prototxt:2: layer 'L' (Pooling): ")

@@ -94,7 +94,7 @@ def test_onnx_equals_forward(pool, levels):
         ("pyramid_height: 1 pool: STOCHASTIC", "STOCHASTIC is not implemented.*on the CPU"),
     ],
 )
-def test_mistake_is_told(param, words):
+def test_mistake_is_reported(param, words):
     with pytest.raises(NetError, match=words) as error:
         make_layer(body(param), (2, 3, 5, 7))
     assert str(error.value).startswith("net.prototxt:2: layer 'L' (SPP): ")

@@ -124,6 +124,6 @@ def test_place_outside_the_plane_is_refused(place):
         ("scale: 4000000000", [SHAPE] * 2, "top 'y0' is too large"),
     ],
 )
-def test_mistake_is_told(param, shapes, words):
+def test_mistake_is_reported(param, shapes, words):
     with pytest.raises(NetError, match=words):
         make_layer(body(param), *shapes)
