@@ -85,11 +85,12 @@ class Table:
         return total({row.layer: row.after for row in self.rows})
 
     def __str__(self) -> str:
-        """Return it as lines of text."""
+        """Return it as lines of text, without the likes of BatchNorm, which the sums include."""
         cells = [["layer", "kept", "parameters", "MACs"]]
         for row in self.rows:
-            kept = f"{row.kept[0]} of {row.kept[1]}" if row.kept else ""
-            cells.append([row.layer, kept, *_changes(row.before, row.after)])
+            if row.kept or row.before.macs:
+                kept = f"{row.kept[0]} of {row.kept[1]}" if row.kept else ""
+                cells.append([row.layer, kept, *_changes(row.before, row.after)])
         cells.append(["all", "", *_changes(self.before, self.after)])
         if self.microseconds is not None:
             cells[0].append("microseconds")

@@ -55,13 +55,14 @@ def _unknown(_visit: Visit) -> Tops:
 @rule("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution")
 def _convolution(visit: Visit) -> Tops:
     layer = visit.layer
-    value, group = _convolved(visit), layer.param.group
-    if group == 1:
-        made = visit.make(layer.param.num_output)
-        visit.use(0, 1, value.ids)
-    else:  # each channel has filters of its own
-        made = np.repeat(value.ids, layer.param.num_output // group)
+    value = visit.united(axis=layer.channel_axis)
+    if _is_depthwise(layer):
+        made = np.repeat(value.ids, layer.param.num_output // layer.channels)
         visit.count("group", value.ids)
+    else:
+        made = visit.make(layer.param.num_output)
+        _tie_groups(visit, made)
+        visit.use(0, 1, _tie_groups(visit, value.ids))
     visit.filter(0, made)
     return _convolution_tops(visit, value, made)
 
@@ -69,23 +70,30 @@ def _convolution(visit: Visit) -> Tops:
 @rule("Deconvolution")
 def _deconvolution(visit: Visit) -> Tops:
     layer = visit.layer
-    value, group = _convolved(visit), layer.param.group
-    if group == 1:
-        made = visit.make(layer.param.num_output)
-        visit.use(0, 0, value.ids)
-        visit.filter(1, made)
-    else:
-        made = np.repeat(value.ids, layer.param.num_output // group)
+    value = visit.united(axis=layer.channel_axis)
+    if _is_depthwise(layer):
+        made = np.repeat(value.ids, layer.param.num_output // layer.channels)
         visit.count("group", value.ids)
         visit.filter(0, value.ids)
+    else:
+        made = visit.make(layer.param.num_output)
+        _tie_groups(visit, value.ids)
+        visit.use(0, 0, value.ids)
+        visit.filter(1, _tie_groups(visit, made))
     return _convolution_tops(visit, value, made)
 
 
-def _convolved(visit: Visit) -> Value:
-    layer = visit.layer
-    if layer.param.group not in (1, layer.channels):
-        raise Kept(f"with group: {layer.param.group} its channels cannot be removed one by one")
-    return visit.united(axis=layer.channel_axis)
+def _is_depthwise(layer: Any) -> bool:
+    """Return whether each channel has filters of its own."""
+    return bool(layer.param.group == layer.channels > 1)
+
+
+def _tie_groups(visit: Visit, ids: Ids) -> Ids:
+    """Let groups stay equally large, by tying their channels; return those of the first."""
+    rows = ids.reshape(visit.layer.param.group, -1)
+    for row in rows[1:]:
+        visit.tie(rows[0], row)
+    return np.ascontiguousarray(rows[0])
 
 
 def _convolution_tops(visit: Visit, value: Value, made: Ids) -> Tops:
@@ -301,8 +309,7 @@ def _reshape(visit: Visit) -> Tops:
 def _shuffle(visit: Visit) -> Tops:
     value = visit.bottom(axis=1)
     rows = value.ids.reshape(visit.layer.group, -1)
-    for row in rows[1:]:  # groups stay equally large
-        visit.tie(rows[0], row)
+    _tie_groups(visit, value.ids)
     return [Value(1, np.ascontiguousarray(rows.T.reshape(-1)))]
 
 

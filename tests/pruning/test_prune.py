@@ -177,11 +177,6 @@ def test_neighbours_in_lrn_stay():
     stays(body, "c1", "layer 'n' (LRN): norm_region: ACROSS_CHANNELS")
 
 
-def test_groups_stay():
-    body = conv("c1", "data", 8) + conv("g", "c1", 6, "kernel_size: 3 group: 2") + ip("out", "g")
-    stays(body, "c1", "layer 'g' (Convolution): with group: 2")
-
-
 def test_shared_parameters_stay():
     shared = 'param { name: "w" } param { name: "b" }'
     twins = conv("c1", "data", 8) + conv("c2", "data", 8)

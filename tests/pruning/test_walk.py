@@ -147,6 +147,20 @@ NETS = {
         + ip("out", "dw2"),
         "c1",
     ),
+    "groups": (
+        conv("c1", "data", 8)
+        + conv("g", "c1", 12, "kernel_size: 3 group: 2")
+        + one(
+            "Deconvolution",
+            "up",
+            "g",
+            extra="convolution_param { num_output: 8 group: 4 kernel_size: 2 stride: 2 }",
+        )
+        + one("ShuffleChannel", "sh", "up", extra="shuffle_channel_param { group: 2 }")
+        + conv("g2", "sh", 8, "kernel_size: 1 group: 2")
+        + ip("out", "g2"),
+        "c1 g up g2",
+    ),
     "deconvolution": (
         conv("c1", "data", 8, "kernel_size: 2 stride: 2")
         + one(
