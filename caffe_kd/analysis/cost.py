@@ -160,9 +160,12 @@ _COUNTS: dict[str, Callable[[LayerNode], int]] = {
     "Bias": _each_value,
     "Convolution": _convolution,
     "ConvolutionDepthwise": _convolution,
+    "ConvolutionRistretto": _convolution,
     "Deconvolution": _deconvolution,
+    "DeconvolutionRistretto": _deconvolution,
     "DepthwiseConvolution": _convolution,
     "Eltwise": _eltwise,
+    "FcRistretto": _inner_product,
     "InnerProduct": _inner_product,
     "LRN": _lrn,
     "LSTM": _recurrent,
@@ -202,7 +205,13 @@ def _receptive(nodes: Iterable[LayerNode]) -> tuple[str, int, int] | None:
     return deepest
 
 
-_WINDOWED = {"Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "Pooling"}
+_WINDOWED = {
+    "Convolution",
+    "ConvolutionDepthwise",
+    "ConvolutionRistretto",
+    "DepthwiseConvolution",
+    "Pooling",
+}
 _SIZED = {"InnerProduct", "Deconvolution", "Reshape", "Flatten", "Crop", "Interp", "Upsample"}
 
 

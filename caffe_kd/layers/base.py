@@ -101,6 +101,8 @@ class Layer(nn.Module):
     output_axis: int | None = None
     no_onnx = ""  # why the type has no ONNX form, and what to do; empty if it has one
     no_torch = ""  # likewise for PyTorch code
+    # Whether the type itself does what quantization_param says.
+    rounds_itself = False
     no_backward = False  # whether Caffe's class ends a backward pass with "Not Implemented Yet"
     is_loss = False  # the first top has loss_weight 1 unless another is given, and may be left out
     # Bottoms that get no gradient unless propagate_down asks: labels, the teacher's logits.

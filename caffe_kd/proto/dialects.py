@@ -281,6 +281,11 @@ V1_TYPES = {
 _V1_TYPE = Rule("a fork", "there is no layer of this type", ())
 
 
+# Types of forks that have no block of their own to be recognised by, and what to do.
+LAYER_TYPES = {
+    "LRNRistretto": "it belongs to Ristretto and rounds each step of its sums to few bits. Write "
+    "LRN, without quantization_param, for float32",
+}
 LAYER_BLOCKS: dict[str, Rule] = {
     name: Rule(fork, NO_SUCH_LAYER)
     for fork, names in _LAYER_BLOCKS.items()

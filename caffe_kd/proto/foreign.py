@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.errors import CaffeKDError, misspelt
 from . import text
-from .dialects import NO_SUCH_LAYER, V1_TYPES, Rule, rule_for, rule_for_word
+from .dialects import LAYER_TYPES, NO_SUCH_LAYER, V1_TYPES, Rule, rule_for, rule_for_word
 from .user_blocks import field_of
 
 _HOLES = ("hole", "hole_h", "hole_w")
@@ -93,6 +93,8 @@ def _refusal(owner: Any, entry: Any, path: str) -> str:
 
 def of_unknown_type(layer: Any) -> str:
     """Return an unknown layer type's fork, judging by its blocks; empty if Caffe knows them all."""
+    if layer.type in LAYER_TYPES:
+        return LAYER_TYPES[layer.type]
     for entry in layer.foreign:
         name, value = parts(entry)
         if value.startswith("{"):

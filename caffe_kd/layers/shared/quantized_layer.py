@@ -121,7 +121,7 @@ def apply(layer: Layer, given: Any = None) -> None:
         NetError: the message cannot be meant, or is of a fork.
     """
     if given is None:
-        if not layer.proto.HasField("quantization_param"):
+        if layer.rounds_itself or not layer.proto.HasField("quantization_param"):
             return
         given = layer.proto.quantization_param
     foreign = [field.name for field, _ in given.ListFields() if field.name not in _OWN]
