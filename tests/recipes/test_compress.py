@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from caffe_kd.cli.compress import main
 from caffe_kd.cli.train import main as train
 from caffe_kd.core.errors import Stopped
-from caffe_kd.data.backends.idx import read_pair
+from caffe_kd.data.backends.idx import IMAGES, LABELS, read_idx, read_pair, write_idx
 from caffe_kd.net import load_net, read_net
 from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
@@ -190,6 +191,25 @@ def test_second_run_does_nothing_again(
     assert not any("distilled: reused" in line for line in other.lines)
 
 
+def test_other_data_has_all_done_again(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in here.glob("*"):
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["-solver", "solver.prototxt", *WEIGHTS, "-macs", "0.5", "-rounds", "1"]
+    words += ["-iterations", "4"]
+    run(capsys, tmp_path / "out", *words)
+    for kind in ("images-idx3", "labels-idx1"):
+        path = tmp_path / f"t10k-{kind}-ubyte"
+        values = read_idx(path, IMAGES if kind.startswith("im") else LABELS)
+        write_idx(path, values[:20])
+    again = run(capsys, tmp_path / "out", *words)
+    assert not any("reused" in line for line in again.lines)
+    assert again.rows["net"][ERRORS].endswith("of 20")
+
+
 def test_what_was_done_before_a_stop_is_kept(
     here: Path,
     tmp_path: Path,
@@ -214,8 +234,9 @@ def test_student_of_a_solver_that_distils_keeps_its_teacher(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["-solver", "kd_solver.prototxt", "-macs", "0.5", "-rounds", "1", "-iterations", "20"]
-    out = run(capsys, tmp_path, *words, "-tolerance", "100")
+    out = run(capsys, tmp_path, *words, "-qat")
     assert list(out.rows)[:4] == ["teacher", "student", "pruned", "pruned and distilled"]
+    assert "int8, trained" in out.rows
     assert out.number("teacher", MACS) == out.number("student", MACS)
     assert out.number("pruned", MACS) <= 0.5 * out.number("student", MACS)
     solver = (tmp_path / "round_1" / "solver.prototxt").read_text()
@@ -307,6 +328,17 @@ def test_net_without_scores_to_learn_from_is_one_line(
     assert main([*words, "-macs", "0.5"]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "has no teacher, and its net no SoftmaxWithLoss" in line
+
+
+def test_several_students_are_one_line(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    students = 'student { name: "a" net: "net.prototxt" } student { name: "b" net: "net.prototxt" }'
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(SOLVER.replace('net: "net.prototxt"', students))
+    assert main(["-solver", str(solver), "-output", str(tmp_path / "o"), "-macs", "0.5"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "trains several students. compress takes a solver of one" in line
 
 
 @pytest.mark.skipif(not OF_2014.is_dir() or not MNIST.is_dir(), reason="../shared is absent")

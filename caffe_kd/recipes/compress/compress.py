@@ -191,6 +191,7 @@ class _Compression:
         title = f"round {number} of {options.rounds}: " if options.rounds > 1 else ""
         cut = self._cut(number)
         if self._result.rows[-1].measured.macs <= cut.amount:
+            self._left.skip(float(self._iterations))
             self._say(f"{title}left out, for the net has as few multiply-adds already")
             return model
         folder = self._folder / f"round_{number}"
@@ -367,7 +368,10 @@ class _Compression:
         file = folder / "solver.prototxt"
 
         def inputs() -> dict[str, str]:
-            contents: dict[str, bytes | str] = {"solver": text.to_text(solver)}
+            contents: dict[str, bytes | str] = {
+                "solver": text.to_text(solver),
+                "data": self._subject.data,
+            }
             named = [p for model in models for p in (model.net, model.weights)]
             named += [Path(p) for t in solver.teacher for p in (t.net, t.weights) if p]
             named += [Path(p) for p in (solver.net, solver.distiller_net) if p]
@@ -406,7 +410,7 @@ class _Compression:
         work: Callable[[], dict[str, Any]],
     ) -> tuple[dict[str, Any], float]:
         """Do a stage unless it is done with the same inputs; return its values and seconds."""
-        inputs = digests(contents)
+        inputs = digests({**contents, "data": self._subject.data})
         known = read_json(record)
         if known.get("inputs") == inputs and all(path.is_file() for path in files):
             self._say(f"{title}: reused, for its inputs are the same")

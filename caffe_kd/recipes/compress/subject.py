@@ -9,7 +9,7 @@ from typing import Any
 from ...core.errors import NetError, SolverError
 from ...core.files import find
 from ...proto import caffe_pb2 as pb
-from ...proto.file_fields import full_path, with_full_paths
+from ...proto.file_fields import full_path, map_files, with_full_paths
 from ...pruning.recover import solver_for, with_distil_stage
 from ...solver.plan import Overrides, read_plan
 
@@ -35,6 +35,7 @@ class Subject:
         joints: the layers of the student's that take a teacher's blobs; they are in the solvers.
         weights: what it starts with; None: it is trained first.
         teacher: the net that it learns from, if it is a single one with weights.
+        data: the files of its data with their sizes, by which a change is noticed.
     """
 
     solver: Any
@@ -42,6 +43,7 @@ class Subject:
     joints: list[Any]
     weights: Path | None
     teacher: Model | None
+    data: str
 
     @property
     def distils(self) -> bool:
@@ -100,7 +102,22 @@ def read_subject(path: Path, weights: Path | None) -> Subject:
     starts = [Path(w).resolve() for w in plan.student_weights]
     if len(starts) > 1:
         raise SolverError("the student starts from several files. compress takes one", str(path))
-    return Subject(solver, net, joints, starts[0] if starts else None, teacher)
+    start = starts[0] if starts else None
+    return Subject(solver, net, joints, start, teacher, _sizes(net))
+
+
+def _sizes(net: Any) -> str:
+    """Return a net's data files and their sizes, a line each."""
+    lines = []
+
+    def add(name: str) -> str:
+        path = Path(name)
+        there = [p for p in (path / "data.mdb", path, Path(f"{name}.gz")) if p.is_file()]
+        lines.append(f"{name} {there[0].stat().st_size if there else '-'}\n")
+        return name
+
+    map_files(net, add)
+    return "".join(sorted(set(lines)))
 
 
 def _own_pupil(net: Any, solver: Path) -> Any:
