@@ -27,6 +27,7 @@ TO_TWO_ITERATIONS = {
     r"_iter_\d+\.": "_iter_2.",
     r"\btest_iter: \d+": "test_iter: 1",
     r"\btest_interval: \d+": "test_interval: 2",
+    r"\bfreeze_range_iter: \d+": "freeze_range_iter: 1",
     r"\b(first|count): 500\b": r"\1: 50",  # of the few digits there are
 }
 
@@ -64,7 +65,7 @@ class Examples:
         return text.read(self.path(name), pb.SolverParameter())
 
     def train(self, name: str) -> Path:
-        """Train by a solver, first by those that make its teachers; return its weights."""
+        """Train by a solver, first by those that make what it needs; return its weights."""
         solver = self.solver(name)
         weights = f"{solver.snapshot_prefix}_iter_2.caffemodel"
         if name not in self.trained:
@@ -75,6 +76,8 @@ class Examples:
                     users = (x for x in SOLVERS if x != name)
                     (maker,) = (x for x in users if self.makes(x) == teacher.weights)
                     self.train(maker)
+            for start in solver.weights:
+                self.train(next(x for x in SOLVERS if self.makes(x) == start))
             command = ["-solver", str(self.path(name)), "-max_iter", "2", "-no_progress"]
             assert main(command) == 0
             self.trained.add(name)

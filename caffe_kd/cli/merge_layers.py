@@ -17,8 +17,9 @@ EXAMPLE = (
     "-output output/mnist/merged"
 )
 DESCRIPTION = """Folds each BatchNorm and Scale into the Convolution or InnerProduct before it, in
-net and weights. In phase TEST the net's outputs stay the same, with fewer layers; it is not for
-further training. Layers that cannot be folded stay, and the reason is printed."""
+net and weights. In phase TEST the net's outputs stay the same, with fewer layers; it is for use and
+for training with quantization { }, not for other training. Layers that cannot be folded stay, and
+the reason is printed."""
 
 
 @guarded

@@ -19,6 +19,7 @@ from . import (  # noqa: F401
     learning,
     numerics,
     objective,
+    quantizing,
     solving,
     structure,
 )

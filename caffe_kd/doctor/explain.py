@@ -16,6 +16,7 @@ from ..proto import schedule, text
 from ..solver.callbacks.slimming import scaling_layers
 from .examine import findings_of
 from .findings import Finding
+from .quantizing import quantized
 
 # Besides all distillation checks and all errors: those that change what is distilled.
 _OTHER_CHECKS = {
@@ -244,6 +245,7 @@ def as_text(target: Target, notes: Sequence[str] = ()) -> Iterator[str]:
     """
     yield f"{target.file}"
     yield from _teachers_as_text(target)
+    yield from _rounding_as_text(target)
     yield from notes
     seen: list[list[str]] = []
     for objective in objectives(target):
@@ -267,6 +269,14 @@ def _teachers_as_text(target: Target) -> Iterator[str]:
         )
         weights = f"weights {path}, " if path else ""
         yield f"teacher '{name}': {weights}{len(nodes)} layers in phase TEST, {gets}"
+
+
+def _rounding_as_text(target: Target) -> Iterator[str]:
+    layers: dict[tuple[int, int], list[str]] = {}
+    for name, bits in quantized(target).items():
+        layers.setdefault(bits, []).append(name)
+    for (read, weights), names in layers.items():
+        yield f"quantised: {_listed(names)}: reads {read} bits, weights of {weights} bits"
 
 
 def _objective_as_text(target: Target, objective: Objective) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import WeightsError
-from ..net.weights import shown
+from ..net.weights import shown, stored_quantization
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights
 
@@ -68,6 +68,13 @@ def merge(net: Any, layers: Sequence[LayerWeights], source: str) -> Merged:
     merger = _Merger(net, found, source)
     merger.notes += [f"Ignoring source layer {name}" for name in unused]
     merger.run()
+    rounded = [w.name for w in layers if stored_quantization(w) is not None]
+    if rounded and len(merger.layers) < len(net.layer):
+        raise WeightsError(
+            f"these are weights of a training with rounded values, and the ranges of "
+            f"{shown(rounded)} do not fit folded weights: fold the net before that training",
+            source,
+        )
     merged = pb.NetParameter()
     merged.CopyFrom(net)
     del merged.layer[:]

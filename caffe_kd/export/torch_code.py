@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.errors import ExportError
 from ..core.files import write_atomically
 from ..layers import Shape
+from ..layers.shared.quantized_layer import rounding_of
 from ..net import LayerNode, Net
 from .deploy import DeployOptions
 from .pipeline import deployed_net
@@ -54,6 +55,11 @@ _LOAD = '''\
 _OWN_TYPE = (
     "the type has no emitter. Register one beside the type, with "
     "caffe_kd.export.torch_emitters.emits"
+)
+
+_ROUNDED = (
+    "it computes with values rounded to few bits, for which there is no PyTorch code here. "
+    "caffe_kd export_onnx writes it with integers"
 )
 
 _OF_MODULE = {"annotations", "torch", "nn", "F", "Tensor", "Path", "load_file", "load"}
@@ -192,6 +198,9 @@ def _codes(nodes: Sequence[LayerNode], blobs: _Names) -> list[Code]:
     codes, problems = [], []
     for node in nodes:
         kind = node.layer.type
+        if rounding_of(node.layer) is not None:
+            problems.append(f"layer '{node.layer.name}' ({kind}): {_ROUNDED}")
+            continue
         where = f"{node.layer.proto.source_line}: layer '{node.layer.name}' ({kind})".lstrip(": ")
         emitter = EMITTERS.get(kind)
         if emitter is None:

@@ -57,6 +57,7 @@ _INSTEAD = {
         for name in ("backend", "first", "count", "leave_out")
     },
     "TransformationParameter.jitter": "It cannot shift images at random: drop it, or train here",
+    "LayerParameter.quantization_param": "Drop it: it computes in float32",
     "LayerParameter.loss_weight_schedule": "Drop it, and give a fixed loss_weight",
 }
 

@@ -71,7 +71,7 @@ def _chosen(solver: Solver, settings: Any, where: str | None) -> list[Layer]:
     teachers = tuple(f"{name}/" for name in solver.plan.frozen_names)
     own = {layer.name for layer in solver.plan.student.layer}
     layers = [node.layer for node in solver.net.nodes if not node.layer.name.startswith(teachers)]
-    possible = [layer for layer in layers if layer.output_axis is not None]
+    possible = [x for x in layers if x.output_axis is not None and not x.rounds_itself]
     names = [layer.name for layer in possible]
     for field in ("layer", "exclude"):
         for name in getattr(settings, field):

@@ -109,6 +109,13 @@ CASES = [
         SOLVER + 'snapshot_best: "loss" pruning { sparsity: 0.9 policy: ONE_SHOT }',
     ),
     (
+        "best_before_rounding",
+        "warning",
+        "snapshot_best compares nets from before and after iteration 20, where rounding begins",
+        SOLVER + 'snapshot_best: "loss" quantization { start_iter: 20 }',
+        SOLVER + 'snapshot_best: "loss" quantization { }',
+    ),
+    (
         "rule_settings",
         "error",
         "Momentum cannot be used with AdaGrad",

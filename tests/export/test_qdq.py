@@ -147,3 +147,23 @@ def test_few_bits_recover_by_training():
     # Rounding alone costs hundreds of errors in a thousand; training takes back most of them.
     assert before < 0.88
     assert 1 - after < (1 - before) / 2
+
+
+def test_other_writers_refuse_what_they_have_no_form_for(capsys):
+    train("mlp", "q", 5, "quantization { }", "mlp_iter_150.caffemodel")
+    files = ["-model", "mlp.prototxt", "-weights", "q_iter_5.caffemodel"]
+    assert main(["to_torch", *files, "-output", "q.py"]) == 1
+    assert "'ip1' (InnerProduct): it computes with values rounded" in capsys.readouterr().err
+    scaled = (
+        Path("mlp.prototxt")
+        .read_text()
+        .replace(
+            'layer { name: "relu3"',
+            'layer { name: "s" type: "Scale" bottom: "ip1" top: "ip1" }\nlayer { name: "relu3"',
+        )
+    )
+    Path("scaled.prototxt").write_text(scaled)
+    train("scaled", "s", 5, "quantization { }")
+    files = ["-model", "scaled.prototxt", "-weights", "s_iter_5.caffemodel"]
+    assert main(["merge_layers", *files, "-output", "merged"]) == 1
+    assert "do not fit folded weights" in capsys.readouterr().err

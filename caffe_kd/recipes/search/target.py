@@ -272,6 +272,12 @@ def _stretch(solver: Any, factor: float) -> None:
         if solver.pruning.HasField(field):
             value = round(getattr(solver.pruning, field) * factor)
             setattr(solver.pruning, field, value if field == "begin_iter" else max(1, value))
+    rounding = solver.quantization
+    if rounding.start_iter:
+        rounding.start_iter = round(rounding.start_iter * factor)
+    if rounding.HasField("freeze_range_iter"):
+        freeze = round(rounding.freeze_range_iter * factor)
+        rounding.freeze_range_iter = max(rounding.start_iter + 1, freeze)
     if solver.lr_policy == "exp":
         solver.gamma = solver.gamma ** (1 / factor)
     elif solver.lr_policy in ("inv", "sigmoid"):
