@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from .samples import Samples, accuracy_blobs, brings, samples_of
 from .thresholds import Histogram
 
 HELD_OUT = "TRAIN, held out"
+_SECONDS_BETWEEN_REPORTS = 5
 
 Batches = list[dict[str, np.ndarray]]
 
@@ -249,7 +251,18 @@ class _Run:
         self, name: str, batches: Iterable[Batch], session: InferenceSession
     ) -> Evaluation:
         models = (self.float_session, session)
+        batches = self._reporting(name, batches)
         return compare(name, batches, list(self.inputs), models, self.outputs, self.scored)
+
+    def _reporting(self, name: str, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches; report how many samples have passed, every few seconds."""
+        done, last = 0, time.monotonic()
+        for batch in batches:
+            yield batch
+            done += len(next(iter(batch.values())))
+            if time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
+                last = time.monotonic()
+                self.options.report(f"{name}: {done:,} samples")
 
     def _random(self) -> dict[str, np.ndarray]:
         generator = np.random.default_rng(0)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import onnx
 import pytest
+from PIL import Image
 
+from caffe_kd.cli.classify import main as classify
 from caffe_kd.cli.quantize import main
-from caffe_kd.net import read_net
+from caffe_kd.data.backends.idx import IMAGES, read_idx
+from caffe_kd.data.image_file import decode_on_white
+from caffe_kd.export.classifier import Classifier
+from caffe_kd.net import load_net, read_net
 from caffe_kd.proto import text
 from tests.quantization.conftest import trained  # noqa: F401  # the folder of trained nets
 
@@ -107,6 +112,33 @@ def test_model_of_pixels_takes_bytes(run, trained):  # noqa: F811
     assert status == 0, err
     (taken,) = onnx.load(trained / "int8.onnx").graph.input
     assert taken.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+@pytest.mark.parametrize("preprocess", [[], ["-preprocess"]])
+def test_int8_model_classifies_images(run, trained, preprocess):  # noqa: F811
+    _, _, err = run("-method", "AUTO", *preprocess)
+    pixels = read_idx(trained / "t10k-images-idx3-ubyte", IMAGES)[:20]
+    right = 0
+    model = Classifier("int8.onnx")
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(trained / "digit.png")
+        data = (trained / "digit.png").read_bytes()
+        scores = model(decode_on_white(data, "digit.png", color=False, size=image.shape))
+        right += int(scores.argmax() == index % 10)  # as the patterns are written
+    assert right >= 17, err
+    assert classify(["digit.png", "-model", "int8.onnx", "-top", "1"]) == 0
+
+
+def test_int8_model_is_a_layer(run, trained):  # noqa: F811
+    run()
+    net = (trained / "conv.prototxt").read_text()
+    start, end = net.index('layer { name: "conv1"'), net.index('layer { name: "loss"')
+    layer = """layer { name: "int8" type: "ONNXModel" bottom: "data" top: "ip2"
+      onnx_model_param { model: "int8.onnx" } }\n"""
+    (trained / "scored.prototxt").write_text(net[:start] + layer + net[end:])
+    tested = load_net(trained / "scored.prototxt")
+    tested()
+    assert float(tested.blobs["accuracy"]) > 0.85
 
 
 @pytest.mark.parametrize(
