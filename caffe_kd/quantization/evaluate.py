@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from ..core.errors import ExportError
+from ..export.latency import clock
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -21,9 +22,6 @@ BATCHES = (1, 64)  # whose latency is measured
 _RUNS = 300
 _SECONDS = 3.0  # for a batch size, at most
 _AXIS = 1  # of the classes
-# What other programs take does not count, where the system counts finely what a thread takes.
-_FINE = time.get_clock_info("thread_time").resolution <= 1e-6
-_clock = time.thread_time if _FINE else time.perf_counter
 
 
 @dataclass
@@ -75,25 +73,6 @@ class Latency:
     def factor(self) -> float:
         """How many times as long int8 takes."""
         return self.int8_us / self.float_us
-
-
-def one_thread(model: onnx.ModelProto) -> ort.InferenceSession:
-    """Return a session on the CPU that runs in the caller's thread and prints nothing.
-
-    Raises:
-        ExportError: ONNX Runtime cannot load the model.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors are raised as exceptions as well
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    try:
-        return ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's exceptions have no public root
-        raise ExportError(f"ONNX Runtime cannot load the int8 model: {error}") from error
 
 
 def compared_outputs(model: onnx.ModelProto) -> list[str]:
@@ -203,9 +182,9 @@ def latencies(
         end = time.perf_counter() + _SECONDS
         while len(times[0]) < _RUNS and (len(times[0]) < 5 or time.perf_counter() < end):
             for session, taken in zip(models, times, strict=True):
-                start = _clock()
+                start = clock()
                 session.run(None, feeds)
-                taken.append(1e6 * (_clock() - start))
+                taken.append(1e6 * (clock() - start))
         a, b = (statistics.median(taken) for taken in times)
         result.append(Latency(size, len(times[0]), a, b))
     return result

@@ -15,6 +15,7 @@ from onnxruntime import InferenceSession
 from ..core.errors import DataError
 from ..core.files import find, write_atomically
 from ..export.deploy import images_of
+from ..export.latency import one_thread
 from ..export.onnx import onnx_model, set_facts, value_names
 from ..export.preprocess import preprocess_of, properties_of
 from ..layers import Shape
@@ -22,7 +23,7 @@ from ..net import read_net
 from ..proto import caffe_pb2 as pb
 from . import thresholds
 from .calibrate import histograms
-from .evaluate import Batch, Evaluation, Scored, compare, compared_outputs, latencies, one_thread
+from .evaluate import Batch, Evaluation, Scored, compare, compared_outputs, latencies
 from .float_model import FloatModel, float_model, transpose_weights
 from .given import given_thresholds
 from .options import CALIBRATED, Method, Options
