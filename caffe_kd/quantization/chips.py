@@ -74,8 +74,8 @@ def _read(result: Quantized, layer: str) -> str:
 
 
 def _row(result: Quantized, value: str) -> BlobRange:
-    root = result.plan.root_of(value)
-    return next(row for row in result.ranges if row.blob == root)
+    blob = result.plan.blob_of(result.plan.root_of(value))
+    return next(row for row in result.ranges if row.blob == blob)
 
 
 def _levels(row: BlobRange) -> float:

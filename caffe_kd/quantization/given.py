@@ -60,16 +60,17 @@ def given_thresholds(
     else:
         rows, read_by = _printed_rows(lines, head, str(path)), {}
     known = {*(node.layer.name for node in source.net.nodes), *source.net.shapes, *found}
+    values = {plan.blob_of(value): value for value in reversed(list(found))}
     result = {}
     for number, name, threshold in rows:
         if name in read_by:
             result[read_by[name].input[0]] = threshold
-        elif name in found:
-            result[name] = threshold
+        elif name in values:
+            result[values[name]] = threshold
         elif name not in known:
             raise ParseError(
                 f"the net has no layer or blob '{name}'.{did_you_mean(name, known)} "
-                f"Blobs: {', '.join(found)}",
+                f"Blobs: {', '.join(reversed(values))}",
                 f"{path}:{number}",
             )
     if not result:

@@ -186,17 +186,18 @@ class _Run:
     def _rows(
         self, model: onnx.ModelProto, found: Mapping[str, Histogram], cuts: Mapping[str, float]
     ) -> list[BlobRange]:
-        rows = []
-        for name, (scale, zero) in scales(model).items():
+        rows: dict[str, BlobRange] = {}
+        steps = scales(model)
+        for name in found:
+            blob = self.plan.blob_of(name)
+            if name not in steps or blob in rows:
+                continue
             histogram, cut = found[name], cuts[name]
-            rows.append(
-                BlobRange(
-                    *(name, self.plan.maker[name], histogram.low, histogram.high),
-                    *(cut, scale, zero, histogram.clipped(cut)),
-                )
+            rows[blob] = BlobRange(
+                *(blob, self.plan.maker[blob], histogram.low, histogram.high),
+                *(cut, *steps[name], histogram.clipped(cut)),
             )
-        order = list(found)
-        return sorted(rows, key=lambda row: order.index(row.blob))
+        return list(rows.values())
 
     # ---- samples
 

@@ -48,6 +48,7 @@ class Plan:
         kept_float: values that stay float although an int8 node makes them.
         maker: by value, the layer that makes it.
         root: by value, the one whose range it has: in int8, what passes values on keeps it.
+        flattened: by value that a layer reshapes for itself, the one that it reads.
     """
 
     weighted: dict[str, onnx.NodeProto] = field(default_factory=dict)
@@ -56,6 +57,11 @@ class Plan:
     kept_float: set[str] = field(default_factory=set)
     maker: dict[str, str] = field(default_factory=dict)
     root: dict[str, str] = field(default_factory=dict)
+    flattened: dict[str, str] = field(default_factory=dict)
+
+    def blob_of(self, value: str) -> str:
+        """Return the blob that a value is."""
+        return self.flattened.get(value, value)
 
     def root_of(self, value: str) -> str:
         """Return the value whose range a value has."""
@@ -99,7 +105,7 @@ class _Planner:
     def __init__(
         self, source: FloatModel, types: Mapping[str, str], chosen: Collection[str]
     ) -> None:
-        self.plan = Plan()
+        self.plan, self.types = Plan(), types
         graph = source.model.graph
         self.constants = {tensor.name for tensor in graph.initializer}
         self.layer_of = source.layer_of
@@ -113,14 +119,14 @@ class _Planner:
         weighted = {
             node.name: self.layer_of[node.name]
             for node in nodes
-            if self.layer_of.get(node.name) in chosen and self._multiplies(node, types)
+            if self.layer_of.get(node.name) in chosen and self._multiplies(node)
         }
         reaching = _leading_to(nodes, weighted)
         int8: set[str] = set()
         for node in nodes:
             if node.name in weighted:
                 self.plan.weighted[weighted[node.name]] = node
-            elif not self._passes(node, types, int8, reaching):
+            elif not self._passes(node, int8, reaching):
                 continue
             self.plan.nodes.append(node.name)
             kept = node.op_type == "MatMul" or not reaching.issuperset(node.output)
@@ -128,22 +134,21 @@ class _Planner:
             self._add_values(node)
         self._find_roots(nodes)
 
-    def _multiplies(self, node: onnx.NodeProto, types: Mapping[str, str]) -> bool:
-        operators = WEIGHTED[types[self.layer_of[node.name]]]
+    def _is_of_weighted(self, node: onnx.NodeProto) -> bool:
+        return self.types.get(self.layer_of.get(node.name, "")) in WEIGHTED
+
+    def _multiplies(self, node: onnx.NodeProto) -> bool:
+        operators = WEIGHTED[self.types[self.layer_of[node.name]]]
         return node.op_type in operators and node.input[1] in self.constants
 
     def _passes(
-        self,
-        node: onnx.NodeProto,
-        types: Mapping[str, str],
-        int8: Collection[str],
-        reaching: Collection[str],
+        self, node: onnx.NodeProto, int8: Collection[str], reaching: Collection[str]
     ) -> bool:
         """Return whether a node takes int8 values alone, and hands them to an int8 layer."""
         own = [x for x in node.input if x and x not in self.constants]
-        kind = types.get(self.layer_of.get(node.name, ""))
+        kind = self.types.get(self.layer_of.get(node.name, ""))
         return (
-            (kind in _PASSING or kind in WEIGHTED)  # which may flatten what they read
+            (kind in _PASSING or self._is_of_weighted(node))  # which may flatten what it reads
             and node.op_type in _PASSING_OPS
             and bool(own)
             and all(name in int8 for name in own)
@@ -159,6 +164,8 @@ class _Planner:
         chosen = set(self.plan.nodes)
         readers = Counter(name for node in nodes for name in node.input)
         for node in nodes:
+            if node.op_type in _KEEP_RANGE and self._is_of_weighted(node):
+                self.plan.flattened[node.output[0]] = node.input[0]
             if node.name not in chosen:
                 continue
             if node.op_type in _KEEP_RANGE:

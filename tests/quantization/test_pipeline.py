@@ -69,9 +69,14 @@ def test_logits_and_excluded_layers_stay_float(trained):
 
 
 def test_values_keep_their_range_through_pooling_and_flattening(trained):
-    scales = {row.blob: row.scale for row in quantized(trained).ranges}
+    result = quantized(trained)
+    scales = {row.blob: row.scale for row in result.ranges}
+    assert list(scales) == ["data", "conv1", "pool1", "conv2", "ip1"]
     assert scales["conv1"] == scales["pool1"]
-    assert scales["conv2"] == scales["ip1/flat"]
+    makers, _ = operators(result, "ip1/Flatten")
+    assert makers == ["DequantizeLinear"]
+    # What reads a blob of pixels as a vector is said to read that blob.
+    assert [row.blob for row in quantized(trained, "mlp").ranges] == ["data", "ip1"]
 
 
 def test_methods_choose_different_thresholds(trained):

@@ -10,11 +10,10 @@ import onnx
 
 from ...core.errors import CaffeKDError
 from ...export.deploy import DeployOptions, deploy
-from ...export.latency import microseconds
+from ...export.latency import microseconds, one_thread
 from ...net import Net, read_net
 from ...proto import caffe_pb2 as pb
 from ...pruning.costs import costs_of, total
-from ...quantization.evaluate import one_thread
 from ...quantization.float_model import float_model
 from ...quantization.samples import accuracy_blobs, samples_of
 
