@@ -57,7 +57,8 @@ setup(
     ],
     extras_require={
         "search": ["optuna>=4"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "optuna>=4"],
+        "tensorboard": ["tensorboard>=2.21"],  # the first that needs no pkg_resources
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "optuna>=4", "tensorboard>=2.21"],
         "check": ["ruff>=0.6", "mypy>=1.11", "types-protobuf>=5.26"],
     },
     entry_points={"console_scripts": ["caffe_kd=caffe_kd.cli.main:main"]},

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(
             f"-gradient_shares must not be negative. Received: {arguments.gradient_shares}"
         )
+    _check_tensorboard(arguments.tensorboard, arguments.tensorboard_histograms)
     from ..solver.plan import Overrides, read_plan
 
     plan = read_plan(
@@ -72,7 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             log=_log_asked_for(arguments.log, arguments.log_dir),
             effects=(arguments.sigint_effect, arguments.sighup_effect, arguments.sigterm_effect),
             options=Options(
-                arguments.teacher_cache, arguments.exact_sums, arguments.gradient_shares
+                arguments.teacher_cache,
+                arguments.exact_sums,
+                arguments.gradient_shares,
+                Path(arguments.tensorboard) if arguments.tensorboard else None,
+                arguments.tensorboard_histograms,
             ),
         ),
     )
@@ -151,8 +156,40 @@ def parser() -> CommandParser:
         help="every N iterations log each loss term's share of the student's gradient, which takes "
         "one more backward pass per term",
     )
+    flags.add(
+        own,
+        "tensorboard",
+        metavar="FOLDER",
+        help="write what is displayed and tested for TensorBoard: losses, the objective's terms, "
+        "learning rate, test outputs",
+    )
+    flags.add(
+        own,
+        "tensorboard_histograms",
+        action="store_true",
+        help="with -tensorboard, write histograms of the parameters at each test too",
+    )
     flags.no_progress(own)
     return parser
+
+
+def _check_tensorboard(folder: str | None, histograms: bool) -> None:
+    """Refuse flags for TensorBoard that cannot be met.
+
+    Raises:
+        UsageError: the package is not installed, or histograms are requested without a folder.
+    """
+    if histograms and not folder:
+        raise UsageError("-tensorboard_histograms needs -tensorboard FOLDER")
+    if not folder:
+        return
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "-tensorboard needs TensorBoard: pip install tensorboard, or -e '.[tensorboard]' of a "
+            "checkout"
+        ) from None
 
 
 def into_folder(plan: TrainingPlan, folder: Path) -> None:

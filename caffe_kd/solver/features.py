@@ -21,6 +21,7 @@ from .callbacks import (
     statistics_monitor,
     teacher_outputs,
     teacher_report,
+    tensorboard,
 )
 from .options import Options
 
@@ -41,6 +42,7 @@ _FEATURES = (
     early_stopping,
     debug_info,
     gradient_shares,
+    tensorboard,  # after the gradient shares, which it writes
     teacher_outputs,
     teacher_report,
     chance_monitor,

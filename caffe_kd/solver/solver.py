@@ -201,7 +201,7 @@ class Solver:
             with torch.no_grad():
                 loss = self.net()
             self.losses.append(0.0 if loss is None else float(loss))
-            self.log.info(f"Iteration {self.iter}, loss = {self._smoothed():g}")
+            self.log.info(f"Iteration {self.iter}, loss = {self.smoothed_loss:g}")
         if self._tests_now():
             self.test_all()
 
@@ -349,8 +349,9 @@ class Solver:
 
     # ---- logging
 
-    def _smoothed(self) -> float:
-        """Return the mean loss of the last average_loss iterations of this step() call."""
+    @property
+    def smoothed_loss(self) -> float:
+        """The mean loss of the last average_loss iterations of this step() call."""
         return sum(self.losses) / len(self.losses) if self.losses else 0.0
 
     @property
@@ -364,7 +365,7 @@ class Solver:
         self._timer, self._timed_iter = time.perf_counter(), self.iter
         self.log.info(
             f"Iteration {self.iter} ({per_second:g} iter/s, {elapsed:g}s/{self.param.display} "
-            f"iters), loss = {self._smoothed():g}"
+            f"iters), loss = {self.smoothed_loss:g}"
         )
         blobs = self.net.blobs
         values = {name: blobs[name].detach().flatten().tolist() for name in self.net.outputs}

@@ -377,3 +377,23 @@ def test_nan_loss_keeps_the_last_snapshot(folder: Path, capsys: pytest.CaptureFi
     assert re.search(r"the loss is (nan|inf) in iteration [78]", message)
     assert "student_alone_iter_5.solverstate" in message
     assert Path("student_alone_iter_5.caffemodel").is_file()
+
+
+def test_tensorboard_writes_points(folder: Path) -> None:
+    flags = ["-solver", SOLVER, "-tensorboard", "board", "-tensorboard_histograms", "-no_progress"]
+    assert main(flags) == 0
+    (events,) = Path("board").iterdir()
+    assert b"test/accuracy" in events.read_bytes() and b"weights/" in events.read_bytes()
+
+
+def test_lack_of_tensorboard_is_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    message = fails(capsys, "-solver", SOLVER, "-tensorboard", "board", status=2)
+    assert "pip install tensorboard" in message
+
+
+def test_histograms_need_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(capsys, "-solver", SOLVER, "-tensorboard_histograms", status=2)
+    assert "-tensorboard_histograms needs -tensorboard FOLDER" in message

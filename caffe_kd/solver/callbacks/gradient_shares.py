@@ -38,6 +38,10 @@ class GradientShares(Callback):
         params: the student's parameters.
         every: the interval between two measurements, in iterations; above 0.
         notify: logs a line.
+
+    Attributes:
+        iteration: the iteration of the last measurement; None before the first.
+        shares: its shares, by term.
     """
 
     def __init__(
@@ -47,11 +51,13 @@ class GradientShares(Callback):
         self.every = every
         self.notify = notify
         self.measuring = False
+        self.iteration: int | None = None
+        self.shares: dict[str, float] = {}
         self._passes = 0
         self._terms: dict[str, Tensor] = {}  # of this pass
         self._sums: dict[str, list[Tensor | None]] = {}  # of gradients, over the passes
         for node in net.nodes:
-            if any(node.loss_weights) or node.layer.proto.HasField("loss_weight_schedule"):
+            if has_loss_weight(node):
                 node.layer.register_forward_hook(self._after_layer(node))
 
     def before_forward(self, solver: Solver) -> None:
@@ -66,14 +72,7 @@ class GradientShares(Callback):
         def hook(layer: Any, bottoms: tuple[Tensor, ...], result: Any) -> None:
             if not self.measuring or not torch.is_grad_enabled():
                 return
-            tops = tops_of(result)
-            for name, top, weight in zip(node.tops, tops, node.loss_weights, strict=True):
-                name = node.layer.name if name == AUTOMATIC_TOP else name
-                parts = node.layer.terms(*bottoms) if weight and top is tops[0] else {}
-                for part, value in parts.items():
-                    self._terms[f"{name}/{part}"] = weight * value.sum()
-                if weight and not parts:
-                    self._terms[name] = weight * top.sum()
+            self._terms |= weighted_terms(node, bottoms, tops_of(result))
 
         return hook
 
@@ -99,15 +98,36 @@ class GradientShares(Callback):
         """Log the shares of an iteration."""
         norms = {name: self._norm(sums) for name, sums in self._sums.items()}
         total = sum(norms.values())
+        self.iteration = iteration
+        self.shares = {name: norm / total if total else 0.0 for name, norm in norms.items()}
         count = sum(p.numel() for p in self.params)
         self.notify(f"Iteration {iteration}, gradient shares in {count} parameters of the student")
         for name, norm in norms.items():
-            share = norm / total if total else 0.0
-            self.notify(f"    Gradient share: {name} = {share:.4g} (norm {norm:.4g})")
+            self.notify(f"    Gradient share: {name} = {self.shares[name]:.4g} (norm {norm:.4g})")
 
     def _norm(self, sums: Sequence[Tensor | None]) -> float:
         squares = sum(float(g.double().square().sum()) for g in sums if g is not None)
         return math.sqrt(squares) / self._passes
+
+
+def has_loss_weight(node: LayerNode) -> bool:
+    """Return whether a layer has a part in the objective, in this iteration or another."""
+    return any(node.loss_weights) or node.layer.proto.HasField("loss_weight_schedule")
+
+
+def weighted_terms(
+    node: LayerNode, bottoms: Sequence[Tensor], tops: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Return a layer's terms of the objective by name, each multiplied by its weight."""
+    terms: dict[str, Tensor] = {}
+    for name, top, weight in zip(node.tops, tops, node.loss_weights, strict=True):
+        name = node.layer.name if name == AUTOMATIC_TOP else name
+        parts = node.layer.terms(*bottoms) if weight and top is tops[0] else {}
+        for part, value in parts.items():
+            terms[f"{name}/{part}"] = weight * value.sum()
+        if weight and not parts:
+            terms[name] = weight * top.sum()
+    return terms
 
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:
