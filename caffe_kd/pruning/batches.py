@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,27 @@ from .options import NetState
 
 
 def taylor(
-    param: Any, weights: Weights, file: Path | None, state: NetState, iterations: int
+    param: Any,
+    weights: Weights,
+    layers: Collection[str],
+    file: Path | None,
+    state: NetState,
+    iterations: int,
 ) -> Weights:
-    """Return ``|w * gradient|`` of each parameter, summed over batches of training data.
+    """Return ``|w * gradient|`` of layers' parameters, summed over batches of training data.
+
+    Those that do not learn have gradients too.
 
     Raises:
         NetError: the net has no loss in TRAIN.
         CaffeKDError: its data is absent.
     """
     net = _training_net(param, weights, file, state)
-    sums: dict[int, torch.Tensor] = {}
+    nodes = [node for node in net.nodes if node.layer.name in layers]
+    blobs = {node.layer.name: node.layer.parameters_in_order for node in nodes}
+    sums = {name: [torch.zeros_like(b) for b in of] for name, of in blobs.items()}
+    for blob in (b for of in blobs.values() for b in of):
+        blob.requires_grad_()
     for _ in range(iterations):
         objective = net()
         if objective is None or not objective.requires_grad:
@@ -35,20 +47,11 @@ def taylor(
             )
         net.zero_grad()
         net.backward(objective)
-        for p in net.params:
-            if p.blob.grad is not None:
-                product = (p.blob.detach() * p.blob.grad).abs()
-                sums[id(p.blob)] = sums.get(id(p.blob), 0) + product
-    return {
-        node.layer.name: [
-            sums.get(id(blob), torch.zeros_like(blob)).reshape(shape).numpy()
-            for blob, shape in zip(
-                node.layer.parameters_in_order, node.layer.blob_shapes, strict=True
-            )
-        ]
-        for node in net.nodes
-        if node.layer.blobs
-    }
+        for name, of in blobs.items():
+            for total, blob in zip(sums[name], of, strict=True):
+                if blob.grad is not None:
+                    total += (blob.detach() * blob.grad).abs()
+    return {name: [total.numpy() for total in totals] for name, totals in sums.items()}
 
 
 def refreshed(

@@ -41,6 +41,7 @@ class PruneOptions:
         scope: LAYER: the same share of each layer; GLOBAL: one ranking of all.
         floor: the least share of its channels that a layer keeps, one at least; None: 0.1 in a
             ranking of all, else 0.
+        multiple: each layer that loses channels keeps a multiple of so many.
         layer_ratios: the share that goes of some layers, whatever the amount is.
         exclude: layers that keep their channels.
         whole: how many channels a layer had once, of which ``amount`` is a share; see ``Limits``.
@@ -57,6 +58,7 @@ class PruneOptions:
     criterion: str = "L1"
     scope: str = "LAYER"
     floor: float | None = None
+    multiple: int = 1
     layer_ratios: Mapping[str, float] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     whole: Mapping[tuple[str, ...], int] = field(default_factory=dict)
@@ -106,6 +108,8 @@ class PruneOptions:
         if self.criterion not in CRITERIA:
             known = ", ".join(CRITERIA)
             raise UsageError(f"-criterion is one of {known}. Received: {self.criterion}")
+        if self.multiple < 1:
+            raise UsageError(f"-multiple must be at least 1. Received: {self.multiple}")
         fewest = 1 if self.criterion == "TAYLOR" else 0
         if self.iterations < fewest:
             raise UsageError(f"-iterations must be at least {fewest}. Received: {self.iterations}")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..core.errors import UsageError
 from ..core.files import replacing
 from ..proto import text
 from ..proto.binary import write_weights
@@ -35,10 +36,17 @@ def write(
         teacher: the net it learns from, likewise; None: ``source``.
 
     Raises:
+        UsageError: a file would be written over one of the net before.
         NetError: a solver is wanted, and the net has no loss for it.
         CaffeKDError: a file cannot be written.
     """
     model, weights = (stem.with_name(f"{stem.name}.{e}") for e in ("prototxt", "caffemodel"))
+    for path in (model, weights, solver):
+        if path is not None and path.resolve() in [file.resolve() for file in source]:
+            raise UsageError(
+                f"{path}: the pruned net would take the place of the unpruned one, from which it "
+                "is to learn. Give it another name"
+            )
     if not pruned.removed.any() and solver is None:
         for file, to in zip(source, (model, weights), strict=True):
             with replacing(to) as temporary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from .selection import Limits, Scores, Selection
 from .speed import latency_of
 from .visit import Channels
 from .walk import built_nets, reasons, walk
+
+Mask = NDArray[np.bool_]  # whether a channel is removed, by its number
 
 _STEPS = {"latency": 7}  # of a bisection; a measured figure has no more digits
 _MOST_STEPS = 24
@@ -47,7 +49,7 @@ class Pruned:
     notes: list[str]
     whole: dict[tuple[str, ...], int]
     channels: Channels
-    removed: NDArray[np.bool_]
+    removed: Mask
 
 
 def prune(
@@ -136,9 +138,15 @@ class _Pruner:
     def run(self) -> Pruned:
         """Choose the channels and remove them."""
         options = self._options
-        limits = Limits(options.scope, options.least_kept, options.layer_ratios, options.whole)
+        limits = Limits(
+            scope=options.scope,
+            floor=options.least_kept,
+            multiple=options.multiple,
+            shares=options.layer_ratios,
+            whole=options.whole,
+        )
         selection = Selection(self._channels, self._spaces, self._scores(), limits)
-        removed = selection.removed(self._ratio(selection))
+        removed = self._removed(selection)
         if options.must_remove and not options.is_idle and not removed.any():
             raise self._error(
                 "nothing is removed: each layer has as few channels as it may keep already, or the "
@@ -163,23 +171,25 @@ class _Pruner:
     def _scores(self) -> Scores:
         options, values = self._options, self._weights
         if options.criterion == "TAYLOR":
-            values = taylor(self._param, values, self._file, options.state, options.iterations)
+            layers = {use.layer for use in self._channels.filters.values()}
+            file, state = self._file, options.state
+            values = taylor(self._param, values, layers, file, state, options.iterations)
         return scores_of(options.criterion, self._channels, self._spaces, values, options.seed)
 
     # ---- how much
 
-    def _ratio(self, selection: Selection) -> float:
+    def _removed(self, selection: Selection) -> Mask:
         options = self._options
         if options.target == "ratio":
-            return options.amount
-        measure = self._measure(selection)
-        now = measure(0.0)
+            return selection.removed(options.amount)
+        none = selection.removed(0.0)
+        now = self._figure(none)
         goal = options.amount * now if options.amount < 1 else options.amount
         if now <= goal and not options.must_remove:
-            return 0.0
+            return none
         if now <= goal:
             raise self._error(f"-{options.target} {options.amount:g}: the net has {now:,.0f} now")
-        least = measure(selection.highest)
+        least = self._figure(selection.removed(selection.highest))
         if least > goal:
             raise self._error(
                 f"-{options.target} {options.amount:g} cannot be reached: with the fewest channels "
@@ -188,22 +198,29 @@ class _Pruner:
         low, high = 0.0, selection.highest
         for _ in range(_STEPS.get(options.target, _MOST_STEPS)):
             middle = (low + high) / 2
-            if measure(middle) > goal:
+            if self._figure(selection.removed(middle)) > goal:
                 low = middle
             else:
                 high = middle
-        return high
+        removed = selection.removed(high)
+        if options.target == "latency":
+            return removed
+        return self._given_back(removed, selection.removed(low), goal)
 
-    def _measure(self, selection: Selection) -> Callable[[float], float]:
-        options = self._options
+    def _given_back(self, removed: Mask, fewer: Mask, goal: float) -> Mask:
+        """Return fewer removed channels that still meet a goal, as layers of like ratio step."""
+        roots = self._channels.sets.roots()
+        for ids in self._spaces.values():
+            trial = np.where(np.isin(roots, ids), fewer, removed)
+            if self._figure(trial) <= goal:
+                removed = trial
+        return removed
 
-        def figure(ratio: float) -> float:
-            removed = selection.removed(ratio)
-            net = cut_net(self._param, self._channels, removed)
-            weights = cut_weights(self._weights, self._channels, removed)
-            return figure_of(options.target, net, weights, self._file, options.state)
-
-        return figure
+    def _figure(self, removed: Mask) -> float:
+        """Return what is left of the target."""
+        net = cut_net(self._param, self._channels, removed)
+        weights = cut_weights(self._weights, self._channels, removed)
+        return figure_of(self._options.target, net, weights, self._file, self._options.state)
 
     def _microseconds(self, net: Any, weights: Weights) -> tuple[float, float] | None:
         """Return what the net takes before and after, if it is wanted and can be exported."""

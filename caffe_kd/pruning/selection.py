@@ -25,12 +25,14 @@ class Limits:
     Attributes:
         scope: LAYER: the same share of each layer; GLOBAL: the least of one ranking of all.
         floor: the least share of its channels that a layer keeps; one channel stays always.
+        multiple: each layer keeps a multiple of so many channels, if it loses any.
         shares: the share to remove of some layers, by name, whatever the ratio is.
         whole: how many channels a layer had once, of which its shares are; none given: has now.
     """
 
     scope: str = "LAYER"
     floor: float = 0.0
+    multiple: int = 1
     shares: Mapping[str, float] = field(default_factory=dict)
     whole: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
@@ -68,6 +70,11 @@ class Selection:
         gone = np.zeros(len(self._roots), bool)
         for ids in self._chosen(ratio):
             gone[ids] = True
+        for ranked in self._ranked.values():
+            going = ranked[gone[ranked]]
+            surplus = (len(ranked) - len(going)) % self._limits.multiple
+            if surplus:
+                gone[going[-(self._limits.multiple - surplus) :]] = False
         for piece in self._pieces:  # a part of a Slice needs a channel too
             if len(piece) and gone[piece].all():
                 gone[piece[np.argmax(self._scores[piece])]] = False

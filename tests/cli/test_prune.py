@@ -75,6 +75,14 @@ def test_files_are_found_from_another_folder(lenet, tmp_path):
         load_net("p.prototxt", pb.TRAIN)
 
 
+def test_unpruned_net_is_not_overwritten(lenet, capsys):
+    before = Path("lenet.caffemodel").read_bytes()
+    assert main([*lenet, "-ratio", "0.5", "-output", "lenet"]) == 2
+    assert "would take the place of the unpruned one" in capsys.readouterr().err
+    assert Path("lenet.caffemodel").read_bytes() == before
+    assert not Path("lenet.prototxt").exists()
+
+
 def test_latency_is_a_target(lenet, capsys):
     assert main([*lenet, "-latency", "0.9", "-output", "p"]) == 0
     (after,) = [w.blobs[0].shape for w in read_weights("p.caffemodel") if w.name == "conv2"]
