@@ -22,7 +22,7 @@ FLOORS = [
     ["export"],
     ["solver"],
     ["analysis", "synthesis", "for_caffe"],
-    ["pruning", "quantization"],
+    ["pruning", "quantization", "import_onnx"],
     ["doctor", "dark_knowledge", "recipes"],
     ["pycaffe", "fuzz"],
     ["__init__", "classifier", "coord_map", "detector", "draw", "io", "net_spec"],

@@ -1,0 +1,1 @@
+"""From an ONNX model to a net: prototxt and caffemodel, checked against ONNX Runtime."""
