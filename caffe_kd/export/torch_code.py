@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.errors import ExportError
 from ..core.files import write_atomically
 from ..layers import Shape
+from ..layers.shared.int8 import int8_of
 from ..layers.shared.quantized_layer import rounding_of
 from ..net import LayerNode, Net
 from .deploy import DeployOptions
@@ -198,7 +199,7 @@ def _codes(nodes: Sequence[LayerNode], blobs: _Names) -> list[Code]:
     codes, problems = [], []
     for node in nodes:
         kind = node.layer.type
-        if rounding_of(node.layer) is not None:
+        if rounding_of(node.layer) is not None or int8_of(node.layer) is not None:
             problems.append(f"layer '{node.layer.name}' ({kind}): {_ROUNDED}")
             continue
         where = f"{node.layer.proto.source_line}: layer '{node.layer.name}' ({kind})".lstrip(": ")

@@ -24,6 +24,7 @@ from ..proto import foreign, schedule
 from ..proto.binary import LayerWeights, read_weights
 from ..proto.filter import made_elsewhere
 from ..python_layers import user_code
+from . import int8
 from .weights import Copied, copy_into, round_as_stored
 
 # The name Caffe gives the top of a loss that was left out; there may be several.
@@ -110,6 +111,7 @@ class Net(nn.Module):
         self._filled: set[str] = set()  # layers that have got weights from a file
         for proto in param.layer:
             self._add(proto)
+        int8.arrange(self.nodes)
         self.set_iteration(0)
         self.layers = nn.ModuleList(node.layer for node in self.nodes)
         self.running = self.nodes

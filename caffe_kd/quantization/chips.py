@@ -41,7 +41,10 @@ def intel_net(result: Quantized) -> Any:
             continue
         settings = layer.quantization_param
         settings.bw_layer_in = settings.bw_params = 8
-        settings.scale_in.append(_levels(_row(result, _read(result, layer.name))))
+        read = _row(result, _read(result, layer.name))
+        settings.scale_in.append(_levels(read))
+        if read.low < 0:
+            settings.is_negative_input = True
         settings.scale_params.extend(weight_scales(result, layer.name))
         top = layers[layer.name].output[0]
         if top not in result.plan.kept_float:

@@ -26,10 +26,10 @@ def test_fields_of_forks_survive_text_and_binary(block):
 
 
 def test_layer_with_widths_does_not_silently_compute_in_float32():
-    with pytest.raises(NetError, match="layer 'ip'.*quantization_param"):
+    with pytest.raises(NetError, match="layer 'ip'.*precision and rounding_scheme are Ristretto's"):
         make_net(
             'layer { name: "data" type: "Input" top: "data"'
             "  input_param { shape { dim: 1 dim: 4 } } }"
             'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"'
-            f"  inner_product_param {{ num_output: 2 }} {INTEL} }}"
+            f"  inner_product_param {{ num_output: 2 }} {RISTRETTO} }}"
         )

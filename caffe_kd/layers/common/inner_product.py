@@ -39,7 +39,7 @@ class InnerProduct(Layer):
         }
     """
 
-    output_axis = 0
+    output_axis: int | None = 0
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         (shape,) = bottom_shapes

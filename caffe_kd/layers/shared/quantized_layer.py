@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base import Layer
-from . import fake_quantize
+from . import fake_quantize, int8
 
 # The fields of this project's own scheme; the others are of forks.
 _OWN = frozenset(("bw_layer_in", "bw_params", "step_in", "zero_in", "step_params"))
@@ -124,6 +124,8 @@ def apply(layer: Layer, given: Any = None) -> None:
         if layer.rounds_itself or not layer.proto.HasField("quantization_param"):
             return
         given = layer.proto.quantization_param
+    if int8.is_given(given):
+        return int8.attach(layer, given)
     foreign = [field.name for field, _ in given.ListFields() if field.name not in _OWN]
     if foreign:
         layer.fail(

@@ -9,13 +9,16 @@ Source: pmgysel/caffe; Gysel et al. 2018, https://arxiv.org/abs/1605.06402.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ...proto import caffe_pb2 as pb
 from ..base import Layer, Shape
+
+if TYPE_CHECKING:
+    from ...export.graph import Graph
 
 _QUANTIZATION = pb.QuantizationParameter
 _FRACTION = 16  # fl_layer_in, fl_layer_out and fl_params where they are not given
@@ -33,7 +36,7 @@ class RistrettoLayer(Layer):
     )
     no_torch = "its rounding has no form as PyTorch code. Write the plain type"
     rounds_itself = True
-    output_axis = None  # the solver's quantization leaves the type alone
+    output_axis: int | None = None  # the solver's quantization leaves the type alone
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         super().setup(bottom_shapes)
@@ -43,6 +46,9 @@ class RistrettoLayer(Layer):
                 self.fail(f"quantization_param: {field.name} is not Ristretto's. Leave it out")
         _check(self, given)
         self.round_values, self.round_weights, self.round_bias = _roundings(given)
+
+    def onnx(self, graph: Graph, bottoms: list[str], tops: list[str]) -> None:
+        return Layer.onnx(self, graph, bottoms, tops)  # refuses
 
     @property
     def per_sample(self) -> bool:

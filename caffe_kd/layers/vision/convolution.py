@@ -239,7 +239,7 @@ class Convolution(BaseConvolution):
     """
 
     no_top = "the kernel is larger than the padded bottom"
-    output_axis = 0
+    output_axis: int | None = 0
     onnx_op = "Conv"
 
     def weight_channels(self) -> Shape:

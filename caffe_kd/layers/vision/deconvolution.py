@@ -47,7 +47,7 @@ class Deconvolution(BaseConvolution):
     """
 
     no_top = "the padding removes the whole top"
-    output_axis = 1
+    output_axis: int | None = 1
     onnx_op = "ConvTranspose"
 
     def weight_channels(self) -> Shape:
