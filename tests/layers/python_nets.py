@@ -18,7 +18,7 @@ without_caffe = pytest.mark.skipif(
 
 
 def user_layers_found(monkeypatch):
-    """Let ``user_layers`` be found, and give users' modules anew to each test."""
+    """Let ``user_layers`` be found, and give each test users' modules of its own."""
     monkeypatch.syspath_prepend(HERE)
     yield
     for name in ("user_layers", "helping", "mine"):

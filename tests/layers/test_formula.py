@@ -38,7 +38,7 @@ def test_layer_without_words_of_its_own_tells_its_fields() -> None:
 
 
 def test_numbers_of_distilling_loss_make_its_value() -> None:
-    """Alpha, temperature and divisor as told, put into the formula as told, give the loss."""
+    """The formula gives the loss, with alpha, temperature and divisor as printed."""
     body = 'type: "DistillingLoss" distilling_loss_param { temperature: 3 alpha: 0.7 }'
     layer = make_layer(body, *LOGITS)
     loss, soft, names, hard = layer.explain(LOGITS)

@@ -10,7 +10,7 @@ from caffe_kd.core.errors import DataError
 from caffe_kd.logs.log import Log
 from caffe_kd.logs.log_parser import parse_log
 
-# As the original prints it since 2017, its file header and the lines in between included.
+# As Caffe prints it since 2017, its file header and the lines in between included.
 CURRENT = """\
 Log file created at: 2018/03/05 09:59:58
 Running on machine: gpu1

@@ -34,7 +34,7 @@ def no_warnings():
 
 
 def write_log(path, seed=0, first_loss=2.3, accuracy=0.98):
-    """A run of 5,000 iterations as the original logs it: noisy loss, few tests."""
+    """A run of 5,000 iterations as Caffe logs it: noisy loss, few tests."""
     rng = random.Random(seed)
     lines = ["Solving LeNet"]
     for i in range(0, 5001, 20):
@@ -64,7 +64,7 @@ def count(image, colour):
 
 
 def panels(image):
-    """The parts of the picture below its legend: loss, accuracy, learning rate."""
+    """The parts of the image below its legend: loss, accuracy, learning rate."""
     return image[100:370], image[400:675], image[715:845]
 
 
@@ -101,7 +101,7 @@ def test_runs_with_equal_rates_are_all_seen(tmp_path):
 
 
 def test_gradient_shares_get_a_panel_of_their_own(tmp_path):
-    """The picture is 200 pixels higher; the lines are where the shares are, 20% below 80%."""
+    """The image is 200 pixels higher; the lines are where the shares are, 20% below 80%."""
     shares = [ShareRow(i, None, {"kd": 0.8, "loss": 0.2}) for i in range(0, 300, 100)]
     plot({"a": constant_log(gradient_shares=shares)}, tmp_path / "out.png", "title")
     image = pixels(tmp_path / "out.png")

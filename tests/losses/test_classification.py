@@ -138,7 +138,7 @@ def test_sigmoid_cross_entropy_is_its_formula(normalization, divisor):
     np.testing.assert_allclose(float(got), float(losses[targets < 2].sum() / divisor), **CLOSE)
 
 
-def test_sigmoid_cross_entropy_divides_by_the_batch_unless_told():
+def test_sigmoid_cross_entropy_divides_by_the_batch_unless_given():
     logits, targets = torch.zeros(4, 5), torch.ones(4, 5)
     assert float(sigmoid_cross_entropy(logits, targets)) == pytest.approx(5 * math.log(2))
 

@@ -300,9 +300,9 @@ def weights_of(*values, name="f", legacy=False) -> list[LayerWeights]:
 
 def test_weights_are_copied_by_layer_name():
     net = make_net(X + ip("f", "x0", "y", 1) + ip("g", "y", "z", 1))
-    other = weights_of([[9]], [9], name="nobody")
+    other = weights_of([[9]], [9], name="unknown")
     copied = net.copy_weights(weights_of([[1, 2, 3]], [4]) + other, "w.caffemodel")
-    assert (copied.filled, copied.ignored, copied.unused) == (["f"], ["nobody"], ["nobody"])
+    assert (copied.filled, copied.ignored, copied.unused) == (["f"], ["unknown"], ["unknown"])
     assert net.without_weights() == ["g"]
     assert net.weights()["f"][0].tolist() == [[1, 2, 3]]
     assert net.weights()["f"][1].tolist() == [4]
@@ -411,7 +411,7 @@ def test_force_backward_gives_the_data_a_gradient(forced):
           loss_weight: 0.5 }}""",
         pb.TRAIN,
     )
-    for _ in range(2):  # each pass begins anew
+    for _ in range(2):  # each pass starts again
         objective = net()
         assert objective.requires_grad == forced
         if forced:

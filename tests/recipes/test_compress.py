@@ -125,7 +125,7 @@ def run(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> Outcom
     return Outcome(lines, rows)
 
 
-def answers(model: Path, folder: Path) -> np.ndarray:
+def outputs(model: Path, folder: Path) -> np.ndarray:
     images, _ = read_pair(folder / "t10k-images-idx3-ubyte", folder / "t10k-labels-idx1-ubyte")
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     pixels = images[:, None].astype(np.float32) / np.float32(256)
@@ -158,13 +158,13 @@ def test_prune_distil_fold_train_the_rounding_and_run_it(
     net = load_net(tmp_path / "student.prototxt", pb.TEST)
     net.load_weights(tmp_path / "student.caffemodel")
     assert not any(node.layer.type in ("BatchNorm", "Scale") for node in net.nodes)
-    errors = (answers(tmp_path / "student.onnx", here).argmax(1) != labels(here)).sum()
+    errors = (outputs(tmp_path / "student.onnx", here).argmax(1) != labels(here)).sum()
     assert errors == out.number("round 2 of 2: distilled", ERRORS)
     assert errors <= TESTED // 4  # chance makes nine tenths
     model = onnx.load(tmp_path / INT8_ONNX)
     kinds = {node.op_type for node in model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
-    wrong = (answers(tmp_path / INT8_ONNX, here).argmax(1) != labels(here)).sum()
+    wrong = (outputs(tmp_path / INT8_ONNX, here).argmax(1) != labels(here)).sum()
     assert wrong == min(out.number(name, ERRORS) for name in out.rows if name.startswith("int8"))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "//" not in page.replace("</", "").replace("<!--", "")  # no address, so no network

@@ -233,9 +233,11 @@ def test_table_gives_mean_spread_and_each_seed() -> None:
         Row("alone", "student alone", "146", [_result(140), _result(146), _result(154)]),
         Row("without_3", "no 3s, bias +2", "109", [_result(20)], (3,)),
     ]
-    told = table(rows).splitlines()
-    assert "146.7 ± 7.0" in told[1] and "140, 146, 154" in told[1] and "1.47 %" in told[1]
-    assert "20 (20 of the 1000 3s)" in told[2] and told[2].endswith("109")
+    rendered = table(rows).splitlines()
+    assert (
+        "146.7 ± 7.0" in rendered[1] and "140, 146, 154" in rendered[1] and "1.47 %" in rendered[1]
+    )
+    assert "20 (20 of the 1000 3s)" in rendered[2] and rendered[2].endswith("109")
     lines = as_csv(csv_rows(rows)).splitlines()
     assert len(lines) == 5
     assert lines[1].startswith("alone,student alone,1,140,10000,0,0,0,140,0")

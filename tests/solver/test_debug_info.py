@@ -178,10 +178,10 @@ def test_net_with_debug_info_is_told_when_it_is_scored(folder: Path, capfd: Any)
 
 def test_debug_info_changes_no_weight_and_off_costs_no_hook(folder: Path) -> None:
     settings = SETTINGS + "momentum: 0.9 display: 1"
-    plain, told = make_solver(settings), make_solver(settings + " debug_info: true")
-    for solver in (plain, told):
+    plain, debugged = make_solver(settings), make_solver(settings + " debug_info: true")
+    for solver in (plain, debugged):
         solver.step(4)
-    assert_same_weights(weights_of(plain), weights_of(told))
+    assert_same_weights(weights_of(plain), weights_of(debugged))
     assert not debug_lines(lines_of(plain))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in plain.net.modules())
 
@@ -193,8 +193,8 @@ def test_log_with_debug_info_is_parsed_like_one_without(folder: Path) -> None:
         make_solver(SETTINGS + "display: 1 max_iter: 3" + debug, log=log).solve()
         Path("run.log").write_text("\n".join(log.whole_lines))
         logs.append(parse_log("run.log"))
-    plain, told = logs
+    plain, debugged = logs
     assert [(r.iteration, r.loss, r.outputs) for r in plain.train] == [
-        (r.iteration, r.loss, r.outputs) for r in told.train
+        (r.iteration, r.loss, r.outputs) for r in debugged.train
     ]
-    assert [(r.iteration, r.lr) for r in told.learning_rates] == [(i, 0.1) for i in range(3)]
+    assert [(r.iteration, r.lr) for r in debugged.learning_rates] == [(i, 0.1) for i in range(3)]

@@ -12,13 +12,13 @@ from caffe_kd.solver.device import choose_device, choose_one_device
 def test_of_several_gpus_a_command_for_one_takes_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)  # few have as many
     monkeypatch.setattr(torch.cuda, "get_device_name", "GPU {}".format)
-    for gpu, told in (("2,0,1", [1, 0, 2]), ("all", [2, 1, 0])):
+    for gpu, order in (("2,0,1", [1, 0, 2]), ("all", [2, 1, 0])):
         device, lines = choose_one_device(gpu)
-        assert device == torch.device("cuda", told[2])
+        assert device == torch.device("cuda", order[2])
         assert lines == [
-            *(f"Not using GPU #{number} for single-GPU function" for number in told[:2]),
-            f"Use GPU with device ID {told[2]}",
-            f"GPU device name: GPU {told[2]}",
+            *(f"Not using GPU #{number} for single-GPU function" for number in order[:2]),
+            f"Use GPU with device ID {order[2]}",
+            f"GPU device name: GPU {order[2]}",
         ]
     with pytest.raises(UsageError, match="-gpu 0,3: there are 3 CUDA devices here, 0 to 2"):
         choose_one_device("0,3")

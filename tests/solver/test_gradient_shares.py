@@ -63,9 +63,9 @@ def test_norms_are_those_of_each_terms_own_gradient(folder: Path, iter_size: int
         name: math.sqrt(sum(float(g.square().sum()) for g in grads)) / iter_size
         for name, grads in sums.items()
     }
-    told = shares_of(solver)
-    assert {name for name, _, _ in told} == {"loss", "kd/soft", "kd/hard"}
-    for name, share, norm in told:
+    all_shares = shares_of(solver)
+    assert {name for name, _, _ in all_shares} == {"loss", "kd/soft", "kd/hard"}
+    for name, share, norm in all_shares:
         assert norm == pytest.approx(norms[name], rel=LOGGED)
         assert share == pytest.approx(norms[name] / sum(norms.values()), rel=LOGGED)
 

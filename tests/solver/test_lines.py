@@ -57,7 +57,7 @@ def test_lines_of_hdf5_snapshots_say_so(folder):
 
 
 def test_known_regular_expressions_read_the_log(folder):
-    """Those of the original's parse_log.py and of DIGITS."""
+    """Those of Caffe's parse_log.py and of DIGITS."""
     solver = solved(TEST + "display: 2")
     digits = re.compile(r"(\w)(\d{4} \S{8}).*]\s+(\S.*)$")
     rate = re.compile(r"lr = ([-+]?[0-9]*\.?[0-9]+([eE]?[-+]?[0-9]+)?)")

@@ -58,7 +58,7 @@ def test_poly_is_zero_at_max_iter():
 
 
 def test_multistep_takes_one_step_an_iteration():
-    """Where stepvalues do not rise, the original's counter lags behind."""
+    """Where stepvalues do not rise, Caffe's counter lags behind."""
     rates = rates_of('lr_policy: "multistep" gamma: 0.1 stepvalue: 4 stepvalue: 2', 8)
     assert rates == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.05, 0.005, 0.005, 0.005], rel=CLOSE)
 
@@ -105,14 +105,14 @@ def test_impossible_policy_is_refused(settings, words):
     ],
 )
 def test_setting_left_out_is_reported(settings, notes):
-    told = check(solver_of(settings))
-    assert len(told) == len(notes)
-    assert all(note in line for note, line in zip(notes, told, strict=True))
+    warnings = check(solver_of(settings))
+    assert len(warnings) == len(notes)
+    assert all(note in line for note, line in zip(notes, warnings, strict=True))
 
 
 def test_rate_left_out_is_reported():
-    (told,) = check(text.parse('lr_policy: "fixed" max_iter: 9', pb.SolverParameter()))
-    assert "base_lr, which is not given and counts as 0" in told
+    (warnings,) = check(text.parse('lr_policy: "fixed" max_iter: 9', pb.SolverParameter()))
+    assert "base_lr, which is not given and counts as 0" in warnings
 
 
 @pytest.mark.parametrize(

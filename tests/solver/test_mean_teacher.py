@@ -108,8 +108,8 @@ def test_mean_is_not_in_the_teacher_cache() -> None:
     )
     solver = make_solver(settings)
     solver.step(8)
-    told = [line for line in lines_of(solver) if "Caching" in line]
-    assert told == [line for line in told if "mean" not in line]
+    logged = [line for line in lines_of(solver) if "Caching" in line]
+    assert logged == [line for line in logged if "mean" not in line]
     weight, bias = weights_of(solver)["mean/ip"]
     assert any(node.layer.name == "mean/ip" for node in solver.net.running)
     assert np.isfinite(weight).all()
@@ -126,7 +126,7 @@ def test_frozen_layer_keeps_its_parameters_and_has_no_gradient() -> None:
     assert_same_weights(weights_of(solver), before)
     assert [p.lr_mult for p in solver.net.params] == [0, 0]
     deployed = deploy(solver.plan.student, Path("net.prototxt"))
-    assert "frozen" not in text.to_text(deployed)  # which the original could not read
+    assert "frozen" not in text.to_text(deployed)  # which Caffe could not read
 
 
 def test_mean_for_the_tests_alone_leaves_training_as_it_is() -> None:

@@ -100,9 +100,9 @@ def score(weights: str) -> int:
 
 def test_weights_with_nan_have_no_score(bad_weights: str, capfd: pytest.CaptureFixture) -> None:
     assert score(bad_weights) == 1
-    told = capfd.readouterr().err
-    assert "parameter blob 0 of layer 'ip' (InnerProduct) has 1 NaN of 12 values" in told
-    assert "accuracy = " not in told
+    printed = capfd.readouterr().err
+    assert "parameter blob 0 of layer 'ip' (InnerProduct) has 1 NaN of 12 values" in printed
+    assert "accuracy = " not in printed
 
 
 def test_data_with_nan_has_no_score(folder: Path, capfd: pytest.CaptureFixture) -> None:
@@ -111,5 +111,5 @@ def test_data_with_nan_has_no_score(folder: Path, capfd: pytest.CaptureFixture) 
     spoil_row(ROWS - 5)
     capfd.readouterr()
     assert score(str(weights)) == 1
-    told = capfd.readouterr().err
-    assert "accuracy, loss: no score, for in batch 1 NaN first appears in blob 'data'" in told
+    printed = capfd.readouterr().err
+    assert "accuracy, loss: no score, for in batch 1 NaN first appears in blob 'data'" in printed

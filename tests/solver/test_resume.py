@@ -92,7 +92,7 @@ def make() -> tuple[Solver, io.StringIO]:
     return Solver(read_plan("solver.prototxt"), Log(stream=lines)), lines
 
 
-def told(lines: io.StringIO, iteration: int) -> list[str]:
+def logged_from(lines: io.StringIO, iteration: int) -> list[str]:
     """Return the figures logged from an iteration on, without times and speeds."""
     texts = [line.split("] ", 1)[1] for line in lines.getvalue().splitlines()]
     start = next(i for i, t in enumerate(texts) if t.startswith(f"Iteration {iteration} ("))
@@ -110,7 +110,7 @@ def test_resumed_run_gives_the_same_bits_and_figures(folder: Path, type: str) ->
     resumed.solve("run_iter_16.solverstate")
     assert Path("run_iter_20.caffemodel").read_bytes() == before
     assert Path("run_iter_20.solverstate").read_bytes() == state
-    assert told(again, 16) == told(lines, 16)
+    assert logged_from(again, 16) == logged_from(lines, 16)
 
 
 def test_resumed_run_with_batches_made_ahead_gives_the_same_bits(folder: Path) -> None:
@@ -120,15 +120,15 @@ def test_resumed_run_with_batches_made_ahead_gives_the_same_bits(folder: Path) -
         Image.fromarray(draw.integers(0, 256, (9, 8 + index % 2), np.uint8)).save(f"{index}.png")
         lines += f"{index}.png {index % 5}\n"
     Path("list.txt").write_text(lines)
-    pictures = NET.replace('type: "Data"', 'type: "ImageData"')
+    images = NET.replace('type: "Data"', 'type: "ImageData"')
     for batch in (6, 4):
-        pictures = pictures.replace(
+        images = images.replace(
             f'data_param {{ source: "images-idx3-ubyte" backend: IDX batch_size: {batch} }}',
             f'image_data_param {{ source: "list.txt" batch_size: {batch} is_color: false '
             "shuffle: true rand_skip: 9 }",
         )
-    assert "backend" not in pictures
-    Path("net.prototxt").write_text(pictures)
+    assert "backend" not in images
+    Path("net.prototxt").write_text(images)
     whole, lines_of_whole = make()
     whole.solve()
     assert whole.net.nodes[0].layer.depth > 0
@@ -136,7 +136,7 @@ def test_resumed_run_with_batches_made_ahead_gives_the_same_bits(folder: Path) -
     resumed, again = make()
     resumed.solve("run_iter_8.solverstate")
     assert Path("run_iter_20.caffemodel").read_bytes() == before
-    assert told(again, 8) == told(lines_of_whole, 8)
+    assert logged_from(again, 8) == logged_from(lines_of_whole, 8)
 
 
 def test_without_resume_file_the_data_starts_over_and_it_is_said(folder: Path) -> None:

@@ -86,9 +86,9 @@ def test_log_tells_each_stage_once():
         "temperature_schedule { point { iter: 1 value: 8 } point { iter: 5 value: 2 } }",
     )
     solver = trained()
-    told = [line for line in lines_of(solver) if line.startswith("Schedule")]
+    logged = [line for line in lines_of(solver) if line.startswith("Schedule")]
     temperature = "Schedule of layer 'kd', temperature_schedule:"
-    assert told == [
+    assert logged == [
         "Schedule of layer 'kd', loss_weight_schedule: 1 until iteration 3",
         f"{temperature} 8 until iteration 1, then linearly to 2 in iteration 5",
         "Schedule of layer 'kd', loss_weight_schedule: 0 from here on",
@@ -96,8 +96,8 @@ def test_log_tells_each_stage_once():
     ]
     resumed = make_solver(DISTIL)
     resumed.solve("solver_iter_6.solverstate")
-    told = [line for line in lines_of(resumed) if line.startswith("Schedule")]
-    assert [line.rpartition(": ")[2] for line in told] == ["0 from here on", "2 from here on"]
+    logged = [line for line in lines_of(resumed) if line.startswith("Schedule")]
+    assert [line.rpartition(": ")[2] for line in logged] == ["0 from here on", "2 from here on"]
 
 
 def test_test_net_has_the_weight_of_the_iteration_too():

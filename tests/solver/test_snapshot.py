@@ -31,7 +31,7 @@ def recorded_ending(name: str) -> str:
     return ".h5" if (GOLDEN / f"{name}_iter_6.solverstate.h5").exists() else ""
 
 
-# ---- the files, held against the original's
+# ---- the files, held against Caffe's
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)

@@ -71,9 +71,9 @@ def test_students_learn_by_the_papers_gradients() -> None:
 def test_each_student_is_tested_and_written_under_its_own_names() -> None:
     solver = make_solver(MUTUAL + "test_iter: 2 test_interval: 6")
     solver.solve()
-    told = " ".join(lines_of(solver))
-    assert "a/accuracy = " in told
-    assert "b/accuracy = " in told
+    logged = " ".join(lines_of(solver))
+    assert "a/accuracy = " in logged
+    assert "b/accuracy = " in logged
     assert [x.name for x in solver.net.param.layer].count("data") == 1
     for name in "ab":
         weights = own_weights(f"solver_{name}_iter_6.caffemodel")

@@ -58,7 +58,7 @@ LINE = re.compile(
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A teacher that knows which quarter of the picture is bright, and its untaught student."""
+    """A teacher that knows which quarter of the image is bright, and its untrained student."""
     monkeypatch.chdir(tmp_path)
     labels = np.random.default_rng(0).integers(0, CLASSES, COUNT).astype(np.uint8)
     images = np.zeros((COUNT, 2, 2), np.uint8)
@@ -135,12 +135,12 @@ def test_report_changes_no_number_of_the_run(
     monkeypatch: pytest.MonkeyPatch, transform: str
 ) -> None:
     Path("net.prototxt").write_text(STUDENT % transform)
-    with_it, told = run(monkeypatch, True)
+    with_it, logged = run(monkeypatch, True)
     state = torch.get_rng_state()
     without, plain = run(monkeypatch, False)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(with_it, without, strict=True))
-    assert [x for x in told if not x.startswith("Before training")] == plain
+    assert [x for x in logged if not x.startswith("Before training")] == plain
 
 
 def test_samples_that_are_augmented_in_test_are_left_alone() -> None:

@@ -1,4 +1,4 @@
-"""Holds whole trainings against those the original Caffe recorded."""
+"""Holds whole trainings against those Caffe recorded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LOGITS = 1e-4
 FLOAT_LOSS = 1e-5
 FLOAT_ITERATIONS = 10
 FLOAT_ACCURACY = 1e-3
-# Adam divides by tiny roots: the original itself, with another number of threads, differs by 5e-3.
+# Adam divides by tiny roots: Caffe itself, with another number of threads, differs by 5e-3.
 ADAM_FIRST_LOSSES, ADAM_LOSS, ADAM_ACCURACY, ADAM_LOGITS = 1e-3, 1.5e-2, 1e-3, 3e-2
 
 

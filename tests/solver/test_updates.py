@@ -36,7 +36,7 @@ def solver_of(rule: str, more: str = ""):
 
 
 class Reference:
-    """The rules as the papers and the original have them, one parameter at a time."""
+    """The rules as the papers and Caffe have them, one parameter at a time."""
 
     def __init__(self, solver, params):
         self.solver = solver

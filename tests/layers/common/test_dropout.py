@@ -24,7 +24,7 @@ def test_values_are_zeroed_or_divided_by_what_is_kept():
     assert abs(kept.float().mean().item() - 0.7) < 4 * (0.3 * 0.7 / 20000) ** 0.5
 
 
-def test_ratio_is_a_half_unless_told():
+def test_ratio_is_a_half_unless_given():
     assert make_layer('type: "Dropout"', (4,)).ratio == 0.5
 
 

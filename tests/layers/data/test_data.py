@@ -60,15 +60,15 @@ def test_three_batches_equal_the_original(
 
 def test_records_come_in_order_and_start_over(digits: Path) -> None:
     net = data_net(digits, batch=4)
-    told: list[str] = []
-    net.context.notify = told.append
+    notes: list[str] = []
+    net.context.notify = notes.append
     labels = []
     for _ in range(5):
         net()
         labels += net.blobs["label"].tolist()
         assert torch.equal(net.blobs["data"][:, 0, 0, 0], net.blobs["label"])
     assert labels == [float(i % 10) for i in range(20)]
-    assert told == ["Restarting data prefetching from start."] * 2
+    assert notes == ["Restarting data prefetching from start."] * 2
 
 
 def test_shapes_are_known_before_the_first_batch(digits: Path) -> None:
@@ -148,11 +148,11 @@ def test_encoded_images_are_forced_to_colour_or_grey(
 
 def test_raw_records_stay_as_they_are_and_it_is_reported() -> None:
     net = golden_net("raw_lmdb", "force_gray: true")
-    told: list[str] = []
-    net.context.notify = told.append
+    notes: list[str] = []
+    net.context.notify = notes.append
     net()
     assert net.blobs["data"].shape == (2, 3, 20, 24)
-    assert told == ["layer 'd': force_color and force_gray only for encoded datum"]
+    assert notes == ["layer 'd': force_color and force_gray only for encoded datum"]
 
 
 def test_colour_and_grey_at_once_are_refused() -> None:
@@ -177,7 +177,7 @@ def test_encoded_records_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.equal(net.blobs["data"], first)
 
 
-def test_batch_size_zero_is_told_with_its_line(digits: Path) -> None:
+def test_batch_size_zero_is_refused_with_its_line(digits: Path) -> None:
     with pytest.raises(NetError, match=r"net.prototxt:1: layer 'd' \(Data\): batch_size must be"):
         data_net(digits, batch=0)
 

@@ -100,7 +100,7 @@ def test_it_is_not_deployed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "file", "told"),
+    ("shapes", "file", "message"),
     [
         (((3, 2), (2,)), "o.h5", "the same batch size. Received: data=3, label=2"),
         (((2, 1, 1, 1, 1), (2,)), "o.h5", "Cannot use legacy accessors on Blobs with > 4 axes"),
@@ -108,9 +108,9 @@ def test_it_is_not_deployed() -> None:
     ],
 )
 def test_wrong_bottoms_and_settings_are_reported(
-    shapes: tuple[tuple[int, ...], ...], file: str, told: str
+    shapes: tuple[tuple[int, ...], ...], file: str, message: str
 ) -> None:
-    with pytest.raises(NetError, match=r"layer 'o' \(HDF5Output\): .*" + told):
+    with pytest.raises(NetError, match=r"layer 'o' \(HDF5Output\): .*" + message):
         output_net(*shapes, file=file)
 
 

@@ -29,7 +29,7 @@ def save(path: Path, value: int, size: tuple[int, int] = (6, 5)) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Ten images whose blue tells which one it is, as its label does."""
+    """Ten images whose blue says which one it is, as its label does."""
     for index in range(COUNT):
         save(tmp_path / f"in a folder/{index}.png", index)
     lines = "".join(f"in a folder/{index}.png {index}\n" for index in range(COUNT))
@@ -74,12 +74,12 @@ def test_three_batches_equal_the_original(
 
 def test_images_come_in_order_as_bgr_and_start_over(source: Path) -> None:
     net = image_net(source)
-    told: list[str] = []
-    net.context.notify = told.append
+    notes: list[str] = []
+    net.context.notify = notes.append
     assert net.shapes == {"data": (4, 3, 6, 5), "label": (4,)}
     assert labels_of(net, 5) == [float(i % COUNT) for i in range(20)]
     assert net.blobs["data"][0, :, 0, 0].tolist() == [6, 100, 200]
-    assert told == ["Restarting data prefetching from start."] * 2
+    assert notes == ["Restarting data prefetching from start."] * 2
 
 
 def test_without_colour_there_is_one_channel(source: Path) -> None:
@@ -107,10 +107,10 @@ def test_rand_skip_begins_anywhere_below_it(source: Path) -> None:
     for seed in range(40):
         torch.manual_seed(seed)
         net = image_net(source, batch=1, param="rand_skip: 3")
-        told: list[str] = []
-        net.context.notify = told.append
+        notes: list[str] = []
+        net.context.notify = notes.append
         first = labels_of(net, 1)[0]
-        assert f"Skipping first {first:g} data points." in told
+        assert f"Skipping first {first:g} data points." in notes
         begun.add(first)
     assert begun == {0.0, 1.0, 2.0}
 
@@ -187,18 +187,18 @@ def test_missing_list_names_layer_and_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("param", "told"),
+    ("param", "message"),
     [
         ("new_height: 5", "new_height and new_width to be set at the same time"),
         ("new_width: 5", "new_height and new_width to be set at the same time"),
     ],
 )
-def test_wrong_settings_are_told_with_their_line(source: Path, param: str, told: str) -> None:
-    with pytest.raises(NetError, match=r"net.prototxt:1: layer 'i' \(ImageData\): .*" + told):
+def test_wrong_settings_are_refused_with_their_line(source: Path, param: str, message: str) -> None:
+    with pytest.raises(NetError, match=r"net.prototxt:1: layer 'i' \(ImageData\): .*" + message):
         image_net(source, param=param)
 
 
-def test_batch_size_zero_is_told_with_its_line(source: Path) -> None:
+def test_batch_size_zero_is_refused_with_its_line(source: Path) -> None:
     with pytest.raises(NetError, match=r"net.prototxt:1: .*Positive batch size required"):
         image_net(source, batch=0)
 

@@ -71,7 +71,7 @@ def test_use_before_set_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "told"),
+    ("images", "labels", "message"),
     [
         ((3, 1, 2, 3), (3,), "num must be a multiple of batch size. Received: num=3, batch_size=2"),
         ((0, 1, 2, 3), (0,), "num must be a multiple of batch size"),
@@ -82,28 +82,28 @@ def test_use_before_set_says_what_to_do() -> None:
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(
-    images: tuple[int, ...], labels: tuple[int, ...], told: str
+    images: tuple[int, ...], labels: tuple[int, ...], message: str
 ) -> None:
     _, layer = memory_net()
-    with pytest.raises(NetError, match=told):
+    with pytest.raises(NetError, match=message):
         layer.set(np.zeros(images, np.float32), np.zeros(labels, np.float32))
 
 
 @pytest.mark.parametrize(
     "sizes", ["", EXTENTS.replace(" width: 3", ""), EXTENTS.replace("batch_size: 2", "")]
 )
-def test_missing_extent_is_told_with_its_line(sizes: str) -> None:
+def test_missing_extent_is_refused_with_its_line(sizes: str) -> None:
     with pytest.raises(NetError, match=r"net.prototxt:1: .*must be specified and positive"):
         memory_net(sizes)
 
 
 def test_transform_param_is_told_to_change_nothing() -> None:
     net, layer = memory_net(extra="transform_param { scale: 2 }")
-    told: list[str] = []
-    net.context.notify = told.append
+    notes: list[str] = []
+    net.context.notify = notes.append
     layer.set(*records(2))
     assert labels_of(net, 1) == [0, 1]
-    assert told == ["layer 'm': MemoryData does not transform array data"]
+    assert notes == ["layer 'm': MemoryData does not transform array data"]
 
 
 def test_state_goes_on_at_the_next_record() -> None:

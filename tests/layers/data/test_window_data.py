@@ -196,11 +196,11 @@ def test_run_goes_on_with_the_same_draws() -> None:
 
 def test_what_is_there_is_told_with_the_first_batch() -> None:
     net = window_net("fg_threshold: 0.6 bg_threshold: 0.3", "scale: 2")
-    told: list[str] = []
-    net.context.notify = told.append
+    notes: list[str] = []
+    net.context.notify = notes.append
     net()
     net()
-    assert told == [  # of each image 9 of 24 are background, and 3 of each class
+    assert notes == [  # of each image 9 of 24 are background, and 3 of each class
         "Number of images: 2",
         "class 0 has 18 samples",
         "class 1 has 6 samples",
@@ -220,7 +220,7 @@ def test_cached_images_and_root_folder_give_the_same_pixels(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("param", "transform", "told"),
+    ("param", "transform", "message"),
     [
         ("", "crop_size: 0", "needs a crop_size greater than 0"),
         ("", "jitter: 1", "leave jitter out"),
@@ -232,19 +232,21 @@ def test_cached_images_and_root_folder_give_the_same_pixels(tmp_path: Path) -> N
         ("", 'crop_size: 21 mean_file: "mean"', "the mean must have 3 channels and cover"),
     ],
 )
-def test_wrong_settings_are_told_with_their_line(param: str, transform: str, told: str) -> None:
+def test_wrong_settings_are_refused_with_their_line(
+    param: str, transform: str, message: str
+) -> None:
     body = (
         'layer { name: "w" type: "WindowData" top: "data" top: "label" transform_param { '
         + ("" if "crop_size" in transform else "crop_size: 16 ")
         + f"{transform} }} "
         + f'window_data_param {{ source: "windows.txt" batch_size: 8 {param} }} }}'
     )
-    with pytest.raises(NetError, match=r"net.prototxt:1: layer 'w' \(WindowData\): .*" + told):
+    with pytest.raises(NetError, match=r"net.prototxt:1: layer 'w' \(WindowData\): .*" + message):
         make_net(body)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("# 1\n", "# 2\n", r'windows\.txt:31: an image begins with "# 1".*Received: "# 2"'),
         ("# 0\n", "0\n", r'windows\.txt:1: an image begins with "# 0"'),
@@ -258,11 +260,11 @@ def test_wrong_settings_are_told_with_their_line(param: str, transform: str, tol
         ("1 0.9 0", "1 nan 0", r'windows\.txt:7: a window is "class'),
     ],
 )
-def test_damaged_list_is_told_with_its_line(old: str, new: str, told: str) -> None:
+def test_damaged_list_is_refused_with_its_line(old: str, new: str, message: str) -> None:
     text = Path("windows.txt").read_text()
     assert old in text
     Path("windows.txt").write_text(text.replace(old, new, 1))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         window_net()
 
 

@@ -81,7 +81,7 @@ def test_boxes_around_each_place(param, sizes):
 
 
 @pytest.mark.parametrize(
-    ("param", "told"),
+    ("param", "expected"),
     [
         ("img_size: 80", {"image": (80, 80), "step": (80 / 3, 16)}),
         ("img_h: 30 img_w: 45", {"image": (30, 45), "step": (10, 9)}),
@@ -91,9 +91,9 @@ def test_boxes_around_each_place(param, sizes):
         ("img_size: 80 step: 8 offset: 0", {"image": (80, 80), "step": (8, 8), "offset": 0}),
     ],
 )
-def test_image_step_and_offset(param, told):
+def test_image_step_and_offset(param, expected):
     boxes, _ = priors(f"min_size: 30 {param}")
-    np.testing.assert_allclose(boxes, plain([(30, 30)], **told), rtol=0, atol=ATOL)
+    np.testing.assert_allclose(boxes, plain([(30, 30)], **expected), rtol=0, atol=ATOL)
 
 
 def test_clip_keeps_the_boxes_in_the_image():

@@ -39,7 +39,7 @@ class ByHand:
 
     def __init__(self, negatives=8, temperature=0.5):
         self.negatives, self.temperature = negatives, temperature
-        self.remembered = []  # (student, teacher, class), the newest last
+        self.queue = []  # (student, teacher, class), the newest last
         self.constants = None
 
     def __call__(self, student, teacher, labels=None):
@@ -48,13 +48,13 @@ class ByHand:
             for i, (s, t) in enumerate(zip(unit(student), unit(teacher), strict=True))
         ]
         loss = 0.0
-        if self.remembered:
+        if self.queue:
             sides = [(0, 1), (1, 0)]
             if self.constants is None:
                 self.constants = [self.mean_score(records, *side) for side in sides]
             for (own, other), c in zip(sides, self.constants, strict=True):
                 loss += np.mean([self.side(r, own, other, c) for r in records])
-        self.remembered = [*self.remembered, *records][-self.negatives :]
+        self.queue = [*self.queue, *records][-self.negatives :]
         return loss
 
     def score(self, a, b):
@@ -62,12 +62,12 @@ class ByHand:
 
     def mean_score(self, records, own, other):
         scores = [self.score(r[own], r[other]) for r in records]
-        scores += [self.score(r[own], m[other]) for r in records for m in self.remembered]
+        scores += [self.score(r[own], m[other]) for r in records for m in self.queue]
         return np.mean(scores)
 
     def side(self, record, own, other, c):
         label = record[2]
-        strangers = [m for m in self.remembered if label is None or m[2] != label]
+        strangers = [m for m in self.queue if label is None or m[2] != label]
 
         def h(b):
             g = self.score(record[own], b) / c
@@ -90,7 +90,7 @@ def test_crd_loss_is_its_formula_batch_after_batch(negatives, with_label):
     assert min(losses[1:]) > 1
 
 
-def test_crd_loss_remembers_sixteen_thousand_embeddings_at_007_by_default():
+def test_crd_loss_holds_sixteen_thousand_embeddings_at_007_by_default():
     layer = make_layer('type: "CRDLoss"', (4, 5), (4, 5))
     by_hand = ByHand(16384, 0.07)
     for batch in batches(2):

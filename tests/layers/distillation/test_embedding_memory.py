@@ -1,4 +1,4 @@
-"""CRDLoss with a bank: what it remembers of each sample, and how it draws from that."""
+"""CRDLoss with a bank: what it holds of each sample, and how it draws from that."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ByHand:
                 sides = [self.side(r, d, own, other, c) for r, d in zip(batch, looked, strict=True)]
                 loss += np.mean(sides)
         for record in batch:
-            self.remember(record)
+            self.store(record)
         return loss
 
     def score(self, a, b):
@@ -100,7 +100,7 @@ class ByHand:
 
         return -math.log(h(record[other])) - sum(math.log(1 - h(b)) for b in strangers)
 
-    def remember(self, record):
+    def store(self, record):
         *sides, label, number = record
         for side, new in enumerate(sides):
             row = self.rows.setdefault(number, [None, None, None])
@@ -159,7 +159,7 @@ def test_bank_of_the_paper_is_the_default():
         assert layer(*batch).item() == pytest.approx(by_hand(*batch), rel=CLOSE)
 
 
-def test_record_that_comes_twice_in_a_batch_is_remembered_as_it_came_last():
+def test_record_that_comes_twice_in_a_batch_is_held_as_it_came_last():
     layer = bank()
     s, t, label, _ = batches(1)[0]
     layer(s, t, label, torch.tensor([3.0, 1.0, 3.0, 3.0]))
@@ -195,7 +195,7 @@ def test_bank_has_the_gradient_of_its_value(with_label):
     gradcheck(layer, *last[:2])
 
 
-def test_bank_learns_in_a_net_while_it_remembers():
+def test_bank_learns_in_a_net_while_its_memory_fills():
     """A gradient is taken after the batch was handed over; neither label nor number gets one."""
     net = layer_net(body(), (4, WIDTH), (4, WIDTH), (4,), (4,))
     for batch in batches(4):

@@ -110,15 +110,15 @@ def run_script(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_batches_made_ahead_are_the_same_in_the_same_order(kind: str) -> None:
-    told: list[list[str]] = []
+    notes: list[list[str]] = []
     runs = []
     for depth in (0, 1, 4):
         net = net_of(kind, depth)
-        told.append([])
-        net.context.notify = told[-1].append
+        notes.append([])
+        net.context.notify = notes[-1].append
         runs.append(batches_of(net, 9))
         assert (layer_of(net)._prefetch is not None) is (depth > 0)
-        assert told[-1] == told[0]
+        assert notes[-1] == notes[0]
     assert same(runs[0], runs[1]) and same(runs[0], runs[2])
     assert not same(runs[0][:8], runs[0][8:16])
 

@@ -21,7 +21,7 @@ def net_of(type_name, settings):
     return layer_net(f'type: "{type_name}" {message} {{ {settings} }}', *SHAPES[:bottoms])
 
 
-def answers(net, iterations):
+def outputs_at(net, iterations):
     import torch
 
     torch.manual_seed(0)
@@ -38,8 +38,8 @@ def answers(net, iterations):
 
 @pytest.mark.parametrize("type_name", BY_TYPE)
 def test_temperature_of_each_iteration_is_the_schedules(type_name):
-    got = answers(net_of(type_name, f"temperature_schedule {{ {TWO} }}"), (0, 10, 15, 20, 30))
-    fixed = [answers(net_of(type_name, f"temperature: {t}"), [0])[0] for t in (8, 5, 2)]
+    got = outputs_at(net_of(type_name, f"temperature_schedule {{ {TWO} }}"), (0, 10, 15, 20, 30))
+    fixed = [outputs_at(net_of(type_name, f"temperature: {t}"), [0])[0] for t in (8, 5, 2)]
     assert got == [fixed[0], fixed[0], fixed[1], fixed[2], fixed[2]]
     assert fixed[0] != fixed[1] != fixed[2]
 
@@ -63,7 +63,7 @@ def test_impossible_temperature_is_refused(type_name, settings, words):
 
 
 @pytest.mark.parametrize("type_name", ["TeacherEnsemble", "ClassMap"])
-def test_answer_that_changes_with_the_iteration_is_none_to_remember(type_name):
+def test_output_that_changes_with_the_iteration_is_not_cached(type_name):
     fixed = net_of(type_name, "temperature: 4").nodes[-1].layer
     assert fixed.per_sample
     changing = net_of(type_name, f"temperature_schedule {{ {TWO} }}").nodes[-1].layer

@@ -282,14 +282,14 @@ def run(folder: Path):
 @pytest.mark.parametrize("mode", ["off", "memory", "disk"])
 def test_onnx_teacher_teaches_as_the_caffemodel_does(run, mode: str) -> None:
     wanted, _ = run("prototxt", 'weights: "teacher.caffemodel"', "off")
-    got, told = run("onnx", mode=mode)
+    got, logged = run("onnx", mode=mode)
     assert got.keys() == {"fc"}
     for one, other in zip(got["fc"], wanted["fc"], strict=True):
         assert np.abs(one - other).max() < TOLERANCE
-    assert any("Caching the outputs of 1 frozen layers: teacher/ip" in x for x in told) == (
+    assert any("Caching the outputs of 1 frozen layers: teacher/ip" in x for x in logged) == (
         mode != "off"
     )
-    assert not any("net output" in x and "teacher/" in x for x in told)
+    assert not any("net output" in x and "teacher/" in x for x in logged)
 
 
 def test_another_model_is_not_answered_from_the_old_cache(run) -> None:

@@ -14,7 +14,7 @@ def body(param: str) -> str:
 
 
 def plain(x: np.ndarray, s: int, reverse: bool) -> np.ndarray:
-    """Move a sample's values in memory as darknet does, told the bottom's sizes."""
+    """Move a sample's values in memory as darknet does, given the bottom's sizes."""
     records, channels, height, width = x.shape
     planes = channels // (s * s)
     y = np.empty((records, x[0].size), x.dtype)

@@ -29,7 +29,7 @@ def test_copies_follow_one_another_along_the_axis(axis):
     gradcheck(layer, x)
 
 
-def test_axis_is_the_channels_unless_told():
+def test_axis_is_the_channels_unless_given():
     assert make_layer(body("tiles: 5"), SHAPE).top_shapes([SHAPE]) == [(2, 15, 4, 2)]
 
 

@@ -74,7 +74,7 @@ def test_axis_counts_what_is_before_it_as_records():
     torch.testing.assert_close(y[1], one)
 
 
-def test_blobs_are_shaped_and_filled_as_told():
+def test_blobs_are_shaped_and_filled_as_asked():
     layer = make_layer(
         'type: "Convolution" convolution_param { num_output: 4 kernel_h: 3 kernel_w: 2 group: 2 '
         'weight_filler { type: "constant" value: 2 } bias_filler { type: "constant" value: 3 } }',
@@ -138,7 +138,7 @@ def test_batch_and_extent_may_change_after_setup():
         ("num_output: 4 kernel_size: 9", "kernel is larger than the padded bottom"),
         ("num_output: 4 kernel_size: 3 axis: 4", "axis is out of range"),
         ("num_output: 4 kernel_size: 4000000000", "kernel is larger than the padded bottom"),
-        # Told before the weights, which would fit, take 2.4 GB.
+        # Reported before the weights, which would fit, take 2.4 GB.
         ("num_output: 200000000 kernel_size: 1", "the top is too large: blob size exceeds INT_MAX"),
     ],
 )
