@@ -57,6 +57,11 @@ class Copied:
             f"The net's layers with parameters: {shown(self.wanted)}"
         )
 
+    @property
+    def rounding(self) -> str:
+        """A message about the layers that round their values."""
+        return f"Values are rounded to few bits, as {self.source} says, in {shown(self.rounded)}"
+
     def check(self) -> Copied:
         """Return this report of weights that are needed.
 
@@ -105,7 +110,7 @@ def load_for_use(net: Net, paths: Iterable[str], log: Log, needed: bool = True) 
         elif copied.misfit is not None:
             log.warning(copied.misfit)
         if copied.rounded:
-            log.info(f"Values are rounded to few bits, as {path} says, in {shown(copied.rounded)}")
+            log.info(copied.rounding)
     sentence = lacking(net)
     if copied is not None and sentence is not None:
         log.warning(sentence)

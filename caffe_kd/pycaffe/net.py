@@ -385,6 +385,8 @@ class Net:
         for name in copied.ignored:
             if name not in self.layer_dict:
                 LOG.info(f"Ignoring source layer {name}")
+        if copied.rounded:
+            LOG.info(copied.rounding)
         if copied.misfit is not None:
             LOG.warning(copied.misfit)
         elif net.phase == pb.TEST and (sentence := lacking(net)) is not None:

@@ -301,6 +301,14 @@ def test_net_for_caffe_with_jitter_says_that_there_is_no_way(folder, capsys):
     assert not Path("dbs").exists()  # nothing is written before all else is fine
 
 
+def test_net_for_caffe_with_bits_says_that_caffe_has_float32(folder, capsys):
+    rounded = STUDENT.replace(
+        "inner_product_param", "quantization_param { bw_params: 4 } inner_product_param", 1
+    )
+    Path("student.prototxt").write_text(DATA + rounded)
+    assert "no field 'quantization_param'. Drop it: it computes in float32" in refused(capsys)
+
+
 def test_net_for_caffe_with_a_third_top_of_data_is_an_error(folder, capsys):
     numbered = DATA.replace('top: "label"', 'top: "label" top: "number"')
     Path("student.prototxt").write_text(numbered + STUDENT)

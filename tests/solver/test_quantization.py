@@ -11,6 +11,7 @@ import torch
 
 from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.data.backends.idx import write_idx
+from caffe_kd.layers.shared import fake_quantize
 from caffe_kd.layers.shared.quantized_layer import rounding_of
 from caffe_kd.logs.log import Log
 from caffe_kd.net import load_net
@@ -147,6 +148,27 @@ def test_snapshot_carries_the_ranges_and_a_test_by_it_is_the_solver_s():
     assert torch.equal(net.blobs["ip2"], in_solver)
 
 
+def test_best_snapshot_has_the_ranges_of_its_weights():
+    solve('snapshot_best: "loss" quantization { }')
+    net = load_net("net.prototxt")
+    assert net.load_weights("run_best.caffemodel").rounded == list(ALL)
+    weight = net.node_of("conv1").layer.blobs[0]
+    steps = torch.tensor(list(written("run_best.caffemodel")["conv1"].step_params))
+    assert torch.equal(steps, fake_quantize.weight_steps(weight, 8))
+
+
+def test_mean_of_the_student_is_float_and_follows_its_float_weights(folder):
+    (folder / "distiller.prototxt").write_text(
+        'layer { name: "kd" type: "DistillingLoss" bottom: "ip2" bottom: "mean/ip2" top: "kd" '
+        "include { phase: TRAIN } }"
+    )
+    solver = solve(
+        'teacher { name: "mean" ema: 0.5 } distiller_net: "distiller.prototxt" quantization { }'
+    )
+    assert rounding_of(solver.net.node_of("mean/conv1").layer) is None
+    assert set(written()) == set(ALL)
+
+
 def test_frozen_ranges_stay():
     more = "snapshot: 6 quantization { freeze_range_iter: 6 bw_params: 4 }"
     solve(more)
@@ -173,6 +195,15 @@ def test_layer_s_own_bits_go_before_the_solver_s():
     assert (ranges["ip1"].bw_params, ranges["ip1"].bw_layer_in) == (32, 8)
     assert not ranges["ip1"].step_params
     assert "ip2" not in ranges
+
+
+def test_layers_of_a_fork_that_round_themselves_are_left_alone(folder):
+    conv = net_text("quantization_param { bw_params: 8 fl_params: 7 }")
+    ristretto = conv.replace('"Convolution"', '"ConvolutionRistretto"')
+    (folder / "net.prototxt").write_text(ristretto)
+    solve("quantization { }")
+    assert set(written()) == {"conv1", "ip1", "ip2"}
+    assert not written()["conv1"].HasField("step_in")
 
 
 def test_layers_are_chosen_by_name():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,9 +215,17 @@ class Quantization(Callback):
             for step in self.updater.learning:
                 step.data.clamp_(min=fake_quantize.LEAST_STEP)
 
+    def on_test(self, solver: Solver, results: Sequence[dict[str, list[float]]]) -> None:
+        """Prepare what snapshot_best may write."""
+        self._describe(solver)
+
     def on_snapshot(self, solver: Solver) -> None:
-        """Write what was found into the layers of the snapshot's files."""
+        """Prepare what the snapshot's files hold."""
         self._follow_weights(solver)
+        self._describe(solver)
+
+    def _describe(self, solver: Solver) -> None:
+        """Write what was found into the layers that files of weights hold."""
         for model in solver.models:
             prefix = "" if model.name is None else f"{model.name}/"
             for proto in model.param.layer:

@@ -107,6 +107,19 @@ def test_schedule_of_pruning_sees_as_many_records(examples: Path, tmp_path: Path
         assert pruning.frequency == max(1, times)
 
 
+def test_rounding_begins_and_its_ranges_freeze_after_as_many_records(
+    examples: Path, tmp_path: Path
+) -> None:
+    solver = (examples / "student_solver.prototxt").read_text()
+    solver = solver.replace('"student_train_test', f'"{examples.as_posix()}/student_train_test')
+    more = "quantization { start_iter: 2 freeze_range_iter: 8 }"
+    (tmp_path / "student_solver.prototxt").write_text(solver + more)
+    found = target(tmp_path, "student_solver.prototxt")
+    for size, times in ((8, 2), (32, 0.5)):
+        rounding = found.trial({"batch_size": size})[SOLVER].quantization
+        assert (rounding.start_iter, rounding.freeze_range_iter) == (2 * times, 8 * times)
+
+
 def test_a_trial_is_tested_on_its_way_and_leaves_no_snapshots(examples: Path) -> None:
     solver = target(examples).trial({})[SOLVER]
     assert solver.test_interval == ITERATIONS // 8  # its own 6 would give 2 tests
