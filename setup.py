@@ -1,21 +1,29 @@
 """Packaging of caffe_kd; ``pip install -e .`` for work on it, ``pip install .`` to use it."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = (HERE / "caffe_kd" / "core" / "version.py").read_text(encoding="utf-8").split('"')[-2]
-# The example nets lie beside the package, where people look for them; installed they go into it.
+# The examples lie beside the package, where people look for them; a build puts them into it, from
+# where -solver prototxt/... and `caffe_kd examples` take them.
 EXAMPLES = "caffe_kd.prototxt"
+
+# A package index shows the README away from the files that it links to.
+README = re.sub(r"!\[[^]]*\]\([^)]+\)\n+", "", (HERE / "README.md").read_text(encoding="utf-8"))
+README = re.sub(r"\[([^]]+)\]\((?!https?://)[^)]+\)", r"\1", README)
 
 setup(
     name="caffe_kd",
     version=VERSION,
     description="Caffe's training workflow with knowledge distillation, on PyTorch",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=README,
     long_description_content_type="text/markdown",
+    author="The caffe_kd authors",
     license="MIT",
+    keywords="caffe knowledge-distillation deep-learning model-compression onnx prototxt pytorch",
     python_requires=">=3.10",
     classifiers=[
         "Environment :: Console",
@@ -35,7 +43,7 @@ setup(
     package_data={
         "caffe_kd": ["py.typed"],
         "caffe_kd.proto": ["caffe.proto"],
-        EXAMPLES: ["*/*.prototxt"],
+        EXAMPLES: ["*.md", "*/*.md", "*/*.prototxt"],
     },
     # The suite has run with the oldest of these, and with those of tools/constraints.txt.
     install_requires=[

@@ -101,19 +101,6 @@ def test_ci_installs_once_then_checks_and_tests(
     assert run() == (returncode, ran)
 
 
-def test_package_is_built_with_its_types_schema_and_examples(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools")
-    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    for name in (
-        "py.typed",
-        "proto/caffe.proto",
-        "core/multi_tensor.py",
-        "prototxt/mnist/kd_solver.prototxt",
-    ):
-        assert (tmp_path / "caffe_kd" / name).is_file(), name
-
-
 @pytest.mark.parametrize("opened_in", [".", "tools"])
 def test_notebook_draws_the_curves_of_logs(
     opened_in: str,

@@ -42,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("doctor", DESCRIPTION, EXAMPLE)
-    parser.add_argument("file", metavar="FILE", help="a net's or a solver's prototxt")
+    parser.add_argument(
+        "file",
+        type=flags.prototxt,
+        metavar="FILE",
+        help="a net's or a solver's prototxt",
+    )
     parser.add_argument(
         "weights", metavar="WEIGHTS", nargs="?", help="a .caffemodel to look at too"
     )

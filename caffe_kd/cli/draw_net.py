@@ -91,7 +91,12 @@ def _lanes(target: Target) -> tuple[dict[str, int], dict[int, str]]:
 def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("draw_net", DESCRIPTION, EXAMPLE)
-    parser.add_argument("net", metavar="NET", help="a net's or a solver's prototxt")
+    parser.add_argument(
+        "net",
+        type=flags.prototxt,
+        metavar="NET",
+        help="a net's or a solver's prototxt",
+    )
     parser.add_argument("output", metavar="OUTPUT", help="the image file, .png, .svg, .pdf or .dot")
     flags.add(
         parser,

@@ -137,7 +137,8 @@ def parser() -> CommandParser:
     parser = CommandParser("extract_features", DESCRIPTION, EXAMPLE)
     add = parser.add_argument
     add("weights", metavar="pretrained_net_param", help="the caffemodel")
-    add("model", metavar="feature_extraction_proto_file", help="the net's prototxt, with its data")
+    add("model", type=flags.prototxt, metavar="feature_extraction_proto_file",
+        help="the net's prototxt, with its data")  # fmt: skip
     add("blobs", metavar="blob1[,blob2...]", help="the blobs to write")
     add("databases", metavar="db1[,db2...]", help="the databases to make, one for each blob")
     add("batches", metavar="num_mini_batches", type=flags.int32, help="how many batches to run")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core import examples
 from ..core.errors import UsageError
 from ..python_layers import user_code
 
@@ -15,14 +16,34 @@ from ..python_layers import user_code
 def add(to: Any, name: str, need: str | None = None, **options: Any) -> None:
     """Add a flag in either spelling: ``-name x`` and ``--name=x``.
 
-    ``need`` makes it required: it is the error's sentence if the flag is missing.
+    ``need`` makes it required: it is the error's sentence if the flag is missing. A solver or a
+    model may be a packaged example.
     """
+    if (name.endswith("solver") or name == "model") and "action" not in options:
+        options.setdefault("type", prototxt)
     kind = options.get("type")
     if kind in (int, int32, float) and "choices" not in options:
         options.setdefault("metavar", "X" if kind is float else "N")
     action = to.add_argument(f"-{name}", f"--{name}", **options)
     if need is not None:
         action.required, action.need = True, need
+
+
+def prototxt(paths: str) -> str:
+    """Return the file that an argument names, or the packaged example of that name.
+
+    The files that examples name are then found beside them, their data and output in the current
+    folder. ``paths`` may be several, separated by commas.
+    """
+    return ",".join(_file_or_example(path) for path in paths.split(","))
+
+
+def _file_or_example(path: str) -> str:
+    example = examples.packaged(path)
+    if example is None:
+        return path
+    print(f"note: {path} is not here: using the example {example}", file=sys.stderr)
+    return str(example)
 
 
 class _AllowPythonLayers(argparse.Action):

@@ -175,7 +175,7 @@ def _print_cost(net: Any, arguments: argparse.Namespace, given: dict[str, tuple[
 def parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("summarize", DESCRIPTION, EXAMPLE)
-    parser.add_argument("net", metavar="NET", help="the net's prototxt")
+    parser.add_argument("net", type=flags.prototxt, metavar="NET", help="the net's prototxt")
     parser.add_argument(
         "-w",
         "--max-width",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import flags
 from .command_parser import CommandParser
 
 
@@ -30,7 +31,7 @@ class Kind:
 def new_parser(name: str, description: str, example: str) -> CommandParser:
     """Return the parser of a command that upgrades IN to OUT."""
     parser = CommandParser(name, description, example)
-    parser.add_argument("input", metavar="IN", help="the file to upgrade")
+    parser.add_argument("input", type=flags.prototxt, metavar="IN", help="the file to upgrade")
     parser.add_argument("output", metavar="OUT", help="the file to write; may be the same")
     return parser
 
