@@ -94,8 +94,7 @@ def _options(arguments: argparse.Namespace, net: Any) -> Any:
 def _print(result: Quantized) -> None:
     from ..quantization import report
 
-    for note in result.source.folded:
-        print(f"note: {note}", file=sys.stderr)
+    _print_folded(result.source.folded)
     parts = [
         report.trial_table(result.trials, result.method) if result.trials else [],
         report.range_table(result.ranges) if result.ranges else [],
@@ -107,6 +106,19 @@ def _print(result: Quantized) -> None:
         print(slower)
     if not any(found.name.endswith("TEST") for found in result.evaluations):
         print("note: the net has no TEST data, so nothing was compared on it", file=sys.stderr)
+
+
+def _print_folded(notes: Sequence[str]) -> None:
+    """Print how many layers were folded, and which could not be."""
+    stay = [note for note in notes if " stays: " in note]
+    for note in stay:
+        print(f"note: {note}", file=sys.stderr)
+    if len(notes) > len(stay):
+        print(
+            f"note: {len(notes) - len(stay)} BatchNorm and Scale layers are part of the layers "
+            "before them now",
+            file=sys.stderr,
+        )
 
 
 def _write(result: Quantized, arguments: argparse.Namespace) -> None:

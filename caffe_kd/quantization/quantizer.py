@@ -132,7 +132,7 @@ def _quantising() -> Iterator[None]:
     except Exception as error:  # what it raises has no common root
         raise ExportError(
             f"the quantiser of onnxruntime {onnxruntime.__version__} with onnx {onnx.__version__} "
-            f"fails: {type(error).__name__}: {error}"
+            f"fails, and another version may not: {type(error).__name__}: {error}"
         ) from error
     finally:
         logging.disable(before)

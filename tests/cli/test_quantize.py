@@ -78,7 +78,8 @@ def test_ncnn_table_is_written_and_read(run, trained):  # noqa: F811
 
 
 def test_intels_fields_are_written_and_read(run, trained):  # noqa: F811
-    _, first, _ = run("-method", "MSE", "-prototxt", "intel.prototxt", net="residual")
+    _, _, err = run("-method", "MSE", "-prototxt", "intel.prototxt", net="residual")
+    assert "note: 6 BatchNorm and Scale layers are part of the layers before them now" in err
     net = read_net(trained / "intel.prototxt")
     layers = {layer.name: layer.quantization_param for layer in net.layer}
     assert len(layers["conv2"].scale_params) == 8
