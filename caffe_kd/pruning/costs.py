@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..analysis.cost import cost_of
 from ..core.tables import text_table
 from ..net import Net
+from .speed import Latency
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ class Table:
 
     Attributes:
         rows: the layers with parameters, in the net's order.
-        microseconds: in ONNX Runtime for one sample, before and after; None: not measured.
+        latency: in ONNX Runtime, before and after; None: not measured.
     """
 
     rows: list[Row]
-    microseconds: tuple[float, float] | None = None
+    latency: tuple[Latency, Latency] | None = None
 
     @property
     def before(self) -> LayerCost:
@@ -90,12 +91,20 @@ class Table:
         for row in self.rows:
             if row.kept or row.before.macs:
                 kept = f"{row.kept[0]} of {row.kept[1]}" if row.kept else ""
-                cells.append([row.layer, kept, *_changes(row.before, row.after)])
+                changes = _changes(row.before, row.after)
+                cells.append([row.layer, kept, *changes, *self._times(row.layer)])
         cells.append(["all", "", *_changes(self.before, self.after)])
-        if self.microseconds is not None:
+        if self.latency is not None:
             cells[0].append("microseconds")
-            cells[-1].append("{:.1f} -> {:.1f}".format(*self.microseconds))
+            before, after = (latency.total for latency in self.latency)
+            cells[-1].append(f"{before:.1f} -> {after:.1f}")
         return "\n".join(text_table(cells))
+
+    def _times(self, layer: str) -> list[str]:
+        if self.latency is None:
+            return []
+        before, after = (latency.layers.get(layer) for latency in self.latency)
+        return ["" if before is None or after is None else f"{before:.1f} -> {after:.1f}"]
 
 
 def _changes(before: LayerCost, after: LayerCost) -> list[str]:

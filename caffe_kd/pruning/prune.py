@@ -19,7 +19,7 @@ from .criteria import scores_of
 from .cut import Weights, cut_net, cut_weights
 from .options import NetState, PruneOptions
 from .selection import Limits, Scores, Selection
-from .speed import latency_of
+from .speed import Latency, latency_of
 from .visit import Channels
 from .walk import built_nets, reasons, walk
 
@@ -85,7 +85,7 @@ def figure_of(target: str, net: Any, weights: Weights, file: Path | None, state:
         CaffeKDError: it cannot be built, or its time not be measured.
     """
     if target == "latency":
-        return latency_of(net, weights, file, state)
+        return latency_of(net, weights, file, state).total
     return float(getattr(total(_costs(net, file, state)), target))
 
 
@@ -161,7 +161,7 @@ class _Pruner:
         return Pruned(
             net=net,
             weights=weights,
-            table=Table(rows, self._microseconds(net, weights)),
+            table=Table(rows, self._latency(net, weights)),
             notes=self._notes,
             whole={names: len(ids) for names, ids in self._spaces.items()},
             channels=self._channels,
@@ -222,13 +222,14 @@ class _Pruner:
         weights = cut_weights(self._weights, self._channels, removed)
         return figure_of(self._options.target, net, weights, self._file, self._options.state)
 
-    def _microseconds(self, net: Any, weights: Weights) -> tuple[float, float] | None:
+    def _latency(self, net: Any, weights: Weights) -> tuple[Latency, Latency] | None:
         """Return what the net takes before and after, if it is wanted and can be exported."""
         if not self._options.measures:
             return None
         pairs = ((self._param, self._weights), (net, weights))
         try:
-            before, after = (latency_of(*p, self._file, self._options.state) for p in pairs)
+            file, state = self._file, self._options.state
+            before, after = (latency_of(*p, file, state, by_layer=True) for p in pairs)
         except CaffeKDError as error:
             self._notes.append(f"no time was measured: {error}")
             return None

@@ -16,6 +16,7 @@ from ..pruning.options import PruneOptions
 from ..pruning.output import write
 from ..pruning.prune import compare, figure_of, prune
 from ..pruning.recover import Recovery
+from ..pruning.speed import latency_of
 from .multi_run import last_test
 from .runner import ExperimentRunner, Training, as_time, digests, read_json
 
@@ -79,8 +80,8 @@ class PruneRounds:
         times = None
         if self.options.measures:
             times = (
-                figure_of("latency", old, before, file, state),
-                figure_of("latency", new, after, file, state),
+                latency_of(old, before, file, state, by_layer=True),
+                latency_of(new, after, file, state, by_layer=True),
             )
         return Table(compare(old, new, file, state), times)
 

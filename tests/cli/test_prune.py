@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ def test_lenet_is_pruned_and_learns_from_the_unpruned_net(lenet, capsys):
     out = capsys.readouterr().out
     assert "431,080 -> 40,081" in out and "2,293,000 -> 267,900" in out
     assert "6 of 20" in out and "microseconds" in out
+    times = r" \d+\.\d -> \d+\.\d$"  # of each layer, and of all
+    for name in ("conv1", "conv2", "ip1", "ip2", "all"):
+        assert re.search(rf"^{name} .*{times}", out, re.MULTILINE)
     assert "To distil: caffe_kd train -solver s.prototxt" in out
     solver = text.read("s.prototxt", pb.SolverParameter())
     assert solver.max_iter == 938
