@@ -17,7 +17,7 @@ FLOORS = [
     ["proto"],
     ["losses", "data"],
     ["layers"],
-    ["net"],
+    ["net", "figures"],
     ["verify"],
     ["export"],
     ["solver"],

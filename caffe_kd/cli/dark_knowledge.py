@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     temperatures = _temperatures(arguments.temperatures)
 
     from ..dark_knowledge import teacher_student
-    from ..dark_knowledge.draw import draw, percent
+    from ..dark_knowledge.draw import draw
     from ..dark_knowledge.look import look, most_similar
+    from ..figures.samples import percent
     from .classify import class_names
 
     if arguments.solver:

@@ -161,7 +161,7 @@ def parser() -> CommandParser:
         "tensorboard",
         metavar="FOLDER",
         help="write what is displayed and tested for TensorBoard: losses, the objective's terms, "
-        "learning rate, test outputs",
+        "learning rate, test outputs, test images with softened outputs",
     )
     flags.add(
         own,

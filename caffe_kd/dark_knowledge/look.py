@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CaffeKDError, NetError
-from ..layers.shared.sample_layer import ImageLayer
+from ..figures.samples import Sample, as_stored, is_image
 from ..losses.soft_targets import softmax_with_temperature
 from ..net import LayerNode, Net
 from .teacher_student import TeacherStudent
@@ -40,24 +40,6 @@ class Batch:
     def all_logits(self) -> list[Tensor]:
         """The logits of teacher and, if there is one, student."""
         return [self.teacher] if self.student is None else [self.teacher, self.student]
-
-
-@dataclass
-class Sample:
-    """A sample and the nets' outputs for it.
-
-    Attributes:
-        image: its pixels before the net's transformation, (H, W) grey or (H, W, 3)
-            red, green and blue, 0..1.
-        label: its class.
-        teacher: the teacher's logits (C).
-        student: the student's, if there is one.
-    """
-
-    image: np.ndarray
-    label: int
-    teacher: Tensor
-    student: Tensor | None
 
 
 @dataclass
@@ -102,15 +84,11 @@ class Viewer:
         self.source = self._source(pair.net)
         layer = self.source.layer
         self.count: int | None = getattr(layer, "sample_count", None)
-        self._scale = self._mean = None
-        if isinstance(layer, ImageLayer):
-            self._scale, self._mean = layer.proto.transform_param.scale, layer.transformer.mean
 
     @staticmethod
     def _source(net: Net) -> LayerNode:
         for node in net.nodes:
-            shape = node.top_shapes[0] if node.top_shapes else ()
-            if not node.bottoms and len(shape) == 4 and shape[1] in (1, 3):
+            if not node.bottoms and node.top_shapes and is_image(node.top_shapes[0]):
                 return node
         raise NetError(
             "no data layer gives images: blobs of shape (N, 1, H, W) or (N, 3, H, W)",
@@ -157,25 +135,7 @@ class Viewer:
 
     def to_image(self, image: Tensor) -> np.ndarray:
         """Return an image (C, H, W) as it was stored, for drawing: see ``Sample.image``."""
-        pixels = image.cpu().numpy().astype(np.float64)
-        if self._scale:
-            pixels = pixels / self._scale
-            if self._mean is not None:
-                pixels = pixels + _centre(self._mean, pixels.shape[1:])
-        if self._scale and pixels.min() >= -1 and 1 < pixels.max() <= 256:
-            pixels = pixels / 255
-        else:  # not bytes: from the smallest value, black, to the largest, white
-            pixels = (pixels - pixels.min()) / (np.ptp(pixels) or 1)
-        pixels = pixels.clip(0, 1)
-        return pixels[0] if len(pixels) == 1 else pixels[::-1].transpose(1, 2, 0)
-
-
-def _centre(mean: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Return the part of a mean inside a central crop."""
-    if mean.shape[1:] == (1, 1):
-        return mean
-    top, left = ((have - want) // 2 for have, want in zip(mean.shape[1:], size, strict=True))
-    return mean[:, top : top + size[0], left : left + size[1]]
+        return as_stored(image, self.source.layer)
 
 
 def look(pair: TeacherStudent, batches: int = 100) -> Knowledge:

@@ -13,8 +13,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from caffe_kd.cli.train import main
+from caffe_kd.figures.samples import TRUE
 from caffe_kd.layers import base
 from caffe_kd.logs.log_parser import parse_log
 from caffe_kd.net import load_net
@@ -382,8 +386,19 @@ def test_nan_loss_keeps_the_last_snapshot(folder: Path, capsys: pytest.CaptureFi
 def test_tensorboard_writes_points(folder: Path) -> None:
     flags = ["-solver", SOLVER, "-tensorboard", "board", "-tensorboard_histograms", "-no_progress"]
     assert main(flags) == 0
-    (events,) = Path("board").iterdir()
-    assert b"test/accuracy" in events.read_bytes() and b"weights/" in events.read_bytes()
+    events = EventAccumulator("board")
+    events.Reload()
+    assert [event.step for event in events.Scalars("test/accuracy")] == [6, 12]
+    assert "weights/ip2/0" in events.Tags()["histograms"]
+    drawn = events.Images("samples/teacher")
+    assert [image.step for image in drawn] == [6, 12]
+    first, last = (
+        np.array(Image.open(io.BytesIO(drawn[i].encoded_image_string)), float) for i in (0, -1)
+    )
+    # The true class' bars; and the student's marks move, while the teacher's bars do not.
+    blue = 255 * np.array(to_rgb(TRUE))
+    assert (np.abs(first - blue).max(axis=2) < 8).sum() > 500
+    assert 0 < (first != last).any(axis=2).mean() < 0.05
 
 
 def test_lack_of_tensorboard_is_reported(

@@ -11,8 +11,9 @@ import torch
 from matplotlib.colors import to_rgb
 
 from caffe_kd.core.errors import CaffeKDError
-from caffe_kd.dark_knowledge.draw import OTHER, TRUE, WRONG, draw, percent
-from caffe_kd.dark_knowledge.look import Knowledge, Sample
+from caffe_kd.dark_knowledge.draw import draw
+from caffe_kd.dark_knowledge.look import Knowledge
+from caffe_kd.figures.samples import OTHER, TRUE, WRONG, Sample, percent
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ...core.errors import CaffeKDError
-from ...layers.shared.sample_layer import SampleLayer
-from ...net import LayerNode, Net
 from ..callback import Callback
 from ..options import Options
+from ..test_outputs import EvaluatedLogits, logits_on_tests
 
 if TYPE_CHECKING:
     from ..solver import Solver
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
 _SAMPLES = 1000  # the most that are evaluated
 _FEWEST = 100  # the fewest from which to conclude that a teacher only guesses
 _DEVIATIONS = 3.0  # guessing exceeds chance by this many standard deviations in 1 of 740 cases
-_SOFTMAX = ("Softmax", "SoftmaxWithTemperature")
-
-
-@dataclass
-class _Path:
-    """The nodes from a test net's samples to logits, and the logits' name."""
-
-    nodes: list[LayerNode]
-    logits: str
 
 
 @dataclass
@@ -80,24 +70,10 @@ class TeacherReport(Callback):
 
 @torch.no_grad()
 def _report(solver: Solver, teachers: Sequence[str]) -> None:
-    net = solver.test_nets[0]
-    evaluated = _evaluated_blobs(net)
-    if evaluated is None:
+    found = logits_on_tests(solver, teachers)
+    if found is None:
         return
-    student_logits, label = evaluated
-    source = _source(net, label)
-    if source is None:
-        return
-    classes = math.prod(net.shapes[student_logits][1:])
-    paths = {"student": _path_to(net, student_logits, source)}
-    for name in teachers:
-        logits = _logits(solver.net, name, classes)
-        if logits is not None:
-            paths[f"teacher '{name}'"] = _path_to(solver.net, logits, source)
-    found = {who: path for who, path in paths.items() if path is not None}
-    if "student" not in found or len(found) == 1:
-        return
-    scores = _scores(source, label, found, solver.param.test_iter[0])
+    scores = _scores(found, solver.param.test_iter[0])
     if scores is None:
         return
     count = scores["student"].samples
@@ -106,95 +82,25 @@ def _report(solver: Solver, teachers: Sequence[str]) -> None:
     results = "; ".join(f"{who}: {scores[who]}" for who in order)
     solver.log.info(f"Before training, on {count} test samples: {results}")
     for who in order[:-1]:
-        if scores[who].is_guessing(classes):
+        if scores[who].is_guessing(found.classes):
             solver.log.warning(
                 f"{who} is right on {scores[who].right} of {count} test samples, no better than a "
-                f"guess among {classes} classes. Likely causes: different preprocessing than "
+                f"guess among {found.classes} classes. Likely causes: different preprocessing than "
                 "in its training (scale, mean, BGR or RGB), a different order of classes, or the "
                 "weights of a different net"
             )
 
 
-def _evaluated_blobs(net: Net) -> tuple[str, str] | None:
-    """Return the blobs of the student's logits and of the labels."""
-    for kind in ("Accuracy", "SoftmaxWithLoss"):
-        for node in net.nodes:
-            if node.layer.type == kind and len(node.bottoms) == 2:
-                logits, label = node.bottoms
-                flat = math.prod(net.shapes[label]) == net.shapes[logits][0]
-                return (_before_softmax(net, logits), label) if flat else None
-    return None
-
-
-def _source(net: Net, label: str) -> LayerNode | None:
-    """Return the data layer of the labels, if its samples can be read by number."""
-    node = next((node for node in net.nodes if label in node.tops and not node.bottoms), None)
-    if node is None or not isinstance(node.layer, SampleLayer) or not node.layer.deterministic:
-        return None
-    return node
-
-
-def _logits(net: Net, teacher: str, classes: int) -> str | None:
-    """Return the blob of a teacher's logits: a bottom of a loss, else the last that fits."""
-    prefix = f"{teacher}/"
-    losses = [node for node in net.nodes if node.layer.is_loss and node.layer.origin == "caffe_kd"]
-    compared = [b for node in losses for b in node.bottoms if b.startswith(prefix)]
-    tops = [t for node in net.nodes if node.layer.name.startswith(prefix) for t in node.tops]
-    for name in (*compared, *reversed(tops)):
-        if name in net.shapes and math.prod(net.shapes[name][1:]) == classes:
-            return _before_softmax(net, name)
-    return None
-
-
-def _before_softmax(net: Net, name: str) -> str:
-    producer = next((node for node in reversed(net.nodes) if name in node.tops), None)
-    if producer is not None and producer.layer.type in _SOFTMAX and producer.bottoms[0] != name:
-        return producer.bottoms[0]
-    return name
-
-
-def _path_to(net: Net, logits: str, source: LayerNode) -> _Path | None:
-    """Return the nodes from the source to the logits; None if other inputs are needed."""
-    wanted = {logits}
-    nodes: list[LayerNode] = []
-    for node in reversed(net.nodes):
-        if node.bottoms and not wanted.isdisjoint(node.tops):
-            nodes.insert(0, node)
-            wanted.update(node.bottoms)
-    tops: Collection[str] = {top for node in nodes for top in node.tops}
-    is_stateless = all(not node.layer.state() and node.layer.type != "Python" for node in nodes)
-    has_inputs = wanted <= {*tops, *source.tops}
-    return _Path(nodes, logits) if is_stateless and has_inputs and nodes else None
-
-
-def _scores(
-    source: LayerNode, label: str, paths: dict[str, _Path], batches: int
-) -> dict[str, _Score] | None:
-    layer = source.layer
-    assert isinstance(layer, SampleLayer)
-    batch = source.top_shapes[0][0]
-    most = min(layer.sample_count, batch * batches, max(batch, _SAMPLES))
-    scores = {who: _Score() for who in paths}
-    for start in range(0, most - batch + 1, batch):
-        data = dict(zip(source.tops, layer.read(slice(start, start + batch)), strict=True))
-        labels = data[label].flatten().long()
-        for who, path in paths.items():
-            logits = _run(path, data).reshape(batch, -1)
-            if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-                return None
-            scores[who].add(logits, labels)
+def _scores(found: EvaluatedLogits, batches: int) -> dict[str, _Score] | None:
+    most = min(found.samples, found.batch * batches, max(found.batch, _SAMPLES))
+    scores = {who: _Score() for who in found.paths}
+    for start in range(0, most - found.batch + 1, found.batch):
+        labels, logits, _ = found.batch_from(start)
+        if not 0 <= int(labels.min()) <= int(labels.max()) < found.classes:
+            return None
+        for who, values in logits.items():
+            scores[who].add(values, labels)
     return scores if scores["student"].samples else None
-
-
-def _run(path: _Path, data: dict[str, Tensor]) -> Tensor:
-    blobs = dict(data)
-    for node in path.nodes:
-        # In-place layers may write to their bottoms.
-        bottoms = [blobs[b].clone() if b in data else blobs[b] for b in node.bottoms]
-        result = node.layer(*bottoms)
-        tops = (result,) if isinstance(result, Tensor) else result
-        blobs.update(zip(node.tops, tops, strict=True))
-    return blobs[path.logits]
 
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.errors import CaffeKDError
+from ...figures.samples import Sample, as_stored, is_image, pixels, softened_outputs
 from ...layers.base import tops_of
+from ...layers.shared.scheduled import current
 from ...net import LayerNode, Net
 from ..callback import Callback
 from ..options import Options
+from ..test_outputs import EvaluatedLogits, logits_on_tests
 from .gradient_shares import GradientShares, has_loss_weight, weighted_terms
 
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from ..solver import Solver
 
 _MOST_VALUES = 100  # of an output; one with more, such as all samples' scores, is not written
+_SAMPLES = 6  # drawn at each test
 
 
 class TensorBoard(Callback):
@@ -31,7 +37,9 @@ class TensorBoard(Callback):
     ``train/<output>`` and the objective's terms, with their weights, as ``terms/<term>``. Whenever
     gradient shares are measured: ``gradient_shares/<term>``. After a test: ``test/<output>``, or
     ``test_<i>/<output>`` if there are several test nets. After a test, or in displayed iterations
-    if there are none: the histograms ``weights/<layer>/<index>``.
+    if there are none: the histograms ``weights/<layer>/<index>``. After a test, if a DistillingLoss
+    compares classifiers of images: ``samples/<teacher>``, the first test images with the softened
+    outputs of teacher and student.
 
     A resumed run hides the points that an earlier one wrote after its snapshot, so that each
     iteration has one; a new run in the same folder hides all earlier points.
@@ -46,6 +54,8 @@ class TensorBoard(Callback):
         self._folder = folder
         self._weights = weights
         self._shares: GradientShares | None = None
+        # A loss, and the teacher and student that it compares.
+        self._drawn: tuple[LayerNode, EvaluatedLogits] | None = None
         self._writer: SummaryWriter | None = None
         self._showing = False
         self._terms: dict[str, Tensor] = {}  # of the last pass
@@ -58,6 +68,7 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard import SummaryWriter
 
         self._shares = next((c for c in solver.callbacks if isinstance(c, GradientShares)), None)
+        self._drawn = _comparison(solver)
         try:
             self._writer = SummaryWriter(str(self._folder), purge_step=solver.iter)
         except OSError as error:
@@ -100,9 +111,16 @@ class TensorBoard(Callback):
         scalars: dict[str, float] = {}
         for index, values in enumerate(results):
             scalars |= _scalars("test" if len(results) == 1 else f"test_{index}", values)
-        self._write(solver, scalars, with_weights=True)
+        images = {} if self._drawn is None else _draw(*self._drawn)
+        self._write(solver, scalars, with_weights=True, images=images)
 
-    def _write(self, solver: Solver, scalars: Mapping[str, float], with_weights: bool) -> None:
+    def _write(
+        self,
+        solver: Solver,
+        scalars: Mapping[str, float],
+        with_weights: bool,
+        images: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> None:
         """Write points of this iteration; a run whose disk is full goes on without."""
         writer = self._writer
         if writer is None:
@@ -113,6 +131,8 @@ class TensorBoard(Callback):
             for name, blob in self._weights.items() if with_weights else ():
                 if bool(blob.isfinite().all()):
                     writer.add_histogram(f"weights/{name}", blob.detach(), solver.iter)
+            for tag, image in images.items():
+                writer.add_image(tag, image, solver.iter, dataformats="HWC")
             # At once, so that what led to an interruption can be seen, however it came.
             writer.flush()
         except OSError as error:
@@ -131,6 +151,39 @@ def _scalars(group: str, values: Mapping[str, Sequence[float]]) -> dict[str, flo
         if len(several) <= _MOST_VALUES
         for index, value in enumerate(several)
     }
+
+
+def _comparison(solver: Solver) -> tuple[LayerNode, EvaluatedLogits] | None:
+    """Return a loss that compares teacher and student, and what computes both on test images."""
+    teachers = [teacher.name for teacher in solver.plan.teachers]
+    # debug_info would log these passes as if they were the training's.
+    if not teachers or not solver.test_nets or solver.param.debug_info:
+        return None
+    for node in solver.net.nodes:
+        if node.layer.type == "DistillingLoss" and "/" in node.bottoms[1]:
+            name = node.bottoms[1].partition("/")[0]
+            logits = logits_on_tests(solver, [name]) if name in teachers else None
+            if logits is None or logits.samples < logits.batch:
+                continue
+            if is_image(logits.source.top_shapes[0]):
+                return node, logits
+    return None
+
+
+def _draw(loss: LayerNode, compared: EvaluatedLogits) -> dict[str, np.ndarray]:
+    """Return the figure of the first test samples by tag, as pixels (H, W, 3)."""
+    labels, logits, images = compared.batch_from(0)
+    if not 0 <= int(labels.min()) <= int(labels.max()) < compared.classes:
+        return {}
+    student = logits.pop("student").cpu()
+    ((_, teacher),) = logits.items()
+    samples = [
+        Sample(as_stored(images[i], compared.source.layer), int(labels[i]), t, s)
+        for i, (t, s) in enumerate(zip(teacher.cpu()[:_SAMPLES], student, strict=False))
+    ]
+    names = [str(number) for number in range(compared.classes)]
+    figure = softened_outputs(samples, names, [current(loss.layer, "temperature")])
+    return {f"samples/{loss.bottoms[1].partition('/')[0]}": pixels(figure)}
 
 
 def build(solver: Solver, options: Options) -> Iterator[Callback]:

@@ -1,0 +1,1 @@
+"""Figures of samples and of nets' outputs for them, drawn by matplotlib."""
