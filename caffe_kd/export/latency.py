@@ -6,6 +6,8 @@ import json
 import re
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
@@ -82,13 +84,26 @@ def _inputs(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
 def _times(
     session: ort.InferenceSession, inputs: dict[str, np.ndarray], seconds: float
 ) -> list[float]:
+    run = bound_run(session, inputs)
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < _FEWEST or (time.perf_counter() - begun < seconds and len(times) < _MOST):
         started = clock()
-        session.run(None, inputs)
+        run()
         times.append(clock() - started)
     return times
+
+
+def bound_run(
+    session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]
+) -> Callable[[], None]:
+    """Return a run with input and output bound beforehand: passing them by Python takes 2 µs."""
+    binding = session.io_binding()
+    for name, value in inputs.items():
+        binding.bind_cpu_input(name, value)
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
+    return partial(session.run_with_iobinding, binding)
 
 
 def one_thread(model: onnx.ModelProto, profile: Path | None = None) -> ort.InferenceSession:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from ..core.errors import ExportError
-from ..export.latency import clock
+from ..export.latency import bound_run, clock
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -178,12 +178,13 @@ def latencies(
     result = []
     for size in BATCHES:
         feeds = {name: np.resize(v, (size, *v.shape[1:])) for name, v in batch.items()}
+        runs = [bound_run(session, feeds) for session in models]
         times: tuple[list[float], list[float]] = ([], [])
         end = time.perf_counter() + _SECONDS
         while len(times[0]) < _RUNS and (len(times[0]) < 5 or time.perf_counter() < end):
-            for session, taken in zip(models, times, strict=True):
+            for run, taken in zip(runs, times, strict=True):
                 start = clock()
-                session.run(None, feeds)
+                run()
                 taken.append(1e6 * (clock() - start))
         a, b = (statistics.median(taken) for taken in times)
         result.append(Latency(size, len(times[0]), a, b))
