@@ -144,7 +144,7 @@ def test_every_command_of_the_documents_runs(project: Path) -> None:
 
 
 def gets_data(command: str) -> bool:
-    return "get_mnist.py" in command or "get_cifar10.py" in command
+    return "get_mnist" in command or "get_cifar10" in command
 
 
 def _run(command: str, document: str, project: Path) -> None:

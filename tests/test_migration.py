@@ -36,7 +36,7 @@ REAL_MODEL = SHARED / "models" / "lenet-v1-everpeace-2014"
 REAL_MNIST = SHARED / "data" / "mnist"
 
 TEACHER = Path("output/migrate/lenet_iter_10000.caffemodel")
-TEACHER_TRAINS = "python tools/train_kd.py -solver prototxt/migrate/lenet_2014_solver.prototxt"
+TEACHER_TRAINS = "caffe_kd train -solver prototxt/migrate/lenet_2014_solver.prototxt"
 ITERATIONS = {"lenet_2014_solver": 300, "kd_solver": 300, "own_kd_solver": 300}
 # A few hundred iterations of one batch do not bring all there is; chance is 0.1.
 LEARNT = 0.85
@@ -46,10 +46,6 @@ RTOL = 1e-4  # float32 sums in another order
 def run(command: str) -> str:
     """Run a command of a guide in this process; return what it prints."""
     words = shlex.split(command)
-    if words[0] == "python":
-        name = Path(words[1]).stem.replace("train_kd", "train")
-        assert (ROOT / words[1]).is_file()
-        words = ["caffe_kd", name, *words[2:]]
     if words[1] == "get_mnist":
         words.append("-no_download")
     assert words[0] == "caffe_kd"

@@ -67,7 +67,7 @@ def _show(verdict: Verdict, arguments: argparse.Namespace) -> None:
     print(f"{verdict.verdict} {verdict.kind} {verdict.number}: {verdict.message[:300]}")
     print(
         f"    {verdict.grown >> 20} MB, {verdict.seconds:.1f} s, saved as {verdict.file}\n"
-        f"    repeat: tools/fuzz.py -seed {arguments.seed} -only {verdict.kind} "
+        f"    repeat: caffe_kd fuzz -seed {arguments.seed} -only {verdict.kind} "
         f"-first {verdict.number} -count 1",
         flush=True,
     )

@@ -34,7 +34,7 @@ class _Sketch(Graph):
     "export",
     why="The layer has no ONNX export of its own: torch.onnx exports it, which may name its parts "
     "differently or fail, or it cannot be exported at all.",
-    do="Try tools/export_onnx.py, which checks the model it writes; or leave the layer out of the "
+    do="Try caffe_kd export_onnx, which checks the model it writes; or leave the layer out of the "
     "net that is deployed.",
 )
 def without_onnx_form(view: View) -> Occurrences:

@@ -75,7 +75,7 @@ def policy_settings(target: Target) -> Occurrences:
 @target_check(
     "solver",
     why="At a learning rate of 0 training stops, and a growing one ends in a loss of NaN.",
-    do="Compare gamma, stepsize and stepvalue with max_iter; tools/train_kd.py logs the rate.",
+    do="Compare gamma, stepsize and stepvalue with max_iter; caffe_kd train logs the rate.",
 )
 def rate_over_time(target: Target) -> Occurrences:
     """A learning rate that falls to 0 early, never changes though it should, or grows."""

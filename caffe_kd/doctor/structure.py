@@ -82,7 +82,7 @@ def data_absent(view: View) -> Occurrences:
 @target_check(
     "structure",
     why="It is read here, but newer versions of Caffe's tools and other programs may refuse it.",
-    do="tools/upgrade_net_proto_text.py IN OUT (or upgrade_solver_proto_text.py) converts it.",
+    do="caffe_kd upgrade_net_proto_text IN OUT (or upgrade_solver_proto_text) converts it.",
 )
 def old_format(target: Target) -> Occurrences:
     """A file in an older format."""

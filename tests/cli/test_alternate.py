@@ -135,7 +135,7 @@ def test_example_trains_in_turns_by_the_command_that_it_names() -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(content)
     named = Path("prototxt/distillation/alternate_solver.prototxt").read_text()
-    (words,) = re.findall(r"^#.* tools/alternate.py (.*)", named, re.MULTILINE)
+    (words,) = re.findall(r"^#.* caffe_kd alternate (.*)", named, re.MULTILINE)
     assert main([*words.split(), "-no_progress"]) == 0
     folder = Path("output/distillation")
     table = list(csv.DictReader((folder / "alternate_rounds.csv").open(newline="")))

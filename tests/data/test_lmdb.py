@@ -95,9 +95,9 @@ def test_open_leaves_the_folder_as_it_is(copy: Path) -> None:
 
 
 def test_missing_database_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no LMDB at .*mnist; make it with tools/convert_mnist"):
+    with pytest.raises(DataError, match=r"no LMDB at .*mnist; make it with caffe_kd convert_mnist"):
         LmdbSamples(tmp_path / "mnist")
-    with pytest.raises(DataError, match=r"no LMDB at .*none; tools/convert_imageset.py ROOT LIST"):
+    with pytest.raises(DataError, match=r"no LMDB at .*none; caffe_kd convert_imageset ROOT LIST"):
         LmdbSamples(tmp_path / "none")
     with pytest.raises(DataError, match="no LMDB at"):
         LmdbSamples(tmp_path)

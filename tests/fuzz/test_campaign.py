@@ -111,5 +111,5 @@ def test_command_counts_and_exits_with_1_where_a_fault_is_found(
     assert main(["fuzz", *flags]) == 1
     out = capsys.readouterr().out
     assert "TRACEBACK planted 0: ZeroDivisionError" in out
-    assert "repeat: tools/fuzz.py -seed 0 -only planted -first 0 -count 1" in out
+    assert "repeat: caffe_kd fuzz -seed 0 -only planted -first 0 -count 1" in out
     assert main(["fuzz", *flags, "-only", "absent"]) == 2

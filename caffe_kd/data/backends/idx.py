@@ -79,7 +79,7 @@ def locate(source: str, folder_lookup: FolderLookup = Path) -> Path:
         return min(paths, key=is_stand_in)
     raise DataError(
         f"no such file, nor '{Path(other).name}'"
-        + (name_hint(source) or "; get the digits with tools/get_mnist.py"),
+        + (name_hint(source) or "; get the digits with caffe_kd get_mnist"),
         str(folder_lookup(source)),
     )
 
@@ -145,7 +145,7 @@ def _opened(path: Path, magic: int) -> Iterator[_Idx]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"the gzip file is truncated or damaged ({error}). Fetch it again, for MNIST with "
-            "tools/get_mnist.py",
+            "caffe_kd get_mnist",
             str(path),
         ) from error
     except OSError as error:

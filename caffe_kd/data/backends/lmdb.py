@@ -81,10 +81,10 @@ def recognizes(path: Path) -> bool:
 
 def _remedy(path: Path) -> str:
     if "mnist" in path.name.lower():
-        return f"make it with tools/convert_mnist_data.py IMAGES LABELS {path} -backend lmdb"
+        return f"make it with caffe_kd convert_mnist_data IMAGES LABELS {path} -backend lmdb"
     if path.name.startswith("cifar10_"):
-        return f"make it with tools/get_cifar10.py -dir {path.parent}"
-    return f"tools/convert_imageset.py ROOT LIST {path} makes one of image files"
+        return f"make it with caffe_kd get_cifar10 -dir {path.parent}"
+    return f"caffe_kd convert_imageset ROOT LIST {path} makes one of image files"
 
 
 def _open(path: Path) -> OpenFile:
@@ -215,7 +215,7 @@ class _Tree:
     def _damaged(self, what: str) -> DataError:
         return DataError(
             f"the LMDB is truncated or damaged: {what}. Received: {len(self._file)} bytes. Make it "
-            "again, for MNIST with tools/convert_mnist_data.py",
+            "again, for MNIST with caffe_kd convert_mnist_data",
             self._name,
         )
 
