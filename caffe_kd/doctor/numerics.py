@@ -223,7 +223,7 @@ def few_values_for_statistics(view: View) -> Occurrences:
     for node in view.nodes:
         if node.built is None or node.type not in ("BatchNorm", "BN"):
             continue
-        if getattr(node.built.layer, "stored", False):
+        if getattr(node.built.layer, "use_global_stats", False):
             continue
         shape = node.built.bottom_shapes[0]
         values = math.prod(shape) // (shape[1] if len(shape) > 1 else 1)

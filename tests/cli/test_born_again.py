@@ -150,7 +150,7 @@ def test_first_generation_learns_from_the_teacher_that_is_named() -> None:
     ("solver", "words", "message", "status"),
     [
         (SOLVER.replace('distiller_net: "kd.prototxt"', "") % "", (), "names no distiller_net", 1),
-        (SOLVER.replace('net: "net.prototxt" ', "", 1) % "", (), "names no net", 1),
+        (SOLVER.replace('net: "net.prototxt" ', "", 1) % "", (), "has no net", 1),
         (SOLVER % "teacher {} teacher { name: 't' }", (), "names 2 teachers", 1),
         (SOLVER % "", ("-generations", "0"), "must be a whole number above 0: 0", 2),
     ],

@@ -19,6 +19,9 @@ SOLVERS = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*so
 # The rest, each with what keeps it here.
 REFUSED = {
     "article/solver.prototxt": "layer 'lr' (LearningRate): neither BVLC Caffe nor the plugin",
+    "cifar10/resnet20_solver.prototxt": "no field 'jitter'. It cannot shift images at random",
+    "compress/lenet_solver.prototxt": "no field 'jitter'. It cannot shift images at random",
+    "compress/resnet20_solver.prototxt": "no field 'jitter'. It cannot shift images at random",
     "distillation/crd_bank_solver.prototxt": "Drop the third top",
     "distillation/crd_solver.prototxt": "(CRDLoss): neither BVLC Caffe nor the plugin",
     "distillation/dkd_solver.prototxt": "the plugin has no loss_weight_schedule",
