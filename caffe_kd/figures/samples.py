@@ -21,6 +21,7 @@ TRUE, OTHER, STUDENT, WRONG = "#0072B2", "#E69F00", "#000000", "#D55E00"
 TEXT, FRAME, GRID = "#333333", "#999999", "#E3E3E3"
 MOST_BARS = 10  # classes of a sample
 MOST_LYING_BARS = 6
+LEAST_WIDTH = 6.5  # in inches, that title and legend need
 MOST_LETTERS = 18  # of a class' name
 
 
@@ -141,7 +142,7 @@ def softened_outputs(
         temperatures: one for each column.
     """
     rows, columns = len(samples), len(temperatures)
-    figure = new_figure(1.3 + 3.5 * columns, 1.2 + 1.15 * rows)
+    figure = new_figure(max(1.3 + 3.5 * columns, LEAST_WIDTH), 1.2 + 1.15 * rows)
     write_heading(figure, "The teacher's outputs, softened by a temperature T")
     panels = figure.subplots(rows, 1 + columns, squeeze=False, width_ratios=[1.1, *[3.5] * columns])
     for row, sample in zip(panels, samples, strict=True):

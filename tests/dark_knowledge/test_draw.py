@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from caffe_kd.core.errors import CaffeKDError
 from caffe_kd.dark_knowledge.draw import draw
 from caffe_kd.dark_knowledge.look import Knowledge
-from caffe_kd.figures.samples import OTHER, TRUE, WRONG, Sample, percent
+from caffe_kd.figures.samples import OTHER, TRUE, WRONG, Sample, percent, softened_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,15 @@ def pixels(path: Path) -> np.ndarray:
 
 def count(image: np.ndarray, colour: str) -> int:
     return int((np.abs(image - np.array(to_rgb(colour))) < 0.02).all(axis=2).sum())
+
+
+def test_title_and_legend_fit_above_one_column() -> None:
+    names = [str(c) for c in range(10)]
+    figure = softened_outputs(knowledge(10).samples, names, [4.0])
+    figure.canvas.draw()
+    title = figure.texts[0].get_window_extent()
+    (legend,) = figure.legends
+    assert max(title.x1, legend.get_window_extent().x1) <= figure.bbox.x1
 
 
 def test_samples_have_bars_of_both_colours(tmp_path: Path) -> None:
