@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from ..core.errors import NetError
 from ..layers import layer_types
 from . import converters, steps  # noqa: F401  # converters registers its functions
@@ -82,8 +84,8 @@ def _node(draft: Draft, node: Node) -> None:
     results = [made] if isinstance(made, str) else list(made)
     unread = [
         blob
-        for value, blob in zip(node.outputs, results, strict=False)
-        if not draft.readers(value) and blob in draft.pending_tops()
+        for value, blob in zip_longest(node.outputs, results)
+        if blob in draft.pending_tops() and not (value and draft.readers(value))
     ]
     if unread:
         steps.silence(draft, unread)

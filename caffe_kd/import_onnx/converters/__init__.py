@@ -1,5 +1,5 @@
 """The functions that convert nodes, by kind; importing this registers them all."""
 
-from . import arithmetic, neurons, normalization, pools, shapes, weighted
+from . import arithmetic, neurons, normalization, pools, recurrent, shapes, weighted
 
-__all__ = ["arithmetic", "neurons", "normalization", "pools", "shapes", "weighted"]
+__all__ = ["arithmetic", "neurons", "normalization", "pools", "recurrent", "shapes", "weighted"]
