@@ -17,6 +17,7 @@ from ..export.merge import Merged, merge
 from ..export.onnx import node_layers, onnx_model
 from ..export.pipeline import copy_all_weights, deployed_param
 from ..net import Net
+from ..net.weights import stored_quantization
 from ..proto import caffe_pb2 as pb
 from ..proto.binary import LayerWeights, read_weights
 
@@ -30,12 +31,14 @@ class FloatModel:
         model: the same as ONNX.
         layer_of: by the name of a node, its layer.
         folded: what was done with BatchNorm and Scale, as text; empty where there are none.
+        rounded: the layers whose rounding was trained; here they are float.
     """
 
     net: Net
     model: onnx.ModelProto
     layer_of: Mapping[str, str]
     folded: list[str]
+    rounded: Sequence[str] = ()
 
 
 def float_model(
@@ -63,7 +66,8 @@ def float_model(
     check(net, model, {}, (), options.outputs)
     transpose_weights(model)
     folded = [note for note in merged.notes if not note.startswith("Ignoring")]
-    return FloatModel(net, model, node_layers(net, options.outputs), folded)
+    rounded = [w.name for w in given if stored_quantization(w) is not None]
+    return FloatModel(net, model, node_layers(net, options.outputs), folded, rounded)
 
 
 def _layer_weights(merged: Merged, given: Sequence[LayerWeights]) -> list[LayerWeights]:

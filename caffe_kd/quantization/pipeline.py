@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnxruntime import InferenceSession
 
-from ..core.errors import DataError
+from ..core.errors import DataError, WeightsError
 from ..core.files import find, write_atomically
 from ..export.deploy import images_of
 from ..export.latency import one_thread
@@ -76,6 +76,11 @@ class _Run:
     ) -> None:
         self.param, self.file, self.options = param, file, options
         self.source = float_model(param, file, weights, options.deploy)
+        if self.source.rounded:
+            raise WeightsError(
+                f"{weights}: layer '{self.source.rounded[0]}' was trained with rounded values, and "
+                "its ranges are here. caffe_kd export_onnx writes the int8 model that it learned as"
+            )
         self.plan = make_plan(self.source, options.exclude)
         net = self.source.net
         self.inputs: dict[str, Shape] = {name: net.shapes[name] for name in net.inputs}

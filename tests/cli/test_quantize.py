@@ -12,6 +12,7 @@ from caffe_kd.data.backends.idx import IMAGES, read_idx
 from caffe_kd.data.image_file import decode_on_white
 from caffe_kd.export.classifier import Classifier
 from caffe_kd.net import load_net, read_net
+from caffe_kd.proto import caffe_pb2 as pb
 from caffe_kd.proto import text
 from tests.quantization.conftest import trained  # noqa: F401  # the folder of trained nets
 
@@ -194,6 +195,20 @@ def test_absent_data_is_one_line(run, trained):  # noqa: F811
     status, _, err = run("-model", "deploy.prototxt", "-input_shape", "data=1,12,12")
     assert status == 1
     assert "no data layer brings 'data' in phase TRAIN" in err.splitlines()[-1]
+
+
+def test_weights_with_trained_ranges_are_left_to_the_export(run, trained):  # noqa: F811
+    """They would be quantised again, by ranges other than those they learned with."""
+    net = pb.NetParameter.FromString((trained / "conv.caffemodel").read_bytes())
+    for layer in net.layer:
+        if layer.name == "conv1":
+            layer.quantization_param.step_in = 0.25
+    (trained / "learned.caffemodel").write_bytes(net.SerializeToString())
+    status, _, err = run("-weights", "learned.caffemodel")
+    assert status == 1
+    assert "layer 'conv1' was trained with rounded values" in err and "export_onnx" in err
+    assert err.count("\n") == 1
+    (trained / "learned.caffemodel").unlink()
 
 
 def test_nothing_is_written_where_it_fails(run, trained):  # noqa: F811
