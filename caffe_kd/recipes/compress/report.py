@@ -134,10 +134,13 @@ def _chart(rows: Sequence[Row]) -> str:
         f'<polyline points="{line}" fill="none" stroke="#2b6cb0" stroke-width="2"/>',
     ]
     for number, ((x, y), (row, value)) in enumerate(zip(places, points, strict=True), 1):
+        beside = places[max(0, number - 2) : number + 1]
+        dips = y >= max(other for _, other in beside) and y > min(other for _, other in beside)
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2b6cb0">'
             f"<title>{escape(row.title)}</title></circle>"
-            f'<text x="{x:.1f}" y="{y - 10:.1f}" text-anchor="middle">{value:.2f} %</text>'
+            f'<text x="{x:.1f}" y="{y + (18 if dips else -10):.1f}" text-anchor="middle">'
+            f"{value:.2f} %</text>"
             f'<text x="{x:.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{number}</text>'
         )
     names = "; ".join(f"{n} {escape(row.title)}" for n, (row, _) in enumerate(points, 1))
