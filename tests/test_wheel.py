@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 
 packaging_metadata = pytest.importorskip("packaging.metadata")
-pytest.importorskip("pip")
-pytest.importorskip("setuptools")
+# Not imported: setuptools cannot be where its older self, distutils, has been already.
+for name in ("pip", "setuptools"):
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("caffe_kd", "prototxt", "setup.py", "README.md", "LICENSE")

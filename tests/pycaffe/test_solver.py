@@ -45,7 +45,9 @@ def _quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_solver(tmp_path: Path):
     write(tmp_path, SMALL)
-    solver = caffe.SGDSolver(write(tmp_path, f'net: "net.prototxt" {SOLVER}', "solver.prototxt"))
+    solver = caffe.SGDSolver(
+        write(tmp_path, f'net: "net.prototxt" random_seed: 1 {SOLVER}', "solver.prototxt")
+    )
     for net in (solver.net, *solver.test_nets):
         net.blobs["label"].data[...] = np.arange(5).reshape(5, 1, 1, 1)
     return solver
