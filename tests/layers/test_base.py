@@ -106,7 +106,7 @@ def test_axis_out_of_range_is_reported():
         make_layer('type: "ReLU"', (2,)).axis(3, 3)
 
 
-def test_number_that_was_received_is_told_as_it_was_written():
+def test_number_that_was_received_is_reported_as_it_was_written():
     with pytest.raises(NetError, match=r"Received: weight=\[-0\.1, 0\.7\]$"):
         make_layer(
             'type: "TeacherEnsemble" teacher_ensemble_param { weight: -0.1 weight: 0.7 }',
@@ -116,7 +116,7 @@ def test_number_that_was_received_is_told_as_it_was_written():
         make_layer('type: "ClassMap" class_map_param { class: 0 temperature: -0.3 }', (2, 3))
 
 
-def test_wrong_filler_is_told_with_the_layer():
+def test_wrong_filler_is_reported_with_the_layer():
     with pytest.raises(NetError, match=r"layer 'L' \(Bias\): Unknown filler name: 'xaver'"):
         make_layer('type: "Bias" bias_param { filler { type: "xaver" } }', (2, 3))
 

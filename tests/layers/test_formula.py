@@ -1,4 +1,4 @@
-"""The formulas that layers tell: their numbers are those that the layer computes with."""
+"""The formulas that layers print: their numbers are those that the layer computes with."""
 
 from __future__ import annotations
 

@@ -260,8 +260,8 @@ def test_pipe_as_log_file_needs_a_reader(tmp_path):
         Log(path, stream=io.StringIO())
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with Log(path, stream=io.StringIO()) as log:
-        log.info("heard")
-    assert os.read(reader, 1000).endswith(b"] heard\n")
+        log.info("seen")
+    assert os.read(reader, 1000).endswith(b"] seen\n")
     os.close(reader)
 
 

@@ -43,7 +43,7 @@ def outcome(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, printed
 
 
-def test_all_parts_are_trained_and_told_beside_the_papers_figures(
+def test_all_parts_are_trained_and_reported_beside_the_papers_figures(
     outcome: tuple[Path, str],
 ) -> None:
     folder, printed = outcome

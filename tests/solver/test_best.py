@@ -165,7 +165,9 @@ def test_resumed_run_stops_where_the_whole_one_does(folder: Path, at: int) -> No
         ('early_stopping { output: "loss" min_delta: -1 }', "min_delta must be at least 0"),
     ],
 )
-def test_wrong_setting_is_told_with_its_place(folder: Path, settings: str, message: str) -> None:
+def test_wrong_setting_is_reported_with_its_place(
+    folder: Path, settings: str, message: str
+) -> None:
     with pytest.raises(SolverError, match=rf"solver.prototxt:\d+: .*{message}"):
         make_solver(TESTS + settings)
 

@@ -58,7 +58,7 @@ def number_of(lines: list[str], place: str) -> float:
     return numbers_of(line)[0]
 
 
-def test_displayed_iteration_is_told_layer_by_layer(folder: Path) -> None:
+def test_displayed_iteration_is_reported_layer_by_layer(folder: Path) -> None:
     Path("net.prototxt").write_text(NET)
     solver = make_solver(SETTINGS + "debug_info: true display: 1")
     before = [p.blob.detach().clone() for p in solver.net.params]
@@ -116,7 +116,7 @@ def test_displayed_iteration_is_told_layer_by_layer(folder: Path) -> None:
     assert numbers_of(lines[16]) == pytest.approx(norms, rel=PRINTED)
 
 
-def test_gradient_of_a_shared_blob_is_told_for_each_layer_that_takes_it() -> None:
+def test_gradient_of_a_shared_blob_is_reported_for_each_layer_that_takes_it() -> None:
     takers = "".join(
         f'layer {{ name: "{name}" type: "Power" bottom: "y" top: "{name}" loss_weight: {weight} '
         "power_param { scale: 2 } }"
@@ -156,7 +156,7 @@ def test_each_pass_of_iter_size_is_reported(folder: Path) -> None:
     assert changes == ["Forward", "Backward"] * 3 + ["Update"]
 
 
-def test_test_nets_are_told_forward(folder: Path) -> None:
+def test_test_nets_are_reported_forward(folder: Path) -> None:
     solver = make_solver(SETTINGS + "debug_info: true test_iter: 2 test_interval: 1")
     solver.test_all()
     lines = debug_lines(lines_of(solver))
@@ -165,7 +165,7 @@ def test_test_nets_are_told_forward(folder: Path) -> None:
     assert not [line for line in lines if "[Forward]" not in line]
 
 
-def test_net_with_debug_info_is_told_when_it_is_scored(folder: Path, capfd: Any) -> None:
+def test_net_with_debug_info_is_reported_when_it_is_scored(folder: Path, capfd: Any) -> None:
     weights, _ = make_solver().snapshot()
     scored = []
     for debug in ("", "debug_info: true"):

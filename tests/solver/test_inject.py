@@ -65,7 +65,7 @@ def test_resumed_run_keeps_what_was_learnt() -> None:
     assert Path("solver_iter_6.caffemodel").read_bytes() == before
 
 
-def test_layer_of_another_shape_is_told_with_both_shapes() -> None:
+def test_layer_of_another_shape_is_reported_with_both_shapes() -> None:
     with pytest.raises(WeightsError, match=r"solver.prototxt:\d+.*layer 'ip' .*the shapes 6 x 4, 6, the student's 3 x 4, 3\. Give"):  # fmt: skip  # noqa: E501
         make_solver(DISTIL + '\ninject { layer: "ip1" to: "ip" }')
 

@@ -126,7 +126,7 @@ def test_source_of_a_distiller_layer_lies_beside_the_distiller(folder):
     assert torch.equal(solver.net.blobs["data_again"], solver.net.blobs["data"])
 
 
-def test_clipping_is_told_with_norm_and_factor(folder):
+def test_clipping_is_reported_with_norm_and_factor(folder):
     solver = solved(SETTINGS + "clip_gradients: 0.001 max_iter: 1")
     (line,) = solver.log.matching("Gradient clipping")
     number = r"([\d.e+-]+)"

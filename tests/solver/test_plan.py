@@ -334,7 +334,7 @@ def test_two_teachers_are_composed_side_by_side(folder):
         (False, "teacher/ip", "'teacher'. The solver's teachers: none"),
     ],
 )
-def test_bottom_of_no_teacher_is_told_with_the_teachers(folder, teacher, bottom, words):
+def test_bottom_of_no_teacher_is_reported_with_the_teachers(folder, teacher, bottom, words):
     Path("distiller.prototxt").write_text(DISTILLER.replace("teacher/ip", bottom))
     settings = DISTIL if teacher else SETTINGS + 'distiller_net: "distiller.prototxt"'
     message = error_of(NetError, settings + " max_iter: 1")
@@ -343,13 +343,13 @@ def test_bottom_of_no_teacher_is_told_with_the_teachers(folder, teacher, bottom,
     assert message.endswith(f"no teacher is named {words}")
 
 
-def test_wrong_teacher_of_inject_is_told_and_not_that_another_is_unused(folder):
+def test_wrong_teacher_of_inject_is_reported_and_not_that_another_is_unused(folder):
     settings = DISTIL.replace('distiller_net: "distiller.prototxt"', "")
     settings += 'max_iter: 1 inject { teacher: "tacher" layer: "ip1" }'
     assert "no teacher with a .caffemodel is named 'tacher'" in error_of(SolverError, settings)
 
 
-def test_unknown_teacher_blob_is_told_with_the_nearest(folder):
+def test_unknown_teacher_blob_is_reported_with_the_nearest(folder):
     Path("distiller.prototxt").write_text(DISTILLER.replace("teacher/ip", "teacher/ipp"))
     words = error_of(NetError, DISTIL + "max_iter: 1")
     assert words.startswith("distiller.prototxt:2: layer 'kd' (DistillingLoss): the teacher")

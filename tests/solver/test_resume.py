@@ -302,7 +302,7 @@ def test_data_that_was_moved_goes_on(folder: Path) -> None:
     assert "starts its data from the beginning" not in lines.getvalue()
 
 
-def test_failed_snapshot_on_the_way_is_told_and_training_goes_on(
+def test_failed_snapshot_on_the_way_is_reported_and_training_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = resume.write

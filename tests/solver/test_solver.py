@@ -141,7 +141,7 @@ def test_test_reports_the_mean_of_its_batches(folder):
     assert float(line.split()[-1]) == pytest.approx(np.mean(losses), rel=PRINTED)
 
 
-def test_objective_of_a_test_is_not_told_unasked(folder):
+def test_objective_of_a_test_is_not_reported_unasked(folder):
     assert not solved(TEST).log.matching("Test loss")
 
 
@@ -232,7 +232,7 @@ def test_random_seed_gives_the_same_run_again(folder):
     assert not np.array_equal(weights_of(one)["ip"][0], weights_of(other)["ip"][0])
 
 
-def test_seed_that_was_drawn_is_told_and_gives_the_same_run_again(folder):
+def test_seed_that_was_drawn_is_reported_and_gives_the_same_run_again(folder):
     free = SETTINGS.replace("random_seed: 1", "")
     one = solved(free)
     (line,) = one.log.matching("random_seed is not given")

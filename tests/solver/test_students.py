@@ -143,7 +143,9 @@ def test_student_that_changes_the_data_in_place_has_its_own() -> None:
         (('name: "b" net: "net', 'name: "b" net: "lost'), "no such file"),
     ],
 )
-def test_wrong_students_are_told_with_their_place(change: tuple[str, str], message: str) -> None:
+def test_wrong_students_are_reported_with_their_place(
+    change: tuple[str, str], message: str
+) -> None:
     with pytest.raises(SolverError, match=rf"solver.prototxt:\d+: .*{message}"):
         make_solver(MUTUAL.replace(*change))
 

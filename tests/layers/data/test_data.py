@@ -24,7 +24,7 @@ EXACT = 1e-3  # the recordings' own tolerance: pixels are whole numbers, means a
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Path:
-    """Ten samples of 2 x 3 pixels whose values and labels tell which sample they are."""
+    """Ten samples of 2 x 3 pixels whose values and labels say which sample they are."""
     images = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
     write_idx(tmp_path / "images-idx3-ubyte", images)
     write_idx(tmp_path / "labels-idx1-ubyte", np.arange(10, dtype=np.uint8))

@@ -69,7 +69,7 @@ def test_shuffle_gives_every_row_once_a_pass_and_follows_the_seed(source: Path) 
     assert seen == passes()
 
 
-def test_batch_size_zero_is_told_with_its_line(source: Path) -> None:
+def test_batch_size_zero_is_reported_with_its_line(source: Path) -> None:
     with pytest.raises(NetError, match=r"net.prototxt:1: layer 'h' \(HDF5Data\): batch_size"):
         hdf5_net(source, batch=0)
 

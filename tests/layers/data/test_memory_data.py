@@ -23,7 +23,7 @@ def memory_net(sizes: str = EXTENTS, extra: str = "") -> tuple[Net, MemoryData]:
 
 
 def records(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples whose values and labels tell which sample they are."""
+    """Samples whose values and labels say which sample they are."""
     labels = np.arange(count, dtype=np.float32)
     return labels[:, None, None, None] * np.ones((1, 1, 2, 3), np.float32), labels
 
@@ -97,7 +97,7 @@ def test_missing_extent_is_refused_with_its_line(sizes: str) -> None:
         memory_net(sizes)
 
 
-def test_transform_param_is_told_to_change_nothing() -> None:
+def test_transform_param_is_reported_to_change_nothing() -> None:
     net, layer = memory_net(extra="transform_param { scale: 2 }")
     notes: list[str] = []
     net.context.notify = notes.append

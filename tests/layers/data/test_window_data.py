@@ -194,7 +194,7 @@ def test_run_goes_on_with_the_same_draws() -> None:
     assert all(torch.equal(next_batch(other), batch) for batch in wanted)
 
 
-def test_what_is_there_is_told_with_the_first_batch() -> None:
+def test_what_is_there_is_reported_with_the_first_batch() -> None:
     net = window_net("fg_threshold: 0.6 bg_threshold: 0.3", "scale: 2")
     notes: list[str] = []
     net.context.notify = notes.append

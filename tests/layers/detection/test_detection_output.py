@@ -196,7 +196,7 @@ def test_there_is_no_gradient():
     assert not y.requires_grad and y.dtype == torch.float64
 
 
-def test_what_is_not_done_is_told_once():
+def test_what_is_not_done_is_reported_once():
     param = (
         SSD + "save_output_param { output_directory: 'out' label_map_file: 'l' } visualize: true"
     )

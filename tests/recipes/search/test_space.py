@@ -54,5 +54,5 @@ def test_a_setting_the_solver_lacks_is_refused() -> None:
         Space({"base_lr": 0.1}, parse("alpha"))
 
 
-def test_settings_are_told_shortly() -> None:
+def test_settings_are_reported_shortly() -> None:
     assert describe({"base_lr": 0.0123456, "batch_size": 64}) == "base_lr 0.01235, batch_size 64"

@@ -177,7 +177,7 @@ def test_a_net_without_records_is_refused(tmp_path: Path) -> None:
         SearchTarget(tmp_path / "solver.prototxt", None, None, lambda _: None)
 
 
-def test_records_sorted_by_label_are_told_of(examples: Path, tmp_path: Path) -> None:
+def test_records_sorted_by_label_are_reported(examples: Path, tmp_path: Path) -> None:
     from caffe_kd.data.backends.idx import read_pair, write_idx
 
     names = [examples / f"train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
