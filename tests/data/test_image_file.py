@@ -308,6 +308,9 @@ def test_decode_takes_at_most_four_times_the_file_and_64_mb(
     tmp_path: Path, form: str, options: dict[str, object]
 ) -> None:
     path = tmp_path / "x"
+    # The first image of a form loads what reads it, which is not the file's growth.
+    Image.new("RGB", (8, 8)).save(path, form, **options)
+    decode_image(path.read_bytes(), "x", True)
     Image.new("RGB", (2600, 2600), (9, 99, 200)).save(path, form, **options)
     assert check_growth(lambda path: decode_image(path.read_bytes(), "x", True), path) == ""
 

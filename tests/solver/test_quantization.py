@@ -90,7 +90,7 @@ def test_values_are_rounded_behind_the_relu_and_weights_to_each_channel():
     # The pooling and the Dropout after it pass on what was rounded before them; its factor is 2.
     assert torch.allclose(read / 2, (read / 2).round(), atol=1e-4)
     assert int((read / 2).max()) <= 7
-    assert len(net.blobs["conv1"].unique()) > 100  # the ReLU's own top stays as it is
+    assert len(net.blobs["conv1"].unique()) > 8  # levels: the ReLU's own top stays as it is
     for name in ALL:
         steps = rounding_of(net.node_of(name).layer).steps
         assert len(steps) == {"conv1": 4, "ip1": 6, "ip2": 5}[name]
