@@ -19,8 +19,8 @@ def _conv(draft: Draft, node: Node) -> str:
     rank = weight.ndim - 2
     blobs = [weight, node.weight(2)] if node.has(2) else [weight]
     stride, dilation = _list(node, "strides", rank), _list(node, "dilations", rank)
-    extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    begin, end = pads_of(node, extents, stride, node.shape()[2:])
+    windows = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    begin, end = pads_of(node, windows, stride, node.shape()[2:])
     x, begin, end = _with_pad_before(draft, node, begin, end)
     # A kernel with more zeros on one side makes up for a pad that is larger on the other.
     before = [max(e - b, 0) for b, e in zip(begin, end, strict=True)]
@@ -156,15 +156,15 @@ def _list(node: Node, name: str, rank: int, default: int = 1) -> list[int]:
 
 
 def pads_of(
-    node: Node, extents: Sequence[int], stride: Sequence[int], sizes: Sequence[int]
+    node: Node, windows: Sequence[int], stride: Sequence[int], sizes: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Return a node's pads before and after each axis, from ``pads`` or ``auto_pad``."""
-    rank = len(extents)
+    rank = len(windows)
     rule = node.get("auto_pad", "NOTSET")
     if rule in ("SAME_UPPER", "SAME_LOWER"):
         total = [
             max((math.ceil(e / s) - 1) * s + k - e, 0)
-            for e, s, k in zip(sizes, stride, extents, strict=True)
+            for e, s, k in zip(sizes, stride, windows, strict=True)
         ]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         return (small, large) if rule == "SAME_UPPER" else (large, small)
